@@ -1,0 +1,51 @@
+# Everything below needs only Python 3.11 or newer; each target installs what it lacks into .venv.
+
+PYTHON ?= python3
+PRESET ?= cpu
+WORKERS ?= 2
+
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+BASE := $(VENV)/.installed-base
+DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help test slow lint figures benchmark clean
+
+help: ## show this help
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | awk '{ t = $$1; $$1 = ""; printf "  %-10s%s\n", t, $$0 }'
+	@echo
+	@echo "Nothing needs to be installed before: the first call creates $(VENV) (some minutes)."
+	@echo "  make figures PRESET=smoke    a look at everything within a minute or so"
+	@echo "  make test PYTHON=python3.12  another interpreter (after 'make clean')"
+
+test: lint ## check style and types, then run the quick tests
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+		$(RUN) pytest -m "not slow" -n $(WORKERS) -q
+
+slow: $(DEV) ## run all tests, the slow ones too
+	$(RUN) pytest -q
+
+lint: $(DEV) ## check style and types only
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+
+figures: $(BASE) ## run the experiments that have no up-to-date result, draw every figure
+	$(RUN) experiments run all --preset $(PRESET)
+	$(RUN) paper_figures all --preset $(PRESET)
+
+benchmark: $(BASE) ## time the main operations
+	$(RUN) experiments.benchmark
+
+clean: ## remove .venv and caches; results/ and figures/ stay
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DEV): EXTRA := [dev]
+$(BASE) $(DEV): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linlocal needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ": make $(MAKECMDGOALS) PYTHON=/path/to/python3.11")'
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --editable ".$(EXTRA)"
+	@touch $(BASE) $@

@@ -1,0 +1,1 @@
+"""Figures and claims from saved results; nothing is trained here."""

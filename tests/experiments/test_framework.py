@@ -1,0 +1,223 @@
+"""Laws of running: nothing is computed twice, nothing is lost, mistakes cost one line."""
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+from analysis import results
+from analysis.results import Provenance
+from experiments import registry
+from experiments.__main__ import app
+from experiments.sweep import Parts, Sweep
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """The toy experiment, registered as ``experiments.toy``."""
+    spec = importlib.util.spec_from_file_location(
+        "experiments.toy", Path(__file__).with_name("toy.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    monkeypatch.setattr(registry, "NAMES", ("toy",))
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(line):
+        return CliRunner().invoke(app, shlex.split(line))
+
+    return call
+
+
+RESULT = Path("results/toy-smoke-seed0.nc")
+
+
+def test_a_run_leaves_one_file_that_describes_itself(toy, cli):
+    done = cli("run toy --preset smoke --seed 4")
+    assert done.exit_code == 0, done.output
+    (file,) = (path for path in Path("results").rglob("*") if path.is_file())
+    assert file.name == "toy-smoke-seed4.nc"
+    dataset = results.read(file)
+    assert dataset["square"].values.tolist() == [4.5, 5.5, 8.5]
+    stored = Provenance.of(dataset)
+    assert (stored.experiment, stored.preset, stored.seed) == ("toy", "smoke", 4)
+    assert stored.config == '{"data": "photographs", "offset": 0.5, "points": 3, "seed": 4}'
+    assert stored.code == results.code_version()
+    assert stored.duration_s > 0
+
+
+def test_an_up_to_date_result_is_not_computed_again_unless_forced(toy, cli):
+    cli("run toy --preset smoke")
+    before = RESULT.read_bytes()
+    again = cli("run all --preset smoke")
+    assert "up to date" in again.output
+    assert toy.evaluated == [0, 1, 2]
+    assert RESULT.read_bytes() == before
+    cli("run toy --preset smoke --force")
+    assert toy.evaluated == [0, 1, 2] * 2
+
+
+@pytest.mark.parametrize("change", ["code", "parameters", "damage"])
+def test_an_outdated_result_is_computed_again(toy, cli, monkeypatch, change):
+    cli("run toy --preset smoke")
+    if change == "code":
+        monkeypatch.setattr(results, "code_version", lambda: "edited")
+        expected = "older code"
+    elif change == "parameters":
+        monkeypatch.setitem(toy.PRESETS, "smoke", toy.Config(points=3, offset=1.5))
+        expected = "other parameters"
+    else:
+        RESULT.write_bytes(RESULT.read_bytes()[:-1])
+        expected = "damaged"
+    assert expected in cli("list").output
+    assert "up to date" not in cli("run toy --preset smoke").output
+    assert toy.evaluated == [0, 1, 2] * 2
+    assert "up to date" in cli("list").output
+
+
+def interrupt(toy, cli, at, options=""):
+    toy.interrupt_at = at
+    stopped = cli(f"run toy --preset smoke {options}")
+    toy.interrupt_at = None
+    toy.evaluated.clear()
+    return stopped
+
+
+def test_an_interrupted_run_resumes_with_the_command_that_it_prints(toy, cli):
+    stopped = interrupt(toy, cli, at=2, options="--out 'my results'")
+    assert stopped.exit_code == 130
+    command = shlex.split(stopped.output.partition("resume with: ")[2])
+    assert command[1:3] == ["-m", "experiments"]
+    assert "interrupted" in cli("list --out 'my results'").output
+    resumed = cli(shlex.join(command[3:]))
+    assert resumed.exit_code == 0
+    assert toy.evaluated == [2]
+    cli("run toy --preset smoke")
+    straight, pieced = (
+        results.read(Path(folder) / RESULT.name) for folder in ("results", "my results")
+    )
+    xr.testing.assert_equal(straight, pieced)
+    assert not list(Path("my results").glob(".parts/*"))
+
+
+def test_the_duration_counts_the_points_of_earlier_sessions(toy, cli, monkeypatch):
+    interrupt(toy, cli, at=1)
+    (part,) = Path("results").rglob("*.nc")
+    dataset = results.read(part)
+    results.write(dataset, part, Provenance.of(dataset.assign_attrs(duration_s=1000.0)))
+    cli("run toy --preset smoke")
+    assert 1000 < results.read(RESULT).attrs["duration_s"] < 1100
+
+
+def test_a_damaged_part_is_reported_in_one_line_and_computed_again(toy, cli):
+    interrupt(toy, cli, at=2)
+    first, second = Path("results").rglob("*.nc")
+    first.write_bytes(first.read_bytes()[:100])
+    resumed = cli("run toy --preset smoke")
+    assert len(toy.evaluated) == 2
+    assert 2 in toy.evaluated
+    (line,) = [line for line in resumed.output.splitlines() if "damaged" in line]
+    assert first.name in line
+    assert second.name not in resumed.output
+    assert results.read(RESULT)["square"].values.tolist() == [0.5, 1.5, 4.5]
+
+
+@pytest.mark.parametrize("change", ["code", "parameters"])
+def test_parts_of_another_code_or_config_do_not_count(toy, cli, monkeypatch, change):
+    interrupt(toy, cli, at=2)
+    if change == "code":
+        monkeypatch.setattr(results, "code_version", lambda: "edited")
+    else:
+        monkeypatch.setitem(toy.PRESETS, "smoke", toy.Config(points=3, offset=1.5))
+    cli("run toy --preset smoke")
+    assert toy.evaluated == [0, 1, 2]
+
+
+def test_force_forgets_the_parts_and_can_itself_be_resumed(toy, cli):
+    cli("run toy --preset smoke")
+    interrupt(toy, cli, at=1, options="--force")
+    cli("run toy --preset smoke")
+    assert toy.evaluated == [1, 2]
+    interrupt(toy, cli, at=1, options="--force")
+    cli("run toy --preset smoke --force")
+    assert toy.evaluated == [0, 1, 2]
+
+
+def test_two_quantities_cannot_share_a_file(tmp_path):
+    sweep = Sweep(Parts(tmp_path / "parts", Provenance.collect("toy", "smoke", 0, {})))
+
+    def evaluate(n):
+        return xr.Dataset({"x": n})
+
+    sweep(evaluate, [{"n": 1}], "first")
+    sweep(evaluate, [{"n": 1}], "second")
+    with pytest.raises(ValueError, match="its own description"):
+        sweep(evaluate, [{"n": 1}], "first")
+    with pytest.raises(ValueError, match="other values"):
+        sweep(evaluate, [{"n": 2}, {"n": 2}], "third")
+
+
+def test_without_a_folder_nothing_is_stored(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset = toy.run(toy.PRESETS["smoke"])
+    assert dataset["square"].values.tolist() == [0.5, 1.5, 4.5]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("run toi", "did you mean 'toy'? Possible: toy."),
+        ("run toy --preset papr", "did you mean 'paper'? Possible: smoke, cpu, paper."),
+        ("run all --preset huge", "Possible: smoke, cpu, paper."),
+    ],
+)
+def test_an_unknown_name_costs_one_line(toy, cli, line, hint):
+    done = cli(line)
+    assert done.exit_code == 2
+    assert len(done.output.splitlines()) == 1
+    assert hint in done.output
+    assert not Path("results").exists()
+
+
+def test_infinity_costs_one_line_and_keeps_the_finished_points(toy, cli, monkeypatch):
+    monkeypatch.setitem(toy.PRESETS, "smoke", toy.Config(points=3, offset=float("inf")))
+    done = cli("run toy --preset smoke")
+    assert done.exit_code == 2
+    assert "infinite value in 'square'" in done.output
+    assert not RESULT.exists()
+
+
+def test_the_list_shows_purpose_sizes_and_state(toy, cli):
+    cli("run toy --preset smoke")
+    listed = cli("list").output
+    assert "toy  (Fig. 0 of nowhere)\n  Squares of some numbers.\n" in listed
+    smoke, cpu, paper = (line for line in listed.splitlines() if "points=" in line)
+    assert smoke.split() == ["smoke", "points=3", "up", "to", "date"]
+    assert cpu.split() == ["cpu", "points=5", "no", "result"]
+    assert paper.split() == ["paper", "points=50", "no", "result"]
+
+
+def test_a_folder_of_images_is_recorded_as_its_source(toy, cli, tmp_path):
+    cli(f"run toy --preset smoke --data {tmp_path}")
+    stored = Provenance.of(results.read(RESULT))
+    assert '"data": "mnist"' in stored.config
+    assert str(tmp_path) not in stored.config
+
+
+def test_all_registered_experiments_load():
+    for name in registry.NAMES:
+        experiment = registry.load(name)
+        assert set(experiment.PRESETS) == set(results.PRESETS)
+        assert registry.summary(experiment)
+        assert experiment.PUBLISHED
