@@ -1,0 +1,274 @@
+"""Local learning rules as data: context, projection, loss, penalty.
+
+A rule says what every layer minimises. Its *global* counterpart (BP-SSL) is the same loss on the
+top layer only, backpropagated. Build a rule by its name (`CLAPP`, ...), change one with
+``dataclasses.replace``, or write a `Rule` of your own; the package needs no change for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from linlocal import losses, scores
+from linlocal.losses import Goodness, PairLoss, ViewLoss
+from linlocal.scores import Score
+
+Context = Literal["same", "top", "both", "self", "sum", "views"]
+ProjectionKind = Literal["optimal", "identity", "random", "matched", "none"]
+Metric = Literal["frobenius", "downstream"]
+
+CONTEXTS: tuple[str, ...] = get_args(Context)
+PROJECTIONS: tuple[str, ...] = get_args(ProjectionKind)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The penalty strength/2 ||M||_F^2 on a projection B.
+
+    Attributes:
+        strength: lam > 0, one for all layers or one for each of the layers 1..L ("rescaled").
+        metric: "frobenius" penalises B itself (M = B). "downstream" writes B_l = V_l^T M V_l (same
+            layer context) or V_l^T M (top context) and penalises M; for invertible G_l that is
+            lam/2 tr(G^-1 B G^-1 B^T) or lam/2 tr(B^T G^-1 B). Statement 4 of the theory.
+
+    Raises:
+        ValueError: a strength that is not positive and finite, or an unknown metric.
+    """
+
+    strength: float | tuple[float, ...] = 0.01
+    metric: Metric = "frobenius"
+
+    def __post_init__(self) -> None:
+        values = np.atleast_1d(np.asarray(self.strength, dtype=np.float64))
+        if values.ndim != 1 or values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError(
+                f"The penalty must be positive and finite, got {self.strength}: without it the "
+                "optimal projection need not exist."
+            )
+        if self.metric not in get_args(Metric):
+            raise ValueError(
+                f"metric must be one of {', '.join(get_args(Metric))}, got {self.metric!r}."
+            )
+
+    def at(self, layer: int, depth: int) -> float:
+        """The strength at one layer.
+
+        Raises:
+            ValueError: there are several strengths, but not one for each layer.
+        """
+        if isinstance(self.strength, tuple):
+            if len(self.strength) != depth:
+                raise ValueError(
+                    f"{len(self.strength)} penalty strengths for a network of {depth} layers; give "
+                    f"one, or {depth}."
+                )
+            return self.strength[layer - 1]
+        return self.strength
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A local learning rule.
+
+    Attributes:
+        name: for labels.
+        loss: a `PairLoss`, a `Goodness` or a `ViewLoss`.
+        context: what the activity z_l of an anchor is compared with. "same" or "top": the
+            reference's activity in the same or the top layer, detached; "both": the two
+            concatenated, each with a projection of its own. "self": itself; "sum": the sum of
+            anchor and reference is judged (both only for `Goodness`). "views": the loss sees both
+            views whole (only for `ViewLoss`).
+        projection: B_l. "optimal": minimises the penalised loss. "identity": fixed at I. "random":
+            fixed, uniform on +-1/sqrt(width_l), in the layers below the top, and optimal in the
+            top layer (the published baseline). "matched": V_l^T B_L V_l or V_l^T B_L (statement
+            1). "none": the loss needs no projection.
+        penalty: on an optimal projection; a number stands for `Penalty(number)`.
+        pooling: window of the average pooling of the map of each layer 1..L before the loss.
+        seed: of a random projection.
+        source: where the rule comes from.
+
+    Raises:
+        ValueError: parts that do not go together.
+        TypeError: loss is none of the three kinds.
+    """
+
+    name: str
+    loss: PairLoss | Goodness | ViewLoss
+    context: Context = "same"
+    projection: ProjectionKind = "optimal"
+    penalty: Penalty | float = Penalty()
+    pooling: tuple[int, ...] | None = None
+    seed: int = 0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.penalty, Penalty):
+            object.__setattr__(self, "penalty", Penalty(self.penalty))
+        for what, value, known in (
+            ("context", self.context, CONTEXTS),
+            ("projection", self.projection, PROJECTIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
+        kind = self.kind
+        fitting = {
+            "pair": (("same", "top", "both"), ("optimal", "identity", "random", "matched")),
+            "goodness": (("self", "sum"), ("none",)),
+            "view": (("views",), ("none",)),
+        }
+        contexts, projections = fitting[kind]
+        if self.context not in contexts or self.projection not in projections:
+            raise ValueError(
+                f"A {kind} loss goes with context {' or '.join(contexts)} and projection "
+                f"{' or '.join(projections)}, got context {self.context!r} and projection "
+                f"{self.projection!r}."
+            )
+        if self.context == "both" and self.projection == "identity":
+            raise ValueError('An identity projection needs one context: "same" or "top".')
+
+    @property
+    def kind(self) -> Literal["pair", "goodness", "view"]:
+        """Which of the three protocols the loss fills."""
+        if isinstance(self.loss, Goodness):
+            return "goodness"
+        if isinstance(self.loss, PairLoss):
+            return "pair"
+        if isinstance(self.loss, ViewLoss):
+            return "view"
+        raise TypeError(
+            f"{type(self.loss).__name__} is no loss: it needs contrasts, value, gradient and "
+            "curvature (of pairs), or value and gradients (of two views)."
+        )
+
+    def with_penalty(
+        self, strength: float | tuple[float, ...], metric: Metric | None = None
+    ) -> Rule:
+        """The same rule with another penalty."""
+        assert isinstance(self.penalty, Penalty)
+        return replace(self, penalty=Penalty(strength, metric or self.penalty.metric))
+
+
+def CLAPP(
+    score: str | Score = "hinge", margin: float = 1.0, penalty: Penalty | float = 0.01
+) -> Rule:
+    """Contrastive, local and predictive plasticity: same layer, trained B, type 2."""
+    loss = losses.TypeTwo(scores.from_name(score, margin))
+    return Rule("CLAPP", loss, "same", "optimal", penalty, source="Illing 2021, arXiv 2010.08262")
+
+
+def CLAPP_DFB(
+    score: str | Score = "hinge", margin: float = 1.0, penalty: Penalty | float = 0.01
+) -> Rule:
+    """CLAPP with direct feedback: the context is the reference's top-layer activity."""
+    loss = losses.TypeTwo(scores.from_name(score, margin))
+    source = "Wu 2026, arXiv 2601.21683"
+    return Rule("CLAPP + direct feedback", loss, "top", "optimal", penalty, source=source)
+
+
+def CLAPP_BOTH(
+    score: str | Score = "hinge", margin: float = 1.0, penalty: Penalty | float = 0.01
+) -> Rule:
+    """CLAPP with the same layer and the top layer as context, two projections, scores summed."""
+    loss = losses.TypeTwo(scores.from_name(score, margin))
+    source = "Wu 2026, arXiv 2601.21683"
+    return Rule("CLAPP both", loss, "both", "optimal", penalty, source=source)
+
+
+def PhyLL(score: str | Score = "softplus", margin: float = 0.0) -> Rule:
+    """Physics-aware local learning: same layer, B = I, positive against negative score."""
+    loss = losses.TypeOne(scores.from_name(score, margin))
+    return Rule("PhyLL", loss, "same", "identity", source="Momeni 2023, Science 382, 1297")
+
+
+def ForwardForward(threshold: float = 1.0) -> Rule:
+    """Goodness ||z||^2 of positive and negative samples against a threshold."""
+    source = "Hinton 2022, arXiv 2212.13345"
+    return Rule("Forward-Forward", Goodness(threshold), "self", "none", source=source)
+
+
+def SCFF(threshold: float = 1.0) -> Rule:
+    """Self-contrastive Forward-Forward: goodness of concatenated positive and negative pairs."""
+    return Rule("SCFF", Goodness(threshold), "sum", "none", source="Chen 2025")
+
+
+def GreedyInfoMax(temperature: float = 1.0, penalty: Penalty | float = 0.01) -> Rule:
+    """Greedy InfoMax / CPC: same layer, trained B, InfoNCE over the negatives."""
+    source = "Loewe 2019, arXiv 1905.11786"
+    loss = losses.InfoNCE(temperature)
+    return Rule("Greedy InfoMax", loss, "same", "optimal", penalty, source=source)
+
+
+def _view_rule(name: str, loss: ViewLoss, source: str) -> Rule:
+    return Rule(name, loss, "views", "none", source=source)
+
+
+def SimCLR(temperature: float = 0.5) -> Rule:
+    """NT-Xent over cosine similarities of both views."""
+    return _view_rule("SimCLR", losses.NTXent(temperature), "Chen 2020, arXiv 2002.05709")
+
+
+def SpectralContrastive() -> Rule:
+    """Spectral contrastive loss."""
+    return _view_rule(
+        "Spectral contrastive", losses.SpectralContrastive(), "HaoChen 2021, arXiv 2106.04156"
+    )
+
+
+def Whitening(weight: float = 1.0) -> Rule:
+    """Invariance plus ||cov - I||_F^2."""
+    return _view_rule("Whitening", losses.Whitening(weight), "")
+
+
+def LogDet(weight: float = 0.1, epsilon: float = 0.5) -> Rule:
+    """Invariance minus a log-determinant of the covariance."""
+    return _view_rule("LogDet", losses.LogDet(weight, epsilon), "Yu 2020, arXiv 2006.08558")
+
+
+def VICReg(**weights: float) -> Rule:
+    """Variance, invariance and covariance per unit."""
+    return _view_rule("VICReg", losses.VICReg(**weights), "Bardes 2022, arXiv 2105.04906")
+
+
+def BarlowTwins(weight: float = 5e-3) -> Rule:
+    """Cross-correlation of both views towards the identity."""
+    return _view_rule("Barlow Twins", losses.BarlowTwins(weight), "Zbontar 2021, arXiv 2103.03230")
+
+
+def LPL(**weights: float) -> Rule:
+    """Latent predictive learning: prediction, variance and decorrelation per unit."""
+    return _view_rule("LPL", losses.LPL(**weights), "Halvagal & Zenke 2023")
+
+
+NAMES: tuple[str, ...] = (
+    "CLAPP",
+    "CLAPP_DFB",
+    "CLAPP_BOTH",
+    "PhyLL",
+    "ForwardForward",
+    "SCFF",
+    "GreedyInfoMax",
+    "SimCLR",
+    "SpectralContrastive",
+    "Whitening",
+    "LogDet",
+    "VICReg",
+    "BarlowTwins",
+    "LPL",
+)
+
+
+def from_name(name: str, **options: Any) -> Rule:
+    """The rule called ``name``, one of `NAMES`, with the options of its constructor.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in NAMES:
+        raise ValueError(f"Unknown rule {name!r}; known rules are {', '.join(NAMES)}.")
+    rule = getattr(sys.modules[__name__], name)(**options)
+    assert isinstance(rule, Rule)
+    return rule
