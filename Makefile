@@ -10,7 +10,7 @@ BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help test slow lint figures benchmark clean
+.PHONY: help test slow lint figures readme benchmark clean
 
 help: ## show this help
 	@echo "make TARGET, where TARGET is one of"
@@ -35,6 +35,9 @@ lint: $(DEV) ## check style and types only
 figures: $(BASE) ## run the experiments that have no up-to-date result, draw every figure
 	$(RUN) experiments run all --preset $(PRESET)
 	$(RUN) paper_figures all --preset $(PRESET)
+
+readme: figures ## draw the figures, bring the README's table and picture up to date
+	$(RUN) paper_figures.readme
 
 benchmark: $(BASE) ## time the main operations
 	$(RUN) experiments.benchmark

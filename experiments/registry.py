@@ -22,6 +22,7 @@ NAMES: tuple[str, ...] = (
     "spectrum",
     "feedback_map",
     "exactness_in_training",
+    "scaling",
 )
 
 

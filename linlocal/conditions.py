@@ -203,6 +203,8 @@ def _facts(signals: Signals, layer: int) -> _Facts:
     if not isinstance(signals.network, DeepLinear):
         return _Facts()
     z = signals.activities.z[layer]
+    if signals.rule.kind == "pair":
+        z = z[np.unique(np.concatenate([d.anchor_rows for d in signals.pairs.directions]))]
     global_z = z @ _global_metric(signals, layer)
     readout = signals.readout(layer) if signals.rule.kind == "pair" else None
     local_z = z if readout is None else z @ readout.T @ readout

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -230,7 +230,12 @@ class Network(ABC):
 
         Returns:
             errors[l - 1] is (samples, width_l), for l = 1..L.
+
+        Raises:
+            ValueError: unknown masks.
         """
+        if masks not in get_args(Masks):
+            raise ValueError(f'masks must be "sample", "batch" or "none", got {masks!r}.')
         errors = [top_error]
         for l in range(self.depth, 1, -1):
             signal = errors[-1]

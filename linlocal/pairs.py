@@ -34,6 +34,9 @@ class Direction:
     group: Index
 
     def __post_init__(self) -> None:
+        # Copies: the arrays of the caller stay writable.
+        for name in ("anchor", "reference", "sign", "group"):
+            object.__setattr__(self, name, np.array(getattr(self, name)))
         shape = self.anchor.shape
         if len(shape) != 1 or any(
             a.shape != shape for a in (self.reference, self.sign, self.group)

@@ -54,6 +54,9 @@ class Penalty:
                 f"metric must be one of {', '.join(get_args(Metric))}, got {self.metric!r}."
             )
 
+        if np.ndim(self.strength):
+            object.__setattr__(self, "strength", tuple(float(v) for v in values))
+
     def at(self, layer: int, depth: int) -> float:
         """The strength at one layer.
 

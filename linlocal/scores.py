@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from scipy.special import expit
 
 from linlocal.checks import Array
 
@@ -59,10 +60,10 @@ class Softplus:
         return np.logaddexp(0.0, self.margin - m)
 
     def slope(self, m: Array) -> Array:
-        return -_sigmoid(self.margin - m)
+        return -expit(self.margin - m)
 
     def curvature(self, m: Array) -> Array:
-        return _sigmoid(self.margin - m) * _sigmoid(m - self.margin)
+        return expit(self.margin - m) * expit(m - self.margin)
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,6 @@ class SmoothedHinge:
     def curvature(self, m: Array) -> Array:
         inside = (m < self.margin) & (m > self.margin - self.width)
         return np.where(inside, 1.0 / self.width, 0.0)
-
-
-def _sigmoid(t: Array) -> Array:
-    """1 / (1 + exp(-t)) without overflow for large |t|."""
-    return np.exp(-np.logaddexp(0.0, -t))
 
 
 def from_name(score: str | Score, margin: float = 1.0) -> Score:

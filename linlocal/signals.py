@@ -18,7 +18,7 @@ from linlocal.convolution import average_pooling
 from linlocal.losses import Goodness, PairLoss, ViewLoss
 from linlocal.network import DeepLinear, Masks, Network
 from linlocal.pairs import Direction, Pairs
-from linlocal.projection import Projection, optimal_projection
+from linlocal.projection import Projection, Rows, optimal_projection
 from linlocal.rules import Penalty, Rule
 
 
@@ -62,6 +62,8 @@ class Signals:
         self.penalty = cast(Penalty, rule.penalty)
         self.activities = network.activities(pairs.samples)
         self._scored: dict[int, tuple[Scored, ...]] = {}
+        self._seen: dict[int, Array] = {}
+        self._rows: dict[tuple[int, bytes], Rows] = {}
         self._check()
 
     def _check(self) -> None:
@@ -126,8 +128,17 @@ class Signals:
 
     def _read(self, layer: int) -> Array:
         """P_l z_l of all samples."""
-        readout, z = self.readout(layer), self.activities.z[layer]
-        return z if readout is None else z @ readout.T
+        if layer not in self._seen:
+            readout, z = self.readout(layer), self.activities.z[layer]
+            self._seen[layer] = z if readout is None else z @ readout.T
+        return self._seen[layer]
+
+    def _prepared(self, layer: int, rows: Index) -> Rows:
+        """Read-out activities of some samples: anchors of one direction, contexts of another."""
+        key = (layer, rows.tobytes())
+        if key not in self._rows:
+            self._rows[key] = Rows(self._read(layer)[rows])
+        return self._rows[key]
 
     def contexts(self, layer: int) -> Array:
         """c_l of all samples, as a projection sees them."""
@@ -156,7 +167,15 @@ class Signals:
         strength = self.penalty.at(layer, self.network.depth)
         kind = self.rule.projection
         if kind == "optimal" or (kind != "identity" and layer == self.network.depth):
-            solved = optimal_projection(z, c, direction, loss, strength)
+            source = self.network.depth if self.rule.context == "top" else layer
+            twofold = self.rule.context == "both" and layer != self.network.depth
+            solved = optimal_projection(
+                self._prepared(layer, direction.anchor_rows),
+                c if twofold else self._prepared(source, direction.reference_rows),
+                direction,
+                loss,
+                strength,
+            )
             coefficients, projected = solved.coefficients, solved.projected
         else:
             solved = None
@@ -181,6 +200,12 @@ class Signals:
         if self.rule.projection == "random":
             rng = np.random.default_rng([self.rule.seed, layer, number])
             return rng.uniform(-1.0, 1.0, (width, context_width)) / np.sqrt(width)
+        if self.penalty.metric == "downstream":
+            # Anchors and contexts are read out in the top layer already.
+            top = self.scored(self.network.depth)[number]
+            assert top.projection is not None
+            matrix = top.projection.matrix
+            return np.hstack([matrix, matrix]) / 2.0 if self.rule.context == "both" else matrix
         network = cast(DeepLinear, self.network)
         down, pool, pool_top = (
             network.downstream(layer),

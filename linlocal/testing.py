@@ -1,0 +1,342 @@
+"""Hypothesis strategies and assertions for tests of local learning rules.
+
+For our tests and for yours. Random objects are drawn as a seed and a few sizes, so that a failing
+example is short to print and exact to repeat. Conditioning is drawn, not left to chance: an
+identity that fails then fails because it is wrong, and no tolerance has to be loosened.
+
+>>> from hypothesis import given, strategies as st
+>>> from linlocal import testing
+>>> @given(data=st.data(), network=testing.networks(shape="widening"))
+... def test_my_law(data, network):
+...     pairs = data.draw(testing.pairs(network))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import ArrayLike, NDArray
+
+from linlocal import losses, rules, scores
+from linlocal.network import DeepLinear, DeepReLU, Network
+from linlocal.pairs import Pairs
+from linlocal.rules import Penalty, Rule
+from linlocal.scores import Score
+
+Array = NDArray[np.float64]
+Range = tuple[int, int]
+Shape = Literal["any", "widening", "narrowing", "square"]
+
+KINDS: tuple[str, ...] = ("orthogonal", "conformal", "uniform", "gaussian", "conditioned")
+"""Kinds of weights that `networks` draws."""
+
+TOLERANCES: dict[str, float] = {
+    "float64": 1e-12,
+    "float32": 1e-5,
+    "float16": 1e-2,
+    "bfloat16": 5e-2,
+}
+"""Relative tolerance of an identity between updates on well conditioned data, by dtype."""
+
+_SEEDS = st.integers(0, 2**32 - 1)
+
+
+def tolerance(
+    dtype: str = "float64", condition_number: float = 1.0, multiple: float = 16.0
+) -> float:
+    """The relative tolerance of an identity: rounding amplified by a condition number.
+
+    Args:
+        dtype: a key of `TOLERANCES`.
+        condition_number: of the problem that was solved on the way, as `linlocal.compare` returns
+            it.
+        multiple: how many units of rounding, each amplified, are granted.
+
+    Returns:
+        max(table entry, multiple * eps * condition_number).
+
+    Raises:
+        ValueError: the dtype is not in the table.
+    """
+    if dtype not in TOLERANCES:
+        raise ValueError(f"Unknown dtype {dtype!r}; known are {', '.join(TOLERANCES)}.")
+    eps = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+    return max(TOLERANCES[dtype], multiple * eps[dtype] * condition_number)
+
+
+def assert_same_update(
+    actual: Sequence[ArrayLike] | Array,
+    desired: Sequence[ArrayLike] | Array,
+    tolerance: float = TOLERANCES["float64"],
+    context: str = "",
+) -> None:
+    """Two updates agree: ||actual - desired|| <= tolerance * ||desired|| (Frobenius) in each layer.
+
+    Where a layer of ``desired`` vanishes, its norm is taken to be that of the largest layer.
+
+    Args:
+        actual: one array for each layer 1..L; a single array counts as one layer.
+        desired: the same.
+        tolerance: relative, see `TOLERANCES` and `tolerance`.
+        context: what was compared, for the message.
+
+    Raises:
+        AssertionError: saying in which layer and entry they differ most, and by how much.
+    """
+    got, wanted = _layers(actual), _layers(desired)
+    about = f"{context}: " if context else ""
+    assert len(got) == len(wanted), f"{about}{len(got)} layers against {len(wanted)}."
+    for l, (a, d) in enumerate(zip(got, wanted, strict=True), start=1):
+        assert a.shape == d.shape, f"{about}layer {l}: shape {a.shape} against {d.shape}."
+    largest = max(float(np.linalg.norm(d)) for d in wanted)
+    errors = []
+    for a, d in zip(got, wanted, strict=True):
+        scale = float(np.linalg.norm(d)) or largest
+        difference = float(np.linalg.norm(a - d))
+        errors.append(difference / scale if scale > 0 else (0.0 if difference == 0 else np.inf))
+    # NaN compares as false, so the test is for what is wanted, not for what is not.
+    bad = [l for l, e in enumerate(errors) if not e <= tolerance]
+    if not bad:
+        return
+    worst = max(bad, key=lambda l: np.inf if np.isnan(errors[l]) else errors[l])
+    gap = np.nan_to_num(np.abs(got[worst] - wanted[worst]), nan=np.inf)
+    entry = tuple(int(i) for i in np.unravel_index(int(np.argmax(gap)), gap.shape))
+    listing = ", ".join(f"{l}: {e:.1e}" for l, e in enumerate(errors, start=1))
+    raise AssertionError(
+        f"{about}updates differ most in layer {worst + 1}, by {errors[worst]:.2e} of its norm "
+        f"(allowed: {tolerance:.1e}). Its entry {entry} is {float(got[worst][entry])!r} against "
+        f"{float(wanted[worst][entry])!r}. Relative errors of all layers: {listing}."
+    )
+
+
+def _layers(update: Sequence[ArrayLike] | Array) -> list[Array]:
+    if isinstance(update, np.ndarray):
+        return [np.asarray(update, dtype=np.float64)]
+    return [np.asarray(u, dtype=np.float64) for u in update]
+
+
+@st.composite
+def widths(
+    draw: st.DrawFn, width: Range = (1, 64), depth: Range = (1, 16), shape: Shape = "any"
+) -> list[int]:
+    """Widths n_0..n_L.
+
+    Args:
+        draw: from hypothesis.
+        width: smallest and largest width.
+        depth: smallest and largest L.
+        shape: of n_1..n_L (the input is free): "any", "widening" (never narrower than the layer
+            below: what an isometric downstream map needs), "narrowing" (the reverse, input
+            included) or "square" (all equal).
+    """
+    layers = draw(st.integers(*depth))
+    sizes = draw(st.lists(st.integers(*width), min_size=layers + 1, max_size=layers + 1))
+    if shape == "widening":
+        return [sizes[0], *sorted(sizes[1:])]
+    if shape == "narrowing":
+        return sorted(sizes, reverse=True)
+    if shape == "square":
+        return [sizes[0], *[sizes[1]] * layers]
+    return sizes
+
+
+@st.composite
+def networks(
+    draw: st.DrawFn,
+    width: Range = (1, 64),
+    depth: Range = (1, 16),
+    kind: str | Sequence[str] = KINDS,
+    shape: Shape = "any",
+    condition_number: tuple[float, float] = (1.0, 1e6),
+    relu: bool = False,
+) -> Network:
+    """Deep networks with weights of a drawn kind.
+
+    Args:
+        draw: from hypothesis.
+        width: smallest and largest width.
+        depth: smallest and largest number of layers.
+        kind: one of `KINDS`, or several to choose from; "conditioned" has a drawn condition number
+            of W_L ... W_2.
+        shape: as in `widths`.
+        condition_number: its range, drawn evenly in the logarithm.
+        relu: draw a `DeepReLU`.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    choices = (kind,) if isinstance(kind, str) else tuple(kind)
+    unknown = set(choices) - set(KINDS)
+    if unknown or not choices:
+        raise ValueError(f"Unknown kinds {sorted(unknown)}; known are {', '.join(KINDS)}.")
+    chosen = draw(st.sampled_from(choices))
+    if chosen == "conditioned":
+        depth = (max(2, depth[0]), max(2, depth[1]))
+    sizes = draw(widths(width, depth, shape))
+    seed = draw(_SEEDS)
+    cls: type[Network] = DeepReLU if relu else DeepLinear
+    if chosen == "conformal":
+        # All layers together scale by 1/4 to 4, so that depth does not worsen the conditioning.
+        total = 4.0 ** draw(st.floats(-1.0, 1.0))
+        return cls.conformal(sizes, total ** (1.0 / (len(sizes) - 1)), seed)
+    if chosen == "conditioned":
+        exponent = draw(st.floats(*np.log10(condition_number)))
+        # 10^6 by way of a logarithm may come out a rounding error above the range.
+        value = min(max(10.0**exponent, condition_number[0]), condition_number[1])
+        return cls.with_condition_number(sizes, value, seed)
+    build = {"orthogonal": cls.orthogonal, "uniform": cls.uniform, "gaussian": cls.gaussian}
+    return build[chosen](sizes, seed)
+
+
+def samples(
+    num_samples: int,
+    width: int,
+    seed: int,
+    condition_number: float = 10.0,
+    similarity: float = 0.8,
+) -> tuple[Array, Array]:
+    """Two correlated views of Gaussian samples, with bounded conditioning.
+
+    The singular values of both views stacked are raised to at least the largest one over
+    ``condition_number``, then scaled to a mean square norm of 1 per sample.
+
+    Args:
+        num_samples: rows of each view.
+        width: features.
+        seed: of the generator.
+        condition_number: bound on the ratio of the nonzero singular values.
+        similarity: correlation of the two views before, between 0 and 1.
+
+    Returns:
+        x, x_view, each (num_samples, width).
+    """
+    rng = np.random.default_rng(seed)
+    x, noise = rng.standard_normal((2, num_samples, width))
+    view = similarity * x + np.sqrt(1.0 - similarity**2) * noise
+    u, s, vt = np.linalg.svd(np.vstack([x, view]), full_matrices=False)
+    s = np.maximum(s, s.max() / condition_number)
+    s *= np.sqrt(2 * num_samples / np.sum(s**2))
+    stacked = u * s @ vt
+    return stacked[:num_samples], stacked[num_samples:]
+
+
+@st.composite
+def pairs(
+    draw: st.DrawFn,
+    network: Network | int,
+    num_pairs: Range = (1, 200),
+    negatives: Sequence[Literal["next", "random"] | None] = ("next", "random"),
+    num_negatives: Range = (1, 4),
+    directions: Sequence[Literal["both", "forward"]] = ("both", "forward"),
+    rule: Rule | None = None,
+    scale: tuple[float, float] = (1.0, 3.0),
+    condition_number: float = 10.0,
+) -> Pairs:
+    """Pairs that fit a network, and a rule if one is given.
+
+    Args:
+        draw: from hypothesis.
+        network: the network, or the width of its input.
+        num_pairs: smallest and largest number of pairs in all directions together. With negatives
+            there are at least two samples and so at least four pairs.
+        negatives: kinds to choose from; None makes positive pairs only.
+        num_negatives: range of the negatives for each positive pair.
+        directions: kinds to choose from.
+        rule: a rule that judges single samples gets `Pairs.from_positive_negative`; one that
+            compares two views at least two samples.
+        scale: range of the root mean square norm of a sample.
+        condition_number: bound on the ratio of the nonzero singular values of all samples.
+    """
+    width = network if isinstance(network, int) else network.widths[0]
+    seed = draw(_SEEDS)
+    size = draw(st.floats(*scale))
+    if rule is not None and rule.context == "self":
+        n = draw(st.integers(max(1, num_pairs[0] // 2), max(1, num_pairs[1] // 2)))
+        good, bad = samples(n, width, seed, condition_number)
+        return Pairs.from_positive_negative(size * good, size * bad)
+    kind = draw(st.sampled_from(list(negatives)))
+    way = draw(st.sampled_from(list(directions)))
+    ways = 2 if way == "both" else 1
+    count = 0 if kind is None else draw(st.integers(*num_negatives))
+    least = max(1 if kind is None else 2, num_pairs[0] // (ways * (1 + count)))
+    if rule is not None and rule.kind == "view":
+        least = max(2, least)
+    n = draw(st.integers(least, max(least, num_pairs[1] // (ways * (1 + count)))))
+    x, view = samples(n, width, seed, condition_number)
+    return Pairs.from_views(
+        size * x,
+        size * view,
+        negatives=kind,
+        num_negatives=max(1, min(count, n - 1)),
+        directions=way,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def score_functions(hinge: bool = False) -> st.SearchStrategy[Score]:
+    """Scores: linear, softplus and smoothed hinge with drawn margins; the hinge only on request."""
+    # Margins near 0 test nothing but underflow.
+    margins = st.floats(0.1, 2.0)
+    options: list[st.SearchStrategy[Any]] = [
+        st.builds(scores.Linear),
+        st.builds(scores.Softplus, margins),
+        st.builds(scores.SmoothedHinge, margins, st.floats(0.1, 2.0)),
+    ]
+    if hinge:
+        options.append(st.builds(scores.Hinge, margins))
+    return st.one_of(options)
+
+
+@st.composite
+def pair_rules(
+    draw: st.DrawFn,
+    contexts: Sequence[rules.Context] = ("same", "top", "both"),
+    projection: rules.ProjectionKind = "optimal",
+    penalty: tuple[float, float] = (1e-3, 1.0),
+    metric: rules.Metric = "frobenius",
+    hinge: bool = False,
+) -> Rule:
+    """Rules of scored pairs: type 1, type 2 or InfoNCE.
+
+    Args:
+        draw: from hypothesis.
+        contexts: contexts to choose from.
+        projection: of all rules.
+        penalty: range of its strength, drawn evenly in the logarithm.
+        metric: of the penalty.
+        hinge: let the hinge be among the scores.
+    """
+    score = score_functions(hinge)
+    loss: losses.PairLoss = draw(
+        st.one_of(
+            st.builds(losses.TypeTwo, score),
+            st.builds(losses.TypeOne, score),
+            st.builds(losses.InfoNCE, st.floats(0.5, 2.0)),
+        )
+    )
+    strength = 10.0 ** draw(st.floats(*np.log10(penalty)))
+    context = draw(st.sampled_from(list(contexts)))
+    return Rule("drawn", loss, context, projection, Penalty(strength, metric))
+
+
+@st.composite
+def named_rules(
+    draw: st.DrawFn, names: Sequence[str] = rules.NAMES, score: Score | None = None
+) -> Rule:
+    """One of the named rules, with a drawn smooth score where it has one.
+
+    Args:
+        draw: from hypothesis.
+        names: names to choose from.
+        score: instead of a drawn one.
+    """
+    rule = rules.from_name(draw(st.sampled_from(list(names))))
+    if hasattr(rule.loss, "score"):
+        chosen = draw(score_functions()) if score is None else score
+        loss: Any = rule.loss
+        rule = replace(rule, loss=replace(loss, score=chosen))
+    return rule

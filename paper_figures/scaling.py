@@ -1,0 +1,59 @@
+"""The cost of a comparison against pairs, width and depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from paper_figures.claims import Claim
+from paper_figures.style import PAGE, PALETTE, footer
+
+INPUTS = ("scaling",)
+LABELS = {"pairs": "pairs per view direction", "width": "width of a layer", "depth": "layers"}
+
+
+def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
+    """Three panels, both axes logarithmic, with the slope of the last half of each curve."""
+    data = datasets["scaling"]
+    figure = Figure(figsize=(PAGE, 2.6))
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, (axis, label), color in zip(panels, LABELS.items(), PALETTE, strict=False):
+        seconds = data[f"by_{axis}"]
+        axes.loglog(seconds[axis], seconds, "o-", color=color)
+        axes.set_xlabel(label)
+        axes.set_xticks(seconds[axis], [f"{int(v):,}" for v in seconds[axis]])
+        axes.minorticks_off()
+        axes.set_title(f"last slope {_slope(seconds):.1f}")
+        axes.grid(alpha=0.2)
+    panels[0].set_ylabel("seconds for all updates")
+    hardware = data.attrs["hardware"]
+    figure.suptitle(
+        "All local and global updates of a network, projections included", x=0.01, ha="left"
+    )
+    figure.text(0.01, -0.08, f"measured on: {hardware}", size=5, color="#777777", va="top")
+    footer(figure, data)
+    return figure
+
+
+def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
+    """Growth no faster than the algebra says: pairs cubed, width squared, depth linear."""
+    data = datasets["scaling"]
+    limits = {"pairs": 3.0, "width": 2.0, "depth": 1.0}
+    return [
+        Claim(
+            f"time grows with {axis} no faster than its power {limit:g} (within 0.3)",
+            _slope(data[f"by_{axis}"]) <= limit + 0.3,
+            f"power {_slope(data[f'by_{axis}']):.2f} between the last two points",
+        )
+        for axis, limit in limits.items()
+    ]
+
+
+def _slope(seconds: xr.DataArray) -> float:
+    """Exponent of growth between the last two points."""
+    axis = seconds.dims[0]
+    rise = np.diff(np.log(seconds.values[-2:]))[0]
+    return float(rise / np.diff(np.log(seconds[axis].values[-2:].astype(float)))[0])

@@ -1,0 +1,42 @@
+"""One hypothesis profile for all tests, the same examples on every run; results of small runs."""
+
+import os
+
+# Before numpy: several test workers, each with its own threads, only get in each other's way.
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+import pytest  # noqa: E402  after the threads are set
+from hypothesis import HealthCheck, Phase, settings  # noqa: E402
+
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    # Examples are a seed and some sizes, short as they are; shrinking them takes minutes.
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """``smoke(name)``: the path of an experiment's smoke result, made by the command when asked."""
+    from typer.testing import CliRunner
+
+    from analysis.results import Address
+    from experiments.__main__ import app
+
+    folder = tmp_path_factory.mktemp("smoke")
+
+    def make(name):
+        path = Address(name, "smoke", 0, folder).path
+        if not path.exists():
+            done = CliRunner().invoke(app, ["run", name, "--preset", "smoke", "--out", str(folder)])
+            assert done.exit_code == 0, done.output
+        return path
+
+    return make

@@ -1,0 +1,80 @@
+"""Convolutions and pooling are the matrices that torch applies."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from linlocal.convolution import Convolution, average_pooling
+
+CASES = {
+    "plain": {},
+    "stride": {"stride": (2, 1)},
+    "padding": {"padding": (1, 2)},
+    "dilation": {"dilation": (2, 1), "padding": (1, 1)},
+    "groups": {"groups": 2},
+    "depthwise": {"groups": 4},
+    "all": {"stride": (2, 3), "padding": (2, 1), "dilation": (1, 2), "groups": 2},
+}
+
+
+def convolution(case, kernel_size=(3, 2), seed=0):
+    rng, options = np.random.default_rng(seed), CASES[case]
+    shape = (8, 4 // options.get("groups", 1), *kernel_size)
+    return Convolution(rng.standard_normal(shape), (4, 6, 7), **options)
+
+
+@pytest.mark.parametrize("kernel_size", [(3, 2), (1, 1), (2, 3)])
+@pytest.mark.parametrize("case", CASES)
+def test_matrix_is_conv2d(case, kernel_size):
+    c = convolution(case, kernel_size)
+    x = np.random.default_rng(1).standard_normal((5, 4, 6, 7))
+    expected = F.conv2d(torch.tensor(x), torch.tensor(c.kernel), **CASES[case])
+    assert c.output_shape == tuple(expected.shape[1:])
+    np.testing.assert_allclose(x.reshape(5, -1) @ c.matrix.T, expected.flatten(1), atol=1e-13)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_gradient_is_the_adjoint_of_kernel_to_matrix(case):
+    c = convolution(case)
+    rng = np.random.default_rng(2)
+    kernel, gradient = rng.standard_normal(c.kernel.shape), rng.standard_normal(c.matrix.shape)
+    other = Convolution(kernel, c.input_shape, **CASES[case])
+    expected = np.sum(other.matrix * gradient)
+    assert np.sum(kernel * c.kernel_gradient(gradient)) == pytest.approx(expected, rel=1e-11)
+    assert c.kernel_gradient(gradient).shape == c.kernel.shape
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_gradient_is_that_of_autograd(case):
+    c = convolution(case)
+    rng = np.random.default_rng(3)
+    x, error = rng.standard_normal((5, 4, 6, 7)), rng.standard_normal((5, len(c.matrix)))
+    kernel = torch.tensor(c.kernel, requires_grad=True)
+    out = F.conv2d(torch.tensor(x), kernel, **CASES[case]).flatten(1)
+    (expected,) = torch.autograd.grad((out * torch.tensor(error)).sum(), kernel)
+    got = c.kernel_gradient(error.T @ x.reshape(5, -1))
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_average_pooling_is_avg_pool2d(size):
+    x = np.random.default_rng(0).standard_normal((4, 3, 5, 7))
+    expected = F.avg_pool2d(torch.tensor(x), size).flatten(1)
+    got = x.reshape(4, -1) @ average_pooling((3, 5, 7), size).T
+    np.testing.assert_allclose(got, expected, atol=1e-14)
+
+
+def test_pooling_by_one_is_the_identity():
+    np.testing.assert_array_equal(average_pooling((2, 3, 4), 1), np.eye(24))
+
+
+def test_a_kernel_is_a_read_only_copy():
+    kernel = np.ones((1, 1, 1, 1))
+    c = Convolution(kernel, (1, 2, 2))
+    kernel[:] = 7
+    np.testing.assert_array_equal(c.matrix, np.eye(4))
+    with pytest.raises(ValueError, match="read-only"):
+        c.kernel[0] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        c.matrix[0] = 0

@@ -1,0 +1,153 @@
+"""Every figure draws from small results, the same bytes each time; its claims follow the data."""
+
+import hashlib
+import itertools
+
+import pytest
+from matplotlib.legend import Legend
+from matplotlib.text import Text
+from typer.testing import CliRunner
+
+from analysis import results
+from paper_figures import registry, style
+from paper_figures.__main__ import app
+
+VERDICTS = {"reproduced", "not reproduced", "open"}
+
+
+@pytest.fixture
+def load(smoke):
+    def datasets(name):
+        return {each: results.read(smoke(each)) for each in registry.load(name).INPUTS}
+
+    return datasets
+
+
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_a_figure_draws_the_same_bytes_twice_and_decides_every_claim(name, smoke, tmp_path):
+    folders = {smoke(experiment).parent for experiment in registry.load(name).INPUTS}
+    (folder,) = folders
+    digests = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        options = ["--preset", "smoke", "--results", str(folder), "--out", str(out)]
+        done = CliRunner().invoke(app, [name, *options])
+        assert done.exit_code == 0, done.output
+        digests.append(
+            {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
+        )
+    assert digests[0] == digests[1]
+    assert set(digests[0]) == {f"{name}.png", f"{name}.svg", "claims.json", "claims.md"}
+
+
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_every_claim_has_numbers_and_a_verdict(name, load):
+    module = registry.load(name)
+    decided = module.claims(load(name))
+    assert decided
+    assert {claim.verdict for claim in decided} <= VERDICTS
+    assert all(claim.measured and "nan" not in claim.measured for claim in decided)
+    texts = [claim.text for claim in decided]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_no_legend_or_footer_of_a_saved_figure_covers_a_panel(name, load, tmp_path, monkeypatch):
+    drawn = {}
+
+    def recorded(draw):
+        def record(artist, renderer):
+            # The last drawing counts: only then is the canvas as large as the saved picture.
+            drawn[id(artist)] = artist.get_window_extent(renderer)
+            draw(artist, renderer)
+
+        return record
+
+    for kind in (Legend, Text):
+        monkeypatch.setattr(kind, "draw", recorded(kind.draw))
+    with style.house():
+        figure = registry.load(name).draw(load(name))
+    style.save(figure, tmp_path / name)
+    footers = [drawn[id(text)] for text in figure.texts if text.get_position()[1] < 0]
+    legends = [drawn[id(legend)] for legend in figure.legends]
+    labels = [drawn[id(axes.xaxis.label)] for axes in figure.axes if axes.get_xlabel()]
+    assert footers
+    assert labels
+    levels = [footers, legends, labels]
+    for lower, upper in itertools.combinations(levels, 2):
+        assert all(one.y1 <= other.y0 + 1 for one in lower for other in upper)
+
+
+def verdicts(name, datasets):
+    return [claim.verdict for claim in registry.load(name).claims(datasets)]
+
+
+def find(name, datasets, text):
+    (claim,) = [c for c in registry.load(name).claims(datasets) if text in c.text]
+    return claim
+
+
+# What the claim is about, spoiled: (figure, words of the claim, variable, selection, factor).
+SPOILED = {
+    "exactness": ("linear_alignment", "relative error at most", "relative_error", 1e9),
+    "prediction": ("narrowing", "||PX||", "predicted_cosine", 1.001),
+    "metric penalty": ("remedies", "metric penalty: relative", "relative_error", 1e9),
+    "bound": ("spectrum", "cosine at least", "cosine", 1e-9),
+    "attained": ("spectrum", "attain", "worst_case_cosine", 1.001),
+    "isometric training": (
+        "exactness_in_training",
+        "isometric weights: relative",
+        "relative_error",
+        1e9,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "variable", "factor"), SPOILED.values(), ids=SPOILED.keys()
+)
+def test_a_spoiled_result_loses_its_claim(name, text, variable, factor, load):
+    datasets = load(name)
+    assert find(name, datasets, text).verdict == "reproduced"
+    (dataset,) = datasets.values()
+    dataset[variable] = dataset[variable] * factor
+    assert find(name, datasets, text).verdict == "not reproduced"
+
+
+def test_a_gain_counts_only_beyond_its_interval(load):
+    datasets = load("linear_cnn")
+    dataset = datasets["linear_cnn"]
+    cosine = dataset["cosine"]
+    text = "photographs: direct feedback raises"
+    better = {"data": "photographs", "condition": "2D dependence + direct feedback"}
+    base = cosine.sel(data="photographs", condition="2D dependence").values
+    cosine.loc[better] = base + 0.1
+    assert find("linear_cnn", datasets, text).verdict == "reproduced"
+    cosine.loc[better] = base - 0.1
+    lower = find("linear_cnn", datasets, text)
+    assert lower.verdict == "not reproduced"
+    assert "lower in layers 1, 2, 3" in lower.measured
+    cosine.loc[better] = base
+    cosine.loc[better][0] += 0.1
+    assert find("linear_cnn", datasets, text).verdict == "not reproduced"
+    assert "undecided" in find("linear_cnn", datasets, text).measured
+
+
+def test_a_single_counterexample_decides(load):
+    datasets = load("feedback_map")
+    dataset = datasets["feedback_map"]
+    dataset["holds"][:] = True
+    assert verdicts("feedback_map", datasets) == ["reproduced", "reproduced"]
+    dataset["holds"][0, 0, 0, 0] = False
+    assert verdicts("feedback_map", datasets) == ["not reproduced", "reproduced"]
+
+
+def test_published_numbers_bind_mnist_only(load):
+    datasets = load("linear_alignment")
+    text = "digits, default init: the published cosines"
+    assert find("linear_alignment", datasets, text).verdict == "open"
+    dataset = datasets["linear_alignment"]
+    as_mnist = dataset.assign_coords(data=["photographs", "mnist"])
+    claim = find(
+        "linear_alignment", {"linear_alignment": as_mnist}, text.replace("digits", "mnist")
+    )
+    assert claim.verdict in ("reproduced", "not reproduced")

@@ -1,0 +1,70 @@
+"""The README runs as it stands, and its table comes from the command."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_python_blocks_of_the_readme_run_in_order() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 3
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(block, namespace)
+
+
+def test_every_rule_is_named_in_the_readme() -> None:
+    from linlocal import rules
+
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in rules.NAMES if f"`{name}`" not in text] == []
+
+
+def test_table_is_replaced_between_its_markers_and_nowhere_else(tmp_path: Path) -> None:
+    import typer
+
+    from paper_figures import readme
+
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    claim = {"claim": "a | b", "verdict": "open", "measured": "1", "published": None}
+    (figures / "claims.json").write_text(
+        json.dumps({"toy": {"run": "preset smoke, seed 0", "claims": [claim]}})
+    )
+    (figures / readme.PICTURE).write_bytes(b"picture")
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    app = typer.Typer()
+    app.command()(readme.main)
+    done = CliRunner().invoke(app, ["--figures", str(figures), "--readme", str(page)])
+    assert done.exit_code == 0, done.output
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "| toy | a \\| b | open | 1 |  |" in text
+    assert (tmp_path / "docs" / readme.PICTURE).read_bytes() == b"picture"
+
+
+def test_missing_figures_name_the_command(tmp_path: Path) -> None:
+    import typer
+
+    from paper_figures import readme
+
+    app = typer.Typer()
+    app.command()(readme.main)
+    done = CliRunner().invoke(app, ["--figures", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "make figures" in done.output
+
+
+def test_a_readme_without_markers_is_refused() -> None:
+    from paper_figures import readme
+
+    with pytest.raises(ValueError, match="markers"):
+        readme.replace_between("nothing here", "table")
