@@ -11,7 +11,6 @@ from typing import Any, Protocol, cast
 import xarray as xr
 
 from analysis.results import known_name
-from experiments.data import default_source
 from experiments.sweep import Sweep
 
 NAMES: tuple[str, ...] = (
@@ -72,10 +71,10 @@ def configure(experiment: Experiment, preset: str, seed: int, data: Path | None)
 
 
 def describe(config: Any) -> dict[str, Any]:
-    """The parameters of a Config as they are stored: a folder of images becomes its source."""
+    """The parameters of a Config as they are stored: a folder of images becomes a word."""
     parameters = asdict(config)
     if "data" in parameters:
-        parameters["data"] = default_source(parameters["data"])
+        parameters["data"] = "of scikit-learn" if parameters["data"] is None else "with MNIST"
     return parameters
 
 

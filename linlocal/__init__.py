@@ -21,13 +21,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Convolution": "convolution",
-    "ConvergenceError": "projection",
+    "ConvergenceError": "score_problem",
     "DeepLinear": "network",
     "DeepReLU": "network",
     "Direction": "pairs",
     "Pairs": "pairs",
     "Penalty": "rules",
-    "Projection": "projection",
+    "Projection": "score_problem",
     "Rule": "rules",
     "compare": "updates",
     "explain": "conditions",
@@ -68,8 +68,9 @@ if TYPE_CHECKING:
     from linlocal.convolution import Convolution
     from linlocal.network import DeepLinear, DeepReLU
     from linlocal.pairs import Direction, Pairs
-    from linlocal.projection import ConvergenceError, Projection, optimal_projection
+    from linlocal.projection import optimal_projection
     from linlocal.rules import Penalty, Rule
+    from linlocal.score_problem import ConvergenceError, Projection
     from linlocal.updates import compare, global_update, local_update, mismatch
 
 

@@ -18,8 +18,9 @@ from linlocal.convolution import average_pooling
 from linlocal.losses import Goodness, PairLoss, ViewLoss
 from linlocal.network import DeepLinear, Masks, Network
 from linlocal.pairs import Direction, Pairs
-from linlocal.projection import Projection, Rows, optimal_projection
+from linlocal.projection import optimal_projection
 from linlocal.rules import Penalty, Rule
+from linlocal.score_problem import Projection, Rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from paper_figures.claims import Claim
 INPUTS = ("remedies",)
 
 LIMIT = 1e-10
-VISIBLE = 0.1
+VISIBLE = 1e-3
 # Color, marker and line of each remedy; those that need no condition are drawn last, on top.
 LOOKS = {
     "none": (style.PALETTE[6], "x", "-"),
@@ -67,13 +67,13 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     error = results["relative_error"].sel(layer=results["layer"][:-1])
     decided = []
     for remedy, weights in (("none", "Gaussian"), ("conformal, equal penalty", "conformal")):
-        before = error.sel(remedy=remedy).max("layer")
+        before = float(error.sel(remedy=remedy).min())
         decided.append(
             Claim(
-                f"equal penalties on {weights} weights: relative error above {VISIBLE} in some "
-                "layer of every network",
-                bool((before > VISIBLE).all()),
-                f"the smallest of all networks' largest errors is {float(before.min()):.2f}",
+                f"equal penalties on {weights} weights: relative error above {VISIBLE:g} in every "
+                "layer below the top of every network",
+                before > VISIBLE,
+                f"at least {before:.3f}",
             )
         )
     for remedy in ("metric penalty", "matched projection"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from paper_figures import panels
 from paper_figures.claims import Claim
-from paper_figures.style import PAGE, PALETTE, footer
+from paper_figures.style import PAGE, PALETTE
 
 INPUTS = ("scaling",)
 LABELS = {"pairs": "pairs per view direction", "width": "width of a layer", "depth": "layers"}
@@ -19,8 +21,8 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     """Three panels, both axes logarithmic, with the slope of the last half of each curve."""
     data = datasets["scaling"]
     figure = Figure(figsize=(PAGE, 2.6))
-    panels = figure.subplots(1, 3, sharey=True)
-    for axes, (axis, label), color in zip(panels, LABELS.items(), PALETTE, strict=False):
+    row = figure.subplots(1, 3, sharey=True)
+    for axes, (axis, label), color in zip(row, LABELS.items(), PALETTE, strict=False):
         seconds = data[f"by_{axis}"]
         axes.loglog(seconds[axis], seconds, "o-", color=color)
         axes.set_xlabel(label)
@@ -28,14 +30,11 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         axes.minorticks_off()
         axes.set_title(f"last slope {_slope(seconds):.1f}")
         axes.grid(alpha=0.2)
-    panels[0].set_ylabel("seconds for all updates")
-    hardware = data.attrs["hardware"]
-    figure.suptitle(
-        "All local and global updates of a network, projections included", x=0.01, ha="left"
-    )
-    figure.text(0.01, -0.08, f"measured on: {hardware}", size=5, color="#777777", va="top")
-    footer(figure, data)
-    return figure
+    row[0].set_ylabel("seconds for all updates")
+    hardware = json.loads(data.attrs["hardware"])
+    processor = f"{hardware['processor']}, {hardware['cores']} cores"
+    panels.headline(figure, f"All updates of a network take milliseconds to seconds ({processor})")
+    return panels.finish(figure, data)
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:

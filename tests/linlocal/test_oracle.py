@@ -165,6 +165,20 @@ def test_drawn_networks_pairs_and_rules(data):
     assert_oracle_agrees(network, pairs, rule, tolerance=1e-10)
 
 
+def test_directions_may_share_anchors_and_references():
+    """Hand-made pairs: the updates of all directions add up in every sample."""
+    net, (x, _) = NETWORKS["relu"](), views(6)
+    rng = np.random.default_rng(5)
+    directions = []
+    for _ in range(3):
+        anchor, reference = rng.integers(0, 9, (2, 12))
+        sign, group = np.repeat([1.0, -1.0], 6), np.tile(np.arange(6), 2)
+        directions.append(ll.Direction(anchor, reference, sign, group))
+    pairs = ll.Pairs(x, tuple(directions))
+    for name in ("CLAPP", "CLAPP_DFB", "CLAPP_BOTH", "PhyLL", "SCFF", "GreedyInfoMax"):
+        assert_oracle_agrees(net, pairs, named_rule(name))
+
+
 # -- hinge and losses of one's own -----------------------------------------------------------------
 
 

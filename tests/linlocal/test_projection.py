@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import linlocal as ll
-from linlocal import autodiff, losses, projection, scores, testing
+from linlocal import autodiff, hinge, losses, newton, scores, testing
 from linlocal.pairs import Direction, Pairs
 from linlocal.projection import ConvergenceError, optimal_projection
 
@@ -357,7 +357,8 @@ def test_a_margin_of_zero_is_satisfied_by_nothing(score):
 @pytest.mark.parametrize("iterations", [0, 1])
 @pytest.mark.parametrize("loss", ["type 2, softplus", "InfoNCE", "hinge, type 2"])
 def test_too_few_iterations_raise(monkeypatch, loss, iterations):
-    monkeypatch.setattr(projection, "MAX_ITERATIONS", iterations)
+    for solver in (newton, hinge):
+        monkeypatch.setattr(solver, "MAX_ITERATIONS", iterations)
     z, c, d = problem()
     with pytest.raises(ConvergenceError, match="raise the penalty, or scale the input down"):
         optimal_projection(z, c, d, ALL[loss], 0.01)
