@@ -34,7 +34,7 @@ from linlocal import DeepLinear, DeepReLU, Pairs, rules
 from linlocal.network import Network
 
 PAGE = Path("docs/benchmarks.md")
-RESULT = Path("benchmarks/published_procedure.nc")
+RESULT = Path("docs/benchmarks.nc")
 
 
 @dataclass(frozen=True)
@@ -286,9 +286,8 @@ def main(
     config = Config(batches, seed)
     provenance = Provenance.collect("benchmark", "cpu", seed, asdict(config))
     data = measure(config)
-    RESULT.parent.mkdir(exist_ok=True)
-    results.write(data, RESULT, provenance)
     PAGE.parent.mkdir(exist_ok=True)
+    results.write(data, RESULT, provenance)
     PAGE.write_text(page(results.read(RESULT)), encoding="utf-8")
     print(f"written: {PAGE}")
 

@@ -30,7 +30,7 @@ class Contrasts(ABC):
         """T^T g: derivatives by margins, (margins,), into derivatives by scores, (pairs,)."""
 
     def conjugate(self, kernel: Array) -> Array:
-        """T kernel T^T."""
+        """T kernel T^T for a symmetric kernel."""
         return self.apply(np.ascontiguousarray(self.apply(kernel).T))
 
 

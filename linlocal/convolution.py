@@ -39,6 +39,17 @@ class Convolution:
     groups: int = 1
 
     def __post_init__(self) -> None:
+        for name, size, least in (
+            ("input_shape", 3, 1),
+            ("stride", 2, 1),
+            ("padding", 2, 0),
+            ("dilation", 2, 1),
+        ):
+            value = getattr(self, name)
+            if np.shape(value) != (size,) or any(int(n) != n or n < least for n in value):
+                raise ValueError(
+                    f"{name} must be {size} whole numbers of at least {least}, got {value}."
+                )
         kernel = np.asarray(self.kernel, dtype=np.float64)
         if kernel.ndim != 4:
             raise ValueError(

@@ -113,15 +113,15 @@ class InfoNCE:
         return pairs.differences
 
     def _groups(self, pairs: Direction) -> tuple[Array, int]:
-        """(groups, margins) membership matrix and the number of groups."""
+        """(groups with negatives, margins) membership matrix and the number of positive pairs."""
         _, group = np.unique(pairs.positive_of, return_inverse=True)
-        count = int(group.max()) + 1
-        return (group == np.arange(count)[:, None]).astype(np.float64), count
+        member = (group == np.arange(group.max() + 1)[:, None]).astype(np.float64)
+        return member, len(pairs.sign) - pairs.num_negatives
 
     def value(self, m: Array, pairs: Direction) -> float:
-        member, _ = self._groups(pairs)
+        member, count = self._groups(pairs)
         logits = np.where(member > 0, -m / self.temperature, -np.inf)
-        return float(np.mean(np.logaddexp(0.0, np.logaddexp.reduce(logits, axis=1))))
+        return float(np.sum(np.logaddexp(0.0, np.logaddexp.reduce(logits, axis=1)))) / count
 
     def _probabilities(self, m: Array, pairs: Direction) -> tuple[Array, Array, int]:
         """Probability of each negative within its group, which also holds the positive."""
@@ -269,6 +269,9 @@ class LogDet:
     weight: float = 0.1
     epsilon: float = 0.5
 
+    def __post_init__(self) -> None:
+        _positive(self.epsilon, "epsilon")
+
     def value(self, z: Array, z_view: Array) -> float:
         def rate(a: Array) -> float:
             return float(
@@ -301,6 +304,9 @@ class VICReg:
     covariance: float = 1.0
     target_std: float = 1.0
     epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _positive(self.epsilon, "epsilon")
 
     def value(self, z: Array, z_view: Array) -> float:
         pull = float(np.mean((z - z_view) ** 2))
@@ -341,6 +347,9 @@ class BarlowTwins:
 
     weight: float = 5e-3
     epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _positive(self.epsilon, "epsilon")
 
     def _standardised(self, z: Array) -> tuple[Array, Array]:
         _several(z, "Barlow Twins")
@@ -384,6 +393,9 @@ class LPL:
     decorrelation: float = 10.0
     epsilon: float = 1e-4
 
+    def __post_init__(self) -> None:
+        _positive(self.epsilon, "epsilon")
+
     def value(self, z: Array, z_view: Array) -> float:
         predictive = float(np.mean((z - z_view) ** 2))
         return self.predictive * predictive + self._view_value(z) + self._view_value(z_view)
@@ -421,8 +433,8 @@ def _partners(n: int) -> NDArray[np.int64]:
 
 
 def _positive(value: float, name: str) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}.")
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value}.")
 
 
 def _several(z: Array, what: str) -> None:

@@ -146,6 +146,12 @@ class Pairs:
                     f"A pair names row {int(rows.max())} or below 0, but there are only "
                     f"{len(self.samples)} samples."
                 )
+        if self.views is not None:
+            rows = np.stack([np.asarray(view) for view in self.views])  # of unequal length: raises
+            if rows.ndim != 2 or rows.min() < 0 or rows.max() >= len(self.samples):
+                raise ValueError(
+                    f"views must be two vectors of rows among {len(self.samples)} samples."
+                )
 
     @property
     def num_pairs(self) -> int:
@@ -222,11 +228,13 @@ class Pairs:
             rng: as in `from_views`.
 
         Raises:
-            ValueError: not three-dimensional, or too small for two patches, and as in `from_views`.
+            ValueError: not three-dimensional, too small for two patches, and as in `from_views`.
         """
         stack = np.asarray(images, dtype=np.float64)
         if stack.ndim != 3 or stack.size == 0:
             raise ValueError(f"images must be (images, height, width), got shape {stack.shape}.")
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1 pixel, got {patch_size}.")
         count, height, width = stack.shape
         rows, columns = height // patch_size, width // patch_size
         if rows < 2 or columns < 1:

@@ -140,8 +140,9 @@ class Projection:
         margins: (margins,) m = T u at the optimum.
         residual: relative stationarity residual, the norm of a sum over the sum of the norms of
             its terms, ||lam B - sum_p beta_p z c^T|| / (lam ||B|| + sum_p |beta_p| ||z|| ||c||).
-        condition_number: of the Newton matrix lam I + H^(1/2) Q H^(1/2). Rounding changes an
-            update by at most about this many times the machine epsilon.
+        condition_number: of the Newton matrix lam I + H^(1/2) Q H^(1/2).
+        cancellation: in the sum that is B. Rounding changes an update by at most about the larger
+            of both times the machine epsilon.
         iterations: Newton steps.
         method: "closed form", "dual", "primal" or "active set".
     """
@@ -177,6 +178,13 @@ class Projection:
     def coefficients(self) -> Array:
         """sum_p beta_p e_a e_r^T, (anchors, references)."""
         return self._problem.pairs.coefficient_matrix(self.slopes)
+
+    @cached_property
+    def cancellation(self) -> float:
+        """sum_p |beta_p| ||z|| ||c|| / ||lam B||: how far the terms of B exceed their sum."""
+        terms = float(np.abs(self.slopes) @ self._problem.pair_norms)
+        size = self._problem.penalty * float(np.linalg.norm(self._b))
+        return terms / size if size > 0 else 1.0
 
     @cached_property
     def condition_number(self) -> float:

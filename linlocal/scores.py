@@ -56,6 +56,9 @@ class Softplus:
 
     margin: float = 1.0
 
+    def __post_init__(self) -> None:
+        _finite(self.margin)
+
     def value(self, m: Array) -> Array:
         return np.logaddexp(0.0, self.margin - m)
 
@@ -76,6 +79,9 @@ class Hinge:
     """
 
     margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        _finite(self.margin)
 
     def value(self, m: Array) -> Array:
         return np.maximum(0.0, self.margin - m)
@@ -102,9 +108,10 @@ class SmoothedHinge:
     width: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.width > 0:
+        _finite(self.margin)
+        if not (np.isfinite(self.width) and self.width > 0):
             raise ValueError(
-                f"SmoothedHinge needs a width > 0, got {self.width}; use Hinge for width 0."
+                f"SmoothedHinge needs a finite width > 0, got {self.width}; use Hinge for width 0."
             )
 
     def value(self, m: Array) -> Array:
@@ -118,6 +125,11 @@ class SmoothedHinge:
     def curvature(self, m: Array) -> Array:
         inside = (m < self.margin) & (m > self.margin - self.width)
         return np.where(inside, 1.0 / self.width, 0.0)
+
+
+def _finite(margin: float) -> None:
+    if not np.isfinite(margin):
+        raise ValueError(f"The margin must be finite, got {margin}.")
 
 
 def from_name(score: str | Score, margin: float = 1.0) -> Score:

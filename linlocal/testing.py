@@ -13,6 +13,7 @@ identity that fails then fails because it is wrong, and no tolerance has to be l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from linlocal import losses, rules, scores
 from linlocal.network import DeepLinear, DeepReLU, Network
 from linlocal.pairs import Pairs
+from linlocal.rhm import RandomHierarchyModel
 from linlocal.rules import Penalty, Rule
 from linlocal.scores import Score
 
@@ -340,3 +342,36 @@ def named_rules(
         loss: Any = rule.loss
         rule = replace(rule, loss=replace(loss, score=chosen))
     return rule
+
+
+@st.composite
+def hierarchies(draw: st.DrawFn, max_leaves: int = 64) -> RandomHierarchyModel:
+    """Random Hierarchy Models of all kinds: any n, v, m, s, L that fit, Zipf, blanks.
+
+    Args:
+        draw: given by hypothesis.
+        max_leaves: places of level 0 at most.
+    """
+    blanks = draw(st.sampled_from([0, 0, 0, 1, 2]))
+    sizes: list[int] = []
+    while not sizes or draw(st.booleans()):
+        used = math.prod(s * (blanks + 1) for s in sizes)
+        largest = min(4 if blanks == 0 else 3, max_leaves // (used * (blanks + 1)))
+        if largest < 1 or len(sizes) == 5:
+            break
+        sizes.append(draw(st.integers(1, largest)))
+    symbols = draw(st.integers(1, 7))
+    synonyms = draw(st.integers(1, min(symbols ** (s - 1) for s in sizes)))
+    classes = draw(st.integers(1, symbols ** sizes[-1] // synonyms))
+    same = len(set(sizes)) == 1
+    return RandomHierarchyModel(
+        num_classes=classes,
+        num_symbols=symbols,
+        num_synonyms=synonyms,
+        num_levels=len(sizes),
+        tuple_size=sizes[0] if same else sizes,
+        seed=draw(_SEEDS),
+        rule_exponent=draw(st.sampled_from([0.0, 0.0, 1.0, 2.5])),
+        num_blanks=blanks,
+        placement=draw(st.sampled_from(["blocks", "ordered"])),
+    )

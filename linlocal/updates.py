@@ -103,8 +103,9 @@ def compare(network: Network, pairs: Pairs, rule: Rule) -> xr.Dataset:
         * ``norm_ratio``: ||local|| / ||global||;
         * ``dual_mismatch``, ``context_mismatch``, ``metric_mismatch``: norms of the three terms of
           `mismatch` over ||global||, NaN where the loss has no dual form;
-        * ``residual``, ``condition_number``, ``iterations``: of the optimal projections, the worst
-          over the view directions, NaN where B is fixed.
+        * ``residual``, ``condition_number`` (that of the Newton matrix, or the cancellation in B
+          where that is larger), ``iterations``: of the optimal projections, the worst over the view
+          directions, NaN where B is fixed.
 
     Raises:
         ValueError, ConvergenceError: as `local_update`.
@@ -157,6 +158,9 @@ def _compare_layer(signals: Signals, layer: int) -> dict[str, float]:
     solved = []
     if signals.rule.kind == "pair":
         solved = [s.projection for s in signals.scored(layer) if s.projection is not None]
-    for name in ("residual", "condition_number", "iterations"):
-        row[name] = max((float(getattr(p, name)) for p in solved), default=np.nan)
+    row["residual"] = max((p.residual for p in solved), default=np.nan)
+    row["condition_number"] = max(
+        (max(p.condition_number, p.cancellation) for p in solved), default=np.nan
+    )
+    row["iterations"] = max((float(p.iterations) for p in solved), default=np.nan)
     return row

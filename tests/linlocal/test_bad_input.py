@@ -368,3 +368,54 @@ def test_a_matched_projection_takes_the_penalty_in_either_metric():
         downstream = rule.with_penalty(0.1, "downstream")
         errors = ll.compare(network, PAIRS, downstream).relative_error
         assert errors.max() <= 1e-12
+
+
+@pytest.mark.parametrize("score", [scores.Softplus, scores.Hinge, scores.SmoothedHinge])
+@pytest.mark.parametrize("margin", [np.nan, np.inf])
+def test_a_margin_is_finite(score, margin):
+    with pytest.raises(ValueError, match="margin must be finite"):
+        score(margin)
+
+
+@pytest.mark.parametrize("loss", [losses.LogDet, losses.VICReg, losses.BarlowTwins, losses.LPL])
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, np.nan])
+def test_an_epsilon_is_positive(loss, epsilon):
+    with pytest.raises(ValueError, match="epsilon must be positive"):
+        loss(epsilon=epsilon)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stride", (0, 1)),
+        ("stride", 2),
+        ("padding", (-1, 0)),
+        ("dilation", (1, 0)),
+        ("input_shape", (2, 8)),
+    ],
+)
+def test_the_geometry_of_a_convolution_is_whole_numbers(name, value):
+    geometry = {"input_shape": (2, 8, 8), name: value}
+    with pytest.raises(ValueError, match=f"{name} must be . whole numbers of at least"):
+        Convolution(KERNEL, **geometry)
+
+
+def test_a_patch_has_a_size():
+    with pytest.raises(ValueError, match="patch_size must be at least 1"):
+        Pairs.from_image_patches(np.ones((2, 8, 8)), 0)
+
+
+def test_views_are_rows_of_the_samples():
+    d = Pairs.from_views(X, VIEW).directions
+    with pytest.raises(ValueError, match="rows among 5 samples"):
+        Pairs(X, (direction(),), (np.arange(2), np.arange(4, 6)))
+    with pytest.raises(ValueError, match="same shape"):
+        Pairs(np.vstack([X, VIEW]), d, (np.arange(2), np.arange(3)))
+
+
+def test_a_positive_pair_without_negatives_counts_in_the_mean_of_infonce():
+    d = direction([0, 1, 2, 3], [1, 2, 3, 0], [1, 1, -1, -1], [0, 1, 0, 0])
+    m = np.array([0.3, -0.2])
+    loss = losses.InfoNCE(0.7)
+    one = np.log1p(np.exp(-m / 0.7).sum())
+    assert loss.value(m, d) == pytest.approx(one / 2)

@@ -689,3 +689,24 @@ def test_11_exactness_is_the_same_training():
             ]
             networks[update] = network.with_weights([moved[0], nearest_isometry(moved[1])])
     assert_same_update(*(n.weights for n in networks.values()), 1e-11)
+
+
+# -- large -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("score", ["linear", "softplus", "smoothed hinge"])
+@pytest.mark.parametrize("way", ["matched", "isometry", "metric"])
+def test_32_layers_of_256_units_and_a_condition_number_of_1e6(way, score):
+    widths, pairs = [196, *[256] * 32], views(196, n=100, directions="forward")
+    rule = rule_of(SCORES[score], penalty=0.01)
+    if way == "isometry":
+        assert_equal_everywhere(ll.DeepLinear.orthogonal(widths), pairs, rule)
+        return
+    network = ll.DeepLinear.with_condition_number(widths, 1e6)
+    right = {
+        "matched": replace(rule, projection="matched"),
+        "metric": rule.with_penalty(0.01, "downstream"),
+    }
+    assert_equal_everywhere(network, pairs, right[way])
+    assert relative_errors(network, pairs, rule)[0] > VISIBLE

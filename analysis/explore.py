@@ -1,0 +1,175 @@
+"""An explorer for notebooks: change a network, a rule or a penalty, and see the cosines at once.
+
+With ipywidgets and a notebook front end `explore` shows sliders; without them it returns a plain
+figure of one setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from linlocal import DeepLinear, DeepReLU, Pairs, compare, rules
+from linlocal.network import Network
+
+RULES = {"same layer": rules.CLAPP, "direct feedback": rules.CLAPP_DFB, "both": rules.CLAPP_BOTH}
+SCORES = ("linear", "softplus", "hinge")
+FLOOR = 1e-16  # what lies below the rounding of float64 is drawn here
+PENALTIES: tuple[rules.Metric, ...] = ("frobenius", "downstream")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the sliders set.
+
+    Attributes:
+        depth: L.
+        first_width: units of the first layer.
+        top_width: units of the last; the widths between are interpolated geometrically.
+        condition_number: of the map downstream of the first layer; 1 is an isometry where the
+            network does not narrow. Ignored by a ReLU network, whose weights are orthogonal.
+        rule: a key of `RULES`.
+        score: one of `SCORES`.
+        penalty: lam.
+        metric: of the penalty, "frobenius" or "downstream" (linear networks only).
+        relu: a ReLU after every layer.
+        samples: in the batch.
+        seed: of weights and views.
+    """
+
+    depth: int = 5
+    first_width: int = 32
+    top_width: int = 32
+    condition_number: float = 1.0
+    rule: str = "same layer"
+    score: str = "softplus"
+    penalty: float = 0.01
+    metric: Literal["frobenius", "downstream"] = "frobenius"
+    relu: bool = False
+    samples: int = 24
+    seed: int = 0
+
+    @property
+    def widths(self) -> list[int]:
+        """n_0..n_L; the input is as wide as the first layer."""
+        inner = np.geomspace(self.first_width, self.top_width, self.depth).round().astype(int)
+        return [self.first_width, *inner.tolist()]
+
+
+def cosines(setting: Setting) -> xr.Dataset:
+    """`linlocal.compare` of one setting, on Gaussian views with correlation 0.9.
+
+    Raises:
+        ValueError: an unknown rule, or a part that does not fit; the message says which.
+    """
+    if setting.rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {setting.rule!r}.")
+    rng = np.random.default_rng(setting.seed)
+    x = rng.standard_normal((setting.samples, setting.first_width))
+    pairs = Pairs.from_views(x, x + 0.5 * rng.standard_normal(x.shape))
+    network: Network
+    if setting.relu:
+        network = DeepReLU.orthogonal(setting.widths, setting.seed)
+    else:
+        network = DeepLinear.with_condition_number(
+            setting.widths, setting.condition_number, setting.seed
+        )
+    metric = "frobenius" if setting.relu else setting.metric
+    rule = RULES[setting.rule](setting.score, penalty=rules.Penalty(setting.penalty, metric))
+    return compare(network, pairs, rule)
+
+
+class Explorer:
+    """A figure of the cosines of one setting that can be redrawn for another.
+
+    Attributes:
+        figure: cosine and mismatch terms against the layer.
+        setting: what it shows.
+    """
+
+    def __init__(self, setting: Setting = Setting()) -> None:
+        # Lines are moved, nothing is laid out anew: a redraw is then fast enough for a slider.
+        self.figure = Figure(figsize=(7.0, 2.6), dpi=80)
+        self.figure.subplots_adjust(left=0.08, right=0.98, top=0.8, bottom=0.18, wspace=0.25)
+        left, right = self._axes = self.figure.subplots(1, 2)
+        (self._cosine,) = left.plot([], [], "o-")
+        self._terms = {
+            name: right.plot([], [], "o-", label=name)[0] for name in ("dual", "context", "metric")
+        }
+        left.axhline(0, color="0.7", linewidth=0.8)
+        left.set(xlabel="layer", ylim=(-0.3, 1.05))
+        right.set(xlabel="layer", yscale="log", ylim=(FLOOR, 1e2), title="mismatch over ||global||")
+        right.set_yticks([1e-16, 1e-12, 1e-8, 1e-4, 1])
+        right.minorticks_off()
+        right.legend(frameon=False, loc="center right")
+        self.setting = setting
+        self.update()
+
+    def update(self, **changes: Any) -> Figure:
+        """Redraw with some fields of the setting changed.
+
+        Raises:
+            TypeError: a setting has no such field.
+        """
+        self.setting = replace(self.setting, **changes)
+        data = cosines(self.setting)
+        layers = data["layer"].values
+        self._cosine.set_data(layers, data["cosine"].values)
+        for name, line in self._terms.items():
+            line.set_data(layers, np.maximum(data[f"{name}_mismatch"].values, FLOOR))
+        for axes in self._axes:
+            axes.set(xlim=(0.8, len(layers) + 0.2), xticks=layers)
+        worst = float(data["relative_error"].max())
+        self._axes[0].set_title(f"cosine, local and global\n(worst relative error {worst:.1e})")
+        return self.figure
+
+
+def explore(setting: Setting = Setting()) -> Any:
+    """Sliders over a live figure; a plain figure where ipywidgets or a notebook is missing.
+
+    Args:
+        setting: to begin with.
+
+    Returns:
+        A widget, or a matplotlib Figure.
+    """
+    explorer = Explorer(setting)
+    try:
+        import ipywidgets
+        from IPython import get_ipython
+    except ImportError:
+        return explorer.figure
+    if get_ipython() is None:
+        return explorer.figure
+    from IPython.display import display
+
+    controls = {
+        "depth": ipywidgets.IntSlider(setting.depth, min=2, max=12),
+        "first_width": ipywidgets.IntSlider(setting.first_width, min=2, max=64),
+        "top_width": ipywidgets.IntSlider(setting.top_width, min=1, max=64),
+        "condition_number": ipywidgets.FloatLogSlider(setting.condition_number, min=0, max=4),
+        "rule": ipywidgets.Dropdown(options=list(RULES), value=setting.rule),
+        "score": ipywidgets.Dropdown(options=SCORES, value=setting.score),
+        "penalty": ipywidgets.FloatLogSlider(setting.penalty, min=-4, max=1),
+        "metric": ipywidgets.Dropdown(options=PENALTIES, value=setting.metric),
+        "relu": ipywidgets.Checkbox(setting.relu),
+        "seed": ipywidgets.IntSlider(setting.seed, min=0, max=20),
+    }
+    assert set(controls) <= {field.name for field in fields(Setting)}
+    output = ipywidgets.Output()
+
+    def redraw(_: object = None) -> None:
+        values = {name: control.value for name, control in controls.items()}
+        with output:
+            output.clear_output(wait=True)
+            display(explorer.update(**values))  # type: ignore[no-untyped-call]
+
+    for name, control in controls.items():
+        control.description = name.replace("_", " ")
+        control.observe(redraw, "value")
+    redraw()
+    return ipywidgets.HBox([ipywidgets.VBox(list(controls.values())), output])
