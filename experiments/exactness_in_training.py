@@ -72,8 +72,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     Returns:
         Over training, step and layer the variables of `linlocal.compare` and ``deviation`` =
-        ||G_l - I||_F / sqrt(width_l); over training and step the ``loss`` of the top layer, which
-        is the global loss. Step s is after s updates.
+        ||G_l - I||_F / sqrt(width_l) and ``moved`` = ||W_l - W_l(0)||_F / ||W_l(0)||_F; over
+        training and step the ``loss`` of the top layer, which is the global loss. Step s is after s
+        updates.
     """
     start = DeepLinear.orthogonal([PATCH_WIDTH] + [config.width] * config.depth, config.seed)
     (pairs,) = patch_batches(
@@ -86,13 +87,13 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         if training == "free weights, metric penalty":
             rule = plain.with_penalty(config.penalty, "downstream")
         network = start
-        records = [record(network, pairs, rule)]
+        records = [record(network, start, pairs, rule)]
         for _ in range(config.steps):
             network = step(network, pairs, rule, config.learning_rate)
             if training == "isometric weights":
                 # Not the first weight: nothing that lies above layer 1 contains it.
                 network = network.isometric()
-            records.append(record(network, pairs, rule))
+            records.append(record(network, start, pairs, rule))
         return stack(records, "step", range(config.steps + 1))
 
     return grid(sweep, train, "trainings", training=TRAININGS)
@@ -109,14 +110,20 @@ def step(network: DeepLinear, pairs: Pairs, rule: Rule, learning_rate: float) ->
     )
 
 
-def record(network: DeepLinear, pairs: Pairs, rule: Rule) -> xr.Dataset:
-    """What is measured at one step, see `run`."""
+def record(network: DeepLinear, start: DeepLinear, pairs: Pairs, rule: Rule) -> xr.Dataset:
+    """What is measured at one step of a training from ``start``, see `run`."""
     dataset = compare(network, pairs, rule)
-    deviations = []
+    deviations, moved = [], []
     for l in network.layers:
+        first = start.matrix(l)
+        moved.append(np.linalg.norm(network.matrix(l) - first) / np.linalg.norm(first))
         gram = network.gram(l)
         deviations.append(np.linalg.norm(gram - np.eye(len(gram))) / np.sqrt(len(gram)))
-    return dataset.assign(deviation=("layer", deviations), loss=top_loss(network, pairs, rule))
+    return dataset.assign(
+        deviation=("layer", deviations),
+        moved=("layer", moved),
+        loss=top_loss(network, pairs, rule),
+    )
 
 
 def top_loss(network: DeepLinear, pairs: Pairs, rule: Rule) -> float:

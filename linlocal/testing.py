@@ -350,18 +350,21 @@ def hierarchies(draw: st.DrawFn, max_leaves: int = 64) -> RandomHierarchyModel:
 
     Args:
         draw: given by hypothesis.
-        max_leaves: places of level 0 at most.
+        max_leaves: places of level 0 at most, if more than 8.
     """
     blanks = draw(st.sampled_from([0, 0, 0, 1, 2]))
-    sizes: list[int] = []
-    while not sizes or draw(st.booleans()):
-        used = math.prod(s * (blanks + 1) for s in sizes)
-        largest = min(4 if blanks == 0 else 3, max_leaves // (used * (blanks + 1)))
-        if largest < 1 or len(sizes) == 5:
-            break
-        sizes.append(draw(st.integers(1, largest)))
+    levels = draw(st.integers(1, 6) | st.just(6))
+    wanted = draw(
+        st.integers(1, 4).map(lambda s: [s] * levels)
+        | st.lists(st.integers(1, 4), min_size=levels, max_size=levels)
+    )
+    # As many levels as fit, at least one; blanks have many placements, so that 3 places are enough.
+    patches = [min(s, 3 if blanks else 4) * (blanks + 1) for s in wanted]
+    fitting = [math.prod(patches[: l + 1]) <= max_leaves for l in range(levels)]
+    sizes = [patch // (blanks + 1) for patch in patches[: max(1, sum(fitting))]]
     symbols = draw(st.integers(1, 7))
-    synonyms = draw(st.integers(1, min(symbols ** (s - 1) for s in sizes)))
+    most = min(symbols ** (s - 1) for s in sizes)
+    synonyms = draw(st.integers(1, most) | st.just(most))
     classes = draw(st.integers(1, symbols ** sizes[-1] // synonyms))
     same = len(set(sizes)) == 1
     return RandomHierarchyModel(

@@ -307,6 +307,16 @@ def test_the_linear_distances_are_those_of_the_closed_form():
 # -- exactness_in_training -----------------------------------------------------------------------
 
 
+def test_isometric_weights_above_the_first_layer_do_not_move(smoke):
+    # The loss of a layer, minimised over B, does not change under rotations of the layer, so its
+    # gradient has no part along them; the retraction removes the rest.
+    moved = results.read(smoke("exactness_in_training"))["moved"].isel(step=-1)
+    above = moved.isel(layer=slice(1, None))
+    assert float(above.sel(training="isometric weights").max()) <= 1e-10
+    assert float(moved.sel(training="isometric weights", layer=1)) > 1e-3
+    assert float(above.sel(training="free weights, metric penalty").min()) > 1e-4
+
+
 def test_who_keeps_the_metric_stays_exact(smoke):
     dataset = results.read(smoke("exactness_in_training"))
     error = dataset["relative_error"].isel(layer=slice(-1))

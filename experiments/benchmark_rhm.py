@@ -1,0 +1,94 @@
+"""The Random Hierarchy Model against the generators that one writes first.
+
+    python -m experiments.benchmark_rhm        # seconds; prints a table
+
+Process time of one thread, best of several, at v = n = 16, m = 8, s = 2, L = 4. The plain sampler
+is one gather per level, in numpy with int8 or in torch with its int64 indices; both draw with
+replacement and keep no latents. Memory is the peak that tracemalloc sees against the bytes of
+leaves and latents.
+"""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+
+from linlocal.rhm import RandomHierarchyModel
+
+
+def plain_numpy(rhm: RandomHierarchyModel, num: int) -> NDArray[Any]:
+    """Leaves by ancestral sampling, with replacement."""
+    rng = np.random.default_rng(0)
+    x: NDArray[Any] = rng.integers(rhm.num_classes, size=(num, 1), dtype=np.int8)
+    for rules in reversed(rhm.rules):
+        x = rules[x, rng.integers(rhm.num_synonyms, size=x.shape, dtype=np.int8)].reshape(num, -1)
+    return x
+
+
+def plain_torch(rules: list[torch.Tensor], num: int) -> torch.Tensor:
+    """The same in torch, from the rules of the levels 1..L."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(rules[-1].shape[0], (num, 1), generator=generator)
+    for table in reversed(rules):
+        choice = torch.randint(table.shape[1], x.shape, generator=generator)
+        x = table[x, choice].reshape(num, -1)
+    return x
+
+
+def seconds(call: Callable[[], object], repetitions: int) -> float:
+    """Process time of the fastest of several calls."""
+    times = []
+    for _ in range(repetitions):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Most bytes that were allocated at a time during a call."""
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def main(
+    num: Annotated[int, typer.Option(help="data")] = 100_000,
+    repetitions: Annotated[int, typer.Option(help="the fastest of so many is shown")] = 7,
+) -> None:
+    """Time generating, splitting, parsing and encoding."""
+    torch.set_num_threads(1)
+    rhm = RandomHierarchyModel(num_classes=16, num_symbols=16, num_synonyms=8, num_levels=4)
+    rules = [torch.from_numpy(table.astype(np.int64)) for table in rhm.rules]
+    data = rhm.sample(num, seed=0)
+    held_out = num // 50
+    calls: dict[str, Callable[[], object]] = {
+        "plain numpy, leaves only": lambda: plain_numpy(rhm, num),
+        "plain torch, leaves only": lambda: plain_torch(rules, num),
+        "sample, all latents": lambda: rhm.sample(num, seed=0),
+        "split, all latents": lambda: rhm.split(train=num - held_out, test=held_out, seed=0),
+        "parse": lambda: rhm.parse(data.leaves),
+        "index": lambda: rhm.index(data),
+        "one_hot": lambda: rhm.one_hot(data.leaves),
+        "exchange": lambda: rhm.exchange(data, 2, seed=0),
+    }
+    print(f"{num} data, {data.nbytes / 1e6:.1f} MB with all latents\n")
+    print("| | ms | peak / bytes of all latents |\n|---|---:|---:|")
+    for name, call in calls.items():
+        elapsed = seconds(call, repetitions)
+        # tracemalloc does not see what torch allocates.
+        peak = "" if "torch" in name else f"{peak_bytes(call) / data.nbytes:.1f}"
+        print(f"| {name} | {1e3 * elapsed:.1f} | {peak} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)

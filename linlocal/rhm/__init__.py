@@ -1,0 +1,38 @@
+"""The Random Hierarchy Model: data whose hidden hierarchy is known exactly.
+
+    n, v, m    classes, symbols of a level, synonyms: tuples that a symbol owns
+    s, S       symbols of a tuple, places of a patch (S = s without blanks)
+    L, l       levels; leaves are level 0, level-l symbols own tuples of level l - 1, the class is
+               level L
+    d          leaves of a datum, s^L
+    P_max, P*  how many data there are, how many a deep network needs
+
+`grammar` <- `trees` <- `sampling` <- `inference` <- `model`; `theory`, `encoding` and `images` need
+the grammar alone.
+
+Sources: Cagnetta et al. 2024 (arXiv 2307.02129), Cagnetta and Wyart 2024 (2406.00048), Tomasini and
+Wyart 2024 (2404.10727), Cagnetta et al. 2025 (2505.07067).
+"""
+
+from linlocal.rhm import encoding, images, inference, sampling, theory, trees
+from linlocal.rhm.grammar import BLANK, Grammar
+from linlocal.rhm.inference import BayesError, Posterior, bayes_error, sample_posterior
+from linlocal.rhm.model import RandomHierarchyModel
+from linlocal.rhm.trees import Trees
+
+__all__ = [
+    "BLANK",
+    "BayesError",
+    "Grammar",
+    "Posterior",
+    "RandomHierarchyModel",
+    "Trees",
+    "bayes_error",
+    "encoding",
+    "images",
+    "inference",
+    "sample_posterior",
+    "sampling",
+    "theory",
+    "trees",
+]

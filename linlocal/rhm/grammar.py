@@ -1,0 +1,350 @@
+"""The rules of a Random Hierarchy Model: who may be written as which tuple, and how often."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, product
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+Symbols = NDArray[np.integer[Any]]
+Placement = Literal["blocks", "ordered"]
+
+BLANK = -1
+"""The leaf where no symbol is."""
+
+_DENSE_TABLE = 2**22  # entries up to which a tuple is looked up, and not searched
+
+
+def stream(purpose: str, *seeds: int) -> np.random.Generator:
+    """A generator of its own for each purpose and seeds: equal seeds make unrelated draws.
+
+    Hashed, because numpy pads its seeds: to it (5,) and (5, 0) are the same, and so are one seed of
+    33 bits and two seeds.
+    """
+    name = repr((purpose, *map(operator.index, seeds)))
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grammar:
+    """A random hierarchical grammar: each symbol owns m tuples of the level below, no two the same.
+
+    Levels are numbered by height: the leaves are level 0, the class is level L. The rules of level
+    l write a symbol of level l as a tuple of symbols of level l - 1; they differ from level to
+    level and are the same at all positions. The owned tuples are drawn uniformly without
+    replacement from all v^s (Cagnetta et al. 2024, PRX 14 031001, arXiv 2307.02129).
+
+    Args:
+        num_classes: n, symbols of level L, equally probable.
+        num_symbols: v, symbols of every level below.
+        num_synonyms: m, tuples that each symbol (and class) owns.
+        num_levels: L.
+        tuple_size: s, or one s for each level 1..L.
+        seed: of the rules, and of nothing else.
+        rule_exponent: e, or one for each level 1..L: the k-th rule of a symbol is used with
+            probability proportional to k^-e. 0 is uniform; e = 1 + a is Zipf's law of
+            arXiv 2505.07067.
+        num_blanks: s_0, the sparse model of Tomasini and Wyart 2024, arXiv 2404.10727: a tuple of s
+            symbols is spread over a patch of s (s_0 + 1) places, the others stay blank, and so does
+            everything below a blank.
+        placement: where a tuple's symbols are in their patch, each way with equal probability:
+            "blocks" puts the i-th one anywhere in the i-th block of s_0 + 1 places, "ordered" puts
+            them anywhere, in their order.
+
+    Raises:
+        ValueError: a number that is not a positive integer, lengths that differ from L, or one of
+            the inequalities m <= v^(s-1), n m <= v^s, v^s < 2^63, (s (s_0 + 1))^s < 2^63 broken.
+    """
+
+    num_classes: int
+    num_symbols: int
+    num_synonyms: int
+    num_levels: int
+    tuple_size: int | Sequence[int] = 2
+    seed: int = 0
+    rule_exponent: float | Sequence[float] = 0.0
+    num_blanks: int = 0
+    placement: Placement = "blocks"
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "num_symbols", "num_synonyms", "num_levels", "num_blanks"):
+            # Python ints: the number of data exceeds those of numpy, which sweeps tend to pass.
+            least = 0 if name == "num_blanks" else 1
+            object.__setattr__(self, name, _whole(getattr(self, name), name, least))
+        if self.placement not in ("blocks", "ordered"):
+            raise ValueError(f'placement must be "blocks" or "ordered", got {self.placement!r}.')
+        for name in ("tuple_size", "rule_exponent"):
+            value = getattr(self, name)
+            if isinstance(value, Sequence):
+                object.__setattr__(self, name, tuple(value))
+                if len(value) != self.num_levels:
+                    raise ValueError(
+                        f"{name} must be one number or one for each of the {self.num_levels} "
+                        f"levels, got {len(value)} numbers."
+                    )
+        sizes = tuple(_whole(s, "tuple_size", 1) for s in self.tuple_sizes)
+        object.__setattr__(
+            self, "tuple_size", sizes if isinstance(self.tuple_size, Sequence) else sizes[0]
+        )
+        if not all(math.isfinite(e) and e >= 0 for e in self.rule_exponents):
+            raise ValueError(
+                f"rule_exponent must be finite and at least 0, got {self.rule_exponent!r}."
+            )
+        self._check_inequalities()
+
+    def _check_inequalities(self) -> None:
+        n, v, m = self.num_classes, self.num_symbols, self.num_synonyms
+        for l, s in enumerate(self.tuple_sizes, start=1):
+            what = f"num_synonyms={m}, num_symbols={v}, tuple_size={s}"
+            if l < self.num_levels and m > v ** (s - 1):
+                raise ValueError(
+                    f"m <= v^(s-1) is broken at level {l}: {m} > {v ** (s - 1)} ({what}). The {v} "
+                    f"symbols cannot own {m} tuples each, there are {v**s}; use fewer synonyms, "
+                    "more symbols or larger tuples."
+                )
+            if l == self.num_levels and n * m > v**s:
+                raise ValueError(
+                    f"n m <= v^s is broken at level {l}: {n * m} > {v**s} (num_classes={n}, "
+                    f"{what}). The classes cannot own different tuples; use fewer classes or "
+                    "synonyms, more symbols or larger tuples."
+                )
+            if max(v, s * (self.num_blanks + 1)) ** s >= 2**63:
+                raise ValueError(
+                    f"v^s < 2^63 and (s (s_0 + 1))^s < 2^63 is broken at level {l}: tuples are "
+                    f"numbered in 64 bits ({what}, num_blanks={self.num_blanks}); use fewer "
+                    "symbols or smaller tuples with more levels."
+                )
+
+    # -- sizes -------------------------------------------------------------------------------------
+
+    @property
+    def levels(self) -> range:
+        """1..L, the levels that have rules."""
+        return range(1, self.num_levels + 1)
+
+    @property
+    def tuple_sizes(self) -> tuple[int, ...]:
+        """s of the levels 1..L."""
+        if isinstance(self.tuple_size, Sequence):
+            return tuple(self.tuple_size)
+        return (self.tuple_size,) * self.num_levels
+
+    @property
+    def rule_exponents(self) -> tuple[float, ...]:
+        """e of the levels 1..L."""
+        if isinstance(self.rule_exponent, Sequence):
+            return tuple(self.rule_exponent)
+        return (self.rule_exponent,) * self.num_levels
+
+    @property
+    def patch_sizes(self) -> tuple[int, ...]:
+        """S = s (s_0 + 1) of the levels 1..L: the places of a tuple and its blanks."""
+        return tuple(s * (self.num_blanks + 1) for s in self.tuple_sizes)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all data are equally probable."""
+        return self.num_synonyms == 1 or not any(self.rule_exponents)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether there are blanks."""
+        return self.num_blanks > 0
+
+    @property
+    def num_leaves(self) -> int:
+        """d = prod_l S_l, the places of level 0."""
+        return math.prod(self.patch_sizes)
+
+    @property
+    def num_data(self) -> int:
+        """P_max = n prod_l (m K_l)^(symbols of level l in a tree), K_l placements; exact.
+
+        Without blanks and with one s this is n m^((s^L - 1)/(s - 1)).
+        """
+        choices = (self.radix(l) ** self.num_nodes(l) for l in self.levels)
+        return self.num_classes * math.prod(choices)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest signed integers that hold every symbol, every class and `BLANK`."""
+        return np.dtype(np.min_scalar_type(-max(self.num_classes, self.num_symbols)))
+
+    def num_nodes(self, level: int) -> int:
+        """How many symbols (blanks not counted) a tree has at a level: prod_{h > level} s_h."""
+        return math.prod(self.tuple_sizes[level:])
+
+    def num_values(self, level: int) -> int:
+        """How many different symbols a level has: n at level L, v below."""
+        return self.num_classes if level == self.num_levels else self.num_symbols
+
+    def radix(self, level: int) -> int:
+        """m K_l, the ways to write a given symbol of a level as a patch."""
+        return self.num_synonyms * len(self.placements[level - 1])
+
+    def check_level(self, level: int) -> int:
+        """``level`` if it is one of 1..L.
+
+        Raises:
+            ValueError: otherwise.
+        """
+        if level not in self.levels:
+            raise ValueError(
+                f"Levels with rules are numbered 1..{self.num_levels} from the leaves up, got "
+                f"level {level}" + ("; the leaves are level 0." if level == 0 else ".")
+            )
+        return int(level)
+
+    # -- rules -------------------------------------------------------------------------------------
+
+    @cached_property
+    def rules(self) -> tuple[Symbols, ...]:
+        """For the levels 1..L: (symbols of the level, m, s), the tuples that each symbol owns."""
+        tables = []
+        for l, s in enumerate(self.tuple_sizes, start=1):
+            shape = (self.num_values(l), self.num_synonyms)
+            code = stream("rules", self.seed, l).choice(
+                self.num_symbols**s, size=math.prod(shape), replace=False
+            )
+            table = _digits(code, self.num_symbols, s).reshape(*shape, s).astype(self.dtype)
+            table.setflags(write=False)
+            tables.append(table)
+        return tuple(tables)
+
+    @cached_property
+    def rule_probabilities(self) -> tuple[Array, ...]:
+        """For the levels 1..L: (m,), how often each rule of a symbol is used."""
+        weights = [np.arange(1.0, self.num_synonyms + 1) ** -e for e in self.rule_exponents]
+        return tuple(w / w.sum() for w in weights)
+
+    @cached_property
+    def rule_tables(self) -> tuple[TupleTable, ...]:
+        """For the levels 1..L: finds the row m owner + synonym of a tuple."""
+        return tuple(
+            TupleTable(table.reshape(-1, table.shape[-1]), self.num_symbols) for table in self.rules
+        )
+
+    @cached_property
+    def placements(self) -> tuple[Index, ...]:
+        """For the levels 1..L: (K, s), ascending places in the patch; K = 1 without blanks."""
+        width = self.num_blanks + 1
+        result = []
+        for s in self.tuple_sizes:
+            if self.placement == "blocks":
+                blocks = (range(i * width, (i + 1) * width) for i in range(s))
+                places = list(product(*blocks))
+            else:
+                places = list(combinations(range(s * width), s))
+            result.append(np.array(places, dtype=np.int64))
+        return tuple(result)
+
+    @cached_property
+    def placement_tables(self) -> tuple[TupleTable, ...]:
+        """For the levels 1..L: finds the number of a placement."""
+        return tuple(
+            TupleTable(places, size)
+            for places, size in zip(self.placements, self.patch_sizes, strict=True)
+        )
+
+    @cached_property
+    def productions(self) -> tuple[Productions, ...]:
+        """For the levels 1..L: all ways to write symbols as patches, blanks included."""
+        return tuple(map(self._productions, self.levels))
+
+    def _productions(self, level: int) -> Productions:
+        rules, places = self.rules[level - 1], self.placements[level - 1]
+        values, m, s = rules.shape
+        k, size = len(places), self.patch_sizes[level - 1]
+        patches = np.full((values, m, k, size), self.num_symbols, dtype=np.int64)
+        np.put_along_axis(
+            patches,
+            np.broadcast_to(places, (values, m, k, s)),
+            rules[:, :, None, :].astype(np.int64),
+            axis=-1,
+        )
+        each = np.repeat(self.rule_probabilities[level - 1] / k, k)
+        owner, probability = np.repeat(np.arange(values), m * k), np.tile(each, values)
+        rows = patches.reshape(-1, size)
+        if self.sparse and level < self.num_levels:  # a blank is written as blanks; no class is one
+            rows = np.vstack([rows, np.full((1, size), self.num_symbols)])
+            owner, probability = np.append(owner, values), np.append(probability, 1.0)
+        return Productions(owner, rows, probability)
+
+
+@dataclass(frozen=True, eq=False)
+class Productions:
+    """The rules of one level as a list; here the blank is the symbol numbered v.
+
+    Attributes:
+        owner: (rules,) ascending.
+        patches: (rules, S) the symbols of the level below.
+        probability: (rules,) given the owner.
+    """
+
+    owner: Index
+    patches: Index
+    probability: Array
+
+
+class TupleTable:
+    """Finds tuples in a list of different tuples.
+
+    Args:
+        tuples: (rows, s) numbers in 0..base-1.
+        base: how many numbers there are; base^s < 2^63.
+    """
+
+    def __init__(self, tuples: NDArray[np.integer[Any]], base: int) -> None:
+        self._base, self._size = base, tuples.shape[1]
+        code = self._code(tuples)
+        self._table: Index | None = None
+        if base**self._size <= _DENSE_TABLE:
+            self._table = np.full(base**self._size, -1, dtype=np.int64)
+            self._table[code] = np.arange(len(code))
+        else:
+            self._order = np.argsort(code)
+            self._sorted = code[self._order]
+
+    def find(self, tuples: NDArray[np.integer[Any]]) -> Index:
+        """Row of each tuple of (..., s), -1 where it is not in the list."""
+        code = self._code(tuples)
+        foreign = (tuples < 0).any(axis=-1) | (tuples >= self._base).any(axis=-1)
+        if self._table is not None:
+            row = self._table[np.where(foreign, 0, code)]
+        else:
+            place = np.minimum(np.searchsorted(self._sorted, code), len(self._sorted) - 1)
+            row = np.where(self._sorted[place] == code, self._order[place], -1)
+        return np.where(foreign, -1, row)
+
+    def _code(self, tuples: NDArray[np.integer[Any]]) -> Index:
+        code = tuples[..., 0].astype(np.int64)
+        for i in range(1, self._size):
+            code *= self._base
+            code += tuples[..., i]
+        return code
+
+
+def _whole(value: Any, name: str, least: int) -> int:
+    """``value`` as a Python int, if it is a whole number not below ``least``."""
+    if int(value) != value or value < least:
+        raise ValueError(f"{name} must be a whole number and at least {least}, got {value!r}.")
+    return int(value)
+
+
+def _digits(code: Index, base: int, size: int) -> Index:
+    """(..., size) digits of each number, the most significant first."""
+    result = np.empty((*code.shape, size), dtype=np.int64)
+    for i in reversed(range(size)):
+        code, result[..., i] = np.divmod(code, base)
+    return result

@@ -1,0 +1,361 @@
+"""From leaves back to latents: exact parsing, and belief propagation where leaves are hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from linlocal.rhm import sampling
+from linlocal.rhm import trees as t
+from linlocal.rhm.grammar import Array, Grammar, Index, Productions, Symbols, stream
+from linlocal.rhm.trees import Trees
+
+Mask = NDArray[np.bool_]
+
+UNKNOWN = -1
+"""The symbol of a node whose tuple nobody owns."""
+
+
+def parse(grammar: Grammar, leaves: ArrayLike, *, strict: bool = True) -> Trees:
+    """The one tree of each datum: every tuple has one owner, found from the leaves up.
+
+    Args:
+        grammar: the rules.
+        leaves: (data, d), `BLANK` where a sparse grammar has no symbol.
+        strict: raise for leaves that the grammar does not generate. Otherwise a symbol whose tuple
+            nobody owns is `UNKNOWN`, with all above it; a datum whose blanks are wrong is `UNKNOWN`
+            throughout.
+
+    Raises:
+        ValueError: the wrong number of leaves, or with ``strict``, a datum that cannot be parsed.
+    """
+    given = _leaves(grammar, leaves).astype(grammar.dtype, copy=False)
+    trees = t.empty(grammar, len(given))
+    trees.leaves[...] = given
+    for rows in t.chunks(len(given), grammar.num_leaves):
+        part = trees[rows]
+        if grammar.sparse:
+            _find_places(grammar, part)
+        for l in grammar.levels:
+            owner = part.symbols[l]
+            tuples = part.symbols[l - 1].reshape(*owner.shape, grammar.tuple_sizes[l - 1])
+            # Floor division: a tuple that is in no row, -1, has the owner -1.
+            owner[...] = grammar.rule_tables[l - 1].find(tuples) // grammar.num_synonyms
+    if strict and len(trees) and (bad := trees.symbols[-1][:, 0] == UNKNOWN).any():
+        _explain(grammar, trees, int(np.argmax(bad)), int(bad.sum()))
+    return trees
+
+
+def _find_places(grammar: Grammar, part: Trees) -> None:
+    """Fill the placements and the leaves without blanks of data of a sparse grammar."""
+    count = part.symbols[0].shape[1]
+    is_symbol = part.leaves >= 0
+    good = is_symbol.sum(axis=1) == count
+    place = np.zeros((len(part), count), dtype=np.int64)
+    place[good] = np.nonzero(is_symbol[good])[1].reshape(-1, count)
+    symbols = np.take_along_axis(part.leaves, place, axis=1)
+    for l in grammar.levels:
+        s, size = grammar.tuple_sizes[l - 1], grammar.patch_sizes[l - 1]
+        patch, offset = np.divmod(place.reshape(len(place), place.shape[1] // s, s), size)
+        number = grammar.placement_tables[l - 1].find(offset)
+        good &= (number >= 0).all(axis=1) & (patch == patch[..., :1]).all(axis=(1, 2))
+        part.placements[l - 1][...] = number
+        place = patch[..., 0]
+    for placement in part.placements:
+        placement[~good] = UNKNOWN
+    part.symbols[0][...] = np.where(good[:, None], symbols, UNKNOWN)
+
+
+def _explain(grammar: Grammar, trees: Trees, row: int, count: int) -> None:
+    """Raise a ValueError that says where the parse of datum ``row`` fails first."""
+    about = f"{count} of {len(trees)} data are not of this grammar, the first is datum {row}: "
+    hint = " Pass strict=False to parse what can be, or use `posterior` with a corruption."
+    for l, level in enumerate(trees.symbols):
+        if (unknown := level[row] == UNKNOWN).any():
+            node = int(np.argmax(unknown))
+            if l == 0:
+                raise ValueError(about + "its blanks or symbols are in no possible place." + hint)
+            s = grammar.tuple_sizes[l - 1]
+            below = trees.symbols[l - 1][row, node * s : (node + 1) * s].tolist()
+            raise ValueError(
+                f"{about}no symbol of level {l} owns {tuple(below)} (node {node}).{hint}"
+            )
+
+
+def _leaves(grammar: Grammar, leaves: ArrayLike) -> Symbols:
+    array = np.asarray(leaves)
+    if array.ndim != 2 or array.shape[1] != grammar.num_leaves or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"leaves must be whole numbers (data, {grammar.num_leaves}), got shape {array.shape} "
+            f"of {array.dtype}."
+        )
+    lowest = -1 if grammar.sparse else 0
+    if array.size and not lowest <= array.min() <= array.max() < grammar.num_symbols:
+        raise ValueError(
+            f"Leaves are symbols 0..{grammar.num_symbols - 1}"
+            + (" or -1 for a blank" if grammar.sparse else "")
+            + f", got numbers from {array.min()} to {array.max()}."
+            + ("" if grammar.sparse else " Leaves that are not known are hidden by `visible`.")
+        )
+    return array
+
+
+# -- belief propagation ----------------------------------------------------------------------------
+#
+# The factor graph is a tree, so that one pass up and one pass down are exact. With r the rules of a
+# level, a(r) the owner and r_i the i-th symbol of a patch, children i = 1..S of a node:
+#
+#   up(a)        = sum_{r: a(r) = a} p(r | a) prod_i up_i(r_i)                  p(leaves below | a)
+#   down_i(b)    = sum_{r: r_i = b}  p(r | a(r)) down(a(r)) prod_{j != i} up_j(r_j)
+#   posterior(b) ~ up(b) down(b)
+#
+# Messages are kept at a maximum (up) or sum (down) of 1; the logarithms of what was divided out of
+# the messages up, with the prior of the classes, make log p(leaves). The blank is the symbol v.
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What visible leaves tell about everything else.
+
+    Attributes:
+        levels: for the levels 0..L, (data, nodes, symbols of the level) probabilities. A sparse
+            grammar counts every place of a level as a node, and has the blank as last symbol of all
+            levels but L.
+        log_evidence: (data,) log of the probability of the visible leaves.
+    """
+
+    levels: tuple[Array, ...]
+    log_evidence: Array
+
+    @property
+    def classes(self) -> Array:
+        """(data, n) probability of each class."""
+        return self.levels[-1][:, 0]
+
+
+def posterior(
+    grammar: Grammar,
+    leaves: ArrayLike,
+    visible: ArrayLike | None = None,
+    *,
+    corruption: float = 0.0,
+) -> Posterior:
+    """Exact probabilities of every symbol of the tree, given the visible leaves.
+
+    Args:
+        grammar: the rules.
+        leaves: (data, d); what stands at a hidden leaf is not read.
+        visible: (data, d) or (d,) booleans, True where a leaf is seen; all of them by default.
+        corruption: probability with which a symbol was replaced by another, as by `corrupt`.
+
+    Raises:
+        ValueError: wrong shapes, or visible leaves that the grammar cannot have generated.
+    """
+    given, seen = _visible(grammar, leaves, visible)
+    parts = [
+        _posterior(grammar, given[rows], seen[rows], corruption) for rows in _parts(grammar, given)
+    ]
+    if not parts:
+        empty = np.empty((0, grammar.num_leaves), dtype=grammar.dtype)
+        parts = [_posterior(grammar, empty, empty >= 0, corruption)]
+    levels = tuple(map(np.concatenate, zip(*(p.levels for p in parts), strict=True)))
+    return Posterior(levels, np.concatenate([p.log_evidence for p in parts]))
+
+
+def _posterior(grammar: Grammar, leaves: Symbols, seen: Mask, corruption: float) -> Posterior:
+    up, log_evidence = _upward(grammar, leaves, seen, corruption)
+    if np.isneginf(log_evidence).any():
+        row = int(np.argmax(np.isneginf(log_evidence)))
+        raise ValueError(
+            f"The grammar cannot generate the visible leaves {leaves[row][seen[row]].tolist()}; "
+            "hide wrong leaves, or give the probability of a wrong one as corruption."
+        )
+    down = np.full_like(up[-1], 1.0 / grammar.num_classes)
+    levels = [_normalised(up[-1] * down)]
+    for l in reversed(grammar.levels):
+        down = _downward(grammar.productions[l - 1], _children(grammar, up[l - 1], l), down)
+        levels.append(_normalised(up[l - 1] * down))
+    return Posterior(tuple(reversed(levels)), log_evidence)
+
+
+def _upward(
+    grammar: Grammar, leaves: Symbols, seen: Mask, corruption: float
+) -> tuple[list[Array], Array]:
+    """Messages up of the levels 0..L, (data, nodes, symbols), and log p(visible leaves)."""
+    if not 0 <= corruption < 1:
+        raise ValueError(f"corruption must be a probability below 1, got {corruption}.")
+    v = grammar.num_symbols
+    values = v + grammar.sparse
+    likelihood = np.zeros((values + 1, values))  # the last row, found by -2, is the hidden leaf
+    likelihood[:v, :v] = np.where(np.eye(v) > 0, 1 - corruption, corruption / max(1, v - 1))
+    likelihood[v:, v:] = 1.0
+    likelihood[-1] = 1.0
+    column = np.where(leaves < 0, v, leaves)
+    up = [likelihood[np.where(seen, column, values)]]
+    log_evidence = np.zeros(len(leaves))
+    for l in grammar.levels:
+        rules = grammar.productions[l - 1]
+        message = _sum_by_owner(rules, _product(_gather(rules, _children(grammar, up[-1], l))))
+        scale = message.max(axis=-1, keepdims=True)
+        with np.errstate(divide="ignore"):
+            log_evidence += np.log(scale).sum(axis=(1, 2))
+        up.append(message / np.where(scale > 0, scale, 1.0))
+    with np.errstate(divide="ignore"):
+        return up, log_evidence + np.log(up[-1][:, 0].mean(axis=-1))
+
+
+def _downward(rules: Productions, children: Array, down: Array) -> Array:
+    """Messages to the children, (data, nodes * S, symbols), of sum 1."""
+    factors = _gather(rules, children)
+    size, values = rules.patches.shape[1], children.shape[-1]
+    weight = rules.probability * down[..., rules.owner]
+    # prod_{j != i} as what is left of i times what is right of it: no division by zero.
+    result = np.empty_like(children)
+    before = np.ones_like(weight)
+    after = [np.ones_like(weight)]
+    for factor in factors[:0:-1]:
+        after.append(after[-1] * factor)
+    for i in range(size):
+        is_symbol = np.eye(values)[rules.patches[:, i]]
+        result[:, :, i] = (weight * before * after[size - 1 - i]) @ is_symbol
+        before = before * factors[i]
+    data, nodes = result.shape[:2]
+    return _normalised(result.reshape(data, nodes * size, values))
+
+
+def _gather(rules: Productions, children: Array) -> list[Array]:
+    """For each place i of a patch, (data, nodes, rules): the message up_i(r_i)."""
+    return [children[:, :, i][..., column] for i, column in enumerate(rules.patches.T)]
+
+
+def _product(factors: list[Array]) -> Array:
+    result = factors[0].copy()
+    for factor in factors[1:]:
+        result *= factor
+    return result
+
+
+def _sum_by_owner(rules: Productions, values: Array) -> Array:
+    first = np.flatnonzero(np.diff(rules.owner, prepend=-1))
+    return np.add.reduceat(values * rules.probability, first, axis=-1)
+
+
+def _children(grammar: Grammar, messages: Array, level: int) -> Array:
+    """(data, nodes of the level, S, symbols of the level below)."""
+    data, nodes, values = messages.shape
+    size = grammar.patch_sizes[level - 1]
+    return messages.reshape(data, nodes // size, size, values)
+
+
+def _normalised(values: Array) -> Array:
+    total = values.sum(axis=-1, keepdims=True)
+    return np.asarray(values / np.where(total > 0, total, 1.0))
+
+
+def _visible(
+    grammar: Grammar, leaves: ArrayLike, visible: ArrayLike | None
+) -> tuple[Symbols, Mask]:
+    array = np.asarray(leaves)
+    seen = np.ones(array.shape[-1:], dtype=bool) if visible is None else np.asarray(visible)
+    if seen.dtype != np.bool_ or seen.shape not in (array.shape, array.shape[-1:]):
+        raise ValueError(
+            f"visible must be booleans of shape {array.shape} or {array.shape[-1:]}, got shape "
+            f"{seen.shape} of {seen.dtype}."
+        )
+    seen = np.broadcast_to(seen, array.shape)
+    return _leaves(grammar, np.where(seen, array, 0)), seen
+
+
+def _parts(grammar: Grammar, leaves: Symbols) -> Iterator[slice]:
+    widest = max(rules.patches.size for rules in grammar.productions)
+    return t.chunks(len(leaves), widest * grammar.num_leaves // grammar.patch_sizes[0], 2**22)
+
+
+def sample_posterior(
+    grammar: Grammar,
+    leaves: ArrayLike,
+    visible: ArrayLike | None = None,
+    *,
+    seed: int,
+    corruption: float = 0.0,
+) -> Trees:
+    """One tree for each datum, drawn from all trees given its visible leaves.
+
+    With leaves hidden below one symbol these are its synonyms; with all hidden, any data.
+
+    Args:
+        grammar: the rules.
+        leaves: as in `posterior`.
+        visible: as in `posterior`.
+        seed: of the draws.
+        corruption: as in `posterior`; the drawn leaves are those before the corruption.
+
+    Raises:
+        ValueError: as `posterior`.
+    """
+    given, seen = _visible(grammar, leaves, visible)
+    rng = stream("sample posterior", seed)
+    drawn = np.empty(given.shape, dtype=grammar.dtype)
+    for rows in _parts(grammar, given):
+        up, log_evidence = _upward(grammar, given[rows], seen[rows], corruption)
+        if np.isneginf(log_evidence).any():
+            raise ValueError("The grammar cannot generate the visible leaves of some data.")
+        symbols = _draw(rng, up[-1])
+        for l in reversed(grammar.levels):
+            rules = grammar.productions[l - 1]
+            weight = rules.probability * _product(_gather(rules, _children(grammar, up[l - 1], l)))
+            rule = _draw(rng, weight * (rules.owner == symbols[..., None]))
+            symbols = rules.patches[rule].reshape(len(rule), rule.shape[1] * rules.patches.shape[1])
+        drawn[rows] = np.where(symbols == grammar.num_symbols, -1, symbols)
+    return parse(grammar, drawn)
+
+
+def _draw(rng: np.random.Generator, weights: Array) -> Index:
+    """An index of the last axis with probability proportional to its weight."""
+    below = np.cumsum(weights, axis=-1)
+    u = rng.random(weights.shape[:-1]) * below[..., -1]
+    return np.asarray((below <= u[..., None]).sum(axis=-1))
+
+
+# -- the best possible classifier ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BayesError:
+    """Probability that the best guess of the class is wrong.
+
+    Attributes:
+        value: the mean over data (and over masks, if they are random) of 1 - max_c p(c | leaves).
+        standard_error: of the mean.
+    """
+
+    value: float
+    standard_error: float
+
+
+def bayes_error(
+    grammar: Grammar, visible: float | ArrayLike, *, num_samples: int = 10_000, seed: int = 0
+) -> BayesError:
+    """The error that no classifier of partly hidden leaves can go below, by Monte Carlo.
+
+    Args:
+        grammar: the rules.
+        visible: probability with which each leaf is seen, independently; or (d,) booleans, which
+            leaves are.
+        num_samples: data drawn.
+        seed: of data and masks.
+
+    Raises:
+        ValueError: not a probability, or a mask of the wrong shape.
+    """
+    leaves = sampling.sample(grammar, num_samples, seed).leaves
+    seen = np.asarray(visible)
+    if seen.ndim == 0:
+        if not 0 <= seen <= 1:
+            raise ValueError(f"visible must be a probability or booleans (d,), got {visible!r}.")
+        seen = stream("masks", seed).random(leaves.shape) < seen
+    errors = 1.0 - posterior(grammar, leaves, seen).classes.max(axis=-1)
+    return BayesError(float(errors.mean()), float(errors.std(ddof=1) / np.sqrt(num_samples)))

@@ -1,0 +1,240 @@
+"""Drawing data: with replacement, without, all of them in order; and changing parts of a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from linlocal.rhm import trees as t
+from linlocal.rhm.grammar import Grammar, Index, Symbols, stream
+from linlocal.rhm.trees import Trees
+
+EXACT_ORDER = 2**22
+"""Up to so many data, drawing without replacement puts all of them in a random order."""
+
+_FIRST_ROUND, _LAST_ROUND = 2**12, 2**20
+
+
+def sample(grammar: Grammar, num: int, *seed: int) -> Trees:
+    """Independent draws, with replacement.
+
+    Args:
+        grammar: the rules.
+        num: how many.
+        seed: of the draws, one number or several; independent of the seed of the rules.
+    """
+    if num < 0:
+        raise ValueError(f"num must not be negative, got {num}.")
+    return _sample(grammar, num, stream("sample", *seed))
+
+
+def _sample(grammar: Grammar, num: int, rng: np.random.Generator) -> Trees:
+    # In pieces that stay in the cache; what is drawn between two levels never exceeds a piece.
+    trees = t.empty(grammar, num)
+    for rows in t.chunks(num, grammar.num_nodes(0)):
+        size = rows.stop - rows.start
+        labels = rng.integers(grammar.num_classes, size=size)
+        choices = [_choices(grammar, l, size, rng) for l in grammar.levels]
+        placements = _placements(grammar, size, rng)
+        t.derive(grammar, labels, choices, placements, out=trees[rows])
+    return trees
+
+
+def _choices(
+    grammar: Grammar, level: int, num: int, rng: np.random.Generator
+) -> NDArray[np.integer]:
+    shape, m = (num, grammar.num_nodes(level)), grammar.num_synonyms
+    if m == 1 or grammar.rule_exponents[level - 1] == 0:
+        return rng.integers(m, size=shape, dtype=np.min_scalar_type(m))
+    below = np.cumsum(grammar.rule_probabilities[level - 1])[:-1]
+    return np.searchsorted(below, rng.random(shape), side="right")
+
+
+def _placements(grammar: Grammar, num: int, rng: np.random.Generator) -> list[NDArray[np.integer]]:
+    if not grammar.sparse:
+        return []
+    return [
+        rng.integers(len(grammar.placements[l - 1]), size=(num, grammar.num_nodes(l)))
+        for l in grammar.levels
+    ]
+
+
+def enumerate_data(grammar: Grammar, batch_size: int = 1024, start: int = 0) -> Iterator[Trees]:
+    """All data in the order of their index, made when asked for.
+
+    Args:
+        grammar: the rules.
+        batch_size: data at a time.
+        start: index of the first.
+    """
+    for first in range(start, grammar.num_data, batch_size):
+        yield t.data_at(grammar, range(first, min(first + batch_size, grammar.num_data)))
+
+
+# -- without replacement ---------------------------------------------------------------------------
+
+
+def split(grammar: Grammar, train: int, test: int, seed: int) -> tuple[Trees, Trees]:
+    """A training and a test set: all data different, in both sets together.
+
+    Data are drawn one after the other, each from those that are left, with probability proportional
+    to their own (uniform, unless the rules are not); the first ``test`` are the test set. One seed
+    thus gives the same test set for every size of the training set, and training sets that contain
+    each other: always if P_max <= 2^22 or the rules are not uniform, else while train + test <=
+    P_max / 2.
+
+    With rules that are not uniform the sets hold more rare data than independent draws would.
+
+    Args:
+        grammar: the rules.
+        train: size of the training set.
+        test: size of the test set.
+        seed: of the split, independent of all others.
+
+    Raises:
+        ValueError: negative sizes, more data than there are, or so many of a grammar with unequal
+            rules that the rest is too rare to be met.
+    """
+    if train < 0 or test < 0:
+        raise ValueError(f"train and test must not be negative, got {train} and {test}.")
+    if train + test > grammar.num_data:
+        raise ValueError(
+            f"train + test <= P_max is broken: {train + test} > {grammar.num_data}. Ask for less, "
+            "or use more synonyms, classes or levels."
+        )
+    trees = draw_distinct(grammar, train + test, seed)
+    return trees[test:], trees[:test]
+
+
+def draw_distinct(grammar: Grammar, num: int, *seed: int) -> Trees:
+    """The first ``num`` data of a random order without repetition, see `split`."""
+    rng = stream("split", *seed)
+    if grammar.num_data <= EXACT_ORDER or (grammar.uniform and 2 * num > grammar.num_data):
+        return t.data_at(grammar, _random_order(grammar, num, rng))
+    # Drawing with replacement and dropping what was met before is drawing without replacement.
+    # The rounds do not depend on num, so that more data begin with the same ones.
+    trees = t.empty(grammar, num)
+    seen = np.empty(0, dtype=np.uint64)
+    size = _FIRST_ROUND
+    while (start := len(seen)) < num:
+        drawn = _sample(grammar, size, rng)
+        keys, first = np.unique(t.keys_of(grammar, drawn), return_index=True)
+        new = ~np.isin(keys, seen, assume_unique=True)
+        if new.sum() < 1e-3 * size:
+            raise ValueError(
+                f"Drew {start} different data; of the last {size} draws only {int(new.sum())} were "
+                f"new, so that {num} would take very long. Rules this unequal leave few data that "
+                "are likely: ask for less, or lower rule_exponent."
+            )
+        trees[start:].write(drawn[np.sort(first[new])])
+        seen = np.concatenate([seen, keys[new]])
+        size = min(2 * size, _LAST_ROUND)
+    return trees
+
+
+def _random_order(grammar: Grammar, num: int, rng: np.random.Generator) -> Index:
+    if grammar.uniform:
+        return rng.permutation(grammar.num_data)[:num]
+    # The largest of log p + Gumbel noise is a draw from p, the next one a draw from the rest.
+    score = np.concatenate(
+        [t.log_probability(grammar, part) for part in enumerate_data(grammar, 2**14)]
+    )
+    score += rng.gumbel(size=len(score))
+    return np.argsort(-score)[:num]
+
+
+# -- changes ---------------------------------------------------------------------------------------
+
+
+def exchange(grammar: Grammar, trees: Trees, level: int, node: int | None, seed: int) -> Trees:
+    """Write symbols of a level as another of their own tuples; every other choice stays.
+
+    The symbols above do not change; those below do, as the children are others. This is the
+    operator P_l of the synonymic sensitivity (arXiv 2307.02129).
+
+    Args:
+        grammar: the rules.
+        trees: the data.
+        level: 1..L of the symbols whose tuples are exchanged.
+        node: which symbol of the level, or None for all of them.
+        seed: of the new tuples, drawn from the other synonyms by their probabilities.
+
+    Raises:
+        ValueError: no such level or node, or m = 1: there is no other tuple.
+    """
+    if grammar.num_synonyms == 1:
+        raise ValueError("With num_synonyms=1 no tuple has a synonym to be exchanged with.")
+    columns = _columns(grammar, level, level, node)
+    choices = t.choices_of(grammar, trees)
+    old = choices[level - 1][:, columns]
+    weight = np.tile(grammar.rule_probabilities[level - 1], (grammar.num_synonyms, 1))
+    np.fill_diagonal(weight, 0.0)
+    below = np.cumsum(weight / weight.sum(axis=1, keepdims=True), axis=1)
+    u = stream("exchange", seed).random(old.shape)
+    new = np.empty_like(old)
+    for rule in range(grammar.num_synonyms):
+        here = old == rule
+        new[here] = np.searchsorted(below[rule], u[here], side="right")
+    choices[level - 1][:, columns] = new
+    return t.derive(grammar, trees.labels, choices, trees.placements)
+
+
+def resample(grammar: Grammar, trees: Trees, level: int, node: int | None, seed: int) -> Trees:
+    """Draw anew everything below symbols of a level; they and all that is above or beside stays.
+
+    Args:
+        grammar: the rules.
+        trees: the data.
+        level: 1..L of the symbols that are written anew.
+        node: which symbol of the level, or None for all of them.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no such level or node.
+    """
+    rng = stream("resample", seed)
+    choices = t.choices_of(grammar, trees)
+    placements = [level_.copy() for level_ in trees.placements]
+    for l in range(1, grammar.check_level(level) + 1):
+        columns = _columns(grammar, l, level, node)
+        choices[l - 1][:, columns] = _choices(grammar, l, len(trees), rng)[:, columns]
+    for l, drawn in enumerate(_placements(grammar, len(trees), rng)[:level], start=1):
+        columns = _columns(grammar, l, level, node)
+        placements[l - 1][:, columns] = drawn[:, columns]
+    return t.derive(grammar, trees.labels, choices, placements)
+
+
+def _columns(grammar: Grammar, level: int, top: int, node: int | None) -> slice:
+    """The symbols of ``level`` that are below symbol ``node`` of level ``top``, or it itself."""
+    count = grammar.num_nodes(grammar.check_level(top))
+    if node is None:
+        return slice(None)
+    if not 0 <= node < count:
+        raise ValueError(f"Level {top} has symbols 0..{count - 1}, got node {node}.")
+    share = grammar.num_nodes(level) // count
+    return slice(node * share, (node + 1) * share)
+
+
+def corrupt(grammar: Grammar, leaves: ArrayLike, fraction: float, seed: int) -> Symbols:
+    """Replace each leaf with a given probability by another symbol; blanks stay.
+
+    Args:
+        grammar: the rules.
+        leaves: (data, d).
+        fraction: probability of a replacement.
+        seed: of the replacements.
+
+    Raises:
+        ValueError: not a probability, or no other symbol.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must be in 0..1, got {fraction}.")
+    if grammar.num_symbols == 1:
+        raise ValueError("With num_symbols=1 a leaf cannot be another symbol.")
+    old = np.asarray(leaves)
+    rng = stream("corrupt", seed)
+    hit = (rng.random(old.shape) < fraction) & (old >= 0)
+    shift = rng.integers(1, grammar.num_symbols, size=old.shape)
+    return np.where(hit, (old + shift) % grammar.num_symbols, old).astype(grammar.dtype)

@@ -1,0 +1,282 @@
+"""Data of a grammar with all their latents, and the numbers that name them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from linlocal.rhm.grammar import BLANK, Array, Grammar, Index, Symbols, stream
+
+Keys = NDArray[np.uint64]
+Choices = Sequence[NDArray[np.integer[Any]]]
+
+INDEX_LIMIT = 2**63
+"""Number of data from which an index no longer fits in 64 bits and is a Python int."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trees:
+    """Data of a grammar, each with its whole tree.
+
+    Attributes:
+        leaves: (data, d) symbols of level 0, `BLANK` where a sparse grammar has none.
+        symbols: for the levels 0..L, (data, symbols of the level): first the leaves without blanks,
+            last the class. Node j of level l owns nodes s_l j .. s_l j + s_l - 1 of level l - 1.
+        placements: for the levels 1..L of a sparse grammar, (data, symbols of the level): the
+            number of the placement of each tuple; empty otherwise.
+    """
+
+    leaves: Symbols
+    symbols: tuple[Symbols, ...]
+    placements: tuple[Symbols, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.leaves)
+
+    def __getitem__(self, rows: slice | NDArray[Any] | Sequence[int]) -> Trees:
+        symbols = tuple(level[rows] for level in self.symbols)
+        return Trees(
+            self.leaves[rows] if self.placements else symbols[0],
+            symbols,
+            tuple(level[rows] for level in self.placements),
+        )
+
+    @property
+    def labels(self) -> Index:
+        """(data,) the classes."""
+        return self.symbols[-1][:, 0].astype(np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays together."""
+        return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def arrays(self) -> tuple[Symbols, ...]:
+        """Every array once."""
+        return (*self.symbols, *self.placements, *([self.leaves] if self.placements else []))
+
+    def write(self, other: Trees) -> None:
+        """Copy the first data of another over the first of this, as many as both have."""
+        for mine, theirs in zip(self.arrays, other.arrays, strict=True):
+            mine[: len(theirs)] = theirs[: len(mine)]
+
+    @staticmethod
+    def concatenate(parts: Sequence[Trees]) -> Trees:
+        """The data of all parts, in order; at least one part."""
+        symbols = tuple(map(np.concatenate, zip(*(p.symbols for p in parts), strict=True)))
+        placements = tuple(map(np.concatenate, zip(*(p.placements for p in parts), strict=True)))
+        leaves = np.concatenate([p.leaves for p in parts]) if placements else symbols[0]
+        return Trees(leaves, symbols, placements)
+
+
+def empty(grammar: Grammar, num: int) -> Trees:
+    """Room for ``num`` data."""
+    top = grammar.num_levels
+    symbols = tuple(
+        np.empty((num, grammar.num_nodes(l)), dtype=grammar.dtype) for l in range(top + 1)
+    )
+    if not grammar.sparse:
+        return Trees(symbols[0], symbols)
+    placements = tuple(
+        np.empty(
+            (num, grammar.num_nodes(l)),
+            dtype=np.min_scalar_type(-len(grammar.placements[l - 1])),
+        )
+        for l in grammar.levels
+    )
+    leaves = np.empty((num, grammar.num_leaves), dtype=grammar.dtype)
+    return Trees(leaves, symbols, placements)
+
+
+def derive(
+    grammar: Grammar,
+    labels: ArrayLike,
+    choices: Choices,
+    placements: Choices = (),
+    out: Trees | None = None,
+) -> Trees:
+    """Write classes as leaves: the datum that follows from every choice.
+
+    Args:
+        grammar: the rules.
+        labels: (data,) classes.
+        choices: for the levels 1..L, (data, symbols of the level) number of the rule, 0..m-1.
+        placements: for a sparse grammar the same of the placements.
+        out: room to write to; new by default.
+    """
+    label = np.asarray(labels)
+    trees = empty(grammar, len(label)) if out is None else out
+    trees.symbols[-1][:, 0] = label
+    for l in reversed(grammar.levels):
+        above, below = trees.symbols[l], trees.symbols[l - 1]
+        rules = grammar.rules[l - 1]
+        row = above.astype(np.int64)
+        row *= grammar.num_synonyms
+        row += choices[l - 1]
+        # mode="clip" spares numpy a copy of the output; every row is in range.
+        np.take(
+            rules.reshape(-1, rules.shape[-1]),
+            row,
+            axis=0,
+            out=below.reshape(*above.shape, rules.shape[-1]),
+            mode="clip",
+        )
+    if grammar.sparse:
+        for chosen, room in zip(placements, trees.placements, strict=True):
+            room[...] = chosen
+        trees.leaves[...] = BLANK
+        np.put_along_axis(
+            trees.leaves, leaf_places(grammar, trees.placements), trees.symbols[0], axis=1
+        )
+    return trees
+
+
+def leaf_places(grammar: Grammar, placements: Choices) -> Index:
+    """(data, leaves without blanks) where each leaf of a sparse grammar is, ascending."""
+    place = np.zeros((len(placements[-1]), 1), dtype=np.int64)
+    for l in reversed(grammar.levels):
+        offset = grammar.placements[l - 1][placements[l - 1]]
+        inside = place[..., None] * grammar.patch_sizes[l - 1] + offset
+        place = inside.reshape(len(inside), inside.shape[1] * inside.shape[2])
+    return place
+
+
+def choices_of(grammar: Grammar, trees: Trees) -> list[Index]:
+    """For the levels 1..L: the number of the rule that wrote each symbol, 0..m-1."""
+    result = []
+    for l in grammar.levels:
+        owner = trees.symbols[l]
+        row = grammar.rule_tables[l - 1].find(
+            trees.symbols[l - 1].reshape(*owner.shape, grammar.tuple_sizes[l - 1])
+        )
+        result.append(row - owner.astype(np.int64) * grammar.num_synonyms)
+    return result
+
+
+def log_probability(grammar: Grammar, trees: Trees) -> Array:
+    """(data,) log of the probability of each datum; that of uniform rules is -log P_max."""
+    total = np.full(len(trees), -np.log(grammar.num_classes))
+    for l, choice in zip(grammar.levels, choices_of(grammar, trees), strict=True):
+        each = np.log(grammar.rule_probabilities[l - 1] / len(grammar.placements[l - 1]))
+        total += each[choice].sum(axis=1)
+    return total
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+#
+# A datum is its class and its choices from the top down, left to right in each level: digits of a
+# number in a mixed radix (n, then m K_l for each symbol of level l). The grammar is unambiguous,
+# so that different numbers in 0..P_max-1 are different data.
+
+
+def digits_of(grammar: Grammar, trees: Trees) -> Index:
+    """(data, 1 + symbols of all levels 1..L) class and choices, the most significant first."""
+    digits = choices_of(grammar, trees)
+    for l, placement in enumerate(trees.placements, start=1):
+        digits[l - 1] = digits[l - 1] * len(grammar.placements[l - 1]) + placement
+    return np.concatenate([trees.labels[:, None], *reversed(digits)], axis=1)
+
+
+def radices(grammar: Grammar) -> list[int]:
+    """The radix of each digit, the most significant first."""
+    below = (
+        radix
+        for l in reversed(grammar.levels)
+        for radix in [grammar.radix(l)] * grammar.num_nodes(l)
+    )
+    return [grammar.num_classes, *below]
+
+
+def index_of(grammar: Grammar, trees: Trees) -> NDArray[Any]:
+    """(data,) the number of each datum in 0..P_max-1; int64, or Python ints from 2^63 data on."""
+    sizes = radices(grammar)
+    index = np.zeros(len(trees), dtype=np.int64 if grammar.num_data < INDEX_LIMIT else object)
+    for rows in chunks(len(trees), len(sizes)):
+        for radix, digit in zip(sizes, digits_of(grammar, trees[rows]).T, strict=True):
+            index[rows] = index[rows] * radix + digit.astype(index.dtype)
+    return index
+
+
+def data_at(grammar: Grammar, index: Iterable[int] | NDArray[Any]) -> Trees:
+    """The data with the given numbers.
+
+    Args:
+        grammar: the rules.
+        index: (data,) whole numbers in 0..P_max-1, Python ints where they exceed 64 bits.
+
+    Raises:
+        ValueError: a number outside.
+        TypeError: not whole numbers.
+    """
+    wide = grammar.num_data >= INDEX_LIMIT
+    if not isinstance(index, np.ndarray):
+        index = np.array([operator.index(i) for i in index], dtype=object)
+    if index.dtype.kind not in "iuO" or index.ndim != 1:
+        raise TypeError(
+            f"index must be a vector of whole numbers, got shape {index.shape} of {index.dtype}."
+        )
+    if len(index) and not 0 <= index.min() <= index.max() < grammar.num_data:
+        raise ValueError(
+            f"Data are numbered 0..P_max-1 with P_max = {grammar.num_data}, got numbers from "
+            f"{index.min()} to {index.max()}."
+        )
+    sizes = radices(grammar)
+    trees = empty(grammar, len(index))
+    for rows in chunks(len(index), len(sizes)):
+        rest = index[rows].astype(object if wide else np.int64)
+        digits = np.empty((len(rest), len(sizes)), dtype=np.int64)
+        for k in reversed(range(len(sizes))):
+            digits[:, k] = rest % sizes[k]
+            rest = rest // sizes[k]
+        _from_digits(grammar, digits, trees[rows])
+    return trees
+
+
+def _from_digits(grammar: Grammar, digits: Index, out: Trees) -> None:
+    """Write the data with the given digits, as in `digits_of`."""
+    ends = np.cumsum([1, *(grammar.num_nodes(l) for l in reversed(grammar.levels))])
+    columns = [digits[:, a:b] for a, b in pairwise(ends)][::-1]
+    if grammar.sparse:
+        parts = zip(columns, grammar.placements, strict=True)
+        choices, placements = zip(*(divmod(c, len(k)) for c, k in parts), strict=True)
+        derive(grammar, digits[:, 0], choices, placements, out)
+    else:
+        derive(grammar, digits[:, 0], columns, out=out)
+
+
+def keys_of(grammar: Grammar, trees: Trees) -> Keys:
+    """(data,) 64-bit names: equal for equal data, different for different data.
+
+    The index where it fits. Elsewhere a random linear hash of the digits modulo 2^64, under which
+    two given data collide with probability of about 2^-60; who rejects data by their keys then
+    loses one that was new, but never keeps one twice.
+    """
+    weights = _key_weights(grammar)
+    keys = np.empty(len(trees), dtype=np.uint64)
+    for rows in chunks(len(trees), len(weights)):
+        keys[rows] = digits_of(grammar, trees[rows]).astype(np.uint64) @ weights
+    return keys
+
+
+def _key_weights(grammar: Grammar) -> Keys:
+    sizes = radices(grammar)
+    if grammar.num_data >= INDEX_LIMIT:
+        drawn = stream("keys").integers(0, 2**64, size=len(sizes), dtype=np.uint64)
+        return np.asarray(drawn | np.uint64(1), dtype=np.uint64)
+    places = [1]
+    for radix in reversed(sizes[1:]):
+        places.append(places[-1] * radix)
+    return np.array(places[::-1], dtype=np.uint64)
+
+
+def chunks(num: int, width: int, entries: int = 2**17) -> Iterator[slice]:
+    """Slices of 0..num-1 of about ``entries`` numbers each, if a datum takes ``width`` of them."""
+    step = max(1, entries // max(1, width))
+    return (slice(start, min(start + step, num)) for start in range(0, num, step))

@@ -1,0 +1,50 @@
+"""The explorer: what the sliders show is what the theory computes."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.explore import RULES, SCORES, Explorer, Setting, cosines, explore
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("score", SCORES)
+def test_isometric_settings_are_exact_but_for_two_contexts(rule: str, score: str) -> None:
+    error = float(cosines(Setting(rule=rule, score=score))["relative_error"].max())
+    if rule == "both":
+        assert error > 1e-3  # every context counts twice below the top
+    else:
+        assert error < 1e-11
+
+
+def test_a_narrowing_network_is_inexact_until_the_penalty_takes_the_metric() -> None:
+    plain = cosines(Setting(top_width=4))
+    metric = cosines(Setting(top_width=4, metric="downstream"))
+    assert float(plain["cosine"].min()) < 0.5
+    assert float(metric["relative_error"].max()) < 1e-10
+
+
+def test_widths_go_from_the_first_to_the_top() -> None:
+    assert Setting(depth=4, first_width=32, top_width=4).widths == [32, 32, 16, 8, 4]
+    assert len(Setting(depth=7).widths) == 8
+
+
+def test_the_figure_shows_the_setting_and_moves_with_it() -> None:
+    explorer = Explorer()
+    for changes in ({"depth": 3}, {"relu": True}, {"condition_number": 50.0, "relu": False}):
+        explorer.update(**changes)
+        expected = cosines(explorer.setting)
+        (shown, _) = explorer.figure.axes[0].lines
+        np.testing.assert_array_equal(shown.get_ydata(), expected["cosine"].values)
+        np.testing.assert_array_equal(shown.get_xdata(), expected["layer"].values)
+
+
+def test_without_a_notebook_there_is_a_plain_figure() -> None:
+    assert isinstance(explore(), Figure)
+
+
+def test_unknown_fields_and_rules_are_named() -> None:
+    with pytest.raises(TypeError, match="colour"):
+        Explorer().update(colour="red")
+    with pytest.raises(ValueError, match="same layer, direct feedback, both"):
+        cosines(Setting(rule="prayer"))

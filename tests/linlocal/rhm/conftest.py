@@ -1,0 +1,119 @@
+"""The slow, obvious Random Hierarchy Model: every tree, written out by recursion."""
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import numpy as np
+import pytest
+
+from linlocal.rhm import RandomHierarchyModel
+
+CASES = {
+    "binary": {"num_classes": 3, "num_symbols": 4, "num_synonyms": 2, "num_levels": 2},
+    "one level": {"num_classes": 3, "num_symbols": 3, "num_synonyms": 3, "num_levels": 1},
+    "triples": {
+        "num_classes": 2,
+        "num_symbols": 3,
+        "num_synonyms": 3,
+        "num_levels": 2,
+        "tuple_size": 3,
+    },
+    "mixed sizes": {
+        "num_classes": 3,
+        "num_symbols": 4,
+        "num_synonyms": 2,
+        "num_levels": 2,
+        "tuple_size": (2, 3),
+    },
+    "deep": {"num_classes": 2, "num_symbols": 3, "num_synonyms": 2, "num_levels": 3},
+    "all tuples": {"num_classes": 3, "num_symbols": 3, "num_synonyms": 3, "num_levels": 2},
+    "zipf": {
+        "num_classes": 2,
+        "num_symbols": 3,
+        "num_synonyms": 3,
+        "num_levels": 2,
+        "rule_exponent": (1.5, 0.5),
+    },
+    "blocks": {
+        "num_classes": 2,
+        "num_symbols": 3,
+        "num_synonyms": 2,
+        "num_levels": 2,
+        "num_blanks": 1,
+    },
+    "ordered": {
+        "num_classes": 2,
+        "num_symbols": 3,
+        "num_synonyms": 2,
+        "num_levels": 2,
+        "num_blanks": 1,
+        "placement": "ordered",
+        "rule_exponent": 1.0,
+    },
+}
+
+
+@dataclass
+class Written:
+    """All data: for each level (data, places of the level), -1 for a blank; their probabilities."""
+
+    levels: list
+    probability: np.ndarray
+
+    @property
+    def leaves(self):
+        return self.levels[0]
+
+    @property
+    def labels(self):
+        return self.levels[-1][:, 0]
+
+
+def write(grammar, level, symbol):
+    """All ways to write a symbol: (for the levels 0..level, a tuple of symbols), probability."""
+    if symbol == -1:
+        sizes = [prod(grammar.patch_sizes[l:level]) for l in range(level + 1)]
+        yield [(-1,) * size for size in sizes], 1.0
+    elif level == 0:
+        yield [(symbol,)], 1.0
+    else:
+        size = grammar.patch_sizes[level - 1]
+        places = grammar.placements[level - 1]
+        for k, place in product(range(grammar.num_synonyms), places):
+            patch = [-1] * size
+            for child, where in zip(grammar.rules[level - 1][symbol, k], place, strict=True):
+                patch[where] = int(child)
+            here = grammar.rule_probabilities[level - 1][k] / len(places)
+            for below in product(*(list(write(grammar, level - 1, child)) for child in patch)):
+                joined = [sum(parts, ()) for parts in zip(*(b[0] for b in below), strict=True)]
+                yield [*joined, (symbol,)], here * prod(b[1] for b in below)
+
+
+@pytest.fixture(scope="session")
+def written():
+    """``written(grammar)``: all data of a small grammar, by recursion."""
+
+    def make(grammar):
+        trees, probability = [], []
+        for label in range(grammar.num_classes):
+            for levels, p in write(grammar, grammar.num_levels, label):
+                trees.append(levels)
+                probability.append(p / grammar.num_classes)
+        return Written([np.array(l) for l in zip(*trees, strict=True)], np.array(probability))
+
+    return make
+
+
+@pytest.fixture(params=CASES)
+def rhm(request):
+    """A small model of each kind."""
+    return RandomHierarchyModel(**CASES[request.param], seed=3)
+
+
+@pytest.fixture
+def standard():
+    """The model that others time their generators with."""
+    return RandomHierarchyModel(
+        num_classes=16, num_symbols=16, num_synonyms=8, tuple_size=2, num_levels=4, seed=0
+    )
