@@ -231,7 +231,7 @@ def page(data: xr.Dataset) -> str:
         "196 -> 128 x 6, images that ship with scikit-learn, batches of 32 images of 2x2 patches",
         "(128 pairs in each of two view directions), softplus f, margin 1, penalty 0.01.",
         "Published procedure: float32 torch L-BFGS, lr 0.2, max_iter 1000, strong Wolfe, 3 rounds",
-        "per layer, then autograd. Ours: dual Newton in float64, median of 5 runs. One process, one",
+        "per layer, then autograd. Ours: dual Newton in float64, median of 5. One process, one",
         "thread each.",
         "",
         "| images | network | ours, s per batch | published procedure, s per batch | ratio |"

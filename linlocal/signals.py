@@ -31,13 +31,13 @@ class Scored:
         coefficients: sum_p beta_p e_a e_r^T with beta = -d phi/d u, (anchors, references).
         projected: what each reference sends to an anchor, B_l c in the coordinates of the layer,
             (references, width_l).
-        context_kernel: C C^T / lam of an optimal projection, (references, references).
+        contexts: C, (references, context width).
         projection: the optimal projection, None if B_l is fixed.
     """
 
     coefficients: Array
     projected: Array
-    context_kernel: Array
+    contexts: Array
     projection: Projection | None
 
     @property
@@ -192,8 +192,7 @@ class Signals:
                 coefficients = direction.coefficient_matrix(-by_score)
         if readout is not None:
             projected = projected @ readout
-        kernel = c @ c.T / strength
-        return Scored(coefficients, projected, kernel, solved)
+        return Scored(coefficients, projected, c, solved)
 
     def _fixed_matrix(self, layer: int, number: int, width: int, context_width: int) -> Array:
         if self.rule.projection == "identity":
@@ -319,8 +318,8 @@ class Signals:
                 continue
             left = read[d.anchor_rows] if readout is None else read[d.anchor_rows] @ readout
             sent = push.T @ left
-            dual.append(push @ (here.context_kernel @ sent))
-            context.append(push @ (top.context_kernel @ sent))
+            dual.append(push @ (here.contexts @ (here.contexts.T @ sent)))
+            context.append(push @ (top.contexts @ (top.contexts.T @ sent)))
         return self._spread(layer, dual), self._spread(layer, context)
 
 
