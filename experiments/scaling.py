@@ -16,6 +16,7 @@ from experiments.sweep import Sweep
 from linlocal import DeepLinear, Pairs, rules
 from linlocal.network import Network
 from linlocal.signals import Signals
+from linlocal.threads import one_if_small
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ PUBLISHED = "none (ours)"
 def both_updates(network: Network, pairs: Pairs, rule: rules.Rule) -> Signals:
     """Every local and every global update, solving for each projection once."""
     signals = Signals(network, pairs, rule)
-    for l in network.layers:
-        network.update(l, signals.activities, signals.local_error(l))
-        network.update(l, signals.activities, signals.global_errors[l - 1])
+    with one_if_small(signals.size):
+        for l in network.layers:
+            network.update(l, signals.activities, signals.local_error(l))
+            network.update(l, signals.activities, signals.global_errors[l - 1])
     return signals
 
 

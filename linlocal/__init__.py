@@ -36,7 +36,16 @@ _HOME = {
     "mismatch": "updates",
     "optimal_projection": "projection",
 }
-_MODULES = ("autodiff", "conditions", "losses", "rules", "scores", "testing")
+_MODULES = (
+    "autodiff",
+    "conditions",
+    "losses",
+    "rhm",
+    "rules",
+    "scores",
+    "symbolic",
+    "testing",
+)
 
 __all__ = [
     "ConvergenceError",
@@ -57,13 +66,15 @@ __all__ = [
     "losses",
     "mismatch",
     "optimal_projection",
+    "rhm",
     "rules",
     "scores",
+    "symbolic",
     "testing",
 ]
 
 if TYPE_CHECKING:
-    from linlocal import autodiff, conditions, losses, rules, scores, testing
+    from linlocal import autodiff, conditions, losses, rhm, rules, scores, symbolic, testing
     from linlocal.conditions import explain
     from linlocal.convolution import Convolution
     from linlocal.network import DeepLinear, DeepReLU

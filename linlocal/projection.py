@@ -16,6 +16,7 @@ from linlocal.losses import PairLoss
 from linlocal.pairs import Direction
 from linlocal.score_problem import TOLERANCE, ConvergenceError, Projection, Rows, ScoreProblem
 from linlocal.scores import Hinge, Linear, SmoothedHinge
+from linlocal.threads import one_if_small
 
 Method = Literal["auto", "dual", "primal"]
 
@@ -73,12 +74,13 @@ def optimal_projection(
 
     problem = ScoreProblem(anchors, contexts, pairs, loss, penalty)
     score = getattr(loss, "score", None)
-    if isinstance(score, Linear):
-        solution = _closed_form(problem)
-    elif isinstance(score, Hinge | SmoothedHinge):
-        solution = hinge.solve(problem, score)
-    else:
-        solution = newton.solve(problem, method)
+    with one_if_small(problem.contrasts.num_margins):
+        if isinstance(score, Linear):
+            solution = _closed_form(problem)
+        elif isinstance(score, Hinge | SmoothedHinge):
+            solution = hinge.solve(problem, score)
+        else:
+            solution = newton.solve(problem, method)
     if not solution.residual <= TOLERANCE:
         raise ConvergenceError(
             f"The optimal projection stopped at a residual of {solution.residual:.1e} after "

@@ -105,6 +105,11 @@ class Signals:
                 f"{list(network.widths[1:])}."
             )
 
+    @property
+    def size(self) -> int:
+        """The largest number of rows of a matrix in these computations."""
+        return max(*self.network.widths, *(len(d.anchor) for d in self.pairs.directions))
+
     # -- read-outs and contexts ----------------------------------------------------------------
 
     def _pooling(self, layer: int) -> Array | None:

@@ -12,6 +12,7 @@ from linlocal.network import Masks, Network
 from linlocal.pairs import Pairs
 from linlocal.rules import Rule
 from linlocal.signals import Signals
+from linlocal.threads import one_if_small
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,9 +37,10 @@ def local_update(network: Network, pairs: Pairs, rule: Rule) -> tuple[Array, ...
         ConvergenceError: an optimal projection was not found.
     """
     signals = Signals(network, pairs, rule)
-    return tuple(
-        network.update(l, signals.activities, signals.local_error(l)) for l in network.layers
-    )
+    with one_if_small(signals.size):
+        return tuple(
+            network.update(l, signals.activities, signals.local_error(l)) for l in network.layers
+        )
 
 
 def global_update(
@@ -59,8 +61,9 @@ def global_update(
         As `local_update`.
     """
     signals = Signals(network, pairs, rule)
-    errors = signals.backpropagated(masks)
-    return tuple(network.update(l, signals.activities, errors[l - 1]) for l in network.layers)
+    with one_if_small(signals.size):
+        errors = signals.backpropagated(masks)
+        return tuple(network.update(l, signals.activities, errors[l - 1]) for l in network.layers)
 
 
 def mismatch(network: Network, pairs: Pairs, rule: Rule, layer: int) -> dict[str, Array]:
@@ -119,9 +122,10 @@ def compare_signals(signals: Signals) -> xr.Dataset:
 
     network, pairs, rule = signals.network, signals.pairs, signals.rule
     columns: dict[str, list[float]] = {}
-    for l in network.layers:
-        for name, value in _compare_layer(signals, l).items():
-            columns.setdefault(name, []).append(value)
+    with one_if_small(signals.size):
+        for l in network.layers:
+            for name, value in _compare_layer(signals, l).items():
+                columns.setdefault(name, []).append(value)
     return xr.Dataset(
         {name: ("layer", values) for name, values in columns.items()},
         coords={"layer": list(network.layers)},

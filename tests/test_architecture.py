@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "paper_figures": ("linlocal", "analysis.results", "paper_figures"),
 }
 # Of others, what theory may import everywhere, and what in one room only.
-THEORY_USES = ("numpy", "scipy", "xarray")
+THEORY_USES = ("numpy", "scipy", "threadpoolctl", "xarray")
 ROOM_OF = {
     "torch": "linlocal.autodiff",
     "sympy": "linlocal.symbolic",

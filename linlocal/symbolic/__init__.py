@@ -1,0 +1,36 @@
+"""Exact proofs of the theory: theorems as objects, derivations, conditions, counterexamples.
+
+>>> import linlocal as ll
+>>> proof = ll.symbolic.prove("isometry", widths=(2, 2, 3))  # exact, for all parameter values
+>>> proof.holds, proof.residual
+(True, Matrix([[0, 0], [0, 0]]))
+>>> print(ll.symbolic.prove("isometry").derivation)  # all sizes, step by step
+>>> print(ll.symbolic.derive(ll.rules.CLAPP_DFB("linear")))  # (G - I) X = 0
+>>> print(ll.symbolic.counterexample("isometry", without="same_penalty"))
+
+Imports point from right to left: words, matrices <- formulas <- theorems <- statements <- proofs,
+conditions, counterexamples <- document. Only here is sympy imported.
+"""
+
+from linlocal.symbolic.conditions import Condition, Implication, derive
+from linlocal.symbolic.counterexamples import Witness, counterexample, literature_counterexample
+from linlocal.symbolic.formulas import NotApplicable
+from linlocal.symbolic.proofs import Proof, prove
+from linlocal.symbolic.statements import THEOREMS, theorem
+from linlocal.symbolic.theorems import Hypothesis, Theorem
+
+__all__ = [
+    "THEOREMS",
+    "Condition",
+    "Hypothesis",
+    "Implication",
+    "NotApplicable",
+    "Proof",
+    "Theorem",
+    "Witness",
+    "counterexample",
+    "derive",
+    "literature_counterexample",
+    "prove",
+    "theorem",
+]

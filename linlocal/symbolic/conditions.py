@@ -1,0 +1,275 @@
+"""`derive`: the exact condition under which a rule's local update equals the global one.
+
+The difference of the updates (and of what the slopes depend on) is rewritten until only the layer's
+own activities and the downstream metric G = V^T V are left, abbreviated and factored, so that the
+condition can be read off. At a size it is a system of polynomials in the entries of G, and Groebner
+bases decide what it says of G and whether a condition on V implies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import cast
+
+import sympy as sp
+
+from linlocal.rules import Penalty, Rule
+from linlocal.symbolic import formulas
+from linlocal.symbolic.formulas import (
+    FOLD_TOP,
+    FOLDS_SAME,
+    LAM,
+    LAM_LAYER,
+    METRIC,
+    A,
+    NotApplicable,
+)
+from linlocal.symbolic.words import (
+    Derivation,
+    Equation,
+    Expression,
+    Letter,
+    Rewrite,
+    Substitution,
+    evaluate,
+)
+from linlocal.symbolic.words import reduce as rewrite
+
+Equations = Callable[[sp.Matrix], sp.Matrix]
+
+CONDITIONS: dict[str, Equations] = {
+    "isometry": lambda v: v.T * v - sp.eye(v.cols),
+    "orthonormal rows": lambda v: v * v.T - sp.eye(v.rows),
+    "conformal": lambda v: v.T * v - A * sp.eye(v.cols),
+}
+"""Conditions on V by name, as matrices that must vanish."""
+
+
+@dataclass(frozen=True)
+class Implication:
+    """Whether a condition on V makes the updates equal for all data, at one size.
+
+    Attributes:
+        holds: every residual polynomial lies in the ideal of the condition.
+        basis: a Groebner basis of that ideal.
+        remainders: what is left of the residual modulo the ideal; empty if it holds.
+    """
+
+    holds: bool
+    basis: tuple[sp.Expr, ...]
+    remainders: tuple[sp.Expr, ...]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What local = global comes down to for one rule; print it.
+
+    Attributes:
+        rule: its name.
+        update: global - local update, with equal slopes, in terms of G; zero if always equal.
+        slopes: difference of what the slopes are a function of, in terms of G; None if they are
+            constant. Where it does not vanish, the slopes may differ and the update's condition
+            is not the whole one.
+        derivations: the rewritings of the two.
+        abbreviations: name and meaning of the letters that stand for products.
+    """
+
+    rule: str
+    update: Expression
+    slopes: Expression | None
+    derivations: tuple[Derivation, ...]
+    abbreviations: tuple[tuple[str, str], ...]
+
+    @property
+    def always(self) -> bool:
+        """Whether local and global update are equal whatever V is."""
+        return self.update.is_zero and (self.slopes is None or self.slopes.is_zero)
+
+    @property
+    def scalars(self) -> set[sp.Symbol]:
+        """The symbols in its coefficients: the penalties."""
+        parts = [self.update, *([self.slopes] if self.slopes is not None else [])]
+        return {s for e in parts for _, c in e.terms for s in c.free_symbols}
+
+    @property
+    def equation(self) -> str:
+        """The condition on the updates, as an equation: "G M G N = M N"."""
+        return self.update.equation
+
+    @property
+    def factored(self) -> str:
+        """The same with common factors taken out: "(G - I) X = 0"."""
+        return f"{self.update.content[1].factored} = 0"
+
+    def residuals(self, width: int, below: int = 1, num_pairs: int = 2) -> list[sp.Matrix]:
+        """The residual at a size, polynomials in the entries g_ij of G and of everything else.
+
+        Args:
+            width: of the layer.
+            below: width of the layer below.
+            num_pairs: pairs.
+
+        Raises:
+            NotApplicable: the residual has letters (pooling) without a size of their own.
+        """
+        sizes = {"P": num_pairs, "l": width, "l-1": below}
+        return [
+            evaluate(e, _free(e, sizes), {LAM: LAM, LAM_LAYER: LAM_LAYER})
+            for e in (self.update, self.slopes)
+            if e is not None and not e.is_zero
+        ]
+
+    def polynomials(self, width: int, below: int = 1, num_pairs: int = 2) -> list[sp.Expr]:
+        """Polynomials in the g_ij alone whose vanishing means equality for all data of a size."""
+        metric = sorted(metric_symbols(width).free_symbols, key=str)
+        return _coefficients(self.residuals(width, below, num_pairs), metric)
+
+    def on_metric(self, width: int) -> tuple[sp.Expr, ...]:
+        """A Groebner basis of `polynomials`, factored: what equality for all data says of G."""
+        metric = sorted(metric_symbols(width).free_symbols, key=str)
+        system = self.polynomials(width)
+        if not system:
+            return ()
+        return tuple(sp.factor(e) for e in sp.groebner(system, *metric, order="lex").exprs)
+
+    def implied_by(
+        self, condition: str | Equations, width: int, top: int, below: int = 1
+    ) -> Implication:
+        """Decide by Groebner reduction whether a condition on V implies equality for all data.
+
+        Args:
+            condition: a key of `CONDITIONS`, or a function of V (top x width) that returns a
+                matrix of polynomials that must vanish.
+            width: of the layer.
+            top: of the top layer.
+            below: of the layer below.
+
+        Returns:
+            An `Implication`. If it does not hold, the residual is outside the ideal; a rational
+            point that shows it is a matter of `counterexample`.
+
+        Raises:
+            ValueError: the condition is unknown.
+        """
+        if isinstance(condition, str) and condition not in CONDITIONS:
+            raise ValueError(f"Unknown condition {condition!r}; known are {', '.join(CONDITIONS)}.")
+        equations = CONDITIONS[condition] if isinstance(condition, str) else condition
+        v = sp.Matrix(top, width, lambda i, j: sp.Symbol(f"v_{i}{j}"))
+        wanted = [e for e in equations(v) if e != 0]
+        unknowns = [*v, *sorted({s for e in wanted for s in e.free_symbols} - set(v), key=str)]
+        # Penalties are parameters, not unknowns.
+        field = sp.QQ.frac_field(LAM, LAM_LAYER) if LAM_LAYER in self.scalars else sp.QQ
+        basis = sp.groebner(wanted, *unknowns, order="grevlex", domain=field)
+        metric, gram = metric_symbols(width), v.T * v
+        values = {metric[i, j]: gram[i, j] for i in range(width) for j in range(i, width)}
+        rests = []
+        for polynomial in self.polynomials(width, below):
+            rest = basis.reduce(sp.expand(polynomial.subs(values, simultaneous=True)))[1]
+            if rest != 0:
+                rests.append(rest)
+        return Implication(not rests, tuple(basis.exprs), tuple(dict.fromkeys(rests)))
+
+    def __str__(self) -> str:
+        if self.always:
+            return f"{self.rule}: local = global for every V"
+        lines = [f"{self.rule}: local = global"]
+        if self.slopes is not None and not self.slopes.is_zero:
+            lines.append(f"    if {self.slopes.equation}   (then the slopes agree) and")
+        lines.append(f"    {'if and only if' if self.slopes is None else 'if'} {self.factored}")
+        lines += [f"    where {name} = {meaning}" for name, meaning in self.abbreviations]
+        return "\n".join(lines)
+
+
+def derive(rule: Rule) -> Condition:
+    """The condition under which a layer's local update equals the global one.
+
+    Reads the context, the projection, the kind of loss, the penalty and whether the score is linear
+    from the rule, so it works for one that you wrote. A layer's penalty strength is lam_l where the
+    rule gives each layer its own, and lam otherwise.
+
+    Args:
+        rule: any rule whose projection is not random.
+
+    Returns:
+        A `Condition`. It is necessary and sufficient if the slopes are constant (linear f), else
+        sufficient.
+
+    Raises:
+        NotApplicable: a random projection, or a loss that is no function of inner products.
+    """
+    f = formulas.of_rule(rule)
+    one_strength = not isinstance(cast(Penalty, rule.penalty).strength, tuple)
+    scalars: list[Substitution] = (
+        [Substitution("one penalty", LAM_LAYER, LAM)] if one_strength else []
+    )
+    folds = _folds(rule, f.local)
+    given: tuple[Equation, ...] = (*folds, *formulas.DEFINITIONS, METRIC, *scalars)
+    slopes = None
+    derivations = []
+    if not f.constant_slopes:
+        derivations.append(
+            rewrite(f.target_scores - f.local_scores, (*formulas.DEFINITIONS, METRIC, *scalars))
+        )
+        slopes = derivations[0].result
+    derivations.append(rewrite(f.target - f.local, (f.same_slopes, *given)))
+    update = derivations[-1].result
+    meanings = tuple(
+        (str(r.right), str(r.left))
+        for r in folds
+        if r.right.letters.keys() <= update.letters.keys()
+    )
+    return Condition(rule.name, update, slopes, tuple(derivations), meanings)
+
+
+def _folds(rule: Rule, local: Expression) -> tuple[Rewrite, ...]:
+    """Abbreviations of the local update: M N, or X for all of it."""
+    if rule.kind != "pair" or rule.projection == "matched" or "P_l" in local.letters:
+        return ()
+    if rule.projection == "identity":
+        return (Rewrite("definition of X", local, FOLD_TOP.right),)
+    return (FOLD_TOP,) if rule.context == "top" else FOLDS_SAME
+
+
+def metric_symbols(width: int) -> sp.Matrix:
+    """G of free symbols g_ij, symmetric."""
+    return sp.Matrix(width, width, lambda i, j: sp.Symbol(f"g_{min(i, j)}{max(i, j)}"))
+
+
+def _free(expression: Expression, sizes: dict[str, int]) -> dict[str, sp.Matrix]:
+    made = {}
+    for name, entry in expression.letters.items():
+        if entry.rows not in sizes or entry.columns not in sizes:
+            raise NotApplicable(
+                f"The residual contains {name}, {entry.rows} x {entry.columns}, which is no "
+                "function of G and the layer's own activities; read it as words."
+            )
+        made[name] = metric_symbols(sizes["l"]) if name == "G" else _matrix(entry, sizes)
+    return made
+
+
+def _matrix(entry: Letter, sizes: dict[str, int]) -> sp.Matrix:
+    rows, columns = sizes[entry.rows], sizes[entry.columns]
+    if entry.name.startswith("D_"):
+        return sp.diag(*(sp.Symbol(f"{entry.name}_{i}") for i in range(rows)))
+    return sp.Matrix(
+        rows,
+        columns,
+        lambda i, j: sp.Symbol(
+            f"{entry.name}_{min(i, j)}{max(i, j)}" if entry.symmetric else f"{entry.name}_{i}{j}"
+        ),
+    )
+
+
+def _coefficients(residuals: Sequence[sp.Matrix], keep: Sequence[sp.Symbol]) -> list[sp.Expr]:
+    """Coefficients of all monomials in the symbols not in ``keep``; penalties are parameters."""
+    found: dict[sp.Expr, None] = {}
+    for matrix in residuals:
+        for i, j in product(range(matrix.rows), range(matrix.cols)):
+            entry = sp.expand(sp.numer(sp.together(matrix[i, j])))
+            others = sorted(entry.free_symbols - {*keep, LAM, LAM_LAYER}, key=str)
+            for c in sp.Poly(entry, *others).coeffs() if others else [entry]:
+                if c != 0:
+                    found[sp.Poly(c, *keep).primitive()[1].as_expr()] = None
+    return list(found)

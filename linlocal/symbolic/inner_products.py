@@ -1,0 +1,61 @@
+"""Losses of two views as functions of the inner products between samples only.
+
+What is a function F of K = [Z; Z'] [Z; Z']^T alone does not change under an isometric map of the
+activities (statement 5 of the theory), and its gradient by Z is 2 (dF/dK) Z, dF/dK symmetric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sympy as sp
+
+from linlocal import losses
+
+
+def _gram_logdet(k: sp.Matrix, n: int, weight: sp.Expr, epsilon: sp.Expr) -> sp.Expr:
+    return -weight * sp.log((sp.eye(n) + k / (n * epsilon)).det())
+
+
+def _pull(k: sp.Matrix, n: int) -> sp.Expr:
+    """mean ||z - z_view||^2."""
+    return sum(k[i, i] + k[n + i, n + i] - 2 * k[i, n + i] for i in range(n)) / n
+
+
+def _spectral(k: sp.Matrix, n: int, _: losses.SpectralContrastive) -> sp.Expr:
+    off = sum(k[i, n + j] ** 2 for i in range(n) for j in range(n) if i != j)
+    return -2 * sum(k[i, n + i] for i in range(n)) / sp.Integer(n) + off / sp.Integer(n * (n - 1))
+
+
+def _whitening(k: sp.Matrix, n: int, loss: losses.Whitening) -> sp.Expr:
+    """||cov - I||_F^2 = tr(K^2)/n^2 - 2 tr(K)/n + width; the width is left out."""
+    blocks = (k[:n, :n], k[n:, n:])
+    spread = sum((b * b).trace() / n**2 - 2 * b.trace() / n for b in blocks)
+    return _pull(k, n) + sp.nsimplify(loss.weight) * spread
+
+
+def _logdet(k: sp.Matrix, n: int, loss: losses.LogDet) -> sp.Expr:
+    """det(I + Z^T Z) = det(I + Z Z^T) (Sylvester)."""
+    weight, epsilon = sp.nsimplify(loss.weight), sp.nsimplify(loss.epsilon)
+    rates = (_gram_logdet(b, n, weight, epsilon) for b in (k[:n, :n], k[n:, n:]))
+    return _pull(k, n) + sum(rates)
+
+
+def _ntxent(k: sp.Matrix, n: int, loss: losses.NTXent) -> sp.Expr:
+    temperature = sp.nsimplify(loss.temperature)
+    total = sp.S.Zero
+    for i in range(2 * n):
+        logits = {
+            j: k[i, j] / sp.sqrt(k[i, i] * k[j, j]) / temperature for j in range(2 * n) if j != i
+        }
+        total += sp.log(sum(map(sp.exp, logits.values()))) - logits[(i + n) % (2 * n)]
+    return total / (2 * n)
+
+
+FORMS: dict[type, Callable[..., sp.Expr]] = {
+    losses.SpectralContrastive: _spectral,
+    losses.Whitening: _whitening,
+    losses.LogDet: _logdet,
+    losses.NTXent: _ntxent,
+}
+"""Losses of two views as functions F(K, n, loss) of K = [Z; Z'] [Z; Z']^T, up to a constant."""
