@@ -82,7 +82,10 @@ class PublishedProcedure:
         ]
         self.x = torch.tensor(pairs.samples, dtype=torch.float32)
         self.directions = [
-            (torch.tensor(d.anchor), torch.tensor(d.reference), torch.tensor(d.sign).float())
+            tuple(
+                torch.tensor(array)
+                for array in (d.anchor_rows, d.anchor_index, d.reference, d.sign.astype("f"))
+            )
             for d in pairs.directions
         ]
         generator = torch.Generator().manual_seed(seed)
@@ -105,8 +108,9 @@ class PublishedProcedure:
     def loss(self, z: torch.Tensor, projections: list[torch.Tensor]) -> torch.Tensor:
         """Type 2 with softplus, penalty included; the reference is detached."""
         total = torch.zeros(())
-        for b, (anchor, reference, sign) in zip(projections, self.directions, strict=True):
-            scores = ((z[anchor] @ b) * z[reference].detach()).sum(dim=1)
+        for b, (rows, anchor, reference, sign) in zip(projections, self.directions, strict=True):
+            # As in the published code, every anchor is projected once, whatever pairs it is in.
+            scores = ((z[rows] @ b)[anchor] * z[reference].detach()).sum(dim=1)
             values = torch.nn.functional.softplus(self.margin - sign * scores)
             total = total + values[sign > 0].mean() + values[sign < 0].mean()
             total = total + self.penalty / 2 * b.square().sum()

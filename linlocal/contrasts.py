@@ -30,7 +30,7 @@ class Contrasts(ABC):
         """T^T g: derivatives by margins, (margins,), into derivatives by scores, (pairs,)."""
 
     def conjugate(self, kernel: Array) -> Array:
-        """T kernel T^T for a symmetric kernel."""
+        """T kernel T^T for a symmetric kernel, which may be overwritten."""
         return self.apply(np.ascontiguousarray(self.apply(kernel).T))
 
 
@@ -52,7 +52,9 @@ class Signed(Contrasts):
         return self.sign * g
 
     def conjugate(self, kernel: Array) -> Array:
-        return self.sign[:, None] * kernel * self.sign
+        kernel *= self.sign[:, None]
+        kernel *= self.sign
+        return kernel
 
 
 @dataclass(frozen=True, eq=False)
