@@ -44,10 +44,14 @@ class Config:
 
     Attributes:
         batches: of 32 images, for each kind of images and network.
+        goal: relative gradient to which L-BFGS is also driven, on the first batch.
+        patience_s: longest time for one layer there.
         seed: of images, weights and the initial projections of the published procedure.
     """
 
     batches: int = 2
+    goal: float = 1e-6
+    patience_s: float = 8.0
     seed: int = 0
 
 
@@ -124,18 +128,58 @@ class PublishedProcedure:
                 optimizer = torch.optim.LBFGS(
                     projections, lr=0.2, max_iter=1000, line_search_fn="strong_wolfe"
                 )
+                self.minimise(optimizer, fixed, projections)
 
-                def closure(
-                    optimizer: torch.optim.LBFGS = optimizer,
-                    fixed: torch.Tensor = fixed,
-                    projections: list[torch.Tensor] = projections,
-                ) -> torch.Tensor:
-                    optimizer.zero_grad()
-                    value = self.loss(fixed, projections)
-                    value.backward()  # type: ignore[no-untyped-call]  # torch is not typed here
-                    return value
+    def fit_patiently(self, goal: float, seconds_per_layer: float) -> int:
+        """L-BFGS in float64, without its own stopping rules, until ||dLoss/dB|| <= goal ||lam B||.
 
-                optimizer.step(closure)  # type: ignore[no-untyped-call]
+        Args:
+            goal: of the relative gradient.
+            seconds_per_layer: give up a layer after so long.
+
+        Returns:
+            The number of layers that reached the goal.
+        """
+        reached = 0
+        for z, initial in zip(self.forward(detach=True), self.projections, strict=True):
+            fixed = z.detach().double()
+            projections = [b.detach().double().requires_grad_() for b in initial]
+            start = time.perf_counter()
+            while time.perf_counter() - start < seconds_per_layer:
+                optimizer = torch.optim.LBFGS(
+                    projections,
+                    lr=0.2,
+                    max_iter=100,
+                    tolerance_grad=0.0,
+                    tolerance_change=0.0,
+                    line_search_fn="strong_wolfe",
+                )
+                self.minimise(optimizer, fixed, projections)
+                if self.relative_gradient(fixed, projections) <= goal:
+                    reached += 1
+                    break
+        return reached
+
+    def minimise(
+        self, optimizer: torch.optim.LBFGS, z: torch.Tensor, projections: list[torch.Tensor]
+    ) -> None:
+        """One call of the optimizer on the projections of one layer."""
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            value = self.loss(z, projections)
+            value.backward()  # type: ignore[no-untyped-call]  # torch is not typed here
+            return value
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+
+    def relative_gradient(self, z: torch.Tensor, projections: list[torch.Tensor]) -> float:
+        """||dLoss/dB|| / ||lam B||, the worst of both directions."""
+        gradients = torch.autograd.grad(self.loss(z, projections), projections)
+        return max(
+            (g.norm() / (self.penalty * b.norm())).item()
+            for b, g in zip(projections, gradients, strict=True)
+        )
 
     def updates(self) -> tuple[list[Array], list[Array]]:
         """Local and global updates of every layer."""
@@ -149,14 +193,13 @@ class PublishedProcedure:
         return local, [-g.double().numpy() for g in torch.autograd.grad(top, self.weights)]
 
     def residual(self) -> float:
-        """||dLoss/dB|| / ||lam B|| in float64, the worst of all layers."""
-        worst = 0.0
-        for z, projections in zip(self.forward(detach=True), self.projections, strict=True):
-            exact = [b.detach().double().requires_grad_() for b in projections]
-            gradients = torch.autograd.grad(self.loss(z.detach().double(), exact), exact)
-            for b, g in zip(exact, gradients, strict=True):
-                worst = max(worst, (g.norm() / (self.penalty * b.norm())).item())
-        return worst
+        """`relative_gradient` in float64, the worst of all layers."""
+        return max(
+            self.relative_gradient(
+                z.detach().double(), [b.detach().double().requires_grad_() for b in projections]
+            )
+            for z, projections in zip(self.forward(detach=True), self.projections, strict=True)
+        )
 
 
 def measure(config: Config) -> xr.Dataset:
@@ -165,7 +208,9 @@ def measure(config: Config) -> xr.Dataset:
     Returns:
         Over data, network, batch: ``ours_s``, ``published_s``; ``ours_error``, ``published_error``
         (relative error of the local against the global update, the worst layer; meaningful where
-        both are equal); ``ours_residual``, ``published_residual`` (||dLoss/dB|| / ||lam B||).
+        both are equal); ``ours_residual``, ``published_residual`` (||dLoss/dB|| / ||lam B||). On
+        the first batch ``patient_s``, the time of L-BFGS in float64 until that ratio is ``goal``,
+        and ``patient_layers``, in how many layers it got there.
     """
     widths = [PATCH_WIDTH] + [128] * 6
     rule = rules.CLAPP("softplus", margin=1.0, penalty=0.01)
@@ -176,7 +221,7 @@ def measure(config: Config) -> xr.Dataset:
     with threadpool_limits(1):
         both_updates(networks["orthogonal"], batches[DATA[0]][0], rule)  # loads and warms caches
         rows = [
-            _one(networks[name], batches[data][batch], rule, config.seed)
+            _one(networks[name], batches[data][batch], rule, config, patient=batch == 0)
             for data, name, batch in tqdm(cells, desc="batches", disable=None)
         ]
     coordinates = {"data": list(DATA), "network": list(NETWORKS), "batch": range(config.batches)}
@@ -190,7 +235,9 @@ def measure(config: Config) -> xr.Dataset:
     )
 
 
-def _one(network: Network, pairs: Pairs, rule: rules.Rule, seed: int) -> dict[str, float]:
+def _one(
+    network: Network, pairs: Pairs, rule: rules.Rule, config: Config, patient: bool
+) -> dict[str, float]:
     ours_s = statistics.median(seconds(network, pairs, rule, 1) for _ in range(5))
     signals = both_updates(network, pairs, rule)
     local = [network.update(l, signals.activities, signals.local_error(l)) for l in network.layers]
@@ -200,17 +247,26 @@ def _one(network: Network, pairs: Pairs, rule: rules.Rule, seed: int) -> dict[st
     solved = [s.projection for l in network.layers for s in signals.scored(l) if s.projection]
 
     start = time.perf_counter()
-    published = PublishedProcedure(network, pairs, 1.0, 0.01, seed)
+    published = PublishedProcedure(network, pairs, 1.0, 0.01, config.seed)
     published.fit()
     their_local, their_goal = published.updates()
     published_s = time.perf_counter() - start
+    residual = published.residual()
+    patient_s, reached = np.nan, np.nan
+    if patient:
+        again = PublishedProcedure(network, pairs, 1.0, 0.01, config.seed)
+        start = time.perf_counter()
+        reached = again.fit_patiently(config.goal, config.patience_s)
+        patient_s = time.perf_counter() - start
     return {
         "ours_s": ours_s,
         "published_s": published_s,
         "ours_error": _worst(local, goal),
         "published_error": _worst(their_local, their_goal),
         "ours_residual": max(p.relative_gradient for p in solved),
-        "published_residual": published.residual(),
+        "published_residual": residual,
+        "patient_s": patient_s,
+        "patient_layers": reached,
     }
 
 
@@ -240,8 +296,8 @@ def page(data: xr.Dataset) -> str:
         "",
         "| images | network | ours, s per batch | published procedure, s per batch | ratio |"
         " local against global, ours | published |"
-        " gradient over penalty term, ours | published |",
-        "|---|---|---|---|---|---|---|---|---|",
+        " relative gradient, ours | published | L-BFGS in float64 to 1e-6, s | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for kind, name in product(data["data"].values, data["network"].values):
         row = data.sel(data=kind, network=name)
@@ -254,17 +310,23 @@ def page(data: xr.Dataset) -> str:
         residuals = [
             f"{float(row[key].max()):.1e}" for key in ("ours_residual", "published_residual")
         ]
+        first = row.isel(batch=0)
+        patient_s, layers = float(first["patient_s"]), int(first["patient_layers"])
+        sign = "" if layers == 6 else f"> ({layers} of 6 layers) "
+        patient = f"{sign}{patient_s:.0f} | {sign and '> '}{patient_s / ours:.0f}"
         lines.append(
             f"| {kind} | {name} | {ours:.3f} | {theirs:.2f} | {theirs / ours:.0f} | "
-            f"{errors[0]} | {errors[1]} | {residuals[0]} | {residuals[1]} |"
+            f"{errors[0]} | {errors[1]} | {residuals[0]} | {residuals[1]} | {patient} |"
         )
     kinds = [str(kind) for kind in data["data"].values]
     ratios = ", ".join(f"{_ratio(data.sel(data=kind)):.0f} on {kind}" for kind in kinds)
     lines += [
         "",
-        f"Ratio over all networks: {ratios}. Errors are the",
-        f"worst layer of {batches} batches; the last columns are ||dLoss/dB|| / ||lam B||, 0 at",
-        "the optimum.",
+        f"Ratio over all networks: {ratios}.",
+        f"Errors are the worst layer of {batches} batches; the relative gradient is",
+        "||dLoss/dB|| / ||lam B||, 0 at the optimum. The published procedure stops before it is",
+        "there; the last two columns are the time of the same optimizer without its stopping rules",
+        "until it is at 1e-6, or given up after 8 s per layer.",
         "",
         f"Hardware: {hardware['processor']}, {hardware['cores']} cores, {hardware['machine']}. "
         f"Python {packages['python']}, numpy {packages['numpy']}, scipy {packages['scipy']}, "
@@ -288,7 +350,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of images and weights.")] = 0,
 ) -> None:
     """Time our projection and updates against the published procedure; write the page."""
-    config = Config(batches, seed)
+    config = Config(batches=batches, seed=seed)
     provenance = Provenance.collect("benchmark", "cpu", seed, asdict(config))
     data = measure(config)
     PAGE.parent.mkdir(exist_ok=True)
