@@ -38,7 +38,7 @@ class Score(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """f(m) = -m. The optimal projection has a closed form (THEORY 6)."""
+    """f(m) = -m. The optimal projection has a closed form (statement 6 of docs/theory.md)."""
 
     def value(self, m: Array) -> Array:
         return -m

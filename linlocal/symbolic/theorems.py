@@ -49,7 +49,7 @@ class Theorem:
 
     Attributes:
         name: to call it by.
-        number: in THEORY.md.
+        number: of the statement in docs/theory.md.
         title: in a few words.
         statement: in words.
         latex: hypotheses and conclusion in symbols.
