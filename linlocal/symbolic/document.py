@@ -34,6 +34,20 @@ layer. `A * B` in brackets is the elementwise product.
   (orthogonal matrices by the Cayley transform) and are zero for all values of the symbols.
 """
 
+MEASURED = """\
+## Measured, not proved
+
+10. **Nonlinear networks.** With ReLU the downstream map is the Jacobian `V_l(x)` of each sample,
+    and score matching would need `B_l c_l = V_l(x)^T B_L c_L` for all of them at once.
+    `linlocal.global_update(..., masks=)` replaces the masks on the way down by their batch average,
+    or removes them (`tests/linlocal/test_laws.py`, figure `linear_alignment`).
+11. **Training.** Exactness lasts while `G_l = I`. Weights that are put back to the nearest isometry
+    keep it, but then none above the first layer moves: the optimal loss of a layer does not change
+    under rotations, so `Delta W_l = B B^T W_l lam` is a symmetric stretch, which the retraction
+    undoes. Under the metric penalty all layers learn and stay exact (figure
+    `exactness_in_training`).
+"""
+
 CONDITIONS = """\
 ## Conditions, read off
 
@@ -51,6 +65,7 @@ def theory() -> str:
     """The page, in Markdown. The same bytes on every run."""
     parts = [INTRODUCTION]
     parts += ["\n".join(_section(t)) + "\n" for t in sorted(THEOREMS.values(), key=_number)]
+    parts.append(MEASURED)
     parts.append(CONDITIONS + "\n".join(map(_condition, _derived_rules())) + "\n")
     parts.append(_literature())
     return "\n".join(parts)
