@@ -29,11 +29,11 @@ from uuid import uuid4
 import numpy as np
 import xarray as xr
 
+from analysis.sources import ROOT, code_version
+
 SCHEMA = 1
 PRESETS = ("smoke", "cpu", "paper")
 
-_ROOT = Path(__file__).resolve().parent.parent
-_SOURCES = ("linlocal", "analysis", "experiments")
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
 _PACKAGES = ("numpy", "scipy", "torch", "xarray", "linlocal")
 
@@ -100,7 +100,8 @@ class Provenance:
         preset: name of its size.
         seed: of every random number in it.
         config: all its parameters, as JSON.
-        code: content of the source files, see :func:`code_version`.
+        code: content of the source files that it reaches, see `sources.code_version`; "unknown" for
+            a result of nothing in `experiments`.
         commit: git commit, with "-dirty" after local changes, or "unknown".
         packages: versions of Python and of the packages that computed it, as JSON.
         hardware: processor, cores, memory and accelerator, as JSON.
@@ -131,7 +132,7 @@ class Provenance:
             preset=preset,
             seed=seed,
             config=_json(config),
-            code=code_version(),
+            code=_code(f"experiments.{experiment}"),
             commit=_commit(),
             packages=_json({"python": platform.python_version(), **_package_versions()}),
             hardware=_json(_hardware()),
@@ -235,16 +236,11 @@ def read(path: Path) -> xr.Dataset:
     return dataset
 
 
-@cache
-def code_version() -> str:
-    """A hash of the source files that compute results, the same on every machine."""
-    digest = hashlib.sha256()
-    for folder in _SOURCES:
-        for file in sorted((_ROOT / folder).rglob("*.py")):
-            content = file.read_bytes()
-            digest.update(f"{file.relative_to(_ROOT).as_posix()} {len(content)}\n".encode())
-            digest.update(content)
-    return digest.hexdigest()[:16]
+def _code(module: str) -> str:
+    try:
+        return code_version(module)
+    except ModuleNotFoundError:
+        return "unknown"
 
 
 def _checksum(body: bytes) -> bytes:
@@ -282,12 +278,12 @@ def _package_versions() -> dict[str, str]:
 @cache
 def _commit() -> str:
     # An installed copy may lie inside the repository of somebody else.
-    if not (_ROOT / ".git").exists():
+    if not (ROOT / ".git").exists():
         return "unknown"
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(
-            describe, cwd=_ROOT, capture_output=True, text=True, timeout=20, check=True
+            describe, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from experiments import registry
 from experiments.data import DataError
 from experiments.registry import Experiment
 from experiments.sweep import Parts, Sweep
+from experiments.workers import Workers
 
 app = typer.Typer(
     help="Run experiments and store their results as labelled, self-describing netCDF files.",
@@ -72,6 +74,17 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Compute everything again, even if up to date.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Points of a sweep that are computed at the same time.")
+    ] = os.cpu_count() or 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a running dask scheduler, e.g. tcp://host:8786, whose workers compute"
+            " the points; they must see this checkout.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
 ) -> None:
     """Run an experiment, unless its result is up to date.
 
@@ -83,9 +96,11 @@ def run(
         # All imported before any runs: a typo must not cost an hour, nor an edit mix two versions.
         experiments = {each: registry.load(each) for each in names}
         try:
-            for each, experiment in experiments.items():
-                config = registry.configure(experiment, preset, seed, data)
-                run_one(Address(each, preset, seed, out), experiment, config, force)
+            with Workers(workers, scheduler) as pool:
+                several = pool if workers > 1 or scheduler else None
+                for each, experiment in experiments.items():
+                    config = registry.configure(experiment, preset, seed, data)
+                    run_one(Address(each, preset, seed, out), experiment, config, force, several)
         except KeyboardInterrupt:
             command = Address(name, preset, seed, out).command
             option = f" --data {shlex.quote(str(data))}" if data else ""
@@ -93,7 +108,9 @@ def run(
             raise typer.Exit(130) from None
 
 
-def run_one(address: Address, experiment: Experiment, config: Any, force: bool) -> None:
+def run_one(
+    address: Address, experiment: Experiment, config: Any, force: bool, workers: Workers | None
+) -> None:
     """Make one result file, from the parts of an interrupted run where there are some."""
     label = f"{address.experiment} ({address.preset}, seed {address.seed})"
     parameters = registry.describe(config)
@@ -103,7 +120,7 @@ def run_one(address: Address, experiment: Experiment, config: Any, force: bool) 
         return
     parts = Parts(parts_folder(address), provenance, fresh=force)
     start = time.perf_counter()
-    dataset = experiment.run(config, Sweep(parts))
+    dataset = experiment.run(config, Sweep(parts, workers))
     duration_s = time.perf_counter() - start + parts.restored_s
     results.write(dataset, address.path, replace(provenance, duration_s=duration_s))
     parts.clear()

@@ -22,6 +22,8 @@ NAMES: tuple[str, ...] = (
     "feedback_map",
     "exactness_in_training",
     "scaling",
+    "rhm_sample_complexity",
+    "rhm_feedback",
 )
 
 

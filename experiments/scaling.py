@@ -96,7 +96,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     usual = {"pairs": config.batch, "width": config.width, "depth": config.depth}
     result = xr.Dataset()
     for axis, values in axes.items():
-        timed = sweep(measure, [{**usual, axis: value} for value in values], f"by {axis}")
+        timed = sweep(
+            measure, [{**usual, axis: value} for value in values], f"by {axis}", alone=True
+        )
         numbers = [float(point["seconds"]) for point in timed]
         result[f"by_{axis}"] = xr.DataArray(numbers, {axis: list(values)}, [axis])
         result[f"by_{axis}"].attrs["units"] = "s"

@@ -6,8 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from analysis import results
 from analysis.results import Provenance, ResultError
+from experiments.workers import Timed, Workers, timed
 
 Point = Mapping[str, Any]
 
@@ -43,10 +43,8 @@ class Parts:
             self.clear()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def get(
-        self, description: str, function: Callable[..., xr.Dataset], point: Point
-    ) -> xr.Dataset:
-        """``function(**point)``, from its file or computed and stored.
+    def restore(self, description: str, point: Point) -> xr.Dataset | None:
+        """What is stored of a point, None if nothing usable is.
 
         Raises:
             ValueError: the same point was asked before, so that two quantities would share a file.
@@ -58,19 +56,20 @@ class Parts:
                 "its own description and each point of a sweep other values."
             )
         self._asked.add(path)
-        if path.exists():
-            try:
-                dataset = results.read(path)
-            except ResultError as error:
-                tqdm.write(f"computed again: {error}", file=sys.stderr)
-            else:
-                self.restored_s += dataset.attrs["duration_s"]
-                return dataset
-        start = time.perf_counter()
-        dataset = function(**point)
-        duration_s = time.perf_counter() - start
-        results.write(dataset, path, replace(self._provenance, duration_s=duration_s))
+        if not path.exists():
+            return None
+        try:
+            dataset = results.read(path)
+        except ResultError as error:
+            tqdm.write(f"computed again: {error}", file=sys.stderr)
+            return None
+        self.restored_s += dataset.attrs["duration_s"]
         return dataset
+
+    def store(self, description: str, point: Point, dataset: xr.Dataset, duration_s: float) -> None:
+        """Keep a finished point."""
+        path = self._path(description, point)
+        results.write(dataset, path, replace(self._provenance, duration_s=duration_s))
 
     def clear(self) -> None:
         """Delete the folder."""
@@ -89,12 +88,19 @@ class Sweep:
 
     Attributes:
         parts: keeps finished points; without it nothing is stored.
+        workers: evaluate several points at a time; without them one follows the other here.
     """
 
     parts: Parts | None = None
+    workers: Workers | None = None
 
     def __call__(
-        self, function: Callable[..., xr.Dataset], points: Sequence[Point], description: str
+        self,
+        function: Callable[..., xr.Dataset],
+        points: Sequence[Point],
+        description: str,
+        *,
+        alone: bool = False,
     ) -> list[xr.Dataset]:
         """Evaluate ``function(**point)`` for every point.
 
@@ -102,12 +108,39 @@ class Sweep:
             function: must depend on nothing but the point and the experiment's Config.
             points: keyword arguments that JSON can express (numbers, strings, lists).
             description: shown beside the progress bar; distinguishes the sweeps of a run.
+            alone: one point after the other, for functions that measure time.
 
         Returns:
             One dataset per point, in their order.
         """
+        done: list[xr.Dataset | None] = [None] * len(points)
+        if self.parts is not None:
+            done = [self.parts.restore(description, point) for point in points]
+        rest = [position for position, each in enumerate(done) if each is None]
+        todo = [points[position] for position in rest]
         # disable=None: no bar where there is no terminal to draw it on.
-        bar = tqdm(points, desc=description, unit="point", disable=None)
-        if self.parts is None:
-            return [function(**point) for point in bar]
-        return [self.parts.get(description, function, point) for point in bar]
+        bar = tqdm(
+            desc=description,
+            total=len(points),
+            initial=len(points) - len(todo),
+            unit="point",
+            disable=None,
+        )
+        in_turn = self.workers is None or alone or len(todo) < 2
+        evaluate = _in_turn if in_turn else self.workers
+        assert evaluate is not None
+        with bar:
+            for index, (dataset, duration_s) in evaluate(function, todo):
+                position = rest[index]
+                if self.parts is not None:
+                    self.parts.store(description, points[position], dataset, duration_s)
+                done[position] = dataset
+                bar.update()
+        return [each for each in done if each is not None]
+
+
+def _in_turn(
+    function: Callable[..., xr.Dataset], points: Sequence[Point]
+) -> Iterator[tuple[int, Timed]]:
+    for index, point in enumerate(points):
+        yield index, timed(function, point)
