@@ -112,7 +112,7 @@ class HierarchicalNet(nn.Module):
         if sharing not in get_args(Sharing):
             raise ValueError(f"sharing must be one of {get_args(Sharing)}, got {sharing!r}.")
         generator = torch.Generator().manual_seed(seed)
-        self.feedback = feedback
+        self.width, self.feedback = width, feedback
         layers: list[_Layer] = []
         channels, positions = num_symbols, num_positions
         for size in tuple_sizes:

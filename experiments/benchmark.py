@@ -168,10 +168,10 @@ class PublishedProcedure:
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
             value = self.loss(z, projections)
-            value.backward()  # type: ignore[no-untyped-call]  # torch is not typed here
+            value.backward()
             return value
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
 
     def relative_gradient(self, z: torch.Tensor, projections: list[torch.Tensor]) -> float:
         """||dLoss/dB|| / ||lam B||, the worst of both directions."""

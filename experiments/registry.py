@@ -22,8 +22,11 @@ NAMES: tuple[str, ...] = (
     "feedback_map",
     "exactness_in_training",
     "scaling",
+    "rhm_covariances",
     "rhm_sample_complexity",
     "rhm_feedback",
+    "rhm_local_ssl",
+    "rhm_representations",
 )
 
 

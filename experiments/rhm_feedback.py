@@ -39,7 +39,7 @@ class Config:
 
     num_symbols: int = 8
     levels: tuple[int, ...] = (4, 3)
-    synonyms: tuple[int, ...] = (4, 2)
+    synonyms: tuple[int, ...] = (4,)
     multiples: tuple[float, ...] = (4.0,)
     widths: tuple[int, ...] = (64,)
     extras: tuple[int, ...] = (0, 3)

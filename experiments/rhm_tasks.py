@@ -5,7 +5,7 @@ One process, one thread: a run then gives the same numbers on any number of work
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -166,6 +166,19 @@ def encode(rhm: RandomHierarchyModel, leaves: NDArray[Any]) -> Tensor:
 def classes(trees: Trees) -> Tensor:
     """Labels (samples,)."""
     return torch.from_numpy(trees.labels)
+
+
+def activities(
+    net: HierarchicalNet, rhm: RandomHierarchyModel
+) -> Callable[[NDArray[Any]], list[Tensor]]:
+    """Leaves to z_1..z_L, in evaluation mode and without gradients."""
+
+    def layers(leaves: NDArray[Any]) -> list[Tensor]:
+        net.eval()
+        with torch.no_grad():
+            return net.activities(encode(rhm, leaves))
+
+    return layers
 
 
 def fit_supervised(

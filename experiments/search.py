@@ -40,18 +40,18 @@ def searched(
 
     Returns:
         For each cell the variables of ``measure`` over ``repetition``, and over ``candidate`` the
-        ``search_accuracy`` and the index ``chosen``.
+        ``search_accuracy`` and the index ``chosen``; where there is nothing to choose the
+        accuracy is NaN and the search is left out.
     """
-    tried = sweep(
-        measure,
-        [
-            {**cell, **candidate, "seed": seed + SEARCH_SEED}
-            for cell in cells
-            for candidate in candidates
-        ],
-        f"{description}: search",
-    )
-    scores = np.array([float(each["validation_accuracy"]) for each in tried])
+    trials = [
+        {**cell, **candidate, "seed": seed + SEARCH_SEED}
+        for cell in cells
+        for candidate in candidates
+        if len(candidates) > 1
+    ]
+    tried = sweep(measure, trials, f"{description}: search")
+    scores = np.array([float(each["validation_accuracy"]) for each in tried] or np.nan)
+    scores = np.broadcast_to(scores, len(cells) * len(candidates))
     scores = scores.reshape(len(cells), len(candidates))
     best = np.nan_to_num(scores, nan=-1.0).argmax(axis=1)
     measured = sweep(

@@ -21,6 +21,12 @@ NAMES: tuple[str, ...] = (
     "feedback_map",
     "exactness_in_training",
     "scaling",
+    "rhm_covariances",
+    "rhm_sample_complexity",
+    "rhm_feedback",
+    "rhm_masks",
+    "rhm_local_ssl",
+    "rhm_representations",
 )
 
 

@@ -35,7 +35,9 @@ def smoke(tmp_path_factory):
     def make(name):
         path = Address(name, "smoke", 0, folder).path
         if not path.exists():
-            done = CliRunner().invoke(app, ["run", name, "--preset", "smoke", "--out", str(folder)])
+            done = CliRunner().invoke(
+                app, ["run", name, "--preset", "smoke", "--workers", "1", "--out", str(folder)]
+            )
             assert done.exit_code == 0, done.output
         return path
 

@@ -1,0 +1,81 @@
+"""Inner products of a local with a global tensor, and what follows from them.
+
+Everything that is measured about a pair (l, g) is a function of the four sums
+<l, l>, <g, g>, <l, g> and <l - g, l - g>. They add over parts, and are summed in float64 on the
+device; the last one stands for itself because it cancels when it is put together from the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+COUNT = 4
+"""Number of sums for one pair of tensors."""
+
+# On a CPU the copies in float64 stay in the cache; elsewhere few launches count, and little memory.
+_CHUNK = {"cpu": 2**15}
+_CHUNK_ELSEWHERE = 2**24
+
+
+def products(local: Tensor, goal: Tensor) -> Tensor:
+    """<l, l>, <g, g>, <l, g>, <l - g, l - g> over all entries.
+
+    Args:
+        local: any shape and floating dtype.
+        goal: in the same shape.
+
+    Returns:
+        (4,) float64, on the device.
+    """
+    size = _CHUNK.get(local.device.type, _CHUNK_ELSEWHERE)
+    total = torch.zeros(COUNT, dtype=torch.float64, device=local.device)
+    for l, g in zip(local.reshape(-1).split(size), goal.reshape(-1).split(size), strict=True):
+        l, g = l.double(), g.double()
+        d = l - g
+        total += torch.stack([l.dot(l), g.dot(g), l.dot(g), d.dot(d)])
+    return total
+
+
+def inner(local: Tensor, goal: Tensor) -> Tensor:
+    """<l, g> over all entries, a float64 scalar on the device."""
+    size = _CHUNK.get(local.device.type, _CHUNK_ELSEWHERE)
+    parts = zip(local.reshape(-1).split(size), goal.reshape(-1).split(size), strict=True)
+    return torch.stack([l.double().dot(g.double()) for l, g in parts]).sum()
+
+
+def metrics(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    """Cosine, norm ratio, relative error and both norms.
+
+    Args:
+        sums: (..., 4) from `products`.
+
+    Returns:
+        * ``cosine``: <l, g> / (||l|| ||g||), NaN where a norm is 0;
+        * ``norm_ratio``: ||l|| / ||g||, NaN where ||g|| is 0;
+        * ``relative_error``: ||l - g|| / ||g||, NaN where ||g|| is 0;
+        * ``local_norm``, ``global_norm``: ||l|| and ||g||.
+
+        An overflow in half precision is NaN everywhere.
+    """
+    sums = np.where(np.isfinite(sums).all(axis=-1, keepdims=True), sums, np.nan)
+    ll, gg, lg, dd = np.moveaxis(sums, -1, 0)
+    local, goal = np.sqrt(ll), np.sqrt(gg)
+    both = local * goal
+    return {
+        "cosine": divide(lg, both),
+        "norm_ratio": divide(local, goal),
+        "relative_error": divide(np.sqrt(dd), goal),
+        "local_norm": local,
+        "global_norm": goal,
+    }
+
+
+def divide(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """a / b, NaN where b is 0 or either is not finite."""
+    fine = (b != 0) & np.isfinite(a) & np.isfinite(b)
+    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=fine)

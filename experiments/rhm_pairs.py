@@ -1,0 +1,164 @@
+"""Self-supervised training of hierarchical networks: where positives come from, layer by layer.
+
+No label is used. A step draws data, makes of each layer's activities two lists of rows of which
+row k of one belongs to row k of the other, and gives them to the layer's own loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from analysis.hierarchy import HierarchicalNet
+from analysis.local_losses import LocalRule
+from experiments.rhm_tasks import Recipe, encode
+from linlocal.rhm import RandomHierarchyModel, Trees
+from linlocal.rhm.grammar import stream
+
+Positives = Literal["views", "fresh views", "siblings"]
+
+PAIRS = 64
+# Rows that a loss sees of each view: data times positions, of which so many are drawn.
+LARGEST_LOSS = 256
+# Fresh views are made for so many steps at once.
+AHEAD = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pairs come from.
+
+    Attributes:
+        rhm: the grammar.
+        num: data that may be seen, views included; "fresh views" sees new ones in every step.
+        positives: "views": half of the data are views of the other half, which share all symbols
+            of a level drawn from 1..L-1 and above, everything below being drawn anew. "fresh
+            views": the same, without end. "siblings": the two halves of each tuple of a layer's
+            activities, within one datum; no other knowledge of the grammar than its tuples.
+        seed: of the data.
+    """
+
+    rhm: RandomHierarchyModel
+    num: int
+    positives: Positives
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.positives not in get_args(Positives):
+            raise ValueError(f"positives must be one of {get_args(Positives)}.")
+        if self.num < 4 or self.rhm.num_levels < 2:
+            raise ValueError(
+                f"Pairs need at least 4 data and 2 levels, got {self.num} and "
+                f"{self.rhm.num_levels}: the symbols of the top level are the labels."
+            )
+
+    def stored(self) -> list[Tensor]:
+        """The inputs of a fixed set: data, or data and their views."""
+        if self.positives == "siblings":
+            return [encode(self.rhm, self._sample(self.num, 0).leaves)]
+        return self._views(self.num // 2, 0)
+
+    def fresh(self, step: int, pairs: int) -> list[Tensor]:
+        """New data and views, the same for the same step."""
+        return self._views(pairs, 1 + step)
+
+    def _sample(self, num: int, part: int) -> Trees:
+        return self.rhm.sample(num, seed=_number("data", self.seed, part))
+
+    def _views(self, num: int, part: int) -> list[Tensor]:
+        data = self._sample(num, part)
+        level = stream("view levels", self.seed, part).integers(1, self.rhm.num_levels, size=num)
+        views = np.empty_like(data.leaves)
+        for l in range(1, self.rhm.num_levels):
+            rows = np.flatnonzero(level == l)
+            if len(rows):
+                seed = _number("views", self.seed, part, l)
+                views[rows] = self.rhm.resample(data[rows], l, seed=seed).leaves
+        return [encode(self.rhm, data.leaves), encode(self.rhm, views)]
+
+
+def _number(purpose: str, *seeds: int) -> int:
+    """A seed for each purpose, for functions that take one number."""
+    return int(stream(purpose, *seeds).integers(2**31))
+
+
+class Projectors(nn.Module):
+    """Linear maps of left and right siblings, which play different parts in a tuple."""
+
+    def __init__(self, width: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(2, width, width, generator=generator) / width**0.5
+        self.weight = nn.Parameter(start)
+
+    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, projected."""
+        return left @ self.weight[0], right @ self.weight[1]
+
+
+def fit_pairs(
+    net: HierarchicalNet,
+    recipe: Recipe,
+    rule: LocalRule,
+    source: Source,
+    *,
+    local: bool,
+    seed: int,
+) -> None:
+    """Train on pairs.
+
+    Args:
+        net: trained in place; its readout stays as it is.
+        recipe: optimiser and number of steps.
+        rule: builds the loss of each layer.
+        source: of the pairs.
+        local: every layer has its own loss and no gradient crosses layers; otherwise the loss of
+            the last layer that has pairs is backpropagated (BP-SSL).
+        seed: of batches, projections and projectors.
+    """
+    torch.set_num_threads(1)
+    depth, width = len(net.layers), net.width
+    siblings = source.positives == "siblings"
+    last = depth - 1 if siblings else depth  # a single position has no sibling
+    losses = rule.build([(width,)] * depth, seed)
+    projectors = nn.ModuleList(Projectors(width, seed + l) for l in range(depth))
+    trained: list[nn.Module] = [net.layers, losses, *([projectors] if siblings else [])]
+    optimiser = recipe.optimise([p for module in trained for p in module.parameters()])
+    rng = stream("pairs", seed)
+    data = source.stored() if source.positives != "fresh views" else []
+    net.train()
+    for step in range(recipe.steps):
+        if source.positives == "fresh views":
+            if step % AHEAD == 0:
+                data = source.fresh(step, PAIRS * AHEAD)
+            first = PAIRS * (step % AHEAD)
+            rows = np.arange(first, first + PAIRS)
+        else:
+            rows = rng.integers(len(data[0]), size=min(PAIRS * (1 + siblings), len(data[0])))
+        batch = torch.cat([each[rows] for each in data])
+        total: Tensor = torch.zeros(())
+        z = batch
+        for l in range(last):
+            z = net.layers[l](z.detach() if local else z)
+            if local or l == last - 1:
+                views = projectors[l](z[:, 0::2], z[:, 1::2]) if siblings else z.chunk(2)
+                total = total + _loss(losses[l], views, rng)
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+
+
+def _loss(loss: nn.Module, views: tuple[Tensor, ...], rng: np.random.Generator) -> Tensor:
+    """The loss of a layer on rows: positions after positions, at most `LARGEST_LOSS` of them."""
+    rows: NDArray[np.int64] | slice = slice(None)
+    count = views[0].shape[0] * views[0].shape[1]
+    if count > LARGEST_LOSS:
+        rows = rng.permutation(count)[:LARGEST_LOSS]
+    here = torch.cat([view.transpose(0, 1).flatten(0, 1)[rows] for view in views])
+    result: Tensor = loss(here, here.detach())
+    return result

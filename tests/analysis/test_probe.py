@@ -1,0 +1,232 @@
+"""Laws of the linear probe: what it can read, what it may look at, what it leaves as it was."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from analysis.probe import linear_probe, probe_blocks, stratified_split
+
+KINDS = pytest.mark.parametrize("kind", ["ridge", "logistic"])
+
+
+def clusters(samples, seed, classes=4, width=6, noise=0.05):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(samples) % classes
+    return np.eye(classes, width)[labels] + noise * rng.standard_normal((samples, width)), labels
+
+
+@KINDS
+def test_separable_classes_are_read_without_error(kind):
+    found = linear_probe(*clusters(120, 0), *clusters(60, 1), seed=0, kind=kind)
+    assert found.accuracy == found.validation_accuracy == 1.0
+    assert found.num_features == 6
+
+
+@KINDS
+def test_independent_labels_are_guessed_by_chance(kind):
+    rng = np.random.default_rng(0)
+    classes, test = 4, 2000
+    train_labels, test_labels = (rng.integers(classes, size=n) for n in (200, test))
+    x, test_x = (rng.standard_normal((n, 10)) for n in (200, test))
+    found = linear_probe(x, train_labels, test_x, test_labels, seed=0, kind=kind)
+    chance = 1 / classes
+    assert abs(found.accuracy - chance) < 4 * np.sqrt(chance * (1 - chance) / test)
+
+
+@KINDS
+def test_the_test_data_change_nothing_in_what_is_chosen(kind):
+    train = clusters(80, 0, noise=1.0)
+    test_x, test_labels = clusters(200, 1, noise=1.0)
+    rng = np.random.default_rng(0)
+    found, permuted, other = (
+        linear_probe(*train, x, labels, seed=0, kind=kind)
+        for x, labels in (
+            (test_x, test_labels),
+            (test_x, rng.permutation(test_labels)),
+            (-test_x, test_labels),
+        )
+    )
+    assert found.strength == permuted.strength == other.strength
+    assert found.validation_accuracy == permuted.validation_accuracy == other.validation_accuracy
+    assert found.accuracy > permuted.accuracy + 0.1
+    assert found.accuracy > other.accuracy + 0.1
+
+
+def test_the_strength_is_the_most_accurate_one_on_the_held_out_part():
+    x, y = clusters(60, 0, width=50, noise=1.0)
+    test = clusters(40, 1, width=50, noise=1.0)
+    strengths = (1e-6, 1e-2, 1.0, 1e3)
+    each = {
+        s: linear_probe(x, y, *test, seed=3, strengths=[s]).validation_accuracy for s in strengths
+    }
+    assert len({*each.values()}) > 1
+    best = max(each.values())
+    for order in (strengths, strengths[::-1]):
+        found = linear_probe(x, y, *test, seed=3, strengths=order)
+        assert found.validation_accuracy == each[found.strength] == best
+
+
+@KINDS
+def test_of_equally_accurate_strengths_the_smallest_loss_decides(kind):
+    # Every strength classifies the clusters without error, a huge one with scores of nearly 0.
+    for strengths in ((1e-3, 1e3), (1e3, 1e-3)):
+        found = linear_probe(
+            *clusters(120, 0), *clusters(60, 1), seed=0, kind=kind, strengths=strengths
+        )
+        assert found.strength == 1e-3
+
+
+@KINDS
+def test_constant_features_and_the_scale_of_features_change_nothing(kind):
+    (x, y), (test_x, test_y) = clusters(80, 0, noise=0.7), clusters(80, 1, noise=0.7)
+    plain = linear_probe(x, y, test_x, test_y, seed=0, kind=kind)
+    scaled = linear_probe(1e4 * x, y, 1e4 * test_x, test_y, seed=0, kind=kind)
+    # Constant in training, but not in the test: nothing was learned, so they must not count.
+    values = np.array([0.1, 0.3, 1 / 3, 1e5 / 7, 1e-5 / 3])
+    constant, varying = np.tile(values, (80, 1)), np.outer(np.arange(80.0), 1e6 * values)
+    with_constant = linear_probe(
+        np.c_[x, constant], y, np.c_[test_x, varying], test_y, seed=0, kind=kind
+    )
+    assert plain.accuracy < 1
+    assert plain.accuracy == scaled.accuracy == with_constant.accuracy
+    assert plain.strength == scaled.strength == with_constant.strength
+
+
+def test_labels_are_names_of_classes_and_not_their_numbers():
+    (x, y), (test_x, test_y) = clusters(80, 0), clusters(40, 1)
+    names = np.array([-7, 1000, 3, 99])
+    assert linear_probe(x, names[y], test_x, names[test_y], seed=0).accuracy == 1.0
+
+
+@pytest.mark.parametrize("which", [0, 2])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(which, value):
+    data = [*clusters(40, 0), *clusters(40, 1)]
+    data[which][3, 2] = value
+    with pytest.raises(ValueError, match=r"1 of 40 \w+ samples have features that are NaN"):
+        linear_probe(*data, seed=0)
+
+
+def test_what_does_not_fit_is_refused():
+    (x, y), (test_x, test_y) = clusters(40, 0), clusters(20, 1)
+    with pytest.raises(ValueError, match=r"Test labels \[4\] never occur in training \(4"):
+        linear_probe(x, y, test_x, np.where(test_y == 0, 4, test_y), seed=0)
+    with pytest.raises(ValueError, match="6 features in training, but 5 in the test"):
+        linear_probe(x, y, test_x[:, :5], test_y, seed=0)
+    with pytest.raises(ValueError, match=r"features of shape \(40, 6\) and labels of shape \(39,"):
+        linear_probe(x, y[:39], test_x, test_y, seed=0)
+    with pytest.raises(ValueError, match="whole numbers, got float64"):
+        linear_probe(x, y + 0.5, test_x, test_y, seed=0)
+    with pytest.raises(ValueError, match="strengths must be positive"):
+        linear_probe(x, y, test_x, test_y, seed=0, strengths=[1.0, 0.0])
+    with pytest.raises(ValueError, match='kind must be "ridge"'):
+        linear_probe(x, y, test_x, test_y, seed=0, kind="svm")
+    with pytest.raises(ValueError, match="less than one sample"):
+        linear_probe(x[:4], y[:4], test_x, test_y, seed=0)
+
+
+def test_the_split_is_disjoint_complete_stratified_and_decided_by_the_seed():
+    labels = np.repeat([5, 6, 7], [100, 50, 1])
+    rest, held_out = stratified_split(labels, 0.2, seed=0)
+    assert sorted([*rest, *held_out]) == list(range(151))
+    assert [int((labels[held_out] == k).sum()) for k in (5, 6, 7)] == [20, 10, 0]
+    np.testing.assert_array_equal(held_out, stratified_split(labels, 0.2, seed=0)[1])
+    assert not np.array_equal(held_out, stratified_split(labels, 0.2, seed=1)[1])
+    # One sample of each class is kept, however much is held out.
+    assert {*labels[stratified_split(labels, 0.999, seed=0)[0]]} == {5, 6, 7}
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        stratified_split(labels, 1.0, seed=0)
+
+
+class Network(nn.Module):
+    """The first block passes its input on; the second one's ReLU overwrites the first's output."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Identity()
+        self.second = nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(3), nn.Dropout(0.9))
+        self.tail = nn.Dropout(0.5)
+        self.second.eval()  # a mode of its own
+
+    def forward(self, x):
+        return self.tail(self.second(self.first(x - 0.0)))
+
+
+def loader(samples, seed, batch=16):
+    """Class 0 has a negative mean in the first channel, so that a ReLU removes most of it."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(samples) % 2
+    x = torch.randn(samples, 3, 4, 4, generator=generator) * 0.1
+    x[:, 0] += (labels.double()[:, None, None] - 2.0).float()
+    return list(zip(x.split(batch), labels.split(batch), strict=True))
+
+
+def test_every_block_is_probed_as_it_was_before_in_place_changes():
+    found = probe_blocks(Network(), ["first", "second"], loader(64, 0), loader(48, 1), seed=0)
+    assert found.block.values.tolist() == ["1", "2", "all"]
+    assert found.name.values.tolist() == ["first", "second", "all"]
+    assert found.num_features.values.tolist() == [3, 3, 6]
+    assert found.accuracy.sel(block="1") == found.accuracy.sel(block="all") == 1.0
+    # After the ReLU the class is gone from the first channel.
+    assert found.accuracy.sel(block="2") < 0.8
+
+
+def test_a_vector_is_probed_as_it_was_before_in_place_changes():
+    model = nn.Sequential(nn.Flatten(1), nn.ReLU(inplace=True))
+    found = probe_blocks(model, ["0"], loader(64, 0), loader(48, 1), seed=0)
+    clean = probe_blocks(nn.Flatten(1), [""], loader(64, 0), loader(48, 1), seed=0)
+    assert found.accuracy.sel(block="1") == clean.accuracy.sel(block="1") == 1.0
+
+
+def test_probing_a_block_is_probing_its_pooled_features():
+    train, test = loader(64, 0), loader(48, 1)
+    found = probe_blocks(Network(), ["first"], train, test, seed=2, pooling=2, kind="logistic")
+    sides = [
+        (
+            torch.cat([nn.functional.avg_pool2d(x, 2).flatten(1) for x, _ in part]),
+            torch.cat([y for _, y in part]),
+        )
+        for part in (train, test)
+    ]
+    expected = linear_probe(*sides[0], *sides[1], seed=2, kind="logistic")
+    assert found.num_features.sel(block="1") == expected.num_features == 12
+    assert found.accuracy.sel(block="1") == expected.accuracy
+    assert found.strength.sel(block="1") == expected.strength
+
+
+def test_sequences_are_averaged_over_tokens_and_vectors_stay():
+    model = nn.Sequential(nn.Flatten(2), nn.Flatten(1))
+    found = probe_blocks(model, ["0", "1"], loader(32, 0), loader(32, 1), seed=0)
+    assert found.num_features.values.tolist() == [16, 48, 64]
+
+
+def test_the_model_is_left_as_it_was_also_after_an_error():
+    model = Network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    assert {*modes} == {True, False}
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="elements"):
+        probe_blocks(model, ["first"], [(torch.zeros(2, 5, 4, 4), torch.zeros(2))], [], seed=0)
+    probe_blocks(model, ["first"], loader(32, 0), loader(32, 1), seed=0)
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_hooks for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_block_must_exist_run_once_and_return_a_tensor():
+    train = test = loader(32, 0)
+    with pytest.raises(ValueError, match="no submodule 'third'"):
+        probe_blocks(Network(), ["first", "third"], train, test, seed=0)
+    shared = nn.Identity()
+    with pytest.raises(ValueError, match="'0' ran 2 times"):
+        probe_blocks(nn.Sequential(shared, nn.ReLU(), shared), ["0"], train, test, seed=0)
+    pool = nn.Sequential(nn.MaxPool2d(2, return_indices=True))
+    with pytest.raises(TypeError, match="'0' returned tuple"):
+        probe_blocks(pool, ["0"], train, test, seed=0)
+    with pytest.raises(ValueError, match="0 batches and 1 blocks"):
+        probe_blocks(Network(), ["first"], [], test, seed=0)

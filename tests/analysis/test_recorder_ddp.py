@@ -1,0 +1,75 @@
+"""Two processes with DistributedDataParallel measure what one does on the joined batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from analysis import series
+from analysis.recorder import AlignmentRecorder
+
+ROOT = Path(__file__).resolve().parents[2]
+X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+class Feedback(nn.Module):
+    """softplus(-z_k . B top_k), a mean over samples."""
+
+    def __init__(self, width, top_width):
+        super().__init__()
+        generator = torch.Generator().manual_seed(width)
+        b = torch.randn(width, top_width, generator=generator, dtype=torch.float64)
+        self.register_buffer("b", b)
+
+    def forward(self, here, top):
+        return nn.functional.softplus(-((here @ self.b) * top).sum(1)).mean()
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh()).double()
+
+
+def record(model, x, path):
+    losses = nn.ModuleList([Feedback(5, 4), Feedback(4, 4)])
+    with AlignmentRecorder(model, rule=losses, every=1, path=path, view_parts=True) as recorder:
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        for _ in range(2):
+            optimizer.zero_grad()
+            with recorder.step():
+                model(x).square().sum(1).mean().backward()
+            optimizer.step()
+
+
+def half(rank):
+    """Half of each view's rows."""
+    first, second = X.chunk(2)
+    return torch.cat([first.chunk(2)[rank], second.chunk(2)[rank]])
+
+
+def process(rank, folder):
+    store = f"file://{folder / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    model = nn.parallel.DistributedDataParallel(network())
+    record(model, half(rank), folder / "two")
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
+    code = (
+        "import runpy, sys; from pathlib import Path; "
+        f"runpy.run_path({__file__!r})['process'](int(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code]
+    ranks = [subprocess.Popen([*command, str(r), str(tmp_path)], cwd=ROOT) for r in range(2)]
+    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    record(network(), X, tmp_path / "one")
+    record(network(), half(0), tmp_path / "half")
+    one, two, alone = (series.read(tmp_path / name) for name in ("one", "two", "half"))
+    for name, values in one.data_vars.items():
+        np.testing.assert_allclose(two[name], values, rtol=0, atol=1e-10, err_msg=name)
+        assert name == "error_relative_error" or not np.allclose(alone[name], values, atol=1e-6)
