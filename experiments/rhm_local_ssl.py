@@ -212,8 +212,6 @@ def learned(
 ) -> xr.Dataset:
     """Train one network and read it out."""
     rhm = task.rhm
-    # Labelled data and the test set are disjoint from each other and, for supervised learning, from
-    # the training set; draws of pairs come from the grammar as they would in the world.
     share = rhm.num_data // 8
     num_test = min(2000, share)
     num_labelled = min(num_labelled, share)
@@ -230,7 +228,7 @@ def learned(
         fit_supervised(net, recipe, encode(rhm, train.leaves), classes(train), seed)
         own = accuracy(net, encode(rhm, test.leaves), classes(test))
     elif loss != UNTRAINED:
-        source = Source(rhm, num_train, positives, seed)
+        source = Source(rhm, train, positives, rest, seed)
         fit_pairs(net, recipe, LOSSES[loss][variant], source, local=credit == "local", seed=seed)
     layers = activities(net, rhm)
     *_, below, top = layers(labelled.leaves)

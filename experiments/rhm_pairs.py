@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from analysis.hierarchy import HierarchicalNet
 from analysis.local_losses import LocalRule
 from experiments.rhm_tasks import Recipe, encode
-from linlocal.rhm import RandomHierarchyModel, Trees
+from linlocal.rhm import RandomHierarchyModel, Trees, trees
 from linlocal.rhm.grammar import stream
 
 Positives = Literal["views", "fresh views", "siblings"]
@@ -35,51 +35,73 @@ class Source:
 
     Attributes:
         rhm: the grammar.
-        num: data that may be seen, views included; "fresh views" sees new ones in every step.
-        positives: "views": half of the data are views of the other half, which share all symbols
-            of a level drawn from 1..L-1 and above, everything below being drawn anew. "fresh
-            views": the same, without end. "siblings": the two halves of each tuple of a layer's
-            activities, within one datum; no other knowledge of the grammar than its tuples.
-        seed: of the data.
+        data: distinct data that may be seen.
+        positives: "views": half of ``data`` and, in place of the other half, a view of each, which
+            shares all symbols of a level drawn from 1..L-1 and above, everything below being drawn
+            anew. "fresh views": the same with new data in every step. "siblings": the two halves
+            of each tuple of a layer's activities, within one datum; no other knowledge of the
+            grammar than its tuples.
+        exclude: data that are never seen, as the test set.
+        seed: of the draws.
+
+    Raises:
+        ValueError: unknown positives, fewer than 4 data or 2 levels.
     """
 
     rhm: RandomHierarchyModel
-    num: int
+    data: Trees
     positives: Positives
+    exclude: Trees
     seed: int
 
     def __post_init__(self) -> None:
         if self.positives not in get_args(Positives):
-            raise ValueError(f"positives must be one of {get_args(Positives)}.")
-        if self.num < 4 or self.rhm.num_levels < 2:
             raise ValueError(
-                f"Pairs need at least 4 data and 2 levels, got {self.num} and "
+                f"positives must be one of {', '.join(get_args(Positives))}, got "
+                f"{self.positives!r}."
+            )
+        if len(self.data) < 4 or self.rhm.num_levels < 2:
+            raise ValueError(
+                f"Pairs need at least 4 data and 2 levels, got {len(self.data)} and "
                 f"{self.rhm.num_levels}: the symbols of the top level are the labels."
             )
 
     def stored(self) -> list[Tensor]:
         """The inputs of a fixed set: data, or data and their views."""
         if self.positives == "siblings":
-            return [encode(self.rhm, self._sample(self.num, 0).leaves)]
-        return self._views(self.num // 2, 0)
+            return [encode(self.rhm, self.data.leaves)]
+        return self._views(self.data[: len(self.data) // 2], 0)
 
     def fresh(self, step: int, pairs: int) -> list[Tensor]:
         """New data and views, the same for the same step."""
-        return self._views(pairs, 1 + step)
+        parts: list[Trees] = []
+        while sum(map(len, parts)) < pairs:
+            drawn = self.rhm.sample(pairs, seed=_number("data", self.seed, step, len(parts)))
+            parts.append(drawn[~self._excluded(drawn)])
+        return self._views(Trees.concatenate(parts)[:pairs], 1 + step)
 
-    def _sample(self, num: int, part: int) -> Trees:
-        return self.rhm.sample(num, seed=_number("data", self.seed, part))
+    def _views(self, data: Trees, part: int) -> list[Tensor]:
+        draws = stream("view levels", self.seed, part)
+        level = draws.integers(1, self.rhm.num_levels, size=len(data))
+        views, missing = data, np.ones(len(data), dtype=bool)
+        while missing.any():
+            for l in range(1, self.rhm.num_levels):
+                rows = np.flatnonzero(missing & (level == l))
+                if len(rows):
+                    seed = int(draws.integers(2**31))
+                    views = _replaced(views, rows, self.rhm.resample(data[rows], l, seed=seed))
+            missing = self._excluded(views)
+        return [encode(self.rhm, each.leaves) for each in (data, views)]
 
-    def _views(self, num: int, part: int) -> list[Tensor]:
-        data = self._sample(num, part)
-        level = stream("view levels", self.seed, part).integers(1, self.rhm.num_levels, size=num)
-        views = np.empty_like(data.leaves)
-        for l in range(1, self.rhm.num_levels):
-            rows = np.flatnonzero(level == l)
-            if len(rows):
-                seed = _number("views", self.seed, part, l)
-                views[rows] = self.rhm.resample(data[rows], l, seed=seed).leaves
-        return [encode(self.rhm, data.leaves), encode(self.rhm, views)]
+    def _excluded(self, data: Trees) -> NDArray[np.bool_]:
+        return np.isin(trees.keys_of(self.rhm, data), trees.keys_of(self.rhm, self.exclude))
+
+
+def _replaced(data: Trees, rows: NDArray[np.int64], other: Trees) -> Trees:
+    """``data`` with some of its rows from ``other``."""
+    source = np.arange(len(data))
+    source[rows] = len(data) + np.arange(len(rows))
+    return Trees.concatenate([data, other])[source]
 
 
 def _number(purpose: str, *seeds: int) -> int:
@@ -156,9 +178,9 @@ def fit_pairs(
 def _loss(loss: nn.Module, views: tuple[Tensor, ...], rng: np.random.Generator) -> Tensor:
     """The loss of a layer on rows: positions after positions, at most `LARGEST_LOSS` of them."""
     rows: NDArray[np.int64] | slice = slice(None)
-    count = views[0].shape[0] * views[0].shape[1]
-    if count > LARGEST_LOSS:
-        rows = rng.permutation(count)[:LARGEST_LOSS]
+    total = views[0].shape[0] * views[0].shape[1]
+    if total > LARGEST_LOSS:
+        rows = rng.permutation(total)[:LARGEST_LOSS]
     here = torch.cat([view.transpose(0, 1).flatten(0, 1)[rows] for view in views])
     result: Tensor = loss(here, here.detach())
     return result

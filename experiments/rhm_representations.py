@@ -19,6 +19,7 @@ from experiments.rhm_local_ssl import LOSSES
 from experiments.rhm_pairs import Source, fit_pairs
 from experiments.rhm_tasks import Recipe, Task, activities, classes, encode, fit_supervised
 from experiments.sweep import Sweep
+from linlocal.rhm import RandomHierarchyModel, Trees
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         feedback = Feedback("direct" if rule == "direct feedback alignment" else "transposed")
         net = recipe.network(rhm, seed, feedback)
         if rule.startswith("local"):
-            learn_pairs(net, recipe, rule, task, seed)
+            learn_pairs(net, recipe, rule, rhm, train, rest, seed)
         elif rule != "untrained":
             fit_supervised(net, recipe, encode(rhm, train.leaves), classes(train), seed)
         test, probe = rest[:num_test], rest[num_test:]
@@ -115,9 +116,17 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     )
 
 
-def learn_pairs(net: HierarchicalNet, recipe: Recipe, rule: str, task: Task, seed: int) -> None:
-    """Train layer by layer without labels, on as many data as the task has."""
+def learn_pairs(
+    net: HierarchicalNet,
+    recipe: Recipe,
+    rule: str,
+    rhm: RandomHierarchyModel,
+    data: Trees,
+    exclude: Trees,
+    seed: int,
+) -> None:
+    """Train layer by layer without labels."""
     words = rule.removeprefix("local ").split(", ")
     positives: Literal["siblings", "views"] = "siblings" if "siblings" in words else "views"
-    source = Source(task.rhm, task.num_train, positives, seed)
+    source = Source(rhm, data, positives, exclude, seed)
     fit_pairs(net, recipe, LOSSES[words[0]][0], source, local=True, seed=seed)

@@ -64,7 +64,6 @@ PRESETS = {
         ),
         multiples=(0.5, 1.0, 2.0, 4.0, 8.0),
         architectures=("convolutional", "locally connected", "fully connected", "shallow"),
-        learning_rates=(1e-3, 3e-3),
         steps=3000,
         repetitions=3,
     ),
