@@ -80,7 +80,7 @@ PRESETS = {
         grammars=((8, 4, 3), (8, 4, 4), (8, 8, 2)),
         multiples=(0.5, 1.0, 4.0),
         siblings=("CLAPP", "InfoNCE", "VICReg"),
-        steps=1500,
+        steps=1000,
         repetitions=3,
     ),
 }
