@@ -56,9 +56,11 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     Returns:
         Over grammar, kind ("class, leaf", "class, tuple", "leaves, level 1", ...) and repetition
-        the root mean squares ``exact`` and ``measured``, and ``agreeing``: the share of entries
-        measured within 3 standard errors of the exact value; ``expected`` and ``published`` closed
-        forms over grammar and kind. Kinds that a grammar does not have are NaN.
+        the root mean squares ``exact``, ``measured`` and ``error`` (standard error of the
+        measurement), ``deviation``: that of measured - exact in standard errors, 1 if all is well,
+        and ``agreeing``: the share of entries within 3 standard errors; ``expected`` and
+        ``published`` closed forms over grammar and kind. Kinds that a grammar does not have are
+        NaN.
     """
 
     def measure(grammar: str, repetition: int) -> xr.Dataset:
@@ -77,16 +79,25 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             other = 2 ** (level - 1)
             exact = theory.token_covariance(rhm, 0, other)
             pairs[f"leaves, level {level}"] = (exact, data.leaves[:, 0], data.leaves[:, other])
-        rows: dict[str, list[float]] = {"exact": [], "measured": [], "agreeing": []}
+        names = ("exact", "measured", "error", "agreeing", "deviation")
+        rows: dict[str, list[float]] = {key: [] for key in names}
         for kind in kinds:
-            found = np.full(3, np.nan)
+            found = np.full(len(names), np.nan)
             if kind in pairs:
                 exact, first, second = pairs[kind]
                 estimate = theory.measured_covariance(first, second, exact.shape)
                 error = standard_error(exact, first, second)
-                # An entry that cannot vary agrees if it is 0 in both.
-                near = np.abs(estimate - exact) <= AGREE * error + 1e-12
-                found = np.array([_rms(exact), _rms(estimate), near.mean()])
+                # An entry that cannot vary has neither an error nor a deviation.
+                ratio = (estimate - exact)[error > 0] / error[error > 0]
+                found = np.array(
+                    [
+                        _rms(exact),
+                        _rms(estimate),
+                        _rms(error),
+                        np.mean(np.abs(ratio) <= AGREE),
+                        _rms(ratio),
+                    ]
+                )
             for row, value in zip(rows.values(), found, strict=True):
                 row.append(float(value))
         return xr.Dataset({key: ("kind", row) for key, row in rows.items()}, {"kind": kinds})

@@ -20,7 +20,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(no_args_is_help=True)
 def main(
-    name: Annotated[str, typer.Argument(help="A figure, `all`, or `list` to see what there is.")],
+    wanted: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Figures, `all`, or `list` to see what there is."),
+    ],
     preset: Annotated[str, typer.Option(help="Size of the runs: smoke, cpu or paper.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of the runs.")] = 0,
     results_folder: Annotated[
@@ -32,13 +35,13 @@ def main(
 ) -> None:
     """Draw figures from saved results and decide which published claims they reproduce."""
     mpl.use("Agg")  # no window, no display needed
-    if name == "list":
+    if wanted == ["list"]:
         for each in registry.NAMES:
             typer.echo(f"{each}: {registry.caption(registry.load(each))}")
         return
     try:
         known_name("preset", preset, PRESETS)
-        names = registry.NAMES if name == "all" else (name,)
+        names = registry.NAMES if wanted == ["all"] else wanted
         figures = {each: registry.load(each) for each in names}
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)
