@@ -79,7 +79,6 @@ PRESETS = {
     "paper": Config(
         grammars=((8, 4, 3), (8, 4, 4), (8, 8, 2)),
         multiples=(0.5, 1.0, 4.0),
-        siblings=("CLAPP", "InfoNCE", "VICReg"),
         steps=1000,
         repetitions=3,
     ),
