@@ -134,7 +134,9 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
 def error_signal(loss: nn.Module, here: Tensor, top: Tensor, rescale: Rescale) -> Tensor:
     """dLoss_l/dz_l of a block's local loss, in the shape of z_l.
 
-    The loss sees a copy without graph: whatever it does, no gradient leaves the block.
+    The loss sees a copy without graph: whatever it does, no gradient leaves the block. Of a loss
+    that has an ``activity_loss``, the part of it that depends on the activity, only this is run: a
+    penalty on large projections costs as much as the pairs.
 
     Args:
         loss: the local loss of the block.
@@ -146,7 +148,7 @@ def error_signal(loss: nn.Module, here: Tensor, top: Tensor, rescale: Rescale) -
         ValueError: the loss is no scalar.
     """
     leaf = here.detach().requires_grad_()
-    value = loss(leaf, top)
+    value = getattr(loss, "activity_loss", loss)(leaf, top)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(

@@ -63,6 +63,10 @@ class ScoredPairs(nn.Module):
                     total = total + weight * b.squared_norm()
         return total
 
+    def activity_loss(self, here: Tensor, top: Tensor) -> Tensor:
+        """The loss without the penalty and without gradients of B: its part that ``here`` sees."""
+        return self._pairs_loss(here, top, through_projections=False)
+
     def matching_loss(self, here: Tensor, top: Tensor, global_error: Tensor) -> Tensor:
         """||dL_global/dz_l - dL_l/dz_l||_F^2 as a function of the projections B_l.
 

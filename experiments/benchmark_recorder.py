@@ -5,8 +5,7 @@
 
 The network is the VGG-like encoder of arXiv 2601.21683 with 6 layers, 128, 256, 256, 512, 1024 and
 1024 wide, 3x3, max-pool after 2, 4, 5 and 6; both views of 16 images of 32x32 make a batch of 32.
-The rule is CLAPP++ with direct feedback; the global loss is its loss on the last block; the penalty
-on B is left to the optimizer, as weight decay. Steps with and without the recorder take turns, and
+The rule is CLAPP++ with direct feedback; the global loss is its loss on the last block. Steps with and without the recorder take turns, and
 the median over neighbours counts: of one thread's process time on a CPU, of wall time elsewhere.
 """
 
@@ -92,9 +91,7 @@ def measure(config: Config, folder: Path) -> Cost:
     torch.manual_seed(config.seed)
     model = encoder(config).to(config.device)
     images = torch.randn(config.batch, 3, config.size, config.size, device=config.device)
-    losses = CLAPP(context="top", penalty=0.0).build(
-        output_shapes(model, None, images), config.seed
-    )
+    losses = CLAPP(context="top").build(output_shapes(model, None, images), config.seed)
     losses.to(config.device)
     recorder = AlignmentRecorder(
         model, rule=losses, every=2, path=folder, flush_every=10**9, trains_rule=True

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from analysis.capture import capture, error_signal, local_gradient, output_shapes, untouched
+from analysis.local_losses import CLAPP
+from analysis.projections import Projection
 
 X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 
@@ -180,3 +182,16 @@ def test_a_local_loss_must_be_a_number():
 
 def test_a_loss_that_ignores_its_block_has_no_error():
     assert torch.equal(error_signal(Nothing(), X, X, lambda value: value), torch.zeros_like(X))
+
+
+def test_a_penalty_on_projections_is_neither_in_the_error_nor_computed(monkeypatch):
+    here, top = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1)).unbind()
+    errors = []
+    for penalty in (0.0, 10.0):
+        (loss,) = CLAPP(context="same", penalty=penalty).build([(5,)], 0)
+        errors.append(error_signal(loss, here, top, lambda value: value))
+        assert penalty == 0 or float(loss(here, top)) > float(loss.activity_loss(here, top))
+    assert torch.equal(*errors)
+    assert errors[0].abs().sum() > 0
+    monkeypatch.setattr(Projection, "squared_norm", lambda _: pytest.fail("computed"))
+    error_signal(loss, here, top, lambda value: value)
