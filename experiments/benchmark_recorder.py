@@ -5,8 +5,9 @@
 
 The network is the VGG-like encoder of arXiv 2601.21683 with 6 layers, 128, 256, 256, 512, 1024 and
 1024 wide, 3x3, max-pool after 2, 4, 5 and 6; both views of 16 images of 32x32 make a batch of 32.
-The rule is CLAPP++ with direct feedback; the global loss is its loss on the last block. Steps with and without the recorder take turns, and
-the median over neighbours counts: of one thread's process time on a CPU, of wall time elsewhere.
+The rule is CLAPP++ with direct feedback; the global loss is its loss on the last block. Steps with
+and without the recorder take turns, and the median over neighbours counts: of one thread's process
+time on a CPU, of wall time elsewhere.
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ def cli(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def call(line):
-        return CliRunner().invoke(app, shlex.split(line))
+        # One after the other: only here does the toy see what it evaluated. tests/experiments/
+        # test_workers.py runs several at a time.
+        serial = ["--workers", "1"] if line.startswith("run") else []
+        return CliRunner().invoke(app, [*shlex.split(line), *serial])
 
     return call
 
