@@ -4,13 +4,16 @@ PYTHON ?= python3
 PRESET ?= cpu
 WORKERS ?= 2
 
+HIERARCHY := rhm_covariances rhm_sample_complexity rhm_feedback rhm_masks rhm_local_ssl \
+	rhm_representations
+
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help test slow lint figures readme benchmark clean
+.PHONY: help test slow lint figures hierarchy readme benchmark clean
 
 help: ## show this help
 	@echo "make TARGET, where TARGET is one of"
@@ -35,6 +38,9 @@ lint: $(DEV) ## check style and types only
 figures: $(BASE) ## run the experiments that have no up-to-date result, draw every figure
 	$(RUN) experiments run all --preset $(PRESET)
 	$(RUN) paper_figures all --preset $(PRESET)
+
+hierarchy: $(BASE) ## draw docs/hierarchy from the kept results of the paper preset
+	$(RUN) paper_figures $(HIERARCHY) --preset paper --out docs/hierarchy
 
 readme: figures ## draw the figures, bring the README's table and picture up to date
 	$(RUN) paper_figures.readme
