@@ -46,7 +46,7 @@ class Config:
     optimisers: tuple[Optimiser, ...] = ("adam",)
     learning_rates: tuple[float, ...] = (3e-3,)
     steps: int = 1500
-    repetitions: int = 2
+    repetitions: int = 3
     seed: int = 0
 
 

@@ -61,7 +61,7 @@ class Config:
     learning_rates: tuple[float, ...] = (3e-3,)
     steps: int = 600
     num_labelled: int = 256
-    repetitions: int = 2
+    repetitions: int = 3
     seed: int = 0
 
 

@@ -45,7 +45,7 @@ class Config:
     width: int = 64
     steps: int = 800
     num_probe: int = 1000
-    repetitions: int = 2
+    repetitions: int = 3
     seed: int = 0
 
 

@@ -38,7 +38,7 @@ class Config:
     width: int = 64
     learning_rates: tuple[float, ...] = (3e-3,)
     steps: int = 1000
-    repetitions: int = 2
+    repetitions: int = 3
     seed: int = 0
 
 

@@ -15,6 +15,7 @@ from paper_figures.claims import Claim
 INPUTS = ("rhm_local_ssl",)
 
 SUPERVISED, UNTRAINED = "supervised backpropagation labels", "untrained"
+SHORT = {"test_accuracy": "(linear readout)", "hidden_accuracy": "(top layer refitted)"}
 COLORS = dict(
     zip(("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins"), style.PALETTE, strict=False)
 )
@@ -35,7 +36,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     data = datasets["rhm_local_ssl"]
     figure = Figure(figsize=(style.PAGE, 4.6))
     grid = figure.subplots(2, data.sizes["grammar"], sharex=True, sharey=True, squeeze=False)
-    for row, (readout, label) in zip(grid, READOUTS.items(), strict=True):
+    for number, (row, readout) in enumerate(zip(grid, READOUTS, strict=True)):
         for axes, grammar in zip(row, data["grammar"].values, strict=True):
             here = data[readout].sel(grammar=grammar)
             mean, half = style.interval(here, "repetition")
@@ -57,11 +58,11 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
             axes.set_xticks(data["multiple"].values, [f"{x:g}" for x in data["multiple"].values])
             axes.minorticks_off()
             axes.set_ylim(0, 1.05)
-            if row is grid[0]:
+            if number == 0:
                 axes.set_title(grammar + _note(grammar))
             else:
                 axes.set_xlabel("data seen / (n m^L)")
-        row[0].set_ylabel(f"test accuracy,\n{label}", size=7)
+        row[0].set_ylabel(f"test accuracy\n{SHORT[readout]}")
     panels.legend_below(figure, grid[0, 0], columns=3)
     labelled = json.loads(data.attrs["config"])["num_labelled"]
     panels.headline(

@@ -50,7 +50,14 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     axes.set(title="data needed", xlabel="n m^L", ylabel="P at 10 % of guessing's error")
     handles = list(zip(*axes.get_legend_handles_labels(), strict=True))
     panels.legend_below(figure, row[0], columns=4, extra=handles)
-    panels.headline(figure, "Hierarchical networks need a few times n m^L labels")
+    ratio = (crossing / data["P_star"]).sel(architecture="convolutional").dropna("grammar")
+    panels.headline(
+        figure,
+        "Convolutional networks learn the hierarchy from "
+        f"{float(ratio.min()):.1f} to {float(ratio.max()):.1f} times n m^L labels"
+        if ratio.size
+        else "No network learned the hierarchy from so few labels",
+    )
     return panels.finish(figure, data)
 
 
