@@ -1,0 +1,80 @@
+"""Batches whose order is a function of a seed and the epoch, from any place in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from analysis.random_states import stream
+
+
+class Loader(Protocol):
+    """Anything that gives the batches of an epoch from a given one on."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """The batches number ``start``, ``start`` + 1, ... of an epoch."""
+        ...
+
+
+class SeededLoader:
+    """Shuffled batches of a data set; an incomplete last one is left out.
+
+    A data set that draws in the main process is covered by the generators' states in a checkpoint.
+    Worker processes are seeded by (seed, epoch) and start anew after a resume: there, draw in the
+    trainer's ``augment`` instead.
+
+    Args:
+        data: of tensors, or of tuples whose first entry is the input.
+        batch_size: rows of a batch, on each process.
+        seed: of the order.
+        num_workers: processes that read.
+        rank: which of the processes this is, for data-parallel training.
+        world_size: number of processes; each gets batches of its own.
+
+    Raises:
+        ValueError: numbers that do not go together.
+    """
+
+    def __init__(
+        self,
+        data: Dataset[Any],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                "batch_size must be at least 1 and rank one of 0..world_size - 1, got "
+                f"{batch_size}, {rank} and {world_size}."
+            )
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
+
+    def __len__(self) -> int:
+        """Batches of an epoch, on each process."""
+        return len(self.data) // (self.batch_size * self.world_size)  # type: ignore[arg-type]
+
+    def rows(self, epoch: int) -> list[list[int]]:
+        """The rows of the data set in each batch of an epoch."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(len(self.data))  # type: ignore[arg-type]
+        together = self.batch_size * self.world_size
+        first = self.rank * self.batch_size
+        return [order[b * together + first :][: self.batch_size].tolist() for b in range(len(self))]
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """The batches from ``start`` on; those before are not read."""
+        yield from DataLoader(
+            self.data,
+            batch_sampler=self.rows(epoch)[start:],
+            num_workers=self.num_workers,
+            # Otherwise its workers' seed is drawn from the global generator, once more per resume.
+            generator=torch.Generator().manual_seed(stream(self.seed, epoch)),
+        )

@@ -1,0 +1,550 @@
+"""Block by block, training takes the same steps as one graph with a detach between its blocks."""
+
+import copy
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from torch import nn
+
+from analysis.blockwise import TopReadError
+from analysis.checkpoints import Checkpoints
+from analysis.loaders import SeededLoader
+from analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
+from analysis.trainer import GlobalTrainer, LocalTrainer, tensorboard_log
+
+RULES = {
+    "CLAPP": CLAPP(score="softplus"),
+    "direct feedback": CLAPP(score="softplus", context="top"),
+    "both": CLAPP(score="softplus", context="both", rank=2, shared=False),
+    "random": CLAPP(score="softplus", context="top", projection="random"),
+    "InfoNCE": InfoNCE(context="top"),
+    "PhyLL": PhyLL(),
+    "SCFF": SCFF(),
+    "Forward-Forward": ForwardForward(),
+    "Views": Views(),
+}
+READ_THE_TOP = {"direct feedback", "both", "random", "InfoNCE"}
+SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+
+
+class Staged(nn.Module):
+    """A stem, two stages with a pooling between them, and a head; not a chain of its blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.layer1 = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Conv2d(4, 5, 3), nn.Dropout(0.5), nn.Sigmoid())
+        self.layer3 = nn.Sequential(nn.Conv2d(5, 6, 1), nn.BatchNorm2d(6))
+        self.head = nn.Linear(6, 2)
+
+    def upto(self, l):
+        """What runs in block l, as a function."""
+        return (
+            lambda x: self.layer1(torch.relu_(self.stem(x))),
+            lambda x: self.layer2(nn.functional.max_pool2d(x, 2)),
+            self.layer3,
+        )[l]
+
+    def forward(self, x):
+        for l in range(3):
+            x = self.upto(l)(x)
+        return self.head(x.mean((2, 3)).relu_())
+
+
+def staged(dtype=torch.float64):
+    torch.manual_seed(3)
+    return Staged().to(dtype)
+
+
+def mlp(depth=3, width=6):
+    torch.manual_seed(5)
+    layers = [
+        nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Dropout(0.2)) for _ in range(depth)
+    ]
+    return nn.Sequential(*layers)
+
+
+def images(seed=0, dtype=torch.float64):
+    return torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def naive_losses(model, losses, x, detach=True):
+    """The published way: one graph of all blocks, detached between them."""
+    outputs = []
+    for l in range(3):
+        x = model.upto(l)(x.detach() if detach else x)
+        outputs.append(x)
+    return [loss(z, outputs[-1].detach()) for loss, z in zip(losses, outputs, strict=True)]
+
+
+def gradients(*modules):
+    return [p.grad for module in modules for p in module.parameters()]
+
+
+def assert_close(got, expected, tolerance=1e-12):
+    assert len(got) == len(expected) > 0
+    for a, b in zip(got, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def identical(a, b):
+    """Bit by bit, through containers."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(identical(a[key], b[key]) for key in a)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(identical, a, b))
+    return a == b
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_are_those_of_one_detached_graph(name):
+    trainer = LocalTrainer(staged(), None, RULES[name], shape=(3, 8, 8))
+    assert trainer.two_passes == (name in READ_THE_TOP)
+    model, losses = copy.deepcopy(trainer.model), copy.deepcopy(trainer.losses)
+    torch.manual_seed(1)
+    values = trainer.backward(images())
+    torch.manual_seed(1)
+    expected = naive_losses(model, losses, images())
+    sum(expected).backward()
+    assert_close(list(values.values()), [v.detach() for v in expected])
+    assert_close(gradients(trainer.model, trainer.losses), gradients(model, losses))
+    # Statistics moved once, also where the network ran twice.
+    assert_close(list(trainer.model.buffers()), list(model.buffers()))
+    assert int(trainer.model.layer1[1].num_batches_tracked) == 1
+    assert trainer.model.head.weight.grad is None
+    # With the graph of the blocks left whole, the gradients are others.
+    attached = copy.deepcopy(trainer.model)
+    attached.zero_grad()
+    torch.manual_seed(1)
+    sum(naive_losses(attached, losses, images(), detach=False)).backward()
+    difference = attached.stem.weight.grad - model.stem.weight.grad
+    assert difference.norm() > 1e-3 * model.stem.weight.grad.norm() > 0
+
+
+def test_gradients_are_those_of_each_block_alone():
+    trainer = LocalTrainer(staged(), None, RULES["both"], shape=(3, 8, 8))
+    model, losses = copy.deepcopy(trainer.model), copy.deepcopy(trainer.losses)
+    torch.manual_seed(1)
+    trainer.backward(images())
+    own = [
+        [*model.stem.parameters(), *model.layer1.parameters()],
+        list(model.layer2.parameters()),
+        list(model.layer3.parameters()),
+    ]
+    torch.manual_seed(1)
+    for l, value in enumerate(naive_losses(model, losses, images())):
+        parameters = [*own[l], *losses[l].parameters()]
+        found = torch.autograd.grad(value, parameters)
+        assert_close([p.grad for p in trainer.parameters[l]], list(found))
+
+
+def test_the_first_pass_of_direct_feedback_leaves_no_trace():
+    trainer = LocalTrainer(staged(), None, RULES["direct feedback"], shape=(3, 8, 8))
+    seen = []
+    hook = trainer.model.layer3.register_forward_hook(lambda m, a, z: seen.append(z.clone()))
+    trainer.backward(images())
+    hook.remove()
+    assert len(seen) == 2
+    assert torch.equal(*seen)  # dropout drew the same masks
+    assert not any(m._forward_hooks for m in trainer.model.modules())
+
+
+@pytest.mark.parametrize("name", ["Views", "direct feedback"])
+def test_steps_are_those_of_one_optimiser_for_all(name):
+    trainer = LocalTrainer(staged(), None, RULES[name], shape=(3, 8, 8), optimiser=SGD)
+    model, losses = copy.deepcopy(trainer.model).eval(), copy.deepcopy(trainer.losses)
+    trainer.model.eval()  # the trainer leaves modes alone, and draws masks of its own
+    optimiser = SGD([*model.parameters(), *losses.parameters()])
+    for step in range(3):
+        values = trainer.step(images(step))
+        optimiser.zero_grad()
+        expected = naive_losses(model, losses, images(step))
+        sum(expected).backward()
+        optimiser.step()
+        assert list(values) == [1, 2, 3]
+        assert list(values.values()) == pytest.approx([v.item() for v in expected], rel=1e-12)
+    assert_close(list(trainer.model.parameters()), list(model.parameters()))
+    assert not trainer.model.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_global_training_is_the_plain_loop_bit_by_bit(dtype):
+    trainer = GlobalTrainer(staged(dtype), None, RULES["direct feedback"], shape=(3, 8, 8))
+    model, losses = copy.deepcopy(trainer.model).eval(), copy.deepcopy(trainer.losses)
+    trainer.model.eval()
+    optimiser = torch.optim.AdamW([*model.parameters(), *losses.parameters()], lr=2e-4)
+    for step in range(3):
+        trainer.step(images(step, dtype))
+        optimiser.zero_grad()
+        x = images(step, dtype)
+        for l in range(3):
+            x = model.upto(l)(x)
+        losses[0](x, x.detach()).backward()
+        optimiser.step()
+    for a, b in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(model.stem.weight, staged(dtype).stem.weight)
+
+
+def test_global_training_by_a_loss_of_ones_own_trains_the_head():
+    def loss(output, batch):
+        return nn.functional.cross_entropy(output, batch[1])
+
+    trainer = GlobalTrainer(staged(), None, loss=loss, shape=(3, 8, 8), optimiser=SGD)
+    model = copy.deepcopy(trainer.model).eval()
+    trainer.model.eval()
+    labels = torch.arange(8) % 2
+    trainer.step((images(), labels))
+    optimiser = SGD(model.parameters())
+    nn.functional.cross_entropy(model(images()), labels).backward()
+    optimiser.step()
+    for a, b in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match=r"Give a rule.*or a loss"):
+        GlobalTrainer(staged(), None, shape=(3, 8, 8))
+    with pytest.raises(ValueError, match=r"Give a rule.*or a loss"):
+        GlobalTrainer(staged(), None, Views(), loss=loss, shape=(3, 8, 8))
+
+
+# -- precision -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Views", "direct feedback"])
+def test_mixed_precision_is_that_of_one_detached_graph(name):
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    trainer = LocalTrainer(staged(torch.float32), None, RULES[name], shape=(3, 8, 8), fabric=fabric)
+    trainer.model.eval()
+    model, losses = copy.deepcopy(trainer.model), copy.deepcopy(trainer.losses)
+    x = images(dtype=torch.float32)
+    values = trainer.backward(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = naive_losses(model, losses, x)
+    sum(expected).backward()
+    assert_close(gradients(trainer.model, trainer.losses), gradients(model, losses), 0)
+    assert all(g.dtype == torch.float32 for g in gradients(trainer.model.layer2))
+    exact = naive_losses(model, losses, x)
+    assert any(float(a) != b.item() for a, b in zip(values.values(), exact, strict=True))
+
+
+def test_true_double_precision_converts_network_losses_and_inputs():
+    fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
+    model = staged(torch.float32)
+    trainer = LocalTrainer(model, None, CLAPP(), shape=(3, 8, 8), fabric=fabric)
+    values = trainer.backward(trainer._views(images(dtype=torch.float32)))
+    assert all(v.dtype == torch.float64 for v in values.values())
+    assert all(p.dtype == torch.float64 for p in trainer.losses.parameters())
+
+
+def scaled(scale):
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    return Fabric(accelerator="cpu", devices=1, plugins=[plugin]), scaler
+
+
+def test_a_scale_that_overflows_is_lowered_once_and_nothing_moves():
+    fabric, scaler = scaled(2.0**120)
+    trainer = LocalTrainer(mlp(), None, Views(), shape=(6,), fabric=fabric, optimiser=SGD)
+    before = copy.deepcopy(trainer.model)
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    trainer.step(x)
+    assert scaler.get_scale() == 2.0**119
+    assert all(map(torch.equal, trainer.model.parameters(), before.parameters()))
+
+    # A scale that does not overflow changes no gradient but by rounding to half precision.
+    steps = []
+    for scale in (1.0, 16.0):
+        fabric, scaler = scaled(scale)
+        trainer = LocalTrainer(mlp(), None, Views(), shape=(6,), fabric=fabric, optimiser=SGD)
+        trainer.step(x)
+        assert trainer.state_dict()["scaler"]["scale"] == scale
+        steps.append(trainer.model[0][0].weight - before[0][0].weight)
+    assert steps[0].norm() > 0
+    assert (steps[0] - steps[1]).norm() < 1e-2 * steps[0].norm()
+
+
+def test_the_scale_goes_on_where_it_was():
+    fabric, scaler = scaled(2.0**120)
+    trainer = LocalTrainer(mlp(), None, Views(), shape=(6,), fabric=fabric)
+    trainer.step(torch.randn(8, 6, generator=torch.Generator().manual_seed(0)))
+    fabric, resumed = scaled(1.0)
+    other = LocalTrainer(mlp(), None, Views(), shape=(6,), fabric=fabric)
+    other.load_state_dict(trainer.state_dict())
+    assert resumed.state_dict() == scaler.state_dict()
+
+
+class Witness(torch.autograd.Function):
+    autocast = []  # noqa: RUF012  written by static methods
+
+    @staticmethod
+    def forward(ctx, x):
+        Witness.autocast.append(torch.is_autocast_enabled("cpu"))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        Witness.autocast.append(torch.is_autocast_enabled("cpu"))
+        return grad
+
+
+class Watched(nn.Linear):
+    def forward(self, x):
+        return Witness.apply(super().forward(x))
+
+
+@pytest.mark.parametrize("kind", [LocalTrainer, GlobalTrainer])
+def test_autocast_covers_forward_passes_only(kind):
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    model = nn.Sequential(Watched(6, 6), nn.Linear(6, 6))
+    trainer = kind(model, None, Views(), shape=(6,), fabric=fabric)
+    Witness.autocast.clear()
+    trainer.backward(torch.randn(8, 6, generator=torch.Generator().manual_seed(0)))
+    assert Witness.autocast == [True, False]
+
+
+# -- data and randomness ---------------------------------------------------------------------------
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Rows that draw from all three generators when they are read."""
+
+    def __init__(self, rows=24):
+        self.x = torch.randn(rows, 6, generator=torch.Generator().manual_seed(7))
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, row):
+        drawn = random.random() + np.random.rand() + float(torch.rand(()))  # noqa: NPY002
+        return self.x[row] + 0.01 * drawn, row
+
+
+def two_views(x):
+    return torch.cat([x, x]) + 0.1 * torch.randn(2 * len(x), *x.shape[1:])
+
+
+def test_both_trainers_see_the_same_views_for_a_seed():
+    def seen(kind, seed, rule):
+        views, drawn = [], []
+
+        def augment(x):
+            views.append(two_views(x))
+            drawn.append(torch.rand(()).item())
+            return views[-1]
+
+        trainer = kind(mlp(), None, rule, shape=(6,), augment=augment, seed=seed)
+        trainer.fit(SeededLoader(Noisy(), 4, seed=seed), 2)
+        assert len({*drawn}) == 12  # others in each step
+        return torch.stack(views)
+
+    local = seen(LocalTrainer, 0, CLAPP(context="top"))
+    assert local.shape == (12, 8, 6)
+    assert torch.equal(local, seen(GlobalTrainer, 0, Views()))
+    assert not torch.equal(local, seen(GlobalTrainer, 1, Views()))
+
+
+def test_a_step_leaves_the_random_numbers_of_others_alone():
+    trainer = LocalTrainer(mlp(), None, Views(), shape=(6,), augment=two_views)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    trainer.step(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_epoch_without_batches_is_an_error():
+    trainer = LocalTrainer(mlp(), None, Views(), shape=(6,), augment=two_views)
+    with pytest.raises(ValueError, match=r"no batch in epoch 0: are there fewer data"):
+        trainer.fit(SeededLoader(Noisy(3), 4), 1)
+
+
+def test_schedulers_and_logs_run_with_every_step():
+    logged = {}
+    trainer = LocalTrainer(
+        mlp(),
+        None,
+        CLAPP(),
+        shape=(6,),
+        augment=two_views,
+        optimiser=[partial(torch.optim.SGD, lr=lr) for lr in (0.1, 0.2, 0.3)],
+        scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5),
+        log=lambda step, values: logged.update({step: dict(values)}),
+    )
+    trainer.fit(SeededLoader(Noisy(), 12), 1)
+    assert list(logged) == [1, 2]
+    assert all(list(values) == ["loss/1", "loss/2", "loss/3"] for values in logged.values())
+    rates = [o.param_groups[0]["lr"] for o in trainer.optimisers]
+    assert rates == pytest.approx([0.025, 0.05, 0.075])
+    with pytest.raises(ValueError, match=r"2 optimisers for 3 blocks"):
+        LocalTrainer(mlp(), None, CLAPP(), shape=(6,), optimiser=[SGD, SGD])
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is not None, reason="tensorboard is installed")
+def test_a_missing_tensorboard_is_named(tmp_path):
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        tensorboard_log(tmp_path)
+
+
+# -- blocks that are not as usual ------------------------------------------------------------------
+
+
+def test_a_frozen_block_stays_and_the_others_learn():
+    model = staged()
+    for part in (model.stem, model.layer1):
+        part.requires_grad_(False)
+    before = copy.deepcopy(model)
+    trainer = LocalTrainer(model, None, Views(), shape=(3, 8, 8))
+    assert len(trainer.optimisers) == 2
+    values = trainer.step(images())
+    assert list(values) == [1, 2, 3]
+    assert all(map(torch.equal, model.layer1.parameters(), before.layer1.parameters()))
+    assert not torch.equal(model.layer2[0].weight, before.layer2[0].weight)
+    # A projection of the frozen block learns on.
+    trainer = LocalTrainer(model, None, CLAPP(), shape=(3, 8, 8))
+    assert len(trainer.optimisers) == 3
+
+
+def test_a_block_without_parameters_is_refused():
+    model = nn.Sequential(nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 6))
+    with pytest.raises(ValueError, match=r"Block '0' \(ReLU\) has no parameters"):
+        LocalTrainer(model, ["0", "1", "2"], Views(), shape=(6,))
+
+
+def test_a_matched_projection_cannot_be_trained_locally():
+    rule = CLAPP(projection="matched")
+    with pytest.raises(ValueError, match=r"block 1 does not train its own projections.*matched"):
+        LocalTrainer(staged(), None, rule, shape=(3, 8, 8))
+    GlobalTrainer(staged(), None, rule, shape=(3, 8, 8)).step(images())
+
+
+class Unsteady(nn.Module):
+    """Reads the top in some calls only."""
+
+    calls = 0
+
+    def forward(self, here, top):
+        self.calls += 1
+        return here.square().mean() * (top.detach().mean() if self.calls > 2 else 1)
+
+    def build(self, shapes, seed=0):
+        return nn.ModuleList(Unsteady() for _ in shapes)
+
+
+def test_a_loss_that_reads_the_top_later_is_told_so():
+    trainer = LocalTrainer(mlp(), None, Unsteady(), shape=(6,))
+    x = torch.ones(4, 6)
+    trainer.backward(x)
+    with pytest.raises(TopReadError, match="every call or never"):
+        trainer.backward(x)
+
+
+@pytest.mark.parametrize("kind", [LocalTrainer, GlobalTrainer])
+def test_a_loss_that_is_not_finite_changes_nothing(kind):
+    trainer = kind(staged(), None, Views(), shape=(3, 8, 8))
+    trainer.step(images())
+    before = copy.deepcopy(trainer.state_dict())
+    bad = images(1)
+    bad[0, 0, 0, 0] = math.inf
+    block = 1 if kind is LocalTrainer else 3
+    message = rf"loss of block {block} \(layer{block}\) is nan at step 1; nothing was changed"
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.step(bad)
+    assert identical(trainer.state_dict(), before)
+    assert all(p.grad is None for p in trainer.model.parameters())
+    trainer.step(images(1))
+    assert trainer.steps == 2
+
+
+# -- resuming --------------------------------------------------------------------------------------
+
+
+def resumable(kind, folder, epochs, log=None, every=3):
+    random.seed(len(str(folder)))  # the trainer must not depend on what it finds
+    trainer = kind(
+        mlp(),
+        None,
+        CLAPP(context="top"),
+        shape=(6,),
+        augment=two_views,
+        scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10),
+        seed=4,
+        log=log,
+    )
+    checkpoints = Checkpoints(folder) if folder else None
+    trainer.fit(SeededLoader(Noisy(), 4, seed=4), epochs, checkpoints=checkpoints, every=every)
+    return trainer
+
+
+def assert_same_training(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    assert str(a["place"]) == str(b["place"])
+    assert identical(a, b)
+
+
+def kill_while_training(kind, folder):
+    def log(step, values):
+        if step == 11:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    resumable(kind, folder, 3, log)
+
+
+def kill_while_saving(kind, folder):
+    plain, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 5:  # two for each checkpoint: in the third one, before it has its name
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        plain(descriptor)
+
+    os.fsync = fsync
+    resumable(kind, folder, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "killed"),
+    [("LocalTrainer", "kill_while_training"), ("GlobalTrainer", "kill_while_saving")],
+)
+def test_a_killed_training_goes_on_bit_by_bit(tmp_path, kind, killed):
+    done = subprocess.run([sys.executable, __file__, killed, kind, tmp_path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    last = {"kill_while_training": 9, "kill_while_saving": 6}[killed]
+    assert Checkpoints(tmp_path).load()["place"][2] == last
+    assert bool(list(tmp_path.glob("*.half"))) == (killed == "kill_while_saving")
+    trainer = globals()[kind]
+    resumed = resumable(trainer, tmp_path, 3)
+    states = (random.getstate(), np.random.rand(), torch.rand(1))  # noqa: NPY002
+    assert_same_training(resumable(trainer, None, 3), resumed)
+    assert states == (random.getstate(), np.random.rand(), torch.rand(1))  # noqa: NPY002
+    assert not list(tmp_path.glob("*.half"))
+
+
+def test_training_goes_on_over_epochs_and_only_where_it_belongs(tmp_path):
+    resumable(LocalTrainer, tmp_path, 1)
+    longer = resumable(LocalTrainer, tmp_path, 2)
+    assert_same_training(resumable(LocalTrainer, None, 2), longer)
+    with pytest.raises(ValueError, match=r"checkpoint is of .*LocalTrainer.*this training is"):
+        resumable(GlobalTrainer, tmp_path, 2)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](globals()[sys.argv[2]], sys.argv[3])

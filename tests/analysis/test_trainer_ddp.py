@@ -1,0 +1,78 @@
+"""Two processes take the steps of one on the joined batches."""
+
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from analysis.checkpoints import Checkpoints
+from analysis.loaders import SeededLoader
+from analysis.local_losses import ForwardForward
+from analysis.trainer import LocalTrainer
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = TensorDataset(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).double())
+
+
+def train(fabric, folder, batch_size):
+    # Other weights in each process, until the trainer gives them those of the first.
+    torch.manual_seed(fabric.global_rank)
+    layers = (nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh()) for _ in range(3))
+    trainer = LocalTrainer(
+        nn.Sequential(*layers).double().eval(),
+        None,
+        ForwardForward(),
+        shape=(6,),
+        augment=lambda x: torch.cat([x, -x.square()]),
+        optimiser=partial(torch.optim.SGD, lr=0.5),
+        fabric=fabric,
+        log=lambda step, values: logged.append(values),
+    )
+    loader = SeededLoader(DATA, batch_size, rank=fabric.global_rank, world_size=fabric.world_size)
+    logged = []
+    trainer.fit(loader, 2, checkpoints=Checkpoints(folder))
+    torch.save(logged, folder / f"logged{fabric.global_rank}")
+
+
+def process(folder):
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()
+    train(fabric, folder, 5)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_on_the_joined_batches(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"import runpy, pathlib; runpy.run_path({__file__!r})['process'](pathlib.Path('two'))"
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    ranks = []
+    for name in ("one", "two", "half"):
+        (tmp_path / name).mkdir()
+    for rank in "01":
+        own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+        elastic = {"TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **shared, **own, **elastic}
+        ranks.append(subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment))
+    alone = Fabric(accelerator="cpu", devices=1)
+    train(alone, tmp_path / "one", 10)
+    train(alone, tmp_path / "half", 5)
+    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    one, two, half = (Checkpoints(tmp_path / name).load() for name in ("one", "two", "half"))
+    torch.testing.assert_close(two["model"], one["model"], rtol=1e-12, atol=1e-12)
+    assert two["place"] == one["place"]
+    assert (half["model"]["0.0.weight"] - one["model"]["0.0.weight"]).norm() > 1e-3
+    logged = [torch.load(tmp_path / name) for name in ("one/logged0", "two/logged0", "two/logged1")]
+    assert logged[1] == logged[2]
+    for a, b in zip(*logged[:2], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
