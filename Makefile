@@ -46,7 +46,7 @@ readme: figures ## draw the figures, bring the README's table and picture up to 
 	$(RUN) paper_figures.readme
 
 benchmark: $(BASE) ## time the main operations
-	$(RUN) experiments.benchmark
+	$(RUN) experiments.benchmarks
 
 clean: ## remove .venv and caches; results/ and figures/ stay
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks

@@ -1,15 +1,9 @@
-"""The benchmark compares like with like, and its page is what its result file says."""
-
-from pathlib import Path
+"""The benchmark compares like with like."""
 
 import numpy as np
 
 import linlocal as ll
-from analysis import results
-from experiments import benchmark
-from experiments.benchmark import PublishedProcedure
-
-ROOT = Path(__file__).parent.parent.parent
+from experiments.benchmarks.projection import PublishedProcedure
 
 
 def small() -> tuple[ll.DeepLinear, ll.Pairs]:
@@ -39,8 +33,3 @@ def test_patience_reaches_the_goal_where_it_can_and_says_so_where_not() -> None:
     published = PublishedProcedure(network, pairs, 1.0, 0.1, seed=0)
     assert published.fit_patiently(1e-6, seconds_per_layer=20.0) == 2
     assert published.fit_patiently(0.0, seconds_per_layer=0.05) == 0
-
-
-def test_page_is_what_the_result_file_says() -> None:
-    data = results.read(ROOT / benchmark.RESULT)
-    assert (ROOT / benchmark.PAGE).read_text(encoding="utf-8") == benchmark.page(data)

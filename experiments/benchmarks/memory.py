@@ -1,8 +1,5 @@
 """Peak memory of local training against backpropagation of the last block's loss.
 
-    python -m experiments.benchmark_memory                  # counted, seconds; prints a table
-    python -m experiments.benchmark_memory --device cuda    # of the GPU's allocator
-
 The first rows are the 6-layer encoder with its blocks repeated, images of 32x32; the last the
 8-layer encoder at 224x224. Activities are what a forward and backward pass needs above parameters
 and gradients, a projection's gradient on its way included. "In all" adds these and the two moments
@@ -17,18 +14,15 @@ Published for the 8-layer encoder: local training takes 0.41 of the memory of ba
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
 
 import torch
-import typer
+import xarray as xr
 from lightning_fabric import Fabric
 
 from analysis.local_losses import CLAPP, SCFF, LocalRule
 from analysis.memory import peak_bytes
-from analysis.results import Provenance
 from analysis.trainer import GlobalTrainer, LocalTrainer
 from analysis.training import Trainer
 from experiments.networks import Name, build
@@ -82,7 +76,7 @@ class Bytes:
         return self.activities + _COPIES * self.parameters
 
 
-def measure(trainer: type[Trainer], case: Case, rule: LocalRule, device: str) -> Bytes:
+def peak(trainer: type[Trainer], case: Case, rule: LocalRule, device: str) -> Bytes:
     """Peak memory of one forward and backward pass.
 
     Args:
@@ -103,48 +97,83 @@ def measure(trainer: type[Trainer], case: Case, rule: LocalRule, device: str) ->
     return Bytes(peak_bytes(partial(made.backward, views), device), parameters)
 
 
-def row(case: Case, name: str, device: str) -> str:
-    """One line of the table."""
-    local = measure(LocalTrainer, case, RULES[name], device)
-    everything = measure(GlobalTrainer, case, RULES[name], device)
-    depth = case.depth or int(case.name.removeprefix("vgg"))
-    return (
-        f"| {case.name} | {depth} | {case.side} | {case.batch} | {name} "
-        f"| {local.activities / 1e6:.1f} | {everything.activities / 1e6:.1f} "
-        f"| {local.activities / everything.activities:.2f} "
-        f"| {local.total / everything.total:.2f} |"
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        device: "meta" counts tensors without computing their values; "cuda" asks the allocator.
+        batch: images of 32x32.
+        large_batch: images of 224x224.
+        width: factor on the channels.
+        depths: of the repeated encoder.
+    """
+
+    device: str = "meta"
+    batch: int = 32
+    large_batch: int = 32
+    width: float = 1.0
+    depths: tuple[int, ...] = (6, 12, 24, 48)
+
+
+TITLE = "Memory of local training"
+CONFIGS = {"cpu": Config(), "cuda": Config(device="cuda")}
+
+
+def measure(config: Config) -> xr.Dataset:
+    """Peak memory of both ways, for every case and rule.
+
+    Returns:
+        Over ``case``, with the coordinates encoder, depth, side, batch and rule: peak bytes of
+        activities ``local`` and ``backpropagation``, and ``local_total`` and
+        ``backpropagation_total`` with parameters, gradients and moments.
+    """
+    repeated = [Case(depth=d, batch=config.batch, width=config.width) for d in config.depths]
+    large = Case("vgg8", side=224, batch=config.large_batch, width=config.width)
+    cases = [(case, name) for name in RULES_OF_DEPTH for case in repeated]
+    cases += [(large, name) for name in RULES]
+    local, everything = (
+        [peak(trainer, case, RULES[name], config.device) for case, name in cases]
+        for trainer in (LocalTrainer, GlobalTrainer)
+    )
+    return xr.Dataset(
+        {
+            "local": ("case", [found.activities for found in local]),
+            "backpropagation": ("case", [found.activities for found in everything]),
+            "local_total": ("case", [found.total for found in local]),
+            "backpropagation_total": ("case", [found.total for found in everything]),
+        },
+        {
+            "encoder": ("case", [case.name for case, _ in cases]),
+            "depth": ("case", [c.depth or int(c.name.removeprefix("vgg")) for c, _ in cases]),
+            "side": ("case", [case.side for case, _ in cases]),
+            "batch": ("case", [case.batch for case, _ in cases]),
+            "rule": ("case", [name for _, name in cases]),
+        },
+        {"device": config.device},
     )
 
 
-def main(
-    device: Annotated[str, typer.Option(help="meta (counted only), cpu or cuda")] = "meta",
-    batch: Annotated[int, typer.Option(help="images, of 32x32")] = 32,
-    large_batch: Annotated[int, typer.Option(help="images, of 224x224")] = 32,
-    width: Annotated[float, typer.Option(help="factor on the channels")] = 1.0,
-    max_depth: Annotated[int, typer.Option(help="of the repeated encoder")] = 48,
-) -> None:
-    """Print the peak memory of both ways, and the hardware."""
-    cases = [
-        Case(depth=depth, batch=batch, width=width)
-        for depth in (6, 12, 24, 48)
-        if depth <= max_depth
-    ]
-    large = Case("vgg8", side=224, batch=large_batch, width=width)
-    provenance = Provenance.collect("benchmark_memory", device, 0, asdict(large))
-    hardware = json.loads(provenance.hardware)
-    names = {"meta": "counted on no device", "cpu": f"counted on {hardware['processor']}"}
-    print(f"{names.get(device, hardware.get('accelerator'))}; torch {torch.__version__}\n")
-    print(
+def section(data: xr.Dataset) -> list[str]:
+    """Lines of the page, from a result file alone."""
+    counted = {"meta": "counted tensor by tensor", "cuda": "peak of the allocator"}
+    lines = [
+        f"Peak of one forward and backward pass, two views of each image, float32; "
+        f"{counted[data.attrs['device']]}.",
+        '"In all" adds parameters, gradients and the moments of AdamW. Published for the 8-layer',
+        f"encoder at 224x224: {PUBLISHED_RATIO} (how it was measured is not said).",
+        "",
         "| encoder | depth | side | batch | rule | local, MB | backpropagation, MB | ratio "
-        "| ratio in all |\n|---|---:|---:|---:|---|---:|---:|---:|---:|"
-    )
-    for name in RULES_OF_DEPTH:
-        for case in cases:
-            print(row(case, name, device), flush=True)
-    for name in RULES:
-        print(row(large, name, device), flush=True)
-    print(f"\npublished for the 8-layer encoder: {PUBLISHED_RATIO}")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+        "| ratio in all |",
+        "|---|---:|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    for position in range(data.sizes["case"]):
+        row = data.isel(case=position)
+        cells = [str(row[key].values) for key in ("encoder", "depth", "side", "batch", "rule")]
+        cells += [f"{float(row[key]) / 1e6:.1f}" for key in ("local", "backpropagation")]
+        cells += [
+            f"{float(row['local' + what] / row['backpropagation' + what]):.2f}"
+            for what in ("", "_total")
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines

@@ -1,8 +1,5 @@
 """Our projection and updates against the published procedure, side by side in one process.
 
-    python -m experiments.benchmark            # measures, writes docs/benchmarks.md (minutes)
-    python -m experiments.benchmark --help
-
 The work is that of Fig. 2 of arXiv 2601.21683: 196 -> 128 x 6, batches of 32 images of 2x2 patches,
 both view directions, softplus f with margin 1, penalty 0.01. The published procedure, written anew
 here: both projections of a layer are fitted by torch's L-BFGS in float32 (lr 0.2, max_iter 1000,
@@ -11,31 +8,24 @@ strong Wolfe line search, 3 rounds per layer), then autograd gives the updates.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import typer
 import xarray as xr
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from analysis import results
-from analysis.results import Provenance
 from experiments.batches import PATCH_WIDTH, patch_batches
 from experiments.data import Array, ImageSource
 from experiments.scaling import both_updates, seconds
 from linlocal import DeepLinear, DeepReLU, Pairs, rules
 from linlocal.network import Network
 
-PAGE = Path("docs/benchmarks.md")
-RESULT = Path("docs/benchmarks.nc")
+TITLE = "The optimal projections and both updates, Fig. 2 of arXiv 2601.21683"
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,7 @@ class Config:
     seed: int = 0
 
 
+CONFIGS = {"cpu": Config()}
 DATA: tuple[ImageSource, ...] = ("photographs", "digits")
 NETWORKS = {
     "orthogonal": DeepLinear.orthogonal,
@@ -276,18 +267,10 @@ def _worst(local: list[Array], goal: list[Array]) -> float:
     )
 
 
-def page(data: xr.Dataset) -> str:
-    """The benchmarks page, from a result file alone."""
-    hardware = json.loads(data.attrs["hardware"])
-    packages = json.loads(data.attrs["packages"])
+def section(data: xr.Dataset) -> list[str]:
+    """Lines of the page, from a result file alone."""
     batches = data.sizes["batch"]
     lines = [
-        "# Benchmarks",
-        "",
-        "Written by `python -m experiments.benchmark` (`make benchmark`); do not edit.",
-        "",
-        "## The optimal projections and both updates, Fig. 2 of arXiv 2601.21683",
-        "",
         "196 -> 128 x 6, images that ship with scikit-learn, batches of 32 images of 2x2 patches",
         "(128 pairs in each of two view directions), softplus f, margin 1, penalty 0.01.",
         "Published procedure: float32 torch L-BFGS, lr 0.2, max_iter 1000, strong Wolfe, 3 rounds",
@@ -327,37 +310,9 @@ def page(data: xr.Dataset) -> str:
         "||dLoss/dB|| / ||lam B||, 0 at the optimum. The published procedure stops before it is",
         "there; the last two columns are the time of the same optimizer without its stopping rules",
         "until it is at 1e-6, or given up after 8 s per layer.",
-        "",
-        f"Hardware: {hardware['processor']}, {hardware['cores']} cores, {hardware['machine']}. "
-        f"Python {packages['python']}, numpy {packages['numpy']}, scipy {packages['scipy']}, "
-        f"torch {packages['torch']}. Seed {data.attrs['seed']}, commit `{data.attrs['commit']}`.",
-        "",
-        "## Growth with pairs, width and depth",
-        "",
-        "The figure `scaling` (`python -m experiments run scaling`, `python -m paper_figures "
-        "scaling`).",
-        "",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _ratio(data: xr.Dataset) -> float:
     return float(data["published_s"].sum() / data["ours_s"].sum())
-
-
-def main(
-    batches: Annotated[int, typer.Option(help="Batches of 32 images per network.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of images and weights.")] = 0,
-) -> None:
-    """Time our projection and updates against the published procedure; write the page."""
-    config = Config(batches=batches, seed=seed)
-    provenance = Provenance.collect("benchmark", "cpu", seed, asdict(config))
-    data = measure(config)
-    PAGE.parent.mkdir(exist_ok=True)
-    results.write(data, RESULT, provenance)
-    PAGE.write_text(page(results.read(RESULT)), encoding="utf-8")
-    print(f"written: {PAGE}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

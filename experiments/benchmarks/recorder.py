@@ -1,8 +1,5 @@
 """What a recorded step costs, against a plain forward and backward pass of the same training.
 
-    python -m experiments.benchmark_recorder                 # minutes on a CPU; prints a table
-    python -m experiments.benchmark_recorder --device cuda
-
 The network is the VGG-like encoder of arXiv 2601.21683 with 6 layers, 128, 256, 256, 512, 1024 and
 1024 wide, 3x3, max-pool after 2, 4, 5 and 6; both views of 16 images of 32x32 make a batch of 32.
 The rule is CLAPP++ with direct feedback; the global loss is its loss on the last block. Steps with
@@ -12,23 +9,20 @@ time on a CPU, of wall time elsewhere.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
 
 import torch
-import typer
+import xarray as xr
 from torch import Tensor, nn
 
 from analysis.capture import output_shapes
 from analysis.local_losses import CLAPP
 from analysis.recorder import AlignmentRecorder
-from analysis.results import Provenance
 
 
 @dataclass(frozen=True)
@@ -54,23 +48,8 @@ class Config:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What was measured.
-
-    Attributes:
-        plain_s: seconds of a plain step, the median.
-        ratio: recorded over plain step, the median over neighbours.
-        unrecorded_ratio: the same for a step with the recorder in which nothing is due.
-        share: of the training time at cadence 100, in a run of 100 steps: recorded, 99 not.
-        flush_s: seconds of one transfer and write, done for every 10 recorded steps.
-    """
-
-    plain_s: float
-    ratio: float
-    unrecorded_ratio: float
-    share: float
-    flush_s: float
+TITLE = "A recorded training step"
+CONFIGS = {"cpu": Config(), "cuda": Config(device="cuda", steps=100)}
 
 
 def encoder(config: Config) -> nn.Sequential:
@@ -86,8 +65,20 @@ def encoder(config: Config) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def measure(config: Config, folder: Path) -> Cost:
-    """Time plain, recorded and unrecorded steps in turns; ``folder`` takes what is recorded."""
+def measure(config: Config) -> xr.Dataset:
+    """Time plain, recorded and unrecorded steps in turns.
+
+    Returns:
+        ``plain_s``: seconds of a plain step, the median. ``ratio``: recorded over plain step, the
+        median over neighbours. ``unrecorded_ratio``: the same for a step with the recorder in which
+        nothing is due. ``share``: of the training time at cadence 100, in a run of 100 steps, one
+        of them recorded. ``flush_s``: of one transfer and write, done for every 10 recorded steps.
+    """
+    with TemporaryDirectory() as folder:
+        return _measure(config, Path(folder))
+
+
+def _measure(config: Config, folder: Path) -> xr.Dataset:
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     model = encoder(config).to(config.device)
@@ -128,7 +119,17 @@ def measure(config: Config, folder: Path) -> Cost:
     plain_s = statistics.median(plain[warm:])
     # Per recorded step a tenth of a flush.
     extra = (ratio - 1.0) + flush_s / 10 / plain_s
-    return Cost(plain_s, ratio, unrecorded, extra / (100 + extra), flush_s)
+    share = extra / (100 + extra)
+    return xr.Dataset(
+        {
+            "plain_s": plain_s,
+            "ratio": ratio,
+            "unrecorded_ratio": unrecorded,
+            "share": share,
+            "flush_s": flush_s,
+        },
+        attrs={"threads": torch.get_num_threads(), "batch": config.batch, "side": config.size},
+    )
 
 
 def _now(device: str) -> float:
@@ -138,25 +139,15 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def main(
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    steps: Annotated[int, typer.Option(help="steps of each kind")] = 12,
-) -> None:
-    """Print what a recorded step costs, and the hardware."""
-    config = Config(device=device, steps=steps)
-    with TemporaryDirectory() as folder:
-        cost = measure(config, Path(folder))
-    hardware = json.loads(Provenance.collect("benchmark", "cpu", 0, asdict(config)).hardware)
-    name = hardware.get("accelerator") if device.startswith("cuda") else hardware["processor"]
-    print(
-        "| device | threads | plain step, s | recorded / plain | not due / plain | share at 100 |"
-    )
-    print("|---|---:|---:|---:|---:|---:|")
-    print(
-        f"| {name} | {torch.get_num_threads()} | {cost.plain_s:.4f} | {cost.ratio:.2f} | "
-        f"{cost.unrecorded_ratio:.3f} | {100 * cost.share:.2f} % |"
-    )
-
-
-if __name__ == "__main__":
-    typer.run(main)
+def section(data: xr.Dataset) -> list[str]:
+    """Lines of the page, from a result file alone."""
+    return [
+        "VGG-like encoder, 6 layers, CLAPP++ with direct feedback, batch "
+        f"{data.attrs['batch']} of {data.attrs['side']}x{data.attrs['side']}, "
+        f"{data.attrs['threads']} thread(s); a step is one forward and backward pass.",
+        "",
+        "| plain step, s | recorded / plain | not due / plain | share at cadence 100 |",
+        "|---:|---:|---:|---:|",
+        f"| {float(data['plain_s']):.4f} | {float(data['ratio']):.2f} | "
+        f"{float(data['unrecorded_ratio']):.3f} | {float(data['share']):.2%} |",
+    ]

@@ -1,7 +1,5 @@
 """The Random Hierarchy Model against the generators that one writes first.
 
-    python -m experiments.benchmark_rhm        # seconds; prints a table
-
 Process time of one thread, best of several, at v = n = 16, m = 8, s = 2, L = 4. The plain sampler
 is one gather per level, in numpy with int8 or in torch with its int64 indices; both draw with
 replacement and keep no latents. Memory is the peak that tracemalloc sees against the bytes of
@@ -13,14 +11,33 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import typer
+import xarray as xr
 from numpy.typing import NDArray
 
 from linlocal.rhm import RandomHierarchyModel
+
+TITLE = "The generator of the Random Hierarchy Model"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is timed.
+
+    Attributes:
+        num: data.
+        repetitions: the fastest of so many counts.
+    """
+
+    num: int = 100_000
+    repetitions: int = 7
+
+
+CONFIGS = {"cpu": Config()}
 
 
 def plain_numpy(rhm: RandomHierarchyModel, num: int) -> NDArray[Any]:
@@ -61,12 +78,15 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return peak
 
 
-def main(
-    num: Annotated[int, typer.Option(help="data")] = 100_000,
-    repetitions: Annotated[int, typer.Option(help="the fastest of so many is shown")] = 7,
-) -> None:
-    """Time generating, splitting, parsing and encoding."""
+def measure(config: Config) -> xr.Dataset:
+    """Time generating, splitting, parsing and encoding.
+
+    Returns:
+        ``milliseconds`` and ``peak`` (in units of the bytes of all latents, NaN for torch, whose
+        memory tracemalloc does not see) over ``operation``.
+    """
     torch.set_num_threads(1)
+    num = config.num
     rhm = RandomHierarchyModel(num_classes=16, num_symbols=16, num_synonyms=8, num_levels=4)
     rules = [torch.from_numpy(table.astype(np.int64)) for table in rhm.rules]
     data = rhm.sample(num, seed=0)
@@ -81,14 +101,29 @@ def main(
         "one_hot": lambda: rhm.one_hot(data.leaves),
         "exchange": lambda: rhm.exchange(data, 2, seed=0),
     }
-    print(f"{num} data, {data.nbytes / 1e6:.1f} MB with all latents\n")
-    print("| | ms | peak / bytes of all latents |\n|---|---:|---:|")
-    for name, call in calls.items():
-        elapsed = seconds(call, repetitions)
-        # tracemalloc does not see what torch allocates.
-        peak = "" if "torch" in name else f"{peak_bytes(call) / data.nbytes:.1f}"
-        print(f"| {name} | {1e3 * elapsed:.1f} | {peak} |")
+    times = [1e3 * seconds(call, config.repetitions) for call in calls.values()]
+    peaks = [
+        np.nan if "torch" in name else peak_bytes(call) / data.nbytes
+        for name, call in calls.items()
+    ]
+    return xr.Dataset(
+        {"milliseconds": ("operation", times), "peak": ("operation", peaks)},
+        {"operation": list(calls)},
+        {"num": num, "megabytes": data.nbytes / 1e6},
+    )
 
 
-if __name__ == "__main__":
-    typer.run(main)
+def section(data: xr.Dataset) -> list[str]:
+    """Lines of the page, from a result file alone."""
+    lines = [
+        f"v = n = 16, m = 8, s = 2, L = 4: {data.attrs['num']:,} data, "
+        f"{data.attrs['megabytes']:.1f} MB with all latents.",
+        "",
+        "| | ms | peak / bytes of all latents |",
+        "|---|---:|---:|",
+    ]
+    for name in data["operation"].values:
+        row = data.sel(operation=name)
+        peak = "" if np.isnan(row["peak"]) else f"{float(row['peak']):.1f}"
+        lines.append(f"| {name} | {float(row['milliseconds']):.1f} | {peak} |")
+    return lines

@@ -1,0 +1,1 @@
+"""What the main operations cost: measured by a command, kept with the hardware, on one page."""

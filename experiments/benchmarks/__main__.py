@@ -1,0 +1,90 @@
+"""The command ``python -m experiments.benchmarks``: measures, and writes the page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import xarray as xr
+
+from analysis import results
+from analysis.results import Provenance, ResultError
+from experiments.benchmarks import registry
+
+PAGE = Path("docs/benchmarks.md")
+FOLDER = Path("docs/benchmarks")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"Which: {', '.join(registry.NAMES)}; all if none is named."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Measure what the main operations cost here, and write the page of all that was measured.
+
+    Results of other devices stay on the page. Minutes on a CPU; leave the machine alone meanwhile.
+    """
+    try:
+        wanted = {name: registry.load(name) for name in names or registry.NAMES}
+    except ResultError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    for name, benchmark in wanted.items():
+        if device not in benchmark.CONFIGS:
+            typer.echo(f"{name}: nothing to measure on {device}")
+            continue
+        config = benchmark.CONFIGS[device]
+        provenance = Provenance.collect(f"benchmarks.{name}", "cpu", 0, asdict(config))
+        data = benchmark.measure(config)
+        typer.echo(results.write(data, FOLDER / f"{name}-{device}.nc", provenance))
+    PAGE.write_text(page(FOLDER), encoding="utf-8")
+    typer.echo(PAGE)
+
+
+def page(folder: Path) -> str:
+    """The page, from the result files of a folder alone."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `python -m experiments.benchmarks` (`make benchmark`); do not edit. What is",
+        "not here was not measured.",
+        "",
+    ]
+    for name in registry.NAMES:
+        benchmark = registry.load(name)
+        lines += [f"## {benchmark.TITLE}", ""]
+        for file in sorted(folder.glob(f"{name}-*.nc")):
+            data = results.read(file)
+            lines += [*benchmark.section(data), "", hardware(data), ""]
+    lines += [
+        "## Growth with pairs, width and depth",
+        "",
+        "The figure `scaling` (`python -m experiments run scaling`, `python -m paper_figures "
+        "scaling`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def hardware(data: xr.Dataset) -> str:
+    """Where, with what and from which commit something was measured."""
+    found = json.loads(data.attrs["hardware"])
+    packages = json.loads(data.attrs["packages"])
+    device = f"{found['accelerator']}; " if "accelerator" in found else ""
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("numpy", "scipy", "torch"))
+    return (
+        f"Hardware: {device}{found['processor']}, {found['cores']} cores, {found['machine']}. "
+        f"Python {packages['python']}, {versions}. Commit `{data.attrs['commit']}`."
+    )
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m experiments.benchmarks")
