@@ -27,6 +27,7 @@ NAMES: tuple[str, ...] = (
     "rhm_feedback",
     "rhm_local_ssl",
     "rhm_representations",
+    "blockwise_ssl",
 )
 
 

@@ -28,12 +28,12 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     """A column for each data set; a row for the accuracy and one for its distance to BP."""
     data = datasets["local_rules"]
     figure = Figure(figsize=(style.PAGE, 4.8))
-    grid = figure.subplots(2, data.sizes["data"], sharex=True, sharey="row", squeeze=False)
+    grid = figure.subplots(2, data.sizes["data"], sharex=True, squeeze=False)
     for column, name in zip(grid.T, data["data"].values, strict=True):
         for axes, (measure, words) in zip(column, MEASURES.items(), strict=True):
             scatter(axes, data.sel(data=name), measure)
             axes.set_title(f"{name}: {_correlated(data.sel(data=name), measure)[1]}", size=8)
-            if column is grid.T[0]:
+            if axes in grid[:, 0]:
                 axes.set_ylabel(words)
         column[-1].set_xlabel("mean cosine along local training,\nlayers below the top")
     panels.legend_below(figure, grid[0, 0], columns=5)

@@ -38,12 +38,17 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def curves(axes: Axes, cosine: xr.DataArray) -> None:
-    """One band for each layer below the top, lower ones darker."""
+    """The mean for each layer below the top, lower ones darker; thin: each network."""
     below = cosine["layer"].values[:-1]
     colors = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(below)))
     for layer, color in zip(below, colors, strict=True):
         here = cosine.sel(layer=layer, drop=True)
-        style.band(axes, here, "repetition", color=color, label=f"layer {layer}")
+        # Five bands of so few repetitions would cover each other.
+        for repetition in range(here.sizes["repetition"]):
+            one = here.isel(repetition=repetition)
+            axes.plot(here["step"], one, color=color, alpha=0.4, linewidth=0.5)
+        mean = here.mean("repetition")
+        axes.plot(here["step"], mean, color=color, label=f"layer {layer}")
     training_panels.step_axis(axes)
     axes.set_xlabel("")
     axes.axhline(0, color="#999999", linewidth=0.5)

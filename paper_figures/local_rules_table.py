@@ -14,7 +14,7 @@ from paper_figures.claims import Claim
 
 INPUTS = ("local_rules",)
 
-# CIFAR-10, top-1 in per cent: local, and backpropagation of the same loss.
+# arXiv 2601.21683 on CIFAR-10, top-1 in per cent: local, and backpropagation of the same loss.
 PUBLISHED: dict[str, tuple[float | None, float | None]] = {
     "CLAPP++": (80.51, 80.49),
     "CLAPP++ DFB": (80.65, 80.49),
@@ -40,7 +40,9 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     row[0].set_yticks(range(data.sizes["rule"]), [label(r) for r in data["rule"].values])
     row[0].invert_yaxis()
     panels.legend_below(figure, row[0], columns=4)
-    panels.headline(figure, "Linear probe on all blocks (behind a rule: published, CIFAR-10)")
+    panels.headline(
+        figure, "Linear probe on all blocks (in brackets: published, CIFAR-10, local | BP)"
+    )
     return panels.finish(figure, data)
 
 

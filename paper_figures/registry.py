@@ -27,6 +27,7 @@ NAMES: tuple[str, ...] = (
     "rhm_masks",
     "rhm_local_ssl",
     "rhm_representations",
+    "blockwise_ssl",
 )
 
 

@@ -17,6 +17,8 @@ COLORS = {
     "CLAPP++ DFB": style.PALETTE[1],
     "CLAPP++ DFB, matched B": style.PALETTE[2],
 }
+# The networks in which masked backpropagation is compared.
+MASKED_IN = "CLAPP++ DFB"
 MASKS = {
     "batch": ("masks averaged over the batch", style.PALETTE[4]),
     "none": ("masks left out", style.PALETTE[6]),
@@ -30,14 +32,12 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     trained, along, masked = figure.subplots(1, 3)
     training_panels.cosines(trained, along, data, COLORS)
     panels.legend_below(figure, trained, columns=3)
-    # Which rule trained the network matters little here: each curve is the network of the first.
-    first = data["masked_cosine"].sel(rule="CLAPP++", drop=True)
     for name, (label, color) in MASKS.items():
-        curve = first.sel(masks=name, drop=True)
+        curve = data["masked_cosine"].sel(rule=MASKED_IN, masks=name, drop=True)
         style.band(masked, curve, "repetition", color=color, label=label)
     masked.axhline(0, color="#999999", linewidth=0.5)
     masked.set_ylim(-0.3, 1.05)
-    masked.set_title("backpropagation with")
+    masked.set_title("masked backpropagation")
     masked.set_xlabel("layer")
     masked.legend(loc="lower right", fontsize=6)
     kind = str(data["data"].values)
@@ -50,7 +50,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     data = datasets["trained_cnn"]
     below = data["cosine"].isel(step=-1, layer=slice(-1))
     rule = {name: below.sel(rule=name, drop=True) for name in COLORS}
-    masked = data["masked_cosine"].sel(rule="CLAPP++", drop=True).isel(layer=slice(-1))
+    masked = data["masked_cosine"].sel(rule=MASKED_IN, drop=True).isel(layer=slice(-1))
     return [
         panels.raises(
             "trained encoder: direct feedback raises the cosine of CLAPP++",
@@ -69,7 +69,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 f"trained encoder: backpropagation with {words} stays closer to backpropagation "
                 "than CLAPP++ DFB does",
                 masked.sel(masks=name, drop=True),
-                rule["CLAPP++ DFB"],
+                rule[MASKED_IN],
                 "repetition",
                 published=None,
             )

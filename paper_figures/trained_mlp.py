@@ -27,7 +27,8 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     trained, along = figure.subplots(1, 2)
     training_panels.cosines(trained, along, data, COLORS)
     panels.legend_below(figure, trained, columns=2)
-    panels.headline(figure, "A ReLU network while local rules train it")
+    kind = str(data["data"].values)
+    panels.headline(figure, f"A ReLU network trained on halves of {kind} (published: MNIST)")
     return panels.finish(figure, data)
 
 

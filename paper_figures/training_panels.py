@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import xarray as xr
 from matplotlib.axes import Axes
 
-from paper_figures import style
+from paper_figures import panels, style
 
 
 def cosines(trained: Axes, along: Axes, data: xr.Dataset, colors: Mapping[str, str]) -> None:
@@ -27,7 +27,7 @@ def cosines(trained: Axes, along: Axes, data: xr.Dataset, colors: Mapping[str, s
     trained.set_xlabel("layer")
     trained.set_ylabel("cosine of local and global update")
     trained.set_title(f"after {int(data['step'][-1])} steps")
-    along.set_title("along training, mean below the top")
+    along.set_title(f"mean of layers {panels.span(data['layer'][:-1])}")
     step_axis(along)
     for axes in (trained, along):
         axes.axhline(0, color="#999999", linewidth=0.5)

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from analysis import results
-from analysis.results import Address, Provenance, ResultError, code_version, read, write
+from analysis.results import Address, Provenance, ResultError, read, write
 
 
 def make(value=0.5, layers=3):
@@ -221,7 +221,7 @@ def git(folder, *args):
 
 def test_the_commit_is_unknown_outside_git_and_dirty_after_a_change(tmp_path, monkeypatch):
     commit = results._commit.__wrapped__
-    monkeypatch.setattr(results, "_ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
     assert commit() == "unknown"
     git(tmp_path, "init")
     assert commit() == "unknown"
@@ -234,32 +234,11 @@ def test_the_commit_is_unknown_outside_git_and_dirty_after_a_change(tmp_path, mo
     (tmp_path / "file").write_text("b")
     assert commit() == f"{clean}-dirty"
     (tmp_path / "site-packages").mkdir()
-    monkeypatch.setattr(results, "_ROOT", tmp_path / "site-packages")
+    monkeypatch.setattr(results, "ROOT", tmp_path / "site-packages")
     assert commit() == "unknown"
-    monkeypatch.setattr(results, "_ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", "")
     assert commit() == "unknown"
-
-
-def test_the_code_version_follows_content_and_names_of_the_sources(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "_ROOT", tmp_path)
-
-    def now():
-        return code_version.__wrapped__()
-
-    for folder in ("linlocal", "analysis", "paper_figures"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.py").write_text("x = 1\n")
-    first = now()
-    assert now() == first
-    (tmp_path / "paper_figures" / "a.py").write_text("x = 2\n")
-    (tmp_path / "linlocal" / "notes.txt").write_text("no source\n")
-    assert now() == first
-    (tmp_path / "linlocal" / "a.py").write_text("x = 2\n")
-    second = now()
-    assert second != first
-    (tmp_path / "linlocal" / "a.py").rename(tmp_path / "linlocal" / "b.py")
-    assert now() not in (first, second)
 
 
 def test_a_run_repeats_another_if_code_and_parameters_agree(provenance):

@@ -1,0 +1,302 @@
+"""Blockwise self-supervised learning in four blocks against the same loss end to end.
+
+Every variant (loss, head, noise between blocks, order of training) trains the same network on
+two-dimensional images of a Random Hierarchy Model, a block on the detached output of the one below;
+the reference is end to end with the same head and loss. Learning rates are chosen from the same
+candidates on validation data. A linear classifier reads the class from each block. Along the
+simultaneous training, the gradient of each block's loss is compared with that of the last block's
+loss backpropagated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from analysis import view_losses
+from analysis.heads import (
+    ActivityNoise,
+    HeadedClasses,
+    HeadedRule,
+    HeadedViews,
+    HeadKind,
+    Labels,
+    Spread,
+)
+from analysis.probe import probe_blocks, stratified_split
+from analysis.random_states import drawing
+from analysis.recorder import log_spaced
+from analysis.training import Trainer
+from experiments import networks
+from experiments.blockwise import Order, Recipe, cut, narrow_resnet, train
+from experiments.grid import stack
+from experiments.image_sources import HELD_OUT, Images, Labelled
+from experiments.local_rules import in_batches
+from experiments.rhm_images import RHMImages
+from experiments.search import searched, words
+from experiments.sweep import Sweep
+from experiments.training import RECORDED_PER_DECADE, aligned
+from linlocal.rhm import RandomHierarchyModel
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        network: "narrow" (a residual network of 4 stages, 8 to 64 channels) or "resnet50".
+        levels: L of the images, whose side is 2^L patches; v = n = 8, m = 4.
+        patch: side of a symbol in pixels.
+        channels: of the images.
+        train: images for training and, a fifth of them, validation.
+        test: images.
+        steps: of training, of each block in the sequential order.
+        batch: images per batch.
+        width: of the expansion in the heads.
+        projector: widths of the projectors.
+        learning_rates: of LARS, candidates of the search; the published one is 0.2 x batch / 256.
+        repetitions: networks and splits that are reported.
+        device: of torch.
+        seed: of everything.
+    """
+
+    network: Literal["narrow", "resnet50"] = "narrow"
+    levels: int = 2
+    patch: int = 2
+    channels: int = 1
+    train: int = 1280
+    test: int = 512
+    steps: int = 100
+    batch: int = 64
+    width: int = 64
+    projector: tuple[int, ...] = (128, 128)
+    learning_rates: tuple[float, ...] = (2.0, 8.0)
+    repetitions: int = 3
+    device: str = "cpu"
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Config(
+        train=160,
+        test=32,
+        steps=1,
+        batch=16,
+        width=8,
+        projector=(16,),
+        learning_rates=(2.0,),
+        repetitions=2,
+    ),
+    "cpu": Config(),
+    "paper": Config(
+        network="resnet50",
+        levels=5,
+        patch=7,
+        channels=3,
+        train=12_800,
+        test=2_560,
+        steps=3_000,
+        batch=256,
+        width=2048,
+        projector=(8192, 8192, 8192),
+        learning_rates=(0.2, 0.8),
+        device="cuda",
+    ),
+}
+PUBLISHED = "arXiv 2302.01647 (ImageNet)"
+
+NUM_CLASSES = 8
+SUPERVISED = "supervised"
+LOSSES: dict[str, view_losses.ViewLoss] = {
+    "Barlow Twins": view_losses.BarlowTwins(weight=0.0051),
+    "VICReg": view_losses.VICReg(),
+    "SimCLR": view_losses.NTXent(0.2),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is compared.
+
+    Attributes:
+        loss: a name in `LOSSES`, or "supervised".
+        order: of training; "" leaves the network untrained.
+        head: of each block.
+        noise: between blocks: what shares its standard deviation; "" adds none.
+    """
+
+    loss: str = "Barlow Twins"
+    order: Order | Literal[""] = "simultaneous"
+    head: HeadKind = "expansion"
+    noise: Spread | Literal[""] = ""
+
+    def __str__(self) -> str:
+        noise = f"noise per {self.noise}" if self.noise else ""
+        head = "" if self.head == "expansion" else f"{self.head} pooling"
+        named = (self.loss, self.order, head, noise)
+        return ", ".join(filter(None, named)) if self.order else "untrained"
+
+
+VARIANTS = (
+    *(Variant(loss) for loss in (*LOSSES, SUPERVISED)),
+    *(Variant(loss, "end to end") for loss in (*LOSSES, SUPERVISED)),
+    *(Variant(noise=noise) for noise in ("channel", "map", "tensor")),
+    *(Variant(head=head) for head in ("local", "global")),
+    Variant(order="sequential"),
+    Variant(order=""),
+)
+BLOCKS = [f"block{l}" for l in range(1, 5)]
+
+
+def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
+    """Train and probe every variant.
+
+    Returns:
+        Over variant (with coordinates loss, order, head, noise) and repetition: ``accuracy`` of a
+        linear probe over layer, ``cosine`` over step and layer, of the simultaneous order (NaN for
+        others); ``search_accuracy`` over candidate.
+    """
+
+    def measure(learning_rate: float, seed: int, **variant: Any) -> xr.Dataset:
+        return measured(config, Variant(**variant), learning_rate, seed)
+
+    candidates = [{"learning_rate": rate} for rate in config.learning_rates]
+    parts = searched(
+        sweep,
+        measure,
+        [asdict(variant) for variant in VARIANTS],
+        candidates,
+        range(config.repetitions),
+        "blockwise",
+        config.seed,
+    )
+    labels = {key: ("variant", [asdict(v)[key] for v in VARIANTS]) for key in asdict(VARIANTS[0])}
+    return stack(parts, "variant", [str(variant) for variant in VARIANTS]).assign_coords(
+        {**labels, "candidate": words(candidates), "chance": 1 / NUM_CLASSES}
+    )
+
+
+def measured(config: Config, variant: Variant, learning_rate: float, seed: int) -> xr.Dataset:
+    """Train one network and probe its blocks.
+
+    Returns:
+        ``accuracy`` (layer), ``cosine`` (step, layer), and ``validation_accuracy`` of the last
+        block: 0 where training diverged.
+    """
+    torch.set_num_threads(1)
+    images = source(config, seed)
+    network = build(config, variant, seed).to(config.device)
+    cosines: dict[int, NDArray[np.float64]] = {}
+    watched = [images.held_out_views(0, config.batch, seed)]
+
+    def record(step: int, trainer: Trainer) -> None:
+        if variant.order == "simultaneous" and step in due:
+            with drawing(torch.device(config.device), seed, step):  # noise
+                cosines[step] = aligned(network, trainer.losses, watched)["cosine"].values
+
+    due = [*filter(log_spaced(RECORDED_PER_DECADE), range(config.steps)), config.steps]
+    diverged = False
+    if variant.order:
+        labels = Labels()
+        try:
+            train(
+                network,
+                rule_of(config, variant, labels),
+                lambda step: images.labelled_views(step, config.batch, seed),
+                Recipe(config.steps, learning_rate),
+                variant.order,
+                labels=labels,
+                seed=seed,
+                before_step=record,
+            )
+        except FloatingPointError:
+            diverged = True
+    accuracy, validation = np.zeros(len(BLOCKS)), 0.0
+    if not diverged:
+        accuracy = _probed(network, images, images.test, BLOCKS, seed)
+        validation = float(_probed(network, images, images.validation, BLOCKS[-1:], seed)[0])
+    undefined = np.full(len(BLOCKS), np.nan)
+    return xr.Dataset(
+        {
+            "accuracy": ("layer", accuracy),
+            "validation_accuracy": validation,
+            "cosine": (("step", "layer"), np.stack([cosines.get(s, undefined) for s in due])),
+        },
+        {"step": due, "layer": range(1, len(BLOCKS) + 1)},
+    )
+
+
+def build(config: Config, variant: Variant, seed: int) -> nn.Sequential:
+    """The network of a variant, cut into four blocks."""
+    noise = ActivityNoise(per=variant.noise) if variant.noise else None
+    if config.network == "narrow":
+        return cut(narrow_resnet(8, config.channels, seed=seed), noise=noise)
+    whole = networks.build(
+        config.network,
+        num_channels=config.channels,
+        image_size=2**config.levels * config.patch,
+        seed=seed,
+    )
+    return cut(whole, noise=noise)
+
+
+def rule_of(config: Config, variant: Variant, labels: Labels) -> HeadedRule:
+    """The loss of each block."""
+    if variant.loss == SUPERVISED:
+        widths = (*config.projector[:-1], NUM_CLASSES)
+        return HeadedClasses(kind=variant.head, width=config.width, widths=widths, labels=labels)
+    return HeadedViews(
+        kind=variant.head,
+        width=config.width,
+        widths=config.projector,
+        loss=LOSSES[variant.loss],
+        scale=0.024 if variant.loss == "Barlow Twins" else 1.0,
+    )
+
+
+# A sweep asks for the same images at point after point.
+@lru_cache(maxsize=4)
+def source(config: Config, seed: int) -> Images:
+    """Images, whose views have everything below the latents of level 1 drawn anew."""
+    rhm = RandomHierarchyModel(
+        num_classes=NUM_CLASSES,
+        num_symbols=NUM_CLASSES,
+        num_synonyms=4,
+        num_levels=config.levels,
+        tuple_size=4,
+        seed=seed,
+    )
+    drawn = RHMImages(
+        rhm,
+        train=config.train,
+        test=config.test,
+        patch_size=config.patch,
+        num_channels=config.channels,
+        seed=seed,
+    )
+    data = drawn.data()
+    rest, held_out = map(torch.from_numpy, stratified_split(data.train_labels, HELD_OUT, seed))
+
+    def views(rows: Tensor, view_seed: int) -> Tensor:
+        return drawn.two_views(rows.numpy(), level=1, seed=view_seed).to(config.device)
+
+    known, test = (
+        (torch.as_tensor(images), torch.from_numpy(labels))
+        for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels))
+    )
+    return Images(known, rest, held_out, test, NUM_CLASSES, views)
+
+
+def _probed(
+    network: nn.Module, images: Images, judged: Labelled, blocks: list[str], seed: int
+) -> NDArray[np.float64]:
+    found = probe_blocks(network, blocks, in_batches(images.train), in_batches(judged), seed=seed)
+    accuracy: NDArray[np.float64] = found["accuracy"].values[:-1]
+    return accuracy

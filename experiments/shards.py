@@ -1,0 +1,233 @@
+"""Images in tar files, as webdataset lays them out: read one after the other, never unpacked.
+
+Members that follow each other and share their name up to the first dot are one sample: ``key.jpg``
+(also ``.jpeg``, ``.png``) and ``key.cls``, the number of the class as text.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import warnings
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from experiments.data import DataError
+from experiments.image_folders import decode
+from linlocal.rhm.grammar import stream
+
+_IMAGES = ("jpg", "jpeg", "png")
+_BLOCK = 512
+Sample = tuple[Tensor, int]
+
+
+class TarShards:
+    """Batches of images of tar files; a `analysis.loaders.Loader`.
+
+    The order is a function of the seed, the epoch and the numbers of processes and workers: whole
+    files are shuffled and dealt out to all workers of all processes, and the images of each pass
+    through a buffer that gives out a random one. What cannot be read is skipped with a warning and
+    counted in `skipped`; as files differ in length, and so that every process takes the same number
+    of steps, an epoch is a number of batches, for which the files are read again where needed.
+
+    Args:
+        files: the tar files.
+        size: side of the images; the shorter side is resized to it, the middle of the other kept.
+        batch_size: images of a batch, on each process.
+        length: batches of an epoch, on each process.
+        seed: of the order.
+        buffer: images that wait to be drawn from, undecoded, in each worker.
+        num_workers: processes that read, for each that trains.
+        rank: which of the training processes this is.
+        world_size: how many they are.
+
+    Raises:
+        DataError: a file that does not exist, or fewer files than there are readers.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        size: int,
+        batch_size: int,
+        length: int,
+        *,
+        seed: int = 0,
+        buffer: int = 1000,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if missing := [path for path in files if not path.is_file()]:
+            raise DataError(f"There is no file {missing[0]}.")
+        readers = world_size * max(num_workers, 1)
+        if len(files) < readers:
+            raise DataError(
+                f"{len(files)} tar files for {readers} readers ({world_size} processes with "
+                f"{max(num_workers, 1)} each): every reader needs a file of its own. Use fewer "
+                "workers, or write more and smaller files."
+            )
+        self.files, self.size, self.batch_size, self.length = files, size, batch_size, length
+        self.seed, self.buffer, self.num_workers = seed, buffer, num_workers
+        self.rank, self.world_size = rank, world_size
+        # Shared, because workers are processes of their own, each with a row of its own.
+        self._skipped = torch.zeros(max(num_workers, 1), 2, dtype=torch.long)
+        self._skipped.share_memory_()
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often samples, and the rest of a damaged file, were skipped on this process."""
+        samples, files = self._skipped.sum(0).tolist()
+        return {"samples": samples, "files": files}
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Bytes (batch, 3, size, size) and classes (batch,) from a batch on; those before are read.
+
+        Raises:
+            DataError: nothing can be read in a pass through a reader's files.
+        """
+        loader = DataLoader(
+            _Samples(self, epoch),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            # Otherwise its workers' seed is drawn from the global generator.
+            generator=torch.Generator().manual_seed(0),
+        )
+        yield from islice(loader, start, self.length)
+
+    def _skip(self, worker: int, what: int, why: str) -> None:
+        self._skipped[worker, what] += 1
+        warnings.warn(f"skipped: {why}", stacklevel=2)
+
+
+class _Samples(IterableDataset[Sample]):
+    """The images of one reader, without end."""
+
+    def __init__(self, shards: TarShards, epoch: int) -> None:
+        self.shards, self.epoch = shards, epoch
+
+    def __iter__(self) -> Iterator[Sample]:
+        shards, info = self.shards, get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        reader, readers = shards.rank * workers + worker, shards.world_size * workers
+        for number in count():
+            found = False
+            key = (shards.seed, self.epoch, number)
+            order = stream("shards", *key).permutation(len(shards.files))
+            mine = [shards.files[k] for k in order[reader::readers]]
+            raw = (sample for path in mine for sample in self._members(path, worker))
+            rng = stream("shuffled", *key, reader)
+            for name, image, label in _shuffled(raw, shards.buffer, rng):
+                try:
+                    yield _pixels(name, image, shards.size), _class(name, label)
+                    found = True
+                except DataError as error:
+                    shards._skip(worker, 0, str(error))
+            if not found:
+                raise DataError(
+                    f"No image could be read from {', '.join(map(str, mine[:3]))}"
+                    f"{', ...' if len(mine) > 3 else ''}: expected members key.jpg and key.cls."
+                )
+
+    def _members(self, path: Path, worker: int) -> Iterator[tuple[str, bytes, bytes]]:
+        """(name, image, class) of each whole sample of a file."""
+        name, parts = "", dict[str, bytes]()
+        try:
+            for member, content in _read(path):
+                key, _, ending = member.rpartition("/")[2].partition(".")
+                key = f"{path}/{member[: len(member) - len(ending) - 1]}"
+                if key != name:
+                    yield from self._whole(name, parts, worker)
+                    name, parts = key, {}
+                parts["image" if ending.lower() in _IMAGES else ending.lower()] = content
+        except (tarfile.TarError, OSError, EOFError) as error:
+            self.shards._skip(
+                worker,
+                1,
+                f"the rest of {path} after {name or 'its beginning'} cannot be read ({error}): "
+                "fetch it again.",
+            )
+            if not parts.keys() >= {"image", "cls"}:
+                return  # its last sample is cut off, and counted with the rest
+        yield from self._whole(name, parts, worker)
+
+    def _whole(
+        self, name: str, parts: dict[str, bytes], worker: int
+    ) -> Iterator[tuple[str, bytes, bytes]]:
+        if parts.keys() >= {"image", "cls"}:
+            yield name, parts["image"], parts["cls"]
+        elif parts:
+            self.shards._skip(
+                worker, 0, f"{name} has {', '.join(sorted(parts))}, expected an image and cls."
+            )
+
+
+def _read(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each member.
+
+    Raises:
+        tarfile.TarError, OSError, EOFError: the file is damaged or cut off.
+    """
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            if member.isfile():
+                content = archive.extractfile(member)
+                assert content is not None
+                yield member.name, content.read()
+        # The module stops in silence where a header is missing or damaged: zeros must be there.
+        file.seek(archive.offset)
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise tarfile.ReadError("it ends without a mark")
+
+
+def _shuffled(samples: Iterator[Any], size: int, rng: np.random.Generator) -> Iterator[Any]:
+    """All samples, each a random one of ``size`` that wait."""
+    waiting: list[Any] = []
+    for sample in samples:
+        waiting.append(sample)
+        if len(waiting) > size:
+            yield waiting.pop(_swapped(waiting, rng))
+    while waiting:
+        yield waiting.pop(_swapped(waiting, rng))
+
+
+def _swapped(waiting: list[Any], rng: np.random.Generator) -> int:
+    """Put a random element last, where taking it out costs nothing."""
+    chosen = int(rng.integers(len(waiting)))
+    waiting[chosen], waiting[-1] = waiting[-1], waiting[chosen]
+    return -1
+
+
+class _Named(BytesIO):
+    """The content of a member, whose errors name it."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        super().__init__(content)
+        self.label = name
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def _pixels(name: str, content: bytes, size: int) -> Tensor:
+    file: Any = _Named(name, content)
+    image = decode(file)
+    shorter = min(image.size)
+    left, top = ((side - shorter) / 2 for side in image.size)
+    box = (left, top, left + shorter, top + shorter)
+    resized = image.resize((size, size), resample=2, box=box, reducing_gap=3.0)
+    return torch.from_numpy(np.array(resized).transpose(2, 0, 1).copy())
+
+
+def _class(name: str, content: bytes) -> int:
+    text = content.decode("ascii", "replace").strip()
+    if not text.isdecimal():
+        raise DataError(f"{name}.cls should be the number of a class, but is {text[:20]!r}.")
+    return int(text)

@@ -1,0 +1,66 @@
+"""The benchmark runs on a CPU, and says what it did not measure."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from analysis import results
+from analysis.trainer import LocalTrainer
+from experiments import gpu_benchmark
+from experiments.gpu_benchmark import NETWORKS, PRESETS, measure, table
+
+SMOKE = PRESETS["smoke"]
+
+
+def test_the_smoke_preset_measures_everything_and_names_the_hardware(tmp_path):
+    app = gpu_benchmark.typer.Typer()
+    app.command()(gpu_benchmark.main)
+    done = CliRunner().invoke(app, ["--preset", "smoke", "--out", str(tmp_path), "--seed", "3"])
+    assert done.exit_code == 0, done.output
+    data = results.read(tmp_path / "gpu_benchmark-smoke-seed3.nc")
+    assert data.attrs["duration_s"] > 0
+    hardware = json.loads(data.attrs["hardware"])
+    assert hardware["processor"] in done.output
+    assert (data["why"] == "").all()
+    assert (data["images_per_s"] > 0).all()
+    assert (data["peak_gib"] > 0).all()
+    recorded = data["recorder_ratio"]
+    assert (recorded.sel(training="end to end") > 0).all()
+    assert recorded.sel(training="local").isnull().all()
+    # Of eight layers one at a time is in memory.
+    assert (data["memory_ratio"].sel(network=NETWORKS[1]) < 1).all()
+    lines = table(data).splitlines()
+    assert len(lines) == 2 + 4
+    assert f"| {float(data['images_per_s'][0, 0, 0]):.4g} |" in lines[2]
+
+
+def test_what_fails_is_absent_and_its_reason_given(monkeypatch):
+    class Broken(LocalTrainer):
+        def backward(self, views, batch=None):
+            raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setitem(gpu_benchmark.TRAININGS, "local", Broken)
+    monkeypatch.setattr(gpu_benchmark, "build", only_the_encoder)
+    data = measure(SMOKE)
+    broken = data.sel(training="local")
+    for name in ("images_per_s", "peak_gib", "recorder_ratio"):
+        assert broken[name].isnull().all()
+    assert np.isnan(data["memory_ratio"]).all()
+    assert (broken["why"] == "RuntimeError: out of memory").all()
+    assert "| local | False |  |  |  | RuntimeError: out of memory |" in table(data)
+    assert (data.sel(training="end to end")["images_per_s"] > 0).all()
+
+
+real_build = gpu_benchmark.build
+
+
+def only_the_encoder(config, network):
+    """For speed."""
+    return real_build(config, NETWORKS[1])
+
+
+def test_presets_are_known_by_name(tmp_path):
+    with pytest.raises(results.ResultError, match="unknown preset 'huge'"):
+        gpu_benchmark.main(out=tmp_path, preset="huge")
