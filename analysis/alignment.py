@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from analysis.blocks import resolve
+from analysis.block import resolve
 from analysis.capture import untouched
 from analysis.meter import Meter, RuleOrLosses
 from analysis.products import COUNT, divide, metrics
@@ -31,7 +31,7 @@ def align(
 
     Args:
         model: the network.
-        names: its blocks, as for `analysis.blocks.blocks`.
+        names: its blocks, as for `analysis.blocks`.
         rule: what builds the local losses, or these losses, one per block; or several of them by
             name, measured side by side.
         views: both views (N, ...) of the batch, or one tensor with them stacked (2N, ...).

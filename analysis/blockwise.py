@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.blocks import Block
+from analysis.block import Block
 from analysis.capture import untouched
 
 Visit = Callable[[int, Tensor], None]
@@ -43,7 +43,7 @@ def walls(blocks: Sequence[Block], visit: Visit) -> Iterator[None]:
     before the next block runs. Without gradients enabled there is no graph.
 
     Args:
-        blocks: of `analysis.blocks.resolve`.
+        blocks: of `analysis.block.resolve`.
         visit: called in forward order.
 
     Raises:
@@ -82,7 +82,7 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
 
     Args:
         model: the network.
-        blocks: of `analysis.blocks.resolve`.
+        blocks: of `analysis.block.resolve`.
         inputs: a batch.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.blocks import Block, resolve, unwrap
+from analysis.block import Block, resolve, unwrap
 
 OnForward = Callable[[tuple[Tensor, ...]], None]
 Rescale = Callable[[Tensor], Tensor]
@@ -25,14 +25,14 @@ def capture(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[di
 
     Args:
         model: the network.
-        names: as for `analysis.blocks.blocks`.
+        names: as for `analysis.blocks`.
 
     Yields:
         The outputs by block name, with their graph; empty until the network has run, then those of
         the latest forward pass with gradients enabled.
 
     Raises:
-        ValueError: as `analysis.blocks.blocks`, or an output is no tensor or tuple of them.
+        ValueError: as `analysis.blocks`, or an output is no tensor or tuple of them.
         RuntimeError: the blocks did not run once each, in this order.
     """
     blocks = resolve(model, names)
@@ -108,7 +108,7 @@ def output_shapes(
 
     Args:
         model: the network.
-        names: as for `analysis.blocks.blocks`.
+        names: as for `analysis.blocks`.
         inputs: a batch.
     """
     with untouched(model), torch.enable_grad(), capture(model, names) as outputs:

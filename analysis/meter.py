@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from analysis.blocks import Block
+from analysis.block import Block
 from analysis.capture import Rescale, error_signal, local_gradient, untouched, watch
 from analysis.local_losses import LocalRule
 from analysis.sums import ErrorSignals, Sums, add, views

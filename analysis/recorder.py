@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from analysis import series
 from analysis.alignment import to_dataset
-from analysis.blocks import resolve
+from analysis.block import resolve
 from analysis.meter import Meter, RuleOrLosses
 from analysis.results import Provenance, ResultError
 
@@ -65,7 +65,7 @@ class AlignmentRecorder:
 
     Args:
         model: the network; wrapped in DistributedDataParallel or by Fabric if it is trained so.
-        blocks: as for `analysis.blocks.blocks`.
+        blocks: as for `analysis.blocks`.
         rule: what builds the local losses, or these losses themselves (if they are trained); or
             several of them by name, recorded side by side.
         every: n for the steps 0, n, 2 n, ..., or a function of the step such as `log_spaced`.
@@ -79,7 +79,7 @@ class AlignmentRecorder:
             gradient there is then not computed twice. Checked at every write.
 
     Raises:
-        ValueError: as `analysis.blocks.blocks`; or a cadence below 1.
+        ValueError: as `analysis.blocks`; or a cadence below 1.
         ResultError: ``path`` holds another series (when it is written).
     """
 

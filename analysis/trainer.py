@@ -37,7 +37,7 @@ class LocalTrainer(Trainer):
 
     Args:
         model: the network.
-        blocks: as for `analysis.blocks.blocks`.
+        blocks: as for `analysis.blocks`.
         rule: of `analysis.local_losses`, or your own.
         options: as of `analysis.training.Trainer`.
 
@@ -101,7 +101,7 @@ class GlobalTrainer(Trainer):
 
     Args:
         model: the network.
-        blocks: as for `analysis.blocks.blocks`.
+        blocks: as for `analysis.blocks`.
         rule: whose loss of the last block is taken; None with a ``loss``.
         loss: of your own, instead: of the network's output and the batch as the loader gave it.
         options: as of `analysis.training.Trainer`.

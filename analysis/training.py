@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from analysis import blockwise
-from analysis.blocks import resolve
+from analysis.block import resolve
 from analysis.checkpoints import Checkpoints
 from analysis.loaders import Loader
 from analysis.local_losses import LocalRule
@@ -53,7 +53,7 @@ class Trainer(ABC):
 
     Args:
         model: the network. It is moved to the device of ``fabric``.
-        blocks: as for `analysis.blocks.blocks`.
+        blocks: as for `analysis.blocks`.
         rule: of `analysis.local_losses`, or your own.
         shape: of one input of the network, without the axis of samples.
         optimiser: makes the optimiser of a block from its parameters and those of its loss; one

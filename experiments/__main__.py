@@ -34,8 +34,9 @@ Out = Annotated[Path, typer.Option(help="Folder of the results.", file_okay=Fals
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Folder with MNIST's training images in IDX format, plain or .gz. Without it,"
-        " experiments that need images crop two photographs that ship with scikit-learn.",
+        help="Folder with data sets: MNIST's training images in IDX format, plain or .gz; unpacked"
+        " archives of CIFAR-10 (binary version), STL-10, Tiny ImageNet. Without it, experiments"
+        " that need images take what ships with scikit-learn, or make them.",
         file_okay=False,
         exists=True,
     ),

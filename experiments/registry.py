@@ -22,6 +22,9 @@ NAMES: tuple[str, ...] = (
     "feedback_map",
     "exactness_in_training",
     "scaling",
+    "trained_mlp",
+    "trained_cnn",
+    "local_rules",
     "rhm_covariances",
     "rhm_sample_complexity",
     "rhm_feedback",
@@ -80,7 +83,7 @@ def describe(config: Any) -> dict[str, Any]:
     """The parameters of a Config as they are stored: a folder of images becomes a word."""
     parameters = asdict(config)
     if "data" in parameters:
-        parameters["data"] = "of scikit-learn" if parameters["data"] is None else "with MNIST"
+        parameters["data"] = "embedded" if parameters["data"] is None else "from a folder"
     return parameters
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import linlocal as ll
 from analysis.alignment import align
-from analysis.blocks import resolve
+from analysis.block import resolve
 from analysis.products import metrics, products
 from linlocal import losses as theory
 from linlocal.rules import Rule

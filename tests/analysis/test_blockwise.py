@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from analysis import blockwise
-from analysis.blocks import resolve
+from analysis.block import resolve
 from analysis.local_losses import CLAPP, Views
 from analysis.trainer import LocalTrainer
 from experiments import networks

@@ -54,7 +54,7 @@ def test_a_run_leaves_one_file_that_describes_itself(toy, cli):
     assert dataset["square"].values.tolist() == [4.5, 5.5, 8.5]
     stored = Provenance.of(dataset)
     assert (stored.experiment, stored.preset, stored.seed) == ("toy", "smoke", 4)
-    assert stored.config == '{"data": "of scikit-learn", "offset": 0.5, "points": 3, "seed": 4}'
+    assert stored.config == '{"data": "embedded", "offset": 0.5, "points": 3, "seed": 4}'
     assert stored.code == results.code_version("experiments.toy")
     assert stored.duration_s > 0
 
@@ -214,7 +214,7 @@ def test_the_list_shows_purpose_sizes_and_state(toy, cli):
 def test_a_folder_of_images_is_recorded_as_its_source(toy, cli, tmp_path):
     cli(f"run toy --preset smoke --data {tmp_path}")
     stored = Provenance.of(results.read(RESULT))
-    assert '"data": "with MNIST"' in stored.config
+    assert '"data": "from a folder"' in stored.config
     assert str(tmp_path) not in stored.config
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.blocks import blocks, resolve
+from analysis.block import blocks, resolve
 
 
 def conv(a, b):

@@ -1,0 +1,257 @@
+"""Training by local rules and by backpropagation, and the experiments made of it."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from analysis.local_losses import CLAPP, Views
+from experiments import image_sources, local_rules, trained_cnn, trained_mlp
+from experiments.training import (
+    Divergence,
+    Schedule,
+    fit,
+    fit_supervised,
+    masked_cosines,
+    matching_loss,
+    outputs,
+    rows_of,
+)
+from linlocal import Pairs
+
+BATCH = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+
+
+def mlp(depth=3, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(depth)))
+
+
+def weights(network):
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# -- fit -----------------------------------------------------------------------------------------
+
+
+def test_a_local_step_takes_the_gradient_of_each_blocks_own_loss():
+    network, schedule = mlp(), Schedule(1, 0.1)
+    twin = copy.deepcopy(network)
+    fit(network, CLAPP(context="top"), lambda step: BATCH, schedule)
+    losses = CLAPP(context="top").build([(6,)] * 3)
+    top = twin(BATCH).detach()
+    z = BATCH
+    for block, loss in zip(twin, losses, strict=True):
+        z = block(z.detach())
+        parameters = [*block.parameters()]
+        gradients = torch.autograd.grad(loss(z, top), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    torch.optim.AdamW(twin.parameters(), lr=0.1).step()
+    assert same(weights(network), weights(twin))
+
+
+@pytest.mark.parametrize(("credit", "equal"), [("local", True), ("backpropagation", False)])
+def test_lower_blocks_know_nothing_of_upper_ones_in_local_training_only(credit, equal):
+    deep, shallow = mlp(3), mlp(2)
+    assert same(weights(deep)[:4], weights(shallow))
+    for network in (deep, shallow):
+        fit(network, Views(), lambda step: BATCH, Schedule(5, 0.01), credit=credit)
+    assert same(weights(deep)[:4], weights(shallow)) == equal
+
+
+def test_backpropagation_trains_the_last_loss_alone():
+    network = mlp()
+    losses, _ = fit(
+        network, CLAPP(), lambda step: BATCH, Schedule(3, 0.01), credit="backpropagation"
+    )
+    fresh = CLAPP().build([(6,)] * 3)
+    assert [same(weights(a), weights(b)) for a, b in zip(losses, fresh, strict=True)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(("projection", "nearer"), [("matched", True), ("random", False)])
+def test_matched_projections_approach_the_backpropagated_error(projection, nearer):
+    rule = CLAPP(context="top", projection=projection, score="softplus")
+    network = mlp()
+    losses, _ = fit(network, rule, lambda step: BATCH, Schedule(100, 1e-3))
+    fresh = rule.build([(6,)] * 3)
+    fresh[-1].load_state_dict(losses[-1].state_dict())
+    before, after = (
+        float(matching_loss(network, each, BATCH).detach()) for each in (fresh, losses)
+    )
+    assert (after < 0.5 * before) if nearer else (after == before)
+
+
+def test_alignment_is_recorded_before_the_first_step_and_after_the_last():
+    network = mlp()
+    untouched = copy.deepcopy(network)
+    _, recorded = fit(network, CLAPP(), lambda step: BATCH, Schedule(30, 0.01), watched=[BATCH])
+    assert recorded["step"].values.tolist() == Schedule(30, 0.01).recorded
+    assert recorded["step"][[0, -1]].values.tolist() == [0, 30]
+    np.testing.assert_allclose(recorded["cosine"].isel(layer=-1), 1, rtol=1e-6)
+    fit(untouched, CLAPP(), lambda step: BATCH, Schedule(30, 0.01))
+    assert same(weights(network), weights(untouched))  # looking changes nothing
+
+
+def test_a_training_that_diverges_says_so():
+    with pytest.raises(Divergence, match="lower the learning rate"):
+        fit(mlp(), Views(), lambda step: BATCH, Schedule(20, 1e20))
+
+
+def test_supervised_training_learns_labels():
+    labels = (BATCH[:, 0] > 0).long()
+    network = mlp()
+    before = weights(network)
+    fit_supervised(network, lambda step: (BATCH, labels), 2, Schedule(200, 0.01), seed=0)
+    assert not same(before, weights(network))
+    features = outputs(network, BATCH)[-1].detach()
+    design = torch.cat([features, torch.ones(16, 1)], 1)
+    solution = torch.linalg.lstsq(design, labels.float()[:, None]).solution
+    assert (((design @ solution)[:, 0] > 0.5) == labels).all()
+
+
+def test_masks_matter_only_where_they_differ_between_samples():
+    network = mlp()
+    (last,) = CLAPP(score="softplus").build([(6,)])
+    random = masked_cosines(network, last, [BATCH])
+    np.testing.assert_allclose(random.sel(layer=3), 1, rtol=1e-6)
+    assert float(random.isel(layer=0).max()) < 0.999
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_()
+    always_on = masked_cosines(network, last, [BATCH.abs()])
+    np.testing.assert_allclose(always_on, 1, rtol=1e-6)
+
+
+def test_every_epoch_is_a_permutation_of_its_own():
+    first, second = (
+        torch.cat([rows_of(4 * epoch + k, 12, 3, seed=1) for k in range(4)]) for epoch in range(2)
+    )
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(12))
+    assert not torch.equal(first, second)
+    assert torch.equal(rows_of(0, 12, 3, seed=1), first[:3])
+    assert not torch.equal(rows_of(0, 12, 3, seed=2), first[:3])
+
+
+# -- images --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits", "RHM images"])
+def test_training_validation_and_test_images_are_disjoint(name):
+    images = image_sources.source(name, seed=0)
+    parts = [images.train, images.validation, images.test]
+    rows = [{image.numpy().tobytes() for image in part} for part, _ in parts]
+    assert all(not a & b for a, b in ((rows[0], rows[1]), (rows[0], rows[2]), (rows[1], rows[2])))
+    for part, labels in parts:
+        assert len(part) == len(labels)
+        assert set(labels.tolist()) <= set(range(images.num_classes))
+
+
+def test_views_of_rhm_images_keep_the_class():
+    images = image_sources.source("RHM images", seed=0)
+    views, labels = images.labelled_views(0, 16, seed=3)
+    assert torch.equal(views, images.views(0, 16, seed=3))
+    known = {
+        image.numpy().tobytes(): int(label) for image, label in zip(*images.train, strict=True)
+    }
+    found = [known.get(view.numpy().tobytes()) for view in views]
+    assert found[:16] == labels[:16].tolist()
+    assert torch.equal(labels[:16], labels[16:])
+    assert not torch.equal(views[:16], views[16:])
+
+
+def test_held_out_views_are_not_of_training_images():
+    images = image_sources.source("RHM images", seed=0)
+    first, _ = images.held_out_views(0, 16, seed=3).chunk(2)
+    held_out = {image.numpy().tobytes() for image in images.validation[0]}
+    assert all(view.numpy().tobytes() in held_out for view in first)
+
+
+def test_digits_are_enlarged():
+    assert image_sources.source("digits", 0, size=12).test[0].shape[1:] == (1, 12, 12)
+
+
+def test_hybrids_mix_an_image_with_the_next():
+    views = torch.arange(8.0).reshape(8, 1, 1, 1).expand(8, 1, 8, 8)
+    first, hybrids = image_sources.with_hybrids(views, seed=0).chunk(2)
+    assert torch.equal(first, views[:4])
+    for k, hybrid in enumerate(hybrids):
+        assert set(hybrid.flatten().tolist()) <= {float(k), float((k + 1) % 4)}
+    assert len(hybrids.unique()) == 4
+
+
+def test_named_data_are_taken_from_a_folder_that_has_them(tmp_path):
+    assert image_sources.named_data(None) == image_sources.named_data(tmp_path) == ()
+    (tmp_path / "stl10_binary").mkdir()
+    assert image_sources.named_data(tmp_path) == ("stl10",)
+
+
+def test_halves_are_the_pairs_of_the_linear_experiments():
+    images = np.random.default_rng(0).standard_normal((5, 28, 28)).astype(np.float32)
+    pairs = Pairs.from_image_patches(images, 14)
+    upper, lower = trained_mlp.halves(images).double().numpy().reshape(2, 10, 196)
+    known = {row.tobytes() for row in pairs.samples}
+    assert {row.tobytes() for row in np.concatenate([upper, lower])} == known
+    np.testing.assert_array_equal(upper[0], images[0, :14, :14].ravel())
+    np.testing.assert_array_equal(lower[0], images[0, 14:, :14].ravel())
+
+
+# -- experiments ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def table():
+    return local_rules.run(local_rules.PRESETS["smoke"])
+
+
+def test_in_the_top_layer_local_and_global_are_one(table):
+    small = trained_mlp.run(trained_mlp.PRESETS["smoke"])
+    for result in (small, table):
+        cosine = result["cosine"].isel(layer=-1)
+        np.testing.assert_allclose(cosine.values[np.isfinite(cosine.values)], 1, rtol=1e-6)
+        assert np.isfinite(cosine).mean() > 0.5
+    assert float(np.abs(small["cosine"].isel(layer=0)).max()) < 0.999
+
+
+def test_rules_with_one_loss_at_the_top_share_backpropagation_only(table):
+    accuracy = table["block_accuracy"].isel(data=0)
+    shared = accuracy.sel(credit="backpropagation")
+    for rule, other in local_rules.SAME_AT_THE_TOP.items():
+        np.testing.assert_array_equal(shared.sel(rule=rule), shared.sel(rule=other))
+        (one, two) = (
+            local_rules.RULES[name].build([(4, 2, 2), (6, 1, 1)])[-1] for name in (rule, other)
+        )
+        z = torch.randn(8, 6, 1, 1, generator=torch.Generator().manual_seed(1))
+        two.load_state_dict(one.state_dict())
+        assert one(z, z) == two(z, z)
+    assert float(np.abs(accuracy.sel(credit="local") - shared).max()) > 0
+
+
+def test_a_training_that_diverges_counts_as_having_learned_nothing(monkeypatch):
+    monkeypatch.setattr(local_rules, "RULES", {"VICReg": local_rules.RULES["VICReg"]})
+    config = replace(local_rules.PRESETS["smoke"], steps=3, learning_rates=(1e25,))
+    result = local_rules.run(config)
+    assert float(result["accuracy"].max()) == 0
+    untrained, supervised = result["reference_accuracy"].isel(data=0, repetition=0)
+    assert float(untrained) > 0.1
+    assert float(supervised) == 0
+
+
+def test_the_seed_decides_the_trained_network():
+    config = trained_cnn.PRESETS["smoke"]
+    first, again, other = (
+        trained_cnn.run(replace(config, repetitions=1, seed=seed)) for seed in (0, 0, 1)
+    )
+    assert first.identical(again)
+    assert not np.array_equal(first["masked_cosine"], other["masked_cosine"])

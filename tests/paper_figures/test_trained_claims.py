@@ -1,0 +1,162 @@
+"""The claims on trained networks follow the numbers."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from paper_figures import (
+    alignment_accuracy,
+    cosines_in_training,
+    local_rules_table,
+    style,
+    trained_cnn,
+    trained_mlp,
+)
+
+RULES = [*local_rules_table.PUBLISHED, "PhyLL", "Forward-Forward", "VICReg", "Barlow Twins"]
+ATTRS = {"experiment": "local_rules", "preset": "smoke", "seed": 0, "config": "{}"}
+NOISE = 1e-3 * np.tile([-1.0, 0.0, 1.0], (10, 1))
+
+
+def table(accuracy, backpropagation=0.5, cosine=0.3, after=None):
+    """A result in which rule k has these numbers, up to noise over three repetitions."""
+    local, cosine = (np.broadcast_to(each, 10)[:, None] + NOISE for each in (accuracy, cosine))
+    after = cosine if after is None else np.broadcast_to(after, 10)[:, None] + 2 * NOISE
+    steps = np.stack([cosine, after], -1)[..., None] * np.array([1.0, 1.0, 1.0])
+    return {
+        "local_rules": xr.Dataset(
+            {
+                "accuracy": (
+                    ("data", "credit", "rule", "repetition"),
+                    np.stack([local, backpropagation - 2 * NOISE])[None],
+                ),
+                "cosine": (("data", "rule", "repetition", "step", "layer"), steps[None]),
+                "reference_accuracy": (
+                    ("data", "reference", "repetition"),
+                    np.array([[[0.2] * 3, [0.9] * 3]]),
+                ),
+            },
+            {
+                "data": ["digits"],
+                "credit": ["local", "backpropagation"],
+                "rule": RULES,
+                "step": [0, 10],
+                "layer": [1, 2, 3],
+                "reference": ["untrained", "supervised"],
+            },
+            ATTRS,
+        )
+    }
+
+
+def verdicts(module, datasets, *words):
+    found = [c.verdict for c in module.claims(datasets) if all(word in c.text for word in words)]
+    assert found
+    return set(found)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"), [(0.6, "reproduced"), (0.5, "reproduced"), (0.4, "not reproduced")]
+)
+def test_a_rule_may_be_as_good_as_backpropagation_but_not_worse(accuracy, verdict):
+    assert verdicts(local_rules_table, table(accuracy), "no worse") == {verdict}
+
+
+def test_an_interval_around_the_margin_leaves_the_claim_open():
+    datasets = table(0.4905)
+    assert verdicts(local_rules_table, datasets, "no worse") == {"open"}
+
+
+def test_direct_feedback_must_be_better_by_more_than_its_interval():
+    accuracy = np.full(10, 0.5)
+    accuracy[RULES.index("CLAPP++ DFB")] = 0.6
+    accuracy[RULES.index("CLAPP++ both")] = 0.4
+    datasets = table(accuracy)
+    assert verdicts(local_rules_table, datasets, "DFB is better than CLAPP++") == {"reproduced"}
+    assert verdicts(local_rules_table, datasets, "both is better than CLAPP++") == {
+        "not reproduced"
+    }
+
+
+def test_every_rule_is_held_against_an_untrained_network():
+    assert verdicts(local_rules_table, table(0.3), "untrained") == {"reproduced"}
+    assert verdicts(local_rules_table, table(0.1), "untrained") == {"not reproduced"}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [
+        (np.linspace(0.3, 0.6, 10), "reproduced"),
+        (np.linspace(0.6, 0.3, 10), "not reproduced"),
+        (np.array([4, 9, 1, 6, 3, 8, 0, 7, 2, 5]) / 20, "open"),
+    ],
+    ids=["rising", "falling", "mixed"],
+)
+def test_ranks_decide_whether_alignment_goes_with_accuracy(accuracy, verdict):
+    datasets = table(accuracy, cosine=np.linspace(0, 0.9, 10) ** 3)
+    assert verdicts(alignment_accuracy, datasets) == {verdict}
+
+
+def test_rules_without_alignment_are_left_out_of_the_ranks():
+    datasets = table(np.linspace(0.3, 0.6, 10), cosine=np.linspace(0, 0.9, 10))
+    datasets["local_rules"]["cosine"][:, :7] = np.nan
+    assert verdicts(alignment_accuracy, datasets) == {"open"}
+    assert all("only 3 rules" in claim.measured for claim in alignment_accuracy.claims(datasets))
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"), [(0.5, "reproduced"), (0.1, "not reproduced"), (0.3, "open")]
+)
+def test_training_raises_alignment_only_beyond_its_interval(after, verdict):
+    datasets = table(0.5, cosine=0.3, after=after)
+    assert verdicts(cosines_in_training, datasets) == {verdict}
+
+
+def trained(module, name, gain):
+    """Rules of a module in order, each better by ``gain`` than the one before."""
+    rules = [*module.COLORS]
+    noise = 1e-3 * np.random.default_rng(1).standard_normal((len(rules), 4, 2, 3))
+    cosine = 0.3 + gain * np.arange(len(rules))[:, None, None, None] + noise
+    masked = 0.9 + np.zeros((len(rules), 4, 2, 3))
+    data = xr.Dataset(
+        {
+            "cosine": (("rule", "repetition", "step", "layer"), cosine),
+            "masked_cosine": (("rule", "repetition", "masks", "layer"), masked),
+        },
+        {
+            "rule": rules,
+            "step": [0, 7],
+            "layer": [1, 2, 3],
+            "masks": ["batch", "none"],
+            "data": "digits",
+        },
+    )
+    return {name: data.assign_attrs(ATTRS)}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(trained_mlp, "trained_mlp"), (trained_cnn, "trained_cnn")]
+)
+@pytest.mark.parametrize(("gain", "verdict"), [(0.1, "reproduced"), (-0.1, "not reproduced")])
+def test_feedback_and_matching_must_raise_the_cosine(module, name, gain, verdict):
+    datasets = trained(module, name, gain)
+    assert verdicts(module, datasets, "direct feedback raises") == {verdict}
+    assert verdicts(module, datasets, "raises it further") == {verdict}
+
+
+def test_masks_are_compared_with_direct_feedback():
+    datasets = trained(trained_cnn, "trained_cnn", 0.1)
+    assert verdicts(trained_cnn, datasets, "stays closer") == {"reproduced"}
+    datasets["trained_cnn"]["masked_cosine"][:] = 0.0
+    assert verdicts(trained_cnn, datasets, "stays closer") == {"not reproduced"}
+
+
+def test_each_data_set_has_a_panel_and_published_numbers_stand_beside_the_rule():
+    with style.house():
+        figure = local_rules_table.draw(table(0.5))
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "digits"
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert "CLAPP++ (80.5 | 80.5)" in labels
+    assert "LPL (59.4 | –)" in labels
+    assert "VICReg" in labels
