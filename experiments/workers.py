@@ -54,8 +54,10 @@ class Workers:
         from distributed import as_completed
 
         client = self._connected()
+        # Once to each worker: a function may carry the images that it needs.
+        (sent,) = client.scatter([function], broadcast=True, hash=False)
         futures = {
-            client.submit(timed, function, dict(point), pure=False): position
+            client.submit(timed, sent, dict(point), pure=False): position
             for position, point in enumerate(points)
         }
         try:
@@ -78,7 +80,7 @@ class Workers:
                     n_workers=self._count,
                     threads_per_worker=1,
                     memory_limit=0,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",
                     silence_logs=50,
                 )
             try:

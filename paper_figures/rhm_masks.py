@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from paper_figures import panels, style
 from paper_figures.claims import Claim
@@ -51,7 +52,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     axes.set_xticks(places, setting_names(data), size=6.5)
     axes.set(ylim=(0, 1.05), ylabel="test accuracy", xlabel="what differs from the reference")
     axes.set_xlim(-0.5, len(places) - 0.5)
-    panels.legend_below(figure, axes, columns=3)
+    panels.legend_below(figure, axes, columns=2)
     masks, weights, _ = (float(each.mean()) for each in contributions(data))
     panels.headline(
         figure,
@@ -95,7 +96,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             "backpropagation costs at least half of the gap to direct feedback alignment, in "
             "every setting that backpropagation solves",
             bool((masks >= HALF * gap)[solved].all()),
-            f"masks cost {_range(masks, solved)}, the gap is {_range(gap, solved)}",
+            f"masks cost {_range(masks, solved)}, the gap is {_range(gap, solved)}; at least half "
+            f"of it in: {_where(data, (masks >= HALF * gap).values & solved)}",
             "they do (arXiv 2605.18557)",
         ),
         Claim(
@@ -114,6 +116,11 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     ]
 
 
-def _range(values: xr.DataArray, where: np.ndarray, sign: str = "") -> str:
+def _where(data: xr.Dataset, chosen: NDArray[np.bool_]) -> str:
+    names = [name.replace("\n", " ") for name in setting_names(data)]
+    return ", ".join(name for name, here in zip(names, chosen, strict=True) if here) or "none"
+
+
+def _range(values: xr.DataArray, where: NDArray[np.bool_], sign: str = "") -> str:
     chosen = values.values[where]
     return f"{chosen.min():{sign}.2f} to {chosen.max():{sign}.2f}"
