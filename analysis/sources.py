@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sys
+from dataclasses import dataclass, field
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,8 +17,8 @@ def code_version(module: str) -> str:
     """A hash of all source files that ``module`` reaches by imports, the same on every machine.
 
     Only files of this project count. An import under ``if TYPE_CHECKING`` computes nothing and
-    does not count; a name that a package imports when first used (its table ``_HOME``) leads to
-    the module that defines it.
+    does not count; a name that a package imports when first used (its tables ``_HOME`` and
+    ``_MODULES``) leads to the module that defines it, and ``import package`` to all of these.
 
     Args:
         module: full name of a module.
@@ -25,12 +26,18 @@ def code_version(module: str) -> str:
     Raises:
         ModuleNotFoundError: there is no such module.
     """
-    files = {module: _file(module)}
+    start = _find(module) or _loaded(module)
+    if start is None:
+        raise ModuleNotFoundError(f"No module named {module!r}.", name=module)
+    files = {module: start}
     todo = [module]
     while todo:
-        for name in _imports(todo.pop(), files):
-            files[name] = _file(name)
-            todo.append(name)
+        name = todo.pop()
+        for each in _reached(name, files[name]) - files.keys():
+            file = _find(each)
+            if file is not None:
+                files[each] = file
+                todo.append(each)
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
         content = file.read_bytes()
@@ -38,77 +45,87 @@ def code_version(module: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _imports(module: str, known: dict[str, Path]) -> set[str]:
-    """Modules of the project that ``module`` imports and that are not known yet."""
-    targets: set[str] = set()
-    for node in _computing(ast.parse(known[module].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                targets.update({alias.name, *_everything(alias.name)})
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            targets.update(_member(node.module, alias.name) for alias in node.names)
+@dataclass
+class _Imports:
+    """What a file says of imports.
+
+    Attributes:
+        modules: of ``import module``.
+        members: (module, name, level) of ``from module import name``; level counts leading dots.
+        lazy: names that the file, a package, imports when first used, and the modules of these.
+    """
+
+    modules: list[str] = field(default_factory=list)
+    members: list[tuple[str, str, int]] = field(default_factory=list)
+    lazy: dict[str, str] = field(default_factory=dict)
+
+
+def _reached(module: str, file: Path) -> set[str]:
+    """Names of modules of the project that ``module`` imports, and some that are none."""
+    imports = _imports(file)
+    targets = set(imports.modules)
+    for package in imports.modules:
+        if package in PACKAGES:
+            lazy = _imports_of(package).lazy
+            targets |= {f"{package}.{home}" for home in lazy.values()}
+    for named, name, level in imports.members:
+        package = named
+        if level:
+            parts = module.split(".")
+            base = parts[: len(parts) - level + (file.name == "__init__.py")]
+            package = ".".join([*base, *([named] if named else [])])
+        home = _imports_of(package).lazy.get(name, name)
+        targets |= {package, f"{package}.{home}"}
     # Importing a.b.c runs a and a.b first.
-    parents = {
+    return {
         ".".join(parts[:end])
         for parts in (target.split(".") for target in targets)
         for end in range(1, len(parts) + 1)
     }
-    return {name for name in parents if name.split(".")[0] in PACKAGES} - known.keys()
 
 
-def _computing(tree: ast.AST) -> list[ast.AST]:
-    """All nodes but those under ``if TYPE_CHECKING``."""
-    nodes = []
-    todo: list[ast.AST] = [tree]
+def _find(module: str) -> Path | None:
+    """The file of a module of the project."""
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    path = ROOT.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _loaded(module: str) -> Path | None:
+    """The file of a module that somebody imported from elsewhere."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def _imports_of(package: str) -> _Imports:
+    file = _find(package)
+    return _Imports() if file is None else _imports(file)
+
+
+def _imports(file: Path) -> _Imports:
+    stat = file.stat()
+    return _read(file, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _read(file: Path, modified: int, size: int) -> _Imports:
+    """The imports of a file, read anew only when it has changed."""
+    found = _Imports()
+    todo: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
     while todo:
         node = todo.pop()
-        nodes.append(node)
-        todo.extend(
-            child
-            for child in ast.iter_child_nodes(node)
-            if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING")
-        )
-    return nodes
-
-
-def _member(package: str, name: str) -> str:
-    """The module that defines ``name`` of ``package``, as far as their files say."""
-    if package.split(".")[0] not in PACKAGES:
-        return package
-    lazy = _lazy(_file(package))
-    if name in lazy:
-        return f"{package}.{lazy[name]}"
-    try:
-        _file(f"{package}.{name}")
-    except ModuleNotFoundError:
-        return package
-    return f"{package}.{name}"
-
-
-def _everything(package: str) -> list[str]:
-    """What ``import package`` gives access to by its table of lazy names."""
-    if package not in PACKAGES:
-        return []
-    return [f"{package}.{module}" for module in _lazy(_file(package)).values()]
-
-
-@cache
-def _lazy(file: Path) -> dict[str, str]:
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME":
-            table = ast.literal_eval(node.value)
-            assert isinstance(table, dict)
-            return table
-    return {}
-
-
-@cache
-def _file(module: str) -> Path:
-    path = ROOT.joinpath(*module.split("."))
-    for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if file.is_file():
-            return file
-    spec = find_spec(module) if "." not in module or module.split(".")[0] in PACKAGES else None
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"No module named {module!r}.", name=module)
-    return Path(spec.origin)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            todo.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            found.modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.members += [(node.module or "", alias.name, node.level) for alias in node.names]
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME":
+            found.lazy |= ast.literal_eval(node.value)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_MODULES":
+            found.lazy |= {name: name for name in ast.literal_eval(node.value)}
+        todo.extend(ast.iter_child_nodes(node))
+    return found

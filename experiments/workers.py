@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Self
 
 import xarray as xr
@@ -12,6 +14,14 @@ from analysis.results import ResultError
 
 Function = Callable[..., xr.Dataset]
 Timed = tuple[xr.Dataset, float]
+
+# Long enough for processes that import torch on a busy machine.
+START_S = 120
+
+
+def timed_pickled(function: bytes, point: Mapping[str, Any]) -> Timed:
+    """`timed` of a function that was pickled by value, so that its errors are those of the task."""
+    return timed(pickle.loads(function), point)
 
 
 def timed(function: Function, point: Mapping[str, Any]) -> Timed:
@@ -51,13 +61,14 @@ class Workers:
         self, function: Function, points: Sequence[Mapping[str, Any]]
     ) -> Iterator[tuple[int, Timed]]:
         """Evaluate all points; yields their positions and results as they are ready."""
+        client = self._connected()
+        import cloudpickle
         from distributed import as_completed
 
-        client = self._connected()
         # Once to each worker: a function may carry the images that it needs.
-        (sent,) = client.scatter([function], broadcast=True, hash=False)
+        (sent,) = client.scatter([cloudpickle.dumps(function)], broadcast=True, hash=False)
         futures = {
-            client.submit(timed, sent, dict(point), pure=False): position
+            client.submit(timed_pickled, sent, dict(point), pure=False): position
             for position, point in enumerate(points)
         }
         try:
@@ -92,4 +103,21 @@ class Workers:
                     f"no scheduler answers at {self._scheduler!r} ({error}): start one with `dask "
                     "scheduler`, and give its address as tcp://HOST:8786."
                 ) from error
+            self._check()
         return self._client
+
+    def _check(self) -> None:
+        """Whether the workers can import this module, without which they would die one by one."""
+        from distributed import TimeoutError as NoAnswer
+
+        try:
+            self._client.submit(import_module, __name__, pure=False).result(timeout=START_S)
+        except ImportError as error:
+            raise ResultError(
+                f"the workers cannot import this checkout ({error}): start them in it, or install "
+                "it where they run."
+            ) from None
+        except NoAnswer:
+            raise ResultError(
+                f"no worker answered within {START_S} s: has the scheduler any?"
+            ) from None

@@ -13,8 +13,13 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 def test_there_are_notebooks() -> None:
-    names = ["01_conditions", "02_proofs", "03_explore", "04_hierarchy"]
-    assert [path.stem for path in NOTEBOOKS] == names
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_conditions",
+        "02_proofs",
+        "03_explore",
+        "04_hierarchy",
+        "05_your_own_network",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

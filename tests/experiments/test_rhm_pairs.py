@@ -1,0 +1,229 @@
+"""Laws of pairs: what two views share, what training may see, and where gradients stop."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.hierarchy import HierarchicalNet
+from analysis.local_losses import Views
+from analysis.view_losses import VICReg
+from experiments import rhm_pairs
+from experiments.rhm_pairs import Source, fit_pairs
+from experiments.rhm_tasks import Recipe
+from linlocal.rhm import RandomHierarchyModel
+
+LEVELS = 3
+RECIPE = Recipe(width=8, normalise=True, steps=6)
+RULE = Views(VICReg())
+
+
+@pytest.fixture(scope="module")
+def rhm():
+    return RandomHierarchyModel(
+        num_classes=4, num_symbols=4, num_synonyms=3, num_levels=LEVELS, seed=1
+    )
+
+
+def leaves(inputs):
+    """One-hot leaves back to symbols."""
+    return inputs.argmax(dim=2).numpy()
+
+
+def source_of(rhm, num, positives="views", seed=0, exclude=0):
+    data, excluded = rhm.split(train=num, test=exclude, seed=3)
+    return Source(rhm, data, positives, excluded, seed)
+
+
+def train(rhm, positives="views", *, local=True, net=None, seed=0, num=64, recipe=RECIPE):
+    net = recipe.network(rhm, 0) if net is None else net
+    fit_pairs(net, recipe, RULE, source_of(rhm, num, positives), local=local, seed=seed)
+    return net
+
+
+def weights(net):
+    return [layer.weight.detach().clone() for layer in net.layers]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_views_share_the_symbols_of_a_level_and_above_and_no_others_but_by_chance(rhm, fresh):
+    source = source_of(rhm, 4000, "fresh views" if fresh else "views")
+    pair = source.fresh(0, 2000) if fresh else source.stored()
+    data, views = (rhm.parse(leaves(each)) for each in pair)
+    assert len(data) == len(views) == 2000
+    np.testing.assert_array_equal(data.labels, views.labels)
+    equal = [
+        (one == other).all(axis=1) for one, other in zip(data.symbols, views.symbols, strict=True)
+    ]
+    for below, above in pairwise(equal):
+        # Who agrees in a level agrees in all above it.
+        assert not (below & ~above).any()
+    # Half of the pairs keep the symbols of level 1, and with them those of level 2, which the other
+    # half keep; two symbols of level 1 are written alike again only if both rules are.
+    by_chance = 1 / rhm.num_synonyms
+    assert equal[2].all()
+    assert abs(equal[1].mean() - (0.5 + 0.5 * by_chance**2)) < 4 * np.sqrt(0.25 / 2000)
+    assert equal[0].mean() < 4 * by_chance**4 + 0.02
+    # The others differ: every level is drawn.
+    assert (equal[1] & ~equal[0]).mean() > 0.4
+
+
+@pytest.mark.parametrize("positives", ["views", "fresh views"])
+def test_no_view_is_an_excluded_datum(rhm, positives):
+    source = source_of(rhm, 4000, positives, exclude=4000)
+    excluded = set(rhm.index(source.exclude).tolist())
+    for pair in (
+        [source.stored()] if positives == "views" else [source.fresh(s, 500) for s in (0, 1)]
+    ):
+        for each in pair:
+            assert excluded.isdisjoint(rhm.index(rhm.parse(leaves(each))).tolist())
+    # Without the exclusion they would be met.
+    free = replace(source, exclude=source.exclude[:0])
+    views = free.stored()[1] if positives == "views" else free.fresh(0, 500)[0]
+    assert not excluded.isdisjoint(rhm.index(rhm.parse(leaves(views))).tolist())
+
+
+def test_stored_views_count_as_data(rhm):
+    for num in (4, 9, 100):
+        source = source_of(rhm, num)
+        data, views = source.stored()
+        assert len(data) == len(views) == num // 2
+        np.testing.assert_array_equal(leaves(data), source.data.leaves[: num // 2])
+        (alone,) = source_of(rhm, num, "siblings").stored()
+        np.testing.assert_array_equal(leaves(alone), source.data.leaves)
+
+
+def test_training_sees_no_more_than_the_stored_data(rhm, monkeypatch):
+    seen = []
+    encode = rhm_pairs.encode
+
+    def counting(rhm, each):
+        seen.append(len(each))
+        return encode(rhm, each)
+
+    monkeypatch.setattr(rhm_pairs, "encode", counting)
+    for steps in (1, 40):
+        seen.clear()
+        train(rhm, "views", num=20, recipe=replace(RECIPE, steps=steps))
+        assert sum(seen) == 20
+    seen.clear()
+    train(rhm, "fresh views", num=20, recipe=replace(RECIPE, steps=40))
+    assert sum(seen) > 20
+
+
+def test_the_same_seed_gives_the_same_pairs_and_each_step_others(rhm):
+    source = source_of(rhm, 20, "fresh views", 3)
+    first, again, later = source.fresh(0, 10), source.fresh(0, 10), source.fresh(1, 10)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], later[0])
+    assert not torch.equal(source_of(rhm, 20, "fresh views", 4).fresh(0, 10)[0], first[0])
+
+
+def test_sources_that_have_no_pairs_are_refused(rhm):
+    with pytest.raises(ValueError, match="at least 4 data and 2 levels, got 3 and 3"):
+        source_of(rhm, 3)
+    flat = RandomHierarchyModel(num_classes=4, num_symbols=4, num_synonyms=2, num_levels=1)
+    with pytest.raises(ValueError, match="got 8 and 1"):
+        source_of(flat, 8)
+    with pytest.raises(ValueError, match="positives must be one of"):
+        source_of(rhm, 8, "labels")
+
+
+def test_siblings_need_leaves_only(rhm, monkeypatch):
+    """Neither labels nor rules: training sees the same after everything but the leaves is lost."""
+    source = source_of(rhm, 64, "siblings")
+    blank = tuple(np.zeros_like(level) for level in source.data.symbols[1:])
+    lost = replace(source, data=replace(source.data, symbols=(source.data.leaves, *blank)))
+    # A grammar of the same shape and other rules.
+    other = replace(lost, rhm=replace(rhm, seed=rhm.seed + 1))
+    results = []
+    for each in (source, lost, other):
+        net = RECIPE.network(rhm, 0)
+        fit_pairs(net, RECIPE, RULE, each, local=True, seed=0)
+        results.append(weights(net))
+    for expected, *found in zip(*results, strict=True):
+        assert all(torch.equal(expected, each) for each in found)
+    # Views do need them.
+    one, two = (replace(each, positives="views").stored()[1] for each in (source, other))
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("positives", ["views", "siblings"])
+def test_no_gradient_crosses_layers_of_local_rules(rhm, positives):
+    """Layer 1 learns the same whatever is above it; end to end it does not."""
+
+    def first_layer(local, scale):
+        net = RECIPE.network(rhm, 0)
+        with torch.no_grad():
+            net.layers[1].weight += scale * torch.randn(
+                net.layers[1].weight.shape, generator=torch.Generator().manual_seed(5)
+            )
+        start = weights(net)[0]
+        end = weights(train(rhm, positives, local=local, net=net))[0]
+        assert not torch.equal(start, end)
+        return end
+
+    assert torch.equal(first_layer(True, 0.0), first_layer(True, 1.0))
+    assert not torch.equal(first_layer(False, 0.0), first_layer(False, 1.0))
+
+
+def test_end_to_end_only_the_top_loss_teaches(rhm):
+    """Without the top loss nothing moves; with local rules all other layers still do."""
+
+    class Losses:
+        def __init__(self, silent):
+            self.silent = silent
+
+        def build(self, shapes, seed=0):
+            losses = RULE.build(shapes, seed)
+            for number in self.silent:
+                losses[number] = Zero()
+            return losses
+
+    class Zero(torch.nn.Module):
+        def forward(self, here, top):
+            return 0.0 * here.sum()
+
+    def moved(local, silent):
+        net = RECIPE.network(rhm, 0)
+        before = weights(net)
+        fit_pairs(net, RECIPE, Losses(silent), source_of(rhm, 64), local=local, seed=0)
+        pairs = zip(before, weights(net), strict=True)
+        return [not torch.equal(one, other) for one, other in pairs]
+
+    assert moved(False, [0, 1]) == [True, True, True]
+    assert moved(False, [2]) == [False, False, False]
+    assert moved(True, [2]) == [True, True, False]
+
+
+def test_siblings_leave_the_top_layer_as_it_was(rhm):
+    """One position has no sibling: the loss of the layer below is then the last."""
+    for local in (True, False):
+        before = weights(RECIPE.network(rhm, 0))
+        after = weights(train(rhm, "siblings", local=local))
+        assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [
+            False,
+            False,
+            True,
+        ]
+
+
+def test_training_is_repeatable_and_leaves_the_global_state(rhm):
+    first = weights(train(rhm))
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    again = weights(train(rhm))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], weights(train(rhm, seed=1))[0])
+
+
+def test_the_readout_is_not_trained(rhm):
+    net = RECIPE.network(rhm, 0)
+    before = net.readout.weight.detach().clone()
+    train(rhm, net=net)
+    assert isinstance(net, HierarchicalNet)
+    assert torch.equal(net.readout.weight, before)

@@ -1,0 +1,195 @@
+"""Laws of running several points at a time: as in turn, but elsewhere; nothing is left behind."""
+
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import xarray as xr
+from distributed import LocalCluster
+from typer.testing import CliRunner
+
+from analysis import results
+from analysis.results import Provenance, ResultError
+from experiments import registry
+from experiments.__main__ import app
+from experiments.sweep import Parts, Sweep
+from experiments.workers import Workers
+
+POINTS = [{"n": n} for n in range(4)]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two processes that somebody else started."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def pool(cluster):
+    with Workers(1, cluster.scheduler_address) as pool:
+        yield pool
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """The toy experiment, registered as ``experiments.toy``, in an empty current folder."""
+    spec = importlib.util.spec_from_file_location(
+        "experiments.toy", Path(__file__).with_name("toy.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    monkeypatch.setattr(registry, "NAMES", ("toy",))
+    monkeypatch.chdir(tmp_path)
+    spec.loader.exec_module(module)
+    return module
+
+
+def squares(folder, fails_at=None):
+    """A function of a point that notes in ``folder`` where each was evaluated."""
+
+    def square(n):
+        import os
+        import time
+        from pathlib import Path
+
+        import xarray as xr
+
+        if n == fails_at:
+            time.sleep(0.5)
+            raise RuntimeError("the disk is full")
+        # The first is ready last.
+        time.sleep(0.3 if n == 0 else 0.0)
+        Path(folder, f"{n}-{os.getpid()}").touch()
+        return xr.Dataset({"square": n**2, "process": os.getpid()})
+
+    return square
+
+
+def evaluated(folder):
+    return sorted(int(path.name.partition("-")[0]) for path in folder.iterdir())
+
+
+@pytest.fixture
+def notes(tmp_path):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return lambda: Parts(tmp_path / "parts", Provenance.collect("toy", "smoke", 0, {}))
+
+
+def test_several_at_a_time_give_what_one_after_the_other_gives(pool, notes):
+    together = Sweep(workers=pool)(squares(notes), POINTS, "x")
+    in_turn = Sweep()(squares(notes), POINTS, "x")
+    assert [int(each["square"]) for each in together] == [0, 1, 4, 9]
+    for one, other in zip(together, in_turn, strict=True):
+        xr.testing.assert_identical(one.drop_vars("process"), other.drop_vars("process"))
+    assert {int(each["process"]) for each in in_turn} == {os.getpid()}
+
+
+def test_the_points_go_to_the_processes_of_the_given_scheduler(cluster, pool, notes):
+    theirs = {worker.pid for worker in cluster.workers.values()}
+    found = Sweep(workers=pool)(squares(notes), POINTS, "x")
+    used = {int(each["process"]) for each in found}
+    assert used <= theirs
+    assert len(used) == 2
+    assert os.getpid() not in used
+
+
+def test_a_function_that_measures_time_stays_alone_in_this_process(pool, notes):
+    found = Sweep(workers=pool)(squares(notes), POINTS, "x", alone=True)
+    assert {int(each["process"]) for each in found} == {os.getpid()}
+
+
+def test_points_are_stored_and_not_evaluated_again(pool, notes, parts):
+    first = Sweep(parts(), pool)(squares(notes), POINTS, "x")
+    again = Sweep(parts(), pool)(squares(notes), POINTS, "x")
+    assert evaluated(notes) == [0, 1, 2, 3]
+    for one, other in zip(first, again, strict=True):
+        xr.testing.assert_equal(one, other)
+
+
+def test_a_failing_point_keeps_the_finished_ones(pool, notes, parts):
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        Sweep(parts(), pool)(squares(notes, fails_at=3), POINTS, "x")
+    assert evaluated(notes) == [0, 1, 2]
+    restored = parts()
+    found = Sweep(restored, pool)(squares(notes), POINTS, "x")
+    assert evaluated(notes) == [0, 1, 2, 3]
+    assert [int(each["square"]) for each in found] == [0, 1, 4, 9]
+    assert restored.restored_s >= 0.3
+
+
+def test_an_abandoned_sweep_leaves_the_scheduler_to_others(cluster, pool, notes):
+    def slow(n):
+        import time
+
+        import xarray as xr
+
+        time.sleep(0.2 * n)
+        return xr.Dataset({"n": n})
+
+    evaluation = pool(slow, [{"n": n} for n in range(40)])
+    next(evaluation)
+    evaluation.close()
+    start = time.perf_counter()
+    assert len(Sweep(workers=pool)(squares(notes), POINTS, "x")) == 4
+    # The other 39 points together take over a minute.
+    assert time.perf_counter() - start < 10
+
+
+def test_processes_start_when_first_used_and_end_with_the_context(notes):
+    before = set(psutil.Process().children(recursive=True))
+    with Workers(2) as pool:
+        assert set(psutil.Process().children(recursive=True)) == before
+        found = Sweep(workers=pool)(squares(notes), POINTS, "x")
+    used = {int(each["process"]) for each in found}
+    assert os.getpid() not in used
+    assert set(psutil.Process().children(recursive=True)) <= before
+    assert not any(psutil.pid_exists(pid) for pid in used)
+
+
+@pytest.mark.slow
+def test_the_command_uses_a_scheduler_and_lets_it_go_on(smoke, tmp_path, cluster):
+    before = set(psutil.Process().children(recursive=True))
+    line = ["run", "narrowing", "--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, [*line, "--scheduler", cluster.scheduler_address])
+    assert done.exit_code == 0, done.output
+    in_turn = smoke("narrowing")
+    xr.testing.assert_equal(results.read(tmp_path / in_turn.name), results.read(in_turn))
+    # No processes but those that were there did it, and they are still there.
+    assert set(psutil.Process().children(recursive=True)) == before
+    assert len(cluster.scheduler_info["workers"]) == 2
+
+
+def test_an_address_that_is_none_costs_one_line(toy):
+    done = CliRunner().invoke(app, ["run", "toy", "--preset", "smoke", "--scheduler", "x://y"])
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith("error: no scheduler answers at 'x://y'")
+    assert "tcp://HOST:8786" in line
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_does_not_answer_costs_one_line(toy):
+    address = "tcp://127.0.0.1:9"
+    done = CliRunner().invoke(app, ["run", "toy", "--preset", "smoke", "--scheduler", address])
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith(f"error: no scheduler answers at '{address}'")
+
+
+def test_without_dask_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with Workers(2) as pool, pytest.raises(ResultError, match=r"linlocal\[sweep\].*--workers 1"):
+        pool._connected()

@@ -1,0 +1,288 @@
+"""The claims on the Random Hierarchy Model follow the numbers: other numbers, other verdicts."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from analysis import results
+from paper_figures import (
+    rhm_covariances,
+    rhm_feedback,
+    rhm_local_ssl,
+    rhm_masks,
+    rhm_representations,
+    rhm_sample_complexity,
+)
+
+HOLDS, FAILS, OPEN = "reproduced", "not reproduced", "open"
+
+
+@pytest.fixture
+def stored(smoke):
+    """A fresh copy of the smoke result of an experiment."""
+    return lambda name: results.read(smoke(name))
+
+
+def verdict(module, dataset, words):
+    """The verdict of the one claim with these words."""
+    (name,) = module.INPUTS
+    (claim,) = (claim for claim in module.claims({name: dataset}) if words in claim.text)
+    return claim.verdict
+
+
+def assigned(dataset, variable, numbers, default, dim="rule"):
+    """``variable`` set to a number for each label of a dimension."""
+    values = xr.DataArray(
+        [float(numbers.get(str(label), default)) for label in dataset[dim].values],
+        {dim: dataset[dim].values},
+    )
+    full = xr.full_like(dataset[variable].astype(float), 0.0) + values
+    return dataset.assign({variable: full.transpose(*dataset[variable].dims)})
+
+
+# -- direct feedback -------------------------------------------------------------------------------
+
+
+def feedback(stored, **numbers):
+    """Accuracies of rules; underscores are blanks."""
+    named = {name.replace("_", " "): value for name, value in numbers.items()}
+    return assigned(stored("rhm_feedback"), "test_accuracy", named, 0.3)
+
+
+ALL_FAIL = "all direct-feedback rules fail"
+
+
+def test_direct_feedback_fails_where_it_stays_low_and_backpropagation_learns(stored):
+    low = feedback(stored, backpropagation=0.95)
+    assert verdict(rhm_feedback, low, ALL_FAIL) == HOLDS
+    assert verdict(rhm_feedback, low, "better than every") == HOLDS
+    assert verdict(rhm_feedback, low, "direct feedback alignment: fails") == HOLDS
+    middling = feedback(stored, backpropagation=0.95, direct_feedback_alignment=0.7)
+    assert verdict(rhm_feedback, middling, ALL_FAIL) == FAILS
+    assert verdict(rhm_feedback, middling, "better than every") == HOLDS
+    assert verdict(rhm_feedback, middling, "direct feedback alignment: fails") == FAILS
+    assert verdict(rhm_feedback, middling, "random target projection: fails") == HOLDS
+    above = feedback(stored, backpropagation=0.95, direct_feedback_alignment=0.97)
+    assert verdict(rhm_feedback, above, "better than every") == FAILS
+
+
+@pytest.mark.parametrize("module", [rhm_feedback, rhm_masks], ids=["feedback", "masks"])
+def test_where_backpropagation_learned_nothing_the_question_stays_open(stored, module):
+    claims = module.claims({"rhm_feedback": feedback(stored, backpropagation=0.8)})
+    assert [claim.verdict for claim in claims] == [OPEN]
+
+
+MASKS_EXPLAIN = "missing masks explain the failure"
+
+
+@pytest.mark.parametrize(("removed", "verdicts"), [(0.5, (HOLDS, FAILS)), (0.9, (FAILS, HOLDS))])
+def test_masks_explain_the_failure_if_removing_them_costs_half_of_the_gap(
+    stored, removed, verdicts
+):
+    data = assigned(
+        feedback(stored),
+        "test_accuracy",
+        {
+            "backpropagation": 1.0,
+            "backpropagation, masks removed": removed,
+            "feedback alignment": 0.8,
+            "direct feedback alignment": 0.4,
+        },
+        0.3,
+    )
+    assert verdict(rhm_masks, data, MASKS_EXPLAIN) == verdicts[0]
+    assert verdict(rhm_masks, data, "random weights on the way down cost more") == verdicts[1]
+    assert verdict(rhm_masks, data, "giving direct feedback the true masks") == FAILS
+
+
+def test_true_masks_restore_feedback_that_learns_with_them(stored):
+    data = feedback(stored, backpropagation=1.0, feedback_alignment=0.95)
+    assert verdict(rhm_masks, data, "giving direct feedback the true masks") == HOLDS
+
+
+# -- local learning --------------------------------------------------------------------------------
+
+EFFICIENT = "as data-efficient as supervised backpropagation (linear readout"
+LEARNS = "every layer-local rule learns"
+
+
+def ssl(stored, local, end_to_end, supervised, untrained=0.2, siblings=0.2):
+    data = stored("rhm_local_ssl")
+    numbers = {}
+    for rule in data["rule"].values:
+        credit, positives = (
+            str(data[key].sel(rule=rule).values) for key in ("credit", "positives")
+        )
+        if rule == rhm_local_ssl.SUPERVISED:
+            numbers[str(rule)] = supervised
+        elif rule == rhm_local_ssl.UNTRAINED:
+            numbers[str(rule)] = untrained
+        elif positives == "siblings":
+            numbers[str(rule)] = siblings
+        else:
+            numbers[str(rule)] = local if credit == "local" else end_to_end
+    for variable in rhm_local_ssl.READOUTS:
+        data = assigned(data, variable, numbers, np.nan)
+    return data
+
+
+def test_local_rules_are_as_efficient_if_none_falls_behind(stored):
+    ahead = ssl(stored, local=0.9, end_to_end=0.9, supervised=0.9)
+    assert verdict(rhm_local_ssl, ahead, EFFICIENT) == HOLDS
+    assert verdict(rhm_local_ssl, ahead, LEARNS) == HOLDS
+    behind = ssl(stored, local=0.6, end_to_end=0.9, supervised=0.9)
+    assert verdict(rhm_local_ssl, behind, EFFICIENT) == FAILS
+    assert verdict(rhm_local_ssl, behind, LEARNS) == HOLDS
+    assert verdict(rhm_local_ssl, behind, "VICReg in every layer") == FAILS
+    assert verdict(rhm_local_ssl, ahead, "VICReg in every layer") == HOLDS
+    # One rule that falls behind is enough.
+    one = ahead.copy(deep=True)
+    one["test_accuracy"].loc[{"rule": "CLAPP local views"}] = 0.5
+    assert verdict(rhm_local_ssl, one, EFFICIENT) == FAILS
+
+
+def test_rules_that_stay_at_an_untrained_network_learned_nothing(stored):
+    nothing = ssl(stored, local=0.3, end_to_end=0.3, supervised=0.9)
+    assert verdict(rhm_local_ssl, nothing, LEARNS) == FAILS
+    assert verdict(rhm_local_ssl, nothing, "InfoNCE from siblings alone") == FAILS
+    siblings = ssl(stored, local=0.3, end_to_end=0.3, supervised=0.9, siblings=0.6)
+    assert verdict(rhm_local_ssl, siblings, "InfoNCE from siblings alone") == HOLDS
+
+
+@pytest.mark.parametrize(
+    ("gain", "supervised", "expected"),
+    [(0.0, 0.95, HOLDS), (0.3, 0.95, FAILS), (0.0, 0.5, FAILS)],
+)
+def test_the_control_is_silent_only_if_labels_teach_it_and_siblings_do_not(
+    stored, gain, supervised, expected
+):
+    data = ssl(stored, 0.2, 0.2, 0.9, untrained=0.2, siblings=0.2 + gain)
+    data["own_accuracy"][...] = supervised
+    # Two repetitions with the same numbers: an interval of no width.
+    data = xr.concat([data] * 2, "repetition", data_vars="minimal")
+    control = data.assign_coords(grammar=["v=4 m=4 L=2"])
+    assert verdict(rhm_local_ssl, control, "negative control") == expected
+
+
+# -- representations -------------------------------------------------------------------------------
+
+INVARIANT = "backpropagation: the top layer becomes insensitive"
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.1, HOLDS), (0.9, FAILS)])
+def test_a_layer_is_invariant_below_one_half(stored, value, expected):
+    data = stored("rhm_representations")
+    data["sensitivity"][...] = 0.9
+    data["sensitivity"].loc[{"rule": "backpropagation"}] = value
+    assert verdict(rhm_representations, data, INVARIANT) == expected
+    assert verdict(rhm_representations, data, "local VICReg: the top layer") == FAILS
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "expected"), [(0.9, 0.1, HOLDS), (0.1, 0.3, FAILS), (0.95, 0.8, FAILS)]
+)
+def test_invariance_has_to_come_with_the_data(stored, few, many, expected):
+    one = stored("rhm_representations")
+    data = xr.concat([one, one], "multiple").assign_coords(multiple=[1.0, 8.0])
+    data["sensitivity"].loc[{"multiple": 1.0}] = few
+    data["sensitivity"].loc[{"multiple": 8.0}] = many
+    assert verdict(rhm_representations, data, INVARIANT) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.9, HOLDS), (0.5, FAILS)])
+def test_a_layer_reads_its_level_only_if_it_gained_by_training(stored, value, expected):
+    data = stored("rhm_representations")
+    data["decodability"][...] = 0.5
+    data["decodability"].loc[{"rule": "local VICReg"}] = value
+    assert verdict(rhm_representations, data, "local VICReg: layer l reads") == expected
+    assert verdict(rhm_representations, data, "local InfoNCE: layer l reads") == FAILS
+
+
+# -- sample complexity -----------------------------------------------------------------------------
+
+STARS = {"a": 32.0, "b": 128.0, "c": 1024.0}
+MULTIPLES = [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def complexity(deep, shallow):
+    """Grammars that the networks learn from so many multiples of P*, NaN for never."""
+    multiples = np.array(MULTIPLES)
+    learned = np.array([deep, shallow])[..., None] <= multiples
+    return xr.Dataset(
+        {
+            "test_accuracy": (
+                ("architecture", "grammar", "multiple", "repetition"),
+                np.where(learned, 1.0, 0.25)[..., None],
+            )
+        },
+        {
+            "architecture": ["convolutional", "shallow"],
+            "grammar": list(STARS),
+            "multiple": MULTIPLES,
+            "num_symbols": ("grammar", [4, 4, 4]),
+            "P_star": ("grammar", list(STARS.values())),
+            "P_max": ("grammar", [1e6] * 3),
+        },
+    )
+
+
+NEVER = float("nan")
+LEARNED, COLLAPSE = "learns every grammar", "n m^L times a constant"
+
+
+def test_the_curves_collapse_if_the_same_multiple_is_enough(stored):
+    same = complexity([2, 2, 2], [NEVER] * 3)
+    assert verdict(rhm_sample_complexity, same, LEARNED) == HOLDS
+    assert verdict(rhm_sample_complexity, same, COLLAPSE) == HOLDS
+    assert verdict(rhm_sample_complexity, same, "to the power 1") == HOLDS
+    growing = complexity([2, 4, 16], [NEVER] * 3)
+    assert verdict(rhm_sample_complexity, growing, LEARNED) == HOLDS
+    assert verdict(rhm_sample_complexity, growing, COLLAPSE) == FAILS
+    unlearned = complexity([2, 2, NEVER], [NEVER] * 3)
+    assert verdict(rhm_sample_complexity, unlearned, LEARNED) == FAILS
+
+
+@pytest.mark.parametrize(
+    ("shallow", "expected"),
+    [([8, 8, 8], HOLDS), ([NEVER] * 3, HOLDS), ([8, 8, 2], FAILS), ([2, 2, 2], FAILS)],
+)
+def test_shallow_networks_need_more_only_if_they_do_on_every_grammar(shallow, expected):
+    data = complexity([4, 4, 4], shallow)
+    assert verdict(rhm_sample_complexity, data, "one hidden layer needs more") == expected
+
+
+def test_the_power_differs_from_one_if_the_multiple_grows_steadily():
+    # The data needed are P*^2, up to a constant.
+    data = complexity([2, 4, 16], [NEVER] * 3)
+    stars = data["P_star"].values
+    data = data.assign_coords(P_star=("grammar", stars[0] * np.array([1.0, 2.0, 8.0])))
+    assert verdict(rhm_sample_complexity, data, "to the power 1") == FAILS
+
+
+# -- covariances -----------------------------------------------------------------------------------
+
+OURS, SAMPLES = "our closed forms", "estimates deviate"
+
+
+def test_covariances_agree_while_deviation_and_ratios_are_near_one(stored):
+    data = stored("rhm_covariances")
+    data["deviation"][...] = 1.0
+    # Powers of one number: root mean squares of equal entries are exact.
+    data["exact"][...] = data["expected"] + xr.zeros_like(data["exact"])
+    assert verdict(rhm_covariances, data, SAMPLES) == HOLDS
+    assert verdict(rhm_covariances, data, OURS) == HOLDS
+    off = data.assign(deviation=3 * data["deviation"], exact=2 * data["exact"])
+    assert verdict(rhm_covariances, off, SAMPLES) == FAILS
+    assert verdict(rhm_covariances, off, OURS) == FAILS
+
+
+@pytest.mark.parametrize(("leaf", "expected"), [(0.0, HOLDS), (1e-3, FAILS)])
+def test_leaves_are_silent_only_at_zero(stored, leaf, expected):
+    data = stored("rhm_covariances")
+    zero = data["expected"] == 0
+    if not bool(zero.any()):
+        leaves = data["kind"] != "class, leaf"
+        data["expected"] = data["expected"].where(~leaves, 0.0)
+        zero = data["expected"] == 0
+    data["exact"] = data["exact"].where(~zero, leaf)
+    assert verdict(rhm_covariances, data, "leaves are uncorrelated") == expected
