@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,15 @@ from experiments.data import DataError
 from experiments.image_folders import decode
 
 _ENDINGS = {".jpeg", ".jpg", ".png"}
+
+
+def centre(image: Any, size: int) -> Tensor:
+    """The largest central square of a `PIL.Image`, uint8 (channels, size, size)."""
+    shorter = min(image.size)
+    left, top = ((side - shorter) / 2 for side in image.size)
+    box = (left, top, left + shorter, top + shorter)
+    resized = image.resize((size, size), resample=2, box=box, reducing_gap=3.0)
+    return torch.from_numpy(np.array(resized).transpose(2, 0, 1).copy())
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
@@ -82,8 +92,4 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             self._damaged[place] = True
             warnings.warn(f"skipped: {error}", stacklevel=3)
             return None
-        shorter = min(image.size)
-        left, top = ((side - shorter) / 2 for side in image.size)
-        box = (left, top, left + shorter, top + shorter)
-        resized = image.resize((self._size, self._size), resample=2, box=box, reducing_gap=3.0)
-        return torch.from_numpy(np.array(resized).transpose(2, 0, 1).copy())
+        return centre(image, self._size)

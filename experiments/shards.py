@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from experiments.data import DataError
 from experiments.image_folders import decode
+from experiments.imagenet import centre
 from linlocal.rhm.grammar import stream
 
 _IMAGES = ("jpg", "jpeg", "png")
@@ -218,12 +219,7 @@ class _Named(BytesIO):
 
 def _pixels(name: str, content: bytes, size: int) -> Tensor:
     file: Any = _Named(name, content)
-    image = decode(file)
-    shorter = min(image.size)
-    left, top = ((side - shorter) / 2 for side in image.size)
-    box = (left, top, left + shorter, top + shorter)
-    resized = image.resize((size, size), resample=2, box=box, reducing_gap=3.0)
-    return torch.from_numpy(np.array(resized).transpose(2, 0, 1).copy())
+    return centre(decode(file), size)
 
 
 def _class(name: str, content: bytes) -> int:
