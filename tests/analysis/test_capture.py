@@ -190,7 +190,7 @@ def test_a_penalty_on_projections_is_neither_in_the_error_nor_computed(monkeypat
     for penalty in (0.0, 10.0):
         (loss,) = CLAPP(context="same", penalty=penalty).build([(5,)], 0)
         errors.append(error_signal(loss, here, top, lambda value: value))
-        assert penalty == 0 or float(loss(here, top)) > float(loss.activity_loss(here, top))
+        assert penalty == 0 or bool(loss(here, top) > loss.activity_loss(here, top))
     assert torch.equal(*errors)
     assert errors[0].abs().sum() > 0
     monkeypatch.setattr(Projection, "squared_norm", lambda _: pytest.fail("computed"))
