@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from paper_figures import panels, style
 from paper_figures.claims import Claim
@@ -47,6 +48,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         )
     line = np.sort(data["P_star"].values)
     axes.plot(line, line, color="#777777", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(title="data needed", xlabel="n m^L", ylabel="P at 10 % of guessing's error")
     handles = list(zip(*axes.get_legend_handles_labels(), strict=True))
     panels.legend_below(figure, row[0], columns=4, extra=handles)

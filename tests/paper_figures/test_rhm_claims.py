@@ -102,7 +102,7 @@ def test_true_masks_restore_feedback_that_learns_with_them(stored):
 
 # -- local learning --------------------------------------------------------------------------------
 
-EFFICIENT = "as data-efficient as supervised backpropagation (linear readout"
+EFFICIENT = "every layer-local rule reads out (linear readout"
 LEARNS = "every layer-local rule learns"
 
 
@@ -121,7 +121,7 @@ def ssl(stored, local, end_to_end, supervised, untrained=0.2, siblings=0.2):
             numbers[str(rule)] = siblings
         else:
             numbers[str(rule)] = local if credit == "local" else end_to_end
-    for variable in rhm_local_ssl.READOUTS:
+    for variable in (*rhm_local_ssl.READOUTS, "own_accuracy"):
         data = assigned(data, variable, numbers, np.nan)
     return data
 
