@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
+
+from paper_figures.claims import Verdict
 
 BEGIN, END = "<!-- verified: written by `make readme` -->", "<!-- end of verified -->"
 PICTURE = "linear_alignment.png"
 
 
-def table(claims: Path) -> str:
-    """The claims of all figures as one Markdown table.
+def summary(claims: Path) -> str:
+    """How many claims of each figure have which verdict, as a Markdown table.
 
     Args:
         claims: the ``claims.json`` of a figures folder.
@@ -26,11 +28,15 @@ def table(claims: Path) -> str:
         FileNotFoundError: the figures were not drawn.
     """
     entries = json.loads(claims.read_text(encoding="utf-8"))
-    lines = ["| figure | claim | verdict | measured | published |", "|---|---|---|---|---|"]
+    verdicts = get_args(Verdict)
+    lines = [f"| figure | {' | '.join(verdicts)} |", f"|---|{'---:|' * len(verdicts)}"]
+    totals = dict.fromkeys(verdicts, 0)
     for figure, entry in entries.items():
-        for row in entry["claims"]:
-            cells = [figure, row["claim"], row["verdict"], row["measured"], row["published"] or ""]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        found = [row["verdict"] for row in entry["claims"]]
+        counts = {verdict: found.count(verdict) for verdict in verdicts}
+        totals = {verdict: totals[verdict] + counts[verdict] for verdict in verdicts}
+        lines.append(f"| {figure} | {' | '.join(map(str, counts.values()))} |")
+    lines.append(f"| all | {' | '.join(map(str, totals.values()))} |")
     runs = sorted({entry["run"] for entry in entries.values()})
     return "\n".join([*lines, "", f"Runs: {'; '.join(runs)}."])
 
@@ -52,17 +58,19 @@ def main(
     figures: Annotated[Path, typer.Option(help="Folder of the drawn figures.")] = Path("figures"),
     readme: Annotated[Path, typer.Option(help="The file to bring up to date.")] = Path("README.md"),
 ) -> None:
-    """Write the table of claims into the README and copy its picture."""
+    """Write the verdicts into the README; copy its picture and the claims with their numbers."""
     claims = figures / "claims.json"
     if not claims.exists():
         typer.echo(f"error: {claims} is missing; make it with\n  make figures", err=True)
         raise typer.Exit(2)
-    text = replace_between(readme.read_text(encoding="utf-8"), table(claims))
+    text = replace_between(readme.read_text(encoding="utf-8"), summary(claims))
     readme.write_text(text, encoding="utf-8")
     picture = readme.parent / "docs" / PICTURE
     picture.parent.mkdir(exist_ok=True)
     shutil.copyfile(figures / PICTURE, picture)
-    typer.echo(f"written: {readme}, {picture}")
+    full = picture.with_name("claims.md")
+    shutil.copyfile(figures / "claims.md", full)
+    typer.echo(f"written: {readme}, {picture}, {full}")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)
             if row == 0:
-                axes.set_title(textwrap.fill(str(rule), 12), size=7)
+                axes.set_title(textwrap.fill(str(rule), 16), size=6.5)
             axes.set_xlabel("level", size=7)
         grid[row, 0].set_ylabel(f"{label}\nlayer")
         figure.colorbar(image, ax=grid[row].tolist(), fraction=0.02)

@@ -37,6 +37,7 @@ def test_table_is_replaced_between_its_markers_and_nowhere_else(tmp_path: Path) 
         json.dumps({"toy": {"run": "preset smoke, seed 0", "claims": [claim]}})
     )
     (figures / readme.PICTURE).write_bytes(b"picture")
+    (figures / "claims.md").write_text("all claims")
     page = tmp_path / "README.md"
     page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
     app = typer.Typer()
@@ -47,7 +48,9 @@ def test_table_is_replaced_between_its_markers_and_nowhere_else(tmp_path: Path) 
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| toy | a \\| b | open | 1 |  |" in text
+    assert "| toy | 0 | 0 | 1 |" in text
+    assert "| all | 0 | 0 | 1 |" in text
+    assert (tmp_path / "docs" / "claims.md").read_text() == "all claims"
     assert (tmp_path / "docs" / readme.PICTURE).read_bytes() == b"picture"
 
 
