@@ -52,7 +52,7 @@ def by_autograd(net, x, labels):
 
 
 def worst(first, second):
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+    return max(float((first[name] - second[name]).detach().abs().max()) for name in first)
 
 
 @pytest.mark.parametrize("normalise", [False, True])
