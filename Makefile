@@ -4,8 +4,8 @@ PYTHON ?= python3
 PRESET ?= cpu
 WORKERS ?= 2
 
-HIERARCHY := rhm_covariances rhm_sample_complexity rhm_feedback rhm_masks rhm_local_ssl \
-	rhm_representations
+# Those whose results of the paper preset are kept in results/.
+HIERARCHY := rhm_covariances rhm_feedback rhm_masks
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
