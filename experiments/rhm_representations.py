@@ -61,7 +61,9 @@ PRESETS = {
     ),
     "cpu": Config(),
     "paper": Config(
-        multiples=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0), steps=3000, num_probe=6000, repetitions=5
+        multiples=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+        steps=2000,
+        num_probe=2000,
     ),
 }
 PUBLISHED = "arXiv 2307.02129, synonymic sensitivity"
