@@ -44,6 +44,7 @@ class Config:
         end_to_end: losses that are also backpropagated from the top.
         fresh: losses that also learn from fresh views.
         siblings: losses that also learn from siblings.
+        masked: losses that also learn from masked halves.
         width: units per position.
         learning_rates: candidates of the search, with either value of the loss's own parameter.
         steps: of self-supervised training; at most, of supervised training.
@@ -57,6 +58,7 @@ class Config:
     end_to_end: tuple[str, ...] = ("InfoNCE", "VICReg")
     fresh: tuple[str, ...] = ("VICReg",)
     siblings: tuple[str, ...] = ("InfoNCE", "VICReg")
+    masked: tuple[str, ...] = ("InfoNCE", "VICReg")
     width: int = 64
     learning_rates: tuple[float, ...] = (3e-3,)
     steps: int = 600
@@ -71,6 +73,7 @@ PRESETS = {
         multiples=(1.0,),
         end_to_end=("VICReg",),
         siblings=("InfoNCE",),
+        masked=("VICReg",),
         width=8,
         steps=5,
         num_labelled=64,
@@ -117,6 +120,9 @@ def cells_of(config: Config) -> list[dict[str, Any]]:
     ]
     cells += [
         {"loss": loss, "credit": "local", "positives": "siblings"} for loss in config.siblings
+    ]
+    cells += [
+        {"loss": loss, "credit": "local", "positives": "masked halves"} for loss in config.masked
     ]
     cells += [
         {"loss": loss, "credit": "", "positives": "labels" if loss == SUPERVISED else ""}

@@ -20,7 +20,7 @@ from experiments.rhm_tasks import Recipe, encode
 from linlocal.rhm import RandomHierarchyModel, Trees, trees
 from linlocal.rhm.grammar import stream
 
-Positives = Literal["views", "fresh views", "siblings"]
+Positives = Literal["views", "fresh views", "siblings", "masked halves"]
 
 PAIRS = 64
 # Rows that a loss sees of each view: data times positions, of which so many are drawn.
@@ -40,7 +40,9 @@ class Source:
             shares all symbols of a level drawn from 1..L-1 and above, everything below being drawn
             anew. "fresh views": the same with new data in every step. "siblings": the two halves
             of each tuple of a layer's activities, within one datum; no other knowledge of the
-            grammar than its tuples.
+            grammar than its tuples. "masked halves": each datum twice, with two halves of its
+            leaves that complete each other, drawn anew in every step; a masked leaf is 0. No
+            knowledge of the grammar.
         exclude: data that are never seen, as the test set.
         seed: of the draws.
 
@@ -67,8 +69,8 @@ class Source:
             )
 
     def stored(self) -> list[Tensor]:
-        """The inputs of a fixed set: data, or data and their views."""
-        if self.positives == "siblings":
+        """The inputs of a fixed set: data and their views, or data alone that make pairs."""
+        if self.positives in ("siblings", "masked halves"):
             return [encode(self.rhm, self.data.leaves)]
         return self._views(self.data[: len(self.data) // 2], 0)
 
@@ -95,6 +97,14 @@ class Source:
 
     def _excluded(self, data: Trees) -> NDArray[np.bool_]:
         return np.isin(trees.keys_of(self.rhm, data), trees.keys_of(self.rhm, self.exclude))
+
+
+def halves(inputs: Tensor, rng: np.random.Generator) -> list[Tensor]:
+    """Every datum twice: with a random half of its positions, and with the others; 0 elsewhere."""
+    samples, positions = inputs.shape[:2]
+    order = rng.random((samples, positions)).argsort(axis=1)
+    first = torch.from_numpy(order < positions // 2).unsqueeze(2)
+    return [inputs * first, inputs * ~first]
 
 
 def _replaced(data: Trees, rows: NDArray[np.int64], other: Trees) -> Trees:
@@ -162,7 +172,8 @@ def fit_pairs(
             rows = np.arange(first, first + PAIRS)
         else:
             rows = rng.integers(len(data[0]), size=min(PAIRS * (1 + siblings), len(data[0])))
-        batch = torch.cat([each[rows] for each in data])
+        drawn = [each[rows] for each in data]
+        batch = torch.cat(halves(*drawn, rng) if source.positives == "masked halves" else drawn)
         total: Tensor = torch.zeros(())
         z = batch
         for l in range(last):

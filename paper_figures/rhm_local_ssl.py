@@ -26,6 +26,7 @@ LINES = {
     ("end to end", "views"): ("--", "s"),
     ("local", "fresh views"): (":", "^"),
     ("local", "siblings"): ("-.", "D"),
+    ("local", "masked halves"): ((0, (1, 3)), "v"),
 }
 READOUTS = {
     "test_accuracy": "linear readout of the top layer",
@@ -136,23 +137,25 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                     f"local minus end to end {float(gap.min()):+.2f} to {float(gap.max()):+.2f}",
                 )
             )
-        for loss in _losses(data, "local", "siblings"):
-            rule = f"{loss} local siblings"
+        for loss, positives in _alone(data):
+            rule = f"{loss} local {positives}"
             linear, hidden = (usual[readout].sel(rule=rule) for readout in READOUTS)
             decided.append(
                 Claim(
-                    f"{loss} from siblings alone, without any side information, learns: refitted "
-                    "readout at least 0.2 above an untrained network at the largest number of data",
+                    f"{loss} from {positives} alone, without any side information, learns: "
+                    "refitted readout at least 0.2 above an untrained network at the largest "
+                    "number of data",
                     bool((hidden - untrained).isel(multiple=-1).min() >= 0.2),
                     f"refitted {float(hidden.isel(multiple=-1).min()):.2f}, untrained "
                     f"{float(untrained.isel(multiple=-1).max()):.2f}, linear readout of the top "
-                    f"layer, which has no siblings, {float(linear.isel(multiple=-1).min()):.2f}",
+                    f"layer{', which has no siblings,' if positives == 'siblings' else ''} "
+                    f"{float(linear.isel(multiple=-1).min()):.2f}",
                 )
             )
     if control.any():
         silent = data.isel(grammar=control)
-        losses = _losses(data, "local", "siblings")
-        silenced = [f"{loss} local siblings" for loss in losses]
+        alone = _alone(data)
+        silenced = [f"{loss} local {positives}" for loss, positives in alone]
         gain = silent["hidden_accuracy"].sel(rule=silenced) - silent["hidden_accuracy"].sel(
             rule=UNTRAINED
         )
@@ -160,13 +163,14 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         center, half = style.interval(gain.mean(["grammar", "multiple"]), "repetition")
         decided.append(
             Claim(
-                "negative control m = v^(s-1): rules that learn from siblings gain nothing "
-                "over an untrained network (95 % interval), supervised backpropagation learns",
+                "negative control m = v^(s-1): rules without side information gain nothing over "
+                "an untrained network (95 % interval), supervised backpropagation learns",
                 _nothing(center, half) if float(learned.max()) > 0.9 else False,
                 "gain "
                 + ", ".join(
-                    f"{loss} {float(center.sel(rule=rule)):+.2f} ± {float(half.sel(rule=rule)):.2f}"
-                    for loss, rule in zip(losses, silenced, strict=True)
+                    f"{loss} from {positives} {float(center.sel(rule=rule)):+.2f} ± "
+                    f"{float(half.sel(rule=rule)):.2f}"
+                    for (loss, positives), rule in zip(alone, silenced, strict=True)
                 )
                 + f"; supervised {float(learned.max()):.2f}",
                 "no signal: the covariance of leaves is 0 (arXiv 2406.00048)",
@@ -187,6 +191,15 @@ def _losses(data: xr.Dataset, credit: str, positives: str) -> list[str]:
     return [str(loss) for loss in data["loss"].values[chosen.values]]
 
 
+def _alone(data: xr.Dataset) -> list[tuple[str, str]]:
+    """Losses and positives without side information: data alone, at most their tuples."""
+    return [
+        (loss, positives)
+        for positives in ("siblings", "masked halves")
+        for loss in _losses(data, "local", positives)
+    ]
+
+
 def _by_loss(values: xr.DataArray) -> str:
     """Signed numbers over rules, in words."""
     return ", ".join(
@@ -198,4 +211,4 @@ def _by_loss(values: xr.DataArray) -> str:
 def _note(grammar: str) -> str:
     """Whether a grammar is the negative control."""
     v, m, _ = (word.partition("=")[2] for word in grammar.split())
-    return "\n(control: no signal between siblings)" if v == m else ""
+    return "\n(control: leaves are independent)" if v == m else ""

@@ -91,8 +91,20 @@ def test_stored_views_count_as_data(rhm):
         data, views = source.stored()
         assert len(data) == len(views) == num // 2
         np.testing.assert_array_equal(leaves(data), source.data.leaves[: num // 2])
-        (alone,) = source_of(rhm, num, "siblings").stored()
-        np.testing.assert_array_equal(leaves(alone), source.data.leaves)
+        for positives in ("siblings", "masked halves"):
+            (alone,) = source_of(rhm, num, positives).stored()
+            np.testing.assert_array_equal(leaves(alone), source.data.leaves)
+
+
+def test_masked_halves_complete_each_other(rhm):
+    (inputs,) = source_of(rhm, 500, "masked halves").stored()
+    one, other = rhm_pairs.halves(inputs, np.random.default_rng(0))
+    assert torch.equal(one + other, inputs)
+    shown = one.sum(dim=2)
+    assert (shown.sum(dim=1) == inputs.shape[1] // 2).all()
+    # Every leaf is in either half as often, and independent of its neighbour but for the halving.
+    assert (abs(shown.mean(dim=0) - 0.5) < 4 * 0.5 / 500**0.5).all()
+    assert len(np.unique(shown.numpy(), axis=0)) > 30
 
 
 def test_training_sees_no_more_than_the_stored_data(rhm, monkeypatch):
@@ -132,9 +144,10 @@ def test_sources_that_have_no_pairs_are_refused(rhm):
         source_of(rhm, 8, "labels")
 
 
-def test_siblings_need_leaves_only(rhm, monkeypatch):
+@pytest.mark.parametrize("positives", ["siblings", "masked halves"])
+def test_positives_without_side_information_need_leaves_only(rhm, positives):
     """Neither labels nor rules: training sees the same after everything but the leaves is lost."""
-    source = source_of(rhm, 64, "siblings")
+    source = source_of(rhm, 64, positives)
     blank = tuple(np.zeros_like(level) for level in source.data.symbols[1:])
     lost = replace(source, data=replace(source.data, symbols=(source.data.leaves, *blank)))
     # A grammar of the same shape and other rules.
@@ -151,7 +164,7 @@ def test_siblings_need_leaves_only(rhm, monkeypatch):
     assert not torch.equal(one, two)
 
 
-@pytest.mark.parametrize("positives", ["views", "siblings"])
+@pytest.mark.parametrize("positives", ["views", "siblings", "masked halves"])
 def test_no_gradient_crosses_layers_of_local_rules(rhm, positives):
     """Layer 1 learns the same whatever is above it; end to end it does not."""
 
