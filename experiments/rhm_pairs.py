@@ -172,15 +172,17 @@ def fit_pairs(
             rows = np.arange(first, first + PAIRS)
         else:
             rows = rng.integers(len(data[0]), size=min(PAIRS * (1 + siblings), len(data[0])))
-        drawn = [each[rows] for each in data]
-        batch = torch.cat(halves(*drawn, rng) if source.positives == "masked halves" else drawn)
+        views = [each[rows] for each in data]
+        if source.positives == "masked halves":
+            views = halves(views[0], rng)
+        batch = torch.cat(views)
         total: Tensor = torch.zeros(())
         z = batch
         for l in range(last):
             z = net.layers[l](z.detach() if local else z)
             if local or l == last - 1:
-                views = projectors[l](z[:, 0::2], z[:, 1::2]) if siblings else z.chunk(2)
-                total = total + _loss(losses[l], views, rng)
+                pair = projectors[l](z[:, 0::2], z[:, 1::2]) if siblings else z.chunk(2)
+                total = total + _loss(losses[l], pair, rng)
         optimiser.zero_grad()
         total.backward()
         optimiser.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from itertools import product
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -21,7 +22,7 @@ SHORT = {"test_accuracy": "(linear readout)", "hidden_accuracy": "(top layer ref
 COLORS = dict(
     zip(("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins"), style.PALETTE, strict=False)
 )
-LINES = {
+LINES: dict[tuple[str, str], tuple[Any, str]] = {
     ("local", "views"): ("-", "o"),
     ("end to end", "views"): ("--", "s"),
     ("local", "fresh views"): (":", "^"),
@@ -76,7 +77,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     return panels.finish(figure, data)
 
 
-def look(rule: xr.Dataset) -> tuple[str, str, str, str]:
+def look(rule: xr.Dataset) -> tuple[str, Any, str, str]:
     """Color, line, marker and label of a rule."""
     name = str(rule["rule"].values)
     if name == SUPERVISED:
