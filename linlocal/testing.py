@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +45,23 @@ TOLERANCES: dict[str, float] = {
 """Relative tolerance of an identity between updates on well conditioned data, by dtype."""
 
 _SEEDS = st.integers(0, 2**32 - 1)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """f(m) = exp(-m): a score that the package does not know, as one of a user's own."""
+
+    def value(self, m: Array) -> Array:
+        """f(m)."""
+        return np.exp(-m)
+
+    def slope(self, m: Array) -> Array:
+        """f'(m) = -f(m)."""
+        return -np.exp(-m)
+
+    def curvature(self, m: Array) -> Array:
+        """f''(m) = f(m)."""
+        return np.exp(-m)
 
 
 def tolerance(

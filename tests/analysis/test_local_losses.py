@@ -14,6 +14,7 @@ from analysis.map_pooling import Cells, Window
 from linlocal import losses, scores, testing
 from linlocal.convolution import Convolution, average_pooling
 from linlocal.signals import Signals
+from linlocal.testing import Exponential
 
 SAMPLES, PENALTY = 7, 0.05
 
@@ -507,19 +508,6 @@ def test_outputs_that_do_not_fit_are_refused():
         ValueError, match=r"shaped as the block's output \(8, 3, 4, 4\), got \(8, 3\)"
     ):
         module.matching_loss(z, z, torch.zeros(8, 3))
-
-
-class Exponential:
-    """A score that torch does not know."""
-
-    def value(self, m):
-        return np.exp(-m)
-
-    def slope(self, m):
-        return -np.exp(-m)
-
-    def curvature(self, m):
-        return np.exp(-m)
 
 
 def test_a_score_that_torch_does_not_know_is_refused():

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import linlocal as ll
 from linlocal import autodiff, losses, scores, testing
 from linlocal.convolution import Convolution
 from linlocal.rules import NAMES, Penalty, Rule
-from linlocal.testing import assert_same_update
+from linlocal.testing import Exponential, assert_same_update
 
 TOLERANCE = testing.TOLERANCES["float64"]
 MASKS = ("sample", "batch", "none")
@@ -221,20 +221,6 @@ def test_given_projections_are_used():
         np.testing.assert_allclose(got[l - 1], expected, rtol=1e-12, atol=1e-14)
     with pytest.raises(ValueError, match=r"projection of layer 1 must be \(5, 5\)"):
         autodiff.local_update(net, pairs, rule, projections=[[np.eye(2)] * 2] * 3)
-
-
-@dataclass(frozen=True)
-class Exponential:
-    """f(m) = exp(-m), a score that torch has never heard of."""
-
-    def value(self, m):
-        return np.exp(-m)
-
-    def slope(self, m):
-        return -np.exp(-m)
-
-    def curvature(self, m):
-        return np.exp(-m)
 
 
 def torch_exponential(u, direction):

@@ -1,7 +1,5 @@
 """The optimal projection: three ways to one minimiser, certified from outside."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import scipy.optimize
@@ -12,6 +10,7 @@ import linlocal as ll
 from linlocal import autodiff, hinge, losses, newton, scores, testing
 from linlocal.pairs import Direction, Pairs
 from linlocal.projection import ConvergenceError, optimal_projection
+from linlocal.testing import Exponential
 
 SMOOTH = {
     "linear": scores.Linear(),
@@ -362,20 +361,6 @@ def test_too_few_iterations_raise(monkeypatch, loss, iterations):
     z, c, d = problem()
     with pytest.raises(ConvergenceError, match="raise the penalty, or scale the input down"):
         optimal_projection(z, c, d, ALL[loss], 0.01)
-
-
-@dataclass(frozen=True)
-class Exponential:
-    """f(m) = exp(-m): not even its slope is bounded."""
-
-    def value(self, m):
-        return np.exp(-m)
-
-    def slope(self, m):
-        return -np.exp(-m)
-
-    def curvature(self, m):
-        return np.exp(-m)
 
 
 @pytest.mark.parametrize("method", ["dual", "primal"])

@@ -1,6 +1,6 @@
 """Every named rule builds; a rule of one's own takes ten lines; what does not fit is refused."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import pytest
 import linlocal as ll
 from linlocal import losses, rules, scores, testing
 from linlocal.rules import NAMES, Penalty, Rule
+from linlocal.testing import Exponential
 
 KINDS = {
     "pair": ("CLAPP", "CLAPP_DFB", "CLAPP_BOTH", "PhyLL", "GreedyInfoMax"),
@@ -109,20 +110,6 @@ def test_a_random_projection_is_random_below_the_top_and_repeats():
 
 
 # -- a rule of one's own ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Exponential:
-    """f(m) = exp(-m)."""
-
-    def value(self, m):
-        return np.exp(-m)
-
-    def slope(self, m):
-        return -np.exp(-m)
-
-    def curvature(self, m):
-        return np.exp(-m)
 
 
 def test_a_rule_of_ones_own_obeys_the_laws():

@@ -11,6 +11,7 @@ from linlocal import losses, rules, scores
 from linlocal.rules import Penalty, Rule
 from linlocal.symbolic import NotApplicable, derive
 from linlocal.symbolic.conditions import metric_symbols
+from linlocal.testing import Exponential
 
 g00, g01, g11 = metric_symbols(2)[0, 0], metric_symbols(2)[0, 1], metric_symbols(2)[1, 1]
 ISOMETRY = {g00 - 1, g01, g11 - 1}
@@ -119,20 +120,6 @@ def test_groebner_bases_decide_what_a_condition_implies(rule):
     assert not found.implied_by(lambda v: v - 2 * sp.eye(2), 2, 2).holds
     with pytest.raises(ValueError, match="Unknown condition 'nice'"):
         found.implied_by("nice", 2, 2)
-
-
-@dataclass(frozen=True)
-class Exponential:
-    """A score that the package does not know."""
-
-    def value(self, m):
-        return np.exp(-m)
-
-    def slope(self, m):
-        return -np.exp(-m)
-
-    def curvature(self, m):
-        return np.exp(-m)
 
 
 @dataclass(frozen=True)
