@@ -183,3 +183,65 @@ def test_an_unknown_remedy_names_those_that_help() -> None:
     )
     with pytest.raises(ValueError, match="metric penalty, matched projection"):
         explanation.remedy("prayer")
+
+
+@pytest.mark.parametrize(
+    ("widths", "rule"),
+    [
+        ([20, 8, 10, 12], rules.CLAPP("hinge")),
+        ([20, 10, 10, 10], rules.CLAPP("softplus").with_penalty((0.02, 0.01, 0.01))),
+        ([20, 16, 8, 4], rules.CLAPP_DFB("linear")),
+        ([20, 10, 8, 6], rules.LPL()),
+    ],
+    ids=["exact", "other penalty", "narrowing", "no remedy"],
+)
+def test_the_text_says_of_each_layer_what_the_explanation_holds(
+    widths: list[int], rule: Rule
+) -> None:
+    explanation = ll.explain(ll.DeepLinear.orthogonal(widths, seed=1), views(20), rule)
+    head, blank, *rest = str(explanation).splitlines()
+    assert (head, blank) == (explanation.subject, "")
+    end = rest.index("")
+    parts: list[list[str]] = []
+    for line in rest[:end]:
+        if line.startswith("layer "):
+            parts.append([])
+        parts[-1].append(line)
+    for layer, (title, *details) in zip(explanation.layers, parts, strict=True):
+        verdict = "equal to" if layer.exact else "differs from"
+        assert title.startswith(f"layer {layer.layer}: local {verdict} global update (cosine ")
+        marks, mismatch = details[: len(layer.conditions)], details[len(layer.conditions) :]
+        for condition, line in zip(layer.conditions, marks, strict=True):
+            found = "holds" if condition.holds else f"fails by {condition.distance:.1e}"
+            assert line.split() == [
+                *condition.name.split(),
+                *found.split(),
+                *condition.meaning.split(),
+            ]
+        row = explanation.comparison.sel(layer=layer.layer)
+        said = []
+        if not layer.exact and not np.isnan(row["dual_mismatch"]):
+            terms = (
+                (name, float(row[f"{name}_mismatch"])) for name in ("dual", "context", "metric")
+            )
+            words = ", ".join(f"{name} {size:.1e}" for name, size in terms)
+            said.append(f"    mismatch over ||global||: {words}")
+        if not layer.exact:
+            bound = "none" if layer.cosine_bound is None else f"{layer.cosine_bound:.4f}"
+            said.append(f"    smallest cosine: {bound} ({layer.bound_source})")
+        assert mismatch == said
+    advice = rest[end + 1 :]
+    if explanation.exact:
+        assert advice == ["Nothing to remedy."]
+    elif explanation.remedies:
+        assert advice[0] == "Any one of these restores exactness in every layer:"
+        assert [
+            line.split(maxsplit=len(r.name.split()))[-1]
+            for line, r in zip(advice[1:], explanation.remedies, strict=True)
+        ] == [r.action for r in explanation.remedies]
+    else:
+        assert advice == ["No remedy is known that restores exactness in every layer."]
+    with pytest.raises(ValueError, match=r"remedies: .") as error:
+        explanation.remedy("prayer")
+    names = ", ".join(r.name for r in explanation.remedies) or "none"
+    assert str(error.value).endswith(f"remedies: {names}.")
