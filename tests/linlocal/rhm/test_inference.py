@@ -104,6 +104,10 @@ def test_a_failed_parse_says_where():
     message = rf"1 of 5 data .* datum 3: no symbol of level 1 owns \({foreign[0]}, {foreign[1]}\)"
     with pytest.raises(ValueError, match=message + r" \(node 1\)"):
         model.parse(leaves)
+    leaves[1, :2] = foreign
+    message = rf"2 of 5 data .* datum 1: no symbol of level 1 owns \({foreign[0]}, {foreign[1]}\)"
+    with pytest.raises(ValueError, match=message + r" \(node 0\)"):
+        model.parse(leaves)
     with pytest.raises(ValueError, match=r"leaves must be whole numbers \(data, 4\), got shape"):
         model.parse(leaves[:, :3])
     with pytest.raises(ValueError, match=r"symbols 0\.\.3, got numbers from 0 to [4-7]"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linlocal import testing
-from linlocal.rhm import RandomHierarchyModel, Trees, sampling, trees
+from linlocal.rhm import RandomHierarchyModel, Trees, inference, sampling, trees
 from linlocal.rhm.grammar import stream
 
 ALMOST_NEVER = 1e-4
@@ -259,15 +259,16 @@ def test_exchange_changes_the_asked_choices_and_no_other(rhm, data):
     )
 
 
-@pytest.mark.parametrize("exponent", [0.0, 1.5])
-def test_an_exchange_draws_from_the_other_synonyms_by_their_probabilities(exponent):
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("exponent", [0.0, (1.5, 0.5)])
+def test_an_exchange_draws_from_the_other_synonyms_by_their_probabilities(exponent, level):
     model = RandomHierarchyModel(
         num_classes=4, num_symbols=4, num_synonyms=4, num_levels=2, rule_exponent=exponent
     )
     data = model.sample(20_000, seed=0)
-    old = trees.choices_of(model, data)[0].ravel()
-    new = trees.choices_of(model, model.exchange(data, 1, seed=0))[0].ravel()
-    p = model.rule_probabilities[0]
+    old = trees.choices_of(model, data)[level - 1].ravel()
+    new = trees.choices_of(model, model.exchange(data, level, seed=0))[level - 1].ravel()
+    p = model.rule_probabilities[level - 1]
     for rule in range(4):
         others = np.delete(p, rule) / (1 - p[rule])
         drawn = new[old == rule]
@@ -318,6 +319,36 @@ def test_corruption_replaces_the_given_fraction_by_other_symbols():
     assert wrong.dtype == leaves.dtype
     with pytest.raises(ValueError, match=r"fraction must be in 0\.\.1"):
         model.corrupt(leaves, 1.1, seed=0)
+
+
+def test_changes_and_inference_draw_by_their_seed_and_nothing_else():
+    model = RandomHierarchyModel(
+        num_classes=4, num_symbols=4, num_synonyms=3, num_levels=2, num_blanks=1
+    )
+    data = model.sample(200, seed=0)
+    hidden = np.zeros(data.leaves.shape[1], dtype=bool)
+    draws = {
+        "exchange": lambda seed: model.exchange(data, 1, seed=seed).leaves,
+        "resample": lambda seed: model.resample(data, 2, seed=seed).leaves,
+        "places": lambda seed: model.resample(data, 2, seed=seed).placements[0],
+        "corrupt": lambda seed: model.corrupt(data.leaves, 0.5, seed=seed),
+        "posterior": lambda seed: (
+            inference.sample_posterior(model, data.leaves, hidden, seed=seed).leaves
+        ),
+        "Bayes error": lambda seed: inference.bayes_error(model, 0.5, num_samples=50, seed=seed),
+    }
+    for name, draw in draws.items():
+        assert np.array_equal(draw(1), draw(1)), name
+        assert not np.array_equal(draw(1), draw(2)), name
+
+
+def test_of_two_symbols_corruption_takes_the_other_one():
+    model = RandomHierarchyModel(num_classes=2, num_symbols=2, num_synonyms=2, num_levels=2)
+    leaves = model.sample(20, seed=0).leaves
+    assert (model.corrupt(leaves, 1.0, seed=0) == 1 - leaves).all()
+    alone = RandomHierarchyModel(num_classes=1, num_symbols=1, num_synonyms=1, num_levels=2)
+    with pytest.raises(ValueError, match="With num_symbols=1 a leaf cannot be another symbol"):
+        alone.corrupt(alone.sample(2, seed=0).leaves, 0.5, seed=0)
 
 
 def test_nodes_and_levels_are_checked(rhm):
