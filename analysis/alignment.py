@@ -15,6 +15,7 @@ from analysis.capture import untouched
 from analysis.meter import Meter, RuleOrLosses
 from analysis.products import COUNT, divide, metrics
 from analysis.sums import VIEWS
+from linlocal import arguments
 
 
 def align(
@@ -54,7 +55,12 @@ def align(
 
     Raises:
         ValueError, RuntimeError: as `analysis.capture.watch`; or not one loss per block.
+        TypeError: no views, or something that is no tensor, rule or module.
     """
+    if not views:
+        raise TypeError("align needs both views of a batch, or one tensor with them stacked.")
+    for view in views:
+        arguments.instance(view, Tensor, "a view", "a tensor (samples, ...)")
     blocks = resolve(model, names)
     meter = Meter(blocks, rule, backward=global_loss is not None, view_parts=True)
     with untouched(model), torch.enable_grad(), meter.watching(model):

@@ -15,6 +15,8 @@ from difflib import get_close_matches
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from linlocal import arguments
+
 _NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -49,6 +51,7 @@ def blocks(model: nn.Module, names: Iterable[str] | None = None) -> tuple[str, .
         The names.
 
     Raises:
+        TypeError: no module, or no names.
         ValueError: an unknown name, one twice, one inside another, a block without parameters,
             parameters shared with another block or with the rest of the network, a compiled
             module around a block, or no blocks found.
@@ -85,7 +88,9 @@ def unwrap(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: the whole network is compiled.
+        TypeError: it is no module.
     """
+    arguments.instance(model, nn.Module, "model", "a torch.nn.Module")
     if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
         raise ValueError(
             "The whole network is compiled, so forward hooks on its blocks never run. Compile the "
@@ -99,13 +104,15 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _checked(network: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
-    chosen = tuple([names] if isinstance(names, str) else names)
+    names = [names] if isinstance(names, str) else names
+    arguments.sequence(names, "blocks", "names of submodules")
+    chosen = tuple(names)
     known = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
     if not chosen:
         raise ValueError("No blocks were named; leave them out to have them found.")
     for name in chosen:
         if name not in known:
-            near = get_close_matches(name, known, n=3) or known[:8]
+            near = get_close_matches(str(name), known, n=3) or known[:8]
             raise ValueError(
                 f"The network has no submodule {name!r}; nearest names: {', '.join(near)}."
             )

@@ -7,9 +7,12 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+
+from linlocal import arguments
 
 
 class CheckpointError(RuntimeError):
@@ -28,11 +31,12 @@ class Checkpoints:
 
     Raises:
         ValueError: ``keep`` below 1.
+        TypeError: ``keep`` no whole number, or ``folder`` no path.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}.")
+        arguments.whole(keep, "keep", 1)
+        arguments.instance(folder, (str, Path), "folder", "a path")
         self.folder, self.keep = Path(folder), keep
 
     def paths(self) -> list[Path]:
@@ -49,6 +53,8 @@ class Checkpoints:
         Raises:
             CheckpointError: the state holds something else, and could not be loaded again.
         """
+        arguments.whole(step, "step", 0)
+        arguments.instance(state, Mapping, "state", "a dict")
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:012d}.pt"
         half = path.with_suffix(".half")
@@ -99,6 +105,11 @@ def _read(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # torch's own message recommends to load it without this protection
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read: it is damaged, or holds objects other than "
+            "tensors, numbers, texts and containers of them, which could run any code."
+        ) from None
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         raise CheckpointError(
             f"The checkpoint {path} cannot be read ({error}); it is damaged, or holds objects "

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from analysis.random_states import stream
+from linlocal import arguments
 
 
 class Loader(Protocol):
@@ -37,6 +38,7 @@ class SeededLoader:
 
     Raises:
         ValueError: numbers that do not go together.
+        TypeError: no whole numbers, or data without length or rows.
     """
 
     def __init__(
@@ -49,22 +51,31 @@ class SeededLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        arguments.whole(seed, "seed", 0)
+        arguments.whole(num_workers, "num_workers", 0)
+        for name, value in (("batch_size", batch_size), ("rank", rank), ("world_size", world_size)):
+            arguments.whole(value, name)
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
                 "batch_size must be at least 1 and rank one of 0..world_size - 1, got "
                 f"{batch_size}, {rank} and {world_size}."
+            )
+        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+            raise TypeError(
+                "data must have a length and rows by number, as torch.utils.data.Dataset has, got "
+                f"{arguments.described(data)}."
             )
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
 
     def __len__(self) -> int:
         """Batches of an epoch, on each process."""
-        return len(self.data) // (self.batch_size * self.world_size)  # type: ignore[arg-type]
+        return len(self.data) // (self.batch_size * self.world_size)
 
     def rows(self, epoch: int) -> list[list[int]]:
         """The rows of the data set in each batch of an epoch."""
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self.data))  # type: ignore[arg-type]
+        order = rng.permutation(len(self.data))
         together = self.batch_size * self.world_size
         first = self.rank * self.batch_size
         return [order[b * together + first :][: self.batch_size].tolist() for b in range(len(self))]

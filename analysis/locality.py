@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from analysis.local_losses import LocalRule
+from linlocal import arguments
 
 
 class LocalityError(RuntimeError):
@@ -42,7 +43,16 @@ def audit_locality(
         LocalityError: a loss reaches another block's parameters; the message names them.
         ValueError: no blocks, names that the model has not, blocks within each other, or a block
             that does not run exactly once or returns no tensor.
+        TypeError: no module, names, rule or tensor.
     """
+    arguments.instance(model, nn.Module, "model", "a torch.nn.Module")
+    arguments.sequence(blocks, "blocks", "names of submodules")
+    arguments.instance(inputs, Tensor, "inputs", "a tensor (2N, ...) with both views")
+    if not callable(getattr(rule, "build", None)):
+        raise TypeError(
+            "rule must be one of `analysis.local_losses`, or your own with a method build, got "
+            f"{arguments.described(rule)}."
+        )
     model = copy.deepcopy(model)
     modules = _modules(model, blocks)
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}

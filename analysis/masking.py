@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from linlocal import arguments
+
 Masks = Literal["sample", "batch", "none"]
 
 _RELU = {F.relu, torch.relu, Tensor.relu}
@@ -55,15 +57,19 @@ def masked_gradients(
         A gradient for each parameter that requires one, zero where the loss does not depend on it.
 
     Raises:
+        TypeError: no module, no tensor, or a loss that is none.
         ValueError: unknown masks, another nonlinearity than ReLU, or a loss that is no scalar.
     """
     if masks not in ("sample", "batch", "none"):
         raise ValueError(f'masks must be "sample", "batch" or "none", got {masks!r}.')
+    arguments.instance(model, nn.Module, "model", "a torch.nn.Module")
+    arguments.instance(inputs, Tensor, "inputs", "a tensor (samples, ...)")
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with _restored(model, inputs.device), torch.enable_grad():
         with _CutAtReLU() as cut:
             output = model(inputs)
         loss = loss_fn(output)
+        arguments.instance(loss, Tensor, "the value of loss_fn", "a tensor with one number")
         if loss.ndim:
             raise ValueError(f"loss_fn must return a scalar, got shape {tuple(loss.shape)}.")
         gradients = cut.gradients(loss, list(named.values()), masks)

@@ -21,6 +21,7 @@ from analysis.block import Block
 from analysis.capture import Rescale, error_signal, local_gradient, untouched, watch
 from analysis.local_losses import LocalRule
 from analysis.sums import ErrorSignals, Sums, add, views
+from linlocal import arguments
 
 RuleOrLosses = LocalRule | nn.ModuleList
 
@@ -43,6 +44,7 @@ class Meter:
             block, so that the gradient of this block need not be computed twice.
 
     Raises:
+        TypeError: what was given is no rule.
         ValueError: no rule, or ``trains_rule`` with several, without ``backward`` or with
             ``view_parts``.
     """
@@ -60,7 +62,13 @@ class Meter:
         self.single = not isinstance(rule, Mapping)
         self.rules = dict(rule) if isinstance(rule, Mapping) else {"": rule}
         if not self.rules:
-            raise ValueError("No rule was given.")
+            raise ValueError("No rule was given: give one, or several by name.")
+        for each in self.rules.values():
+            if not (isinstance(each, nn.ModuleList) or callable(getattr(each, "build", None))):
+                raise TypeError(
+                    "rule must be one of `analysis.local_losses`, or a ModuleList with a loss for "
+                    f"each block, got {arguments.described(each)}."
+                )
         if trains_rule and (len(self.rules) > 1 or not backward or view_parts):
             raise ValueError(
                 "trains_rule says that the training backpropagates the last loss of the one rule: "

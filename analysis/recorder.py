@@ -28,6 +28,7 @@ from analysis.alignment import to_dataset
 from analysis.block import resolve
 from analysis.meter import Meter, RuleOrLosses
 from analysis.results import Provenance, ResultError
+from linlocal import arguments
 
 Cadence = int | Callable[[int], bool]
 
@@ -38,8 +39,7 @@ def log_spaced(per_decade: int) -> Callable[[int], bool]:
     Raises:
         ValueError: fewer than one per decade.
     """
-    if per_decade < 1:
-        raise ValueError(f"per_decade must be positive, got {per_decade}.")
+    arguments.whole(per_decade, "per_decade", 1)
 
     def due(step: int) -> bool:
         if step <= 1:
@@ -96,10 +96,9 @@ class AlignmentRecorder:
         view_parts: bool = False,
         trains_rule: bool = False,
     ) -> None:
-        if (isinstance(every, int) and every < 1) or flush_every < 1:
-            raise ValueError(
-                f"every and flush_every must be positive, got {every} and {flush_every}."
-            )
+        if not callable(every):
+            arguments.whole(every, "every", 1)
+        arguments.whole(flush_every, "flush_every", 1)
         if against not in ("backward", "rule"):
             raise ValueError(f'against must be "backward" or "rule", got {against!r}.')
         self._model, self._every, self._flush_every = model, every, flush_every
@@ -200,8 +199,15 @@ class AlignmentRecorder:
         return {"step": self._step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the checkpoint was made; steps recorded after it are recorded anew."""
-        self._step = int(state["step"])
+        """Continue where the checkpoint was made; steps recorded after it are recorded anew.
+
+        Raises:
+            ValueError, TypeError: the state is not one of `state_dict`.
+        """
+        arguments.instance(state, Mapping, "state", "what `state_dict` gave")
+        if "step" not in state:
+            raise ValueError(f"The state of a recorder has a step, got {sorted(map(str, state))}.")
+        self._step = arguments.whole(state["step"], "step", 0)
         self._waiting = []
 
     def __enter__(self) -> AlignmentRecorder:

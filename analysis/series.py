@@ -1,14 +1,16 @@
 """A growing series of measurements on disk: one small file per flush, joined by its reader.
 
-Files are only added, each by a rename, so a reader beside the writer sees whole ones, and a writer
-that is killed loses what it had not flushed.
+Files are only added, each under a name that no other has, so a reader beside the writer sees whole
+ones, several writers lose nothing, and one that is killed loses what it had not flushed.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -37,7 +39,18 @@ def append(folder: Path, piece: xr.Dataset, provenance: Provenance) -> Path:
         if (before := _read_whole(file)) is not None:
             _refuse_other(folder, before, piece)
             break
-    return results.write(piece, folder / f"{number:08d}.nc", provenance)
+    written = results.write(piece, folder / f".{uuid4().hex}.nc", provenance)
+    try:
+        while True:
+            path = folder / f"{number:08d}.nc"
+            try:
+                # Not a rename, which would replace what another writer has just put there.
+                os.link(written, path)
+                return path
+            except FileExistsError:
+                number += 1
+    finally:
+        written.unlink()
 
 
 def read(folder: Path) -> xr.Dataset:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal import losses, scores
+from linlocal import arguments, losses, scores
 from linlocal.convolution import Convolution
 from linlocal.network import Masks, Network, Weight
 from linlocal.pairs import Direction, Pairs
@@ -209,13 +209,16 @@ class _Graph:
         projections: Projections | None,
         user_loss: TorchLoss | None,
     ) -> None:
+        arguments.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
+        arguments.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
+        arguments.instance(rule, Rule, "rule", "a `Rule`, made by rules.CLAPP() or its like")
         self.network, self.pairs, self.rule = network, pairs, rule
         self.projections, self.user_loss = projections, user_loss
         self.depth = network.depth
         self.weights = [
             _tensor(w.kernel if isinstance(w, Convolution) else w) for w in network.weights
         ]
-        self.z = [_tensor(pairs.samples)]
+        self.z = [_tensor(network.check_input(pairs.samples))]
         for l in range(1, self.depth + 1):
             self.z.append(self.layer(l, self.z[-1], self.weights[l - 1]))
 

@@ -5,13 +5,14 @@ A map of shape (channels, height, width) is flattened in that order, as ``torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linlocal import checks
+from linlocal import arguments, checks
 from linlocal.checks import Array
 
 MapShape = tuple[int, int, int]
@@ -29,6 +30,7 @@ class Convolution:
 
     Raises:
         ValueError: kernel not four-dimensional, channels that do not fit, or an empty output.
+        TypeError: a kernel that holds no real numbers, or groups that are no whole number.
     """
 
     kernel: Array
@@ -46,16 +48,19 @@ class Convolution:
             ("dilation", 2, 1),
         ):
             value = getattr(self, name)
-            if np.shape(value) != (size,) or any(int(n) != n or n < least for n in value):
+            if np.shape(value) != (size,) or not all(_is_whole(n, least) for n in value):
                 raise ValueError(
                     f"{name} must be {size} whole numbers of at least {least}, got {value}."
                 )
-        kernel = np.asarray(self.kernel, dtype=np.float64)
+        arguments.whole(self.groups, "groups", 1)
+        kernel = arguments.numbers(self.kernel, "kernel")
         if kernel.ndim != 4:
             raise ValueError(
                 "A kernel must be (out channels, in channels / groups, height, width), got shape "
                 f"{kernel.shape}."
             )
+        if kernel.size == 0:
+            raise ValueError(f"kernel is empty: shape {kernel.shape}.")
         checks.finite(kernel, "kernel")
         out_channels, fan_channels = kernel.shape[:2]
         if fan_channels * self.groups != self.input_shape[0] or out_channels % self.groups:
@@ -104,8 +109,10 @@ class Convolution:
     @cached_property
     def matrix(self) -> Array:
         """(flattened output map, flattened input map)."""
+        shape = (math.prod(self.output_shape), math.prod(self.input_shape))
+        arguments.room(math.prod(shape), "the matrix of a convolution")
         rows, columns, kernel_index = self._entries
-        matrix = np.zeros((int(np.prod(self.output_shape)), int(np.prod(self.input_shape))))
+        matrix = np.zeros(shape)
         matrix[rows, columns] = self.kernel.ravel()[kernel_index]
         matrix.setflags(write=False)
         return matrix
@@ -123,6 +130,11 @@ class Convolution:
         values = matrix_gradient[rows, columns]
         total = np.bincount(kernel_index, values, minlength=self.kernel.size)
         return np.asarray(total, dtype=np.float64).reshape(self.kernel.shape)
+
+
+def _is_whole(value: object, least: int) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(value >= least)  # type: ignore[operator]
 
 
 def average_pooling(shape: MapShape, size: int) -> Array:

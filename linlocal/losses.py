@@ -11,12 +11,13 @@ Three kinds, each a small protocol that a loss of your own may fill:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linlocal import arguments
 from linlocal.checks import Array
 from linlocal.contrasts import Contrasts
 from linlocal.pairs import Direction
@@ -53,6 +54,9 @@ class TypeTwo:
 
     score: Score
 
+    def __post_init__(self) -> None:
+        _check_score(self.score)
+
     def contrasts(self, pairs: Direction) -> Contrasts:
         return pairs.signed
 
@@ -78,6 +82,9 @@ class TypeOne:
     """
 
     score: Score
+
+    def __post_init__(self) -> None:
+        _check_score(self.score)
 
     def contrasts(self, pairs: Direction) -> Contrasts:
         return pairs.differences
@@ -151,6 +158,10 @@ class Goodness:
 
     threshold: float = 1.0
     score: Score = field(default_factory=lambda: Softplus(margin=0.0))
+
+    def __post_init__(self) -> None:
+        arguments.finite(self.threshold, "threshold")
+        _check_score(self.score)
 
     def value(self, goodness: Array, pairs: Direction) -> float:
         two = TypeTwo(self.score)
@@ -243,6 +254,9 @@ class Whitening:
 
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        _numbers(self)
+
     def value(self, z: Array, z_view: Array) -> float:
         def spread(a: Array) -> float:
             return float(np.sum((a.T @ a / len(a) - np.eye(a.shape[1])) ** 2))
@@ -271,6 +285,7 @@ class LogDet:
 
     def __post_init__(self) -> None:
         _positive(self.epsilon, "epsilon")
+        _numbers(self)
 
     def value(self, z: Array, z_view: Array) -> float:
         def rate(a: Array) -> float:
@@ -307,6 +322,7 @@ class VICReg:
 
     def __post_init__(self) -> None:
         _positive(self.epsilon, "epsilon")
+        _numbers(self)
 
     def value(self, z: Array, z_view: Array) -> float:
         pull = float(np.mean((z - z_view) ** 2))
@@ -350,6 +366,7 @@ class BarlowTwins:
 
     def __post_init__(self) -> None:
         _positive(self.epsilon, "epsilon")
+        _numbers(self)
 
     def _standardised(self, z: Array) -> tuple[Array, Array]:
         _several(z, "Barlow Twins")
@@ -395,6 +412,7 @@ class LPL:
 
     def __post_init__(self) -> None:
         _positive(self.epsilon, "epsilon")
+        _numbers(self)
 
     def value(self, z: Array, z_view: Array) -> float:
         predictive = float(np.mean((z - z_view) ** 2))
@@ -432,7 +450,22 @@ def _partners(n: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(n, 2 * n), np.arange(n)])
 
 
+def _check_score(score: Score) -> None:
+    if not isinstance(score, Score):
+        raise TypeError(
+            "A score needs the methods value, slope and curvature; "
+            f"{type(score).__name__} lacks at least one of them: take one of `linlocal.scores`."
+        )
+
+
+def _numbers(loss: Any) -> None:
+    """Raise unless all fields are finite numbers."""
+    for each in fields(loss):
+        arguments.finite(getattr(loss, each.name), each.name)
+
+
 def _positive(value: float, name: str) -> None:
+    arguments.real(value, name)
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be positive and finite, got {value}.")
 

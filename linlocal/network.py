@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from linlocal import checks
+from linlocal import arguments, checks
 from linlocal.checks import Array
 from linlocal.convolution import Convolution, MapShape
 
@@ -45,9 +45,11 @@ class Network(ABC):
 
     Raises:
         ValueError: no layer, non-finite weights, or widths that do not chain.
+        TypeError: no sequence of matrices of real numbers.
     """
 
     def __init__(self, weights: Sequence[ArrayLike | Convolution]) -> None:
+        arguments.sequence(weights, "weights", "matrices or `Convolution`s, W_1..W_L")
         if len(weights) == 0:
             raise ValueError("A network needs at least one weight matrix.")
         self._weights: tuple[Weight, ...] = tuple(
@@ -77,7 +79,7 @@ class Network(ABC):
         Raises:
             ValueError: scale is not a positive number.
         """
-        if not (np.isfinite(scale) and scale > 0):
+        if not (np.isfinite(arguments.real(scale, "scale")) and scale > 0):
             raise ValueError(f"scale must be a positive number, got {scale}.")
         return cls._draw(widths, seed, lambda rng, shape: scale * _semi_orthogonal(rng, shape))
 
@@ -109,14 +111,16 @@ class Network(ABC):
         Raises:
             ValueError: condition_number below 1 or not finite, or fewer than two layers.
         """
-        sizes = checks.widths(widths)
+        sizes = _sizes(widths)
+        arguments.real(condition_number, "condition_number")
         if not (np.isfinite(condition_number) and condition_number >= 1):
             raise ValueError(f"condition_number must be at least 1, got {condition_number}.")
         if len(sizes) < 3:
             raise ValueError(
                 f"A prescribed downstream spectrum needs at least two layers, got widths {sizes}."
             )
-        rng = np.random.default_rng(seed)
+        arguments.room(max(sizes[1:]) ** 2, f"an orthogonal basis of {max(sizes[1:])} units")
+        rng = _generator(seed)
         bases = [_semi_orthogonal(rng, (n, n)) for n in sizes[1:]]
         # Every factor spreads the directions that reach the top, so that their ratios multiply.
         kept = min(sizes[1:])
@@ -154,8 +158,7 @@ class Network(ABC):
         seed: int,
         draw: Callable[[np.random.Generator, tuple[int, int]], Array],
     ) -> Self:
-        sizes = checks.widths(widths)
-        rng = np.random.default_rng(seed)
+        sizes, rng = _sizes(widths), _generator(seed)
         shapes = zip(sizes[1:], sizes[:-1], strict=True)
         return cls([draw(rng, shape) for shape in shapes])
 
@@ -260,7 +263,8 @@ class Network(ABC):
         weight = self._weights[layer - 1]
         return weight.kernel_gradient(gradient) if isinstance(weight, Convolution) else gradient
 
-    def _check_input(self, x: ArrayLike) -> Array:
+    def check_input(self, x: ArrayLike) -> Array:
+        """``x`` as a read-only matrix (samples, n_0); errors as of `activities`."""
         samples = checks.matrix(x, "x", "(samples, width)")
         if samples.shape[1] != self.widths[0]:
             raise ValueError(
@@ -276,7 +280,7 @@ class DeepLinear(Network):
     _nonlinear = False
 
     def activities(self, x: ArrayLike) -> Activities:
-        z = [self._check_input(x)]
+        z = [self.check_input(x)]
         for w in self._matrices:
             z.append(z[-1] @ w.T)
         return Activities(tuple(z))
@@ -322,7 +326,7 @@ class DeepReLU(Network):
     _nonlinear = True
 
     def activities(self, x: ArrayLike) -> Activities:
-        z = [self._check_input(x)]
+        z = [self.check_input(x)]
         masks = [np.ones_like(z[0])]
         for w in self._matrices:
             drive = z[-1] @ w.T
@@ -347,6 +351,20 @@ def nearest_isometry(w: ArrayLike) -> Array:
     """The semi-orthogonal matrix nearest to ``w`` in Frobenius norm: U V^T of w = U S V^T."""
     u, _, vt = np.linalg.svd(checks.matrix(w, "w", "(outputs, inputs)"), full_matrices=False)
     return np.asarray(u @ vt)
+
+
+def _sizes(widths: Sequence[int]) -> tuple[int, ...]:
+    arguments.sequence(widths, "widths", "whole numbers")
+    for width in widths:
+        arguments.finite(width, "a width")
+    sizes = checks.widths(widths)
+    for below, above in pairwise(sizes):
+        arguments.room(below * above, f"a weight of {above} x {below}")
+    return sizes
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.default_rng(arguments.whole(seed, "seed", 0))
 
 
 def _semi_orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> Array:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from linlocal import checks
+from linlocal import arguments, checks
 from linlocal.checks import Array, Index
 from linlocal.contrasts import Differences, Signed
 
@@ -35,8 +35,9 @@ class Direction:
 
     def __post_init__(self) -> None:
         # Copies: the arrays of the caller stay writable.
-        for name in ("anchor", "reference", "sign", "group"):
-            object.__setattr__(self, name, np.array(getattr(self, name)))
+        for name in ("anchor", "reference", "group"):
+            object.__setattr__(self, name, arguments.rows(getattr(self, name), name))
+        object.__setattr__(self, "sign", np.array(self.sign))
         shape = self.anchor.shape
         if len(shape) != 1 or any(
             a.shape != shape for a in (self.reference, self.sign, self.group)
@@ -137,9 +138,11 @@ class Pairs:
         object.__setattr__(
             self, "samples", checks.matrix(self.samples, "samples", "(samples, width)")
         )
+        arguments.sequence(self.directions, "directions", "`Direction`s")
         if not self.directions:
             raise ValueError("Pairs need at least one direction.")
         for direction in self.directions:
+            arguments.instance(direction, Direction, "a direction", "a `Direction`")
             rows = np.concatenate([direction.anchor, direction.reference])
             if rows.min() < 0 or rows.max() >= len(self.samples):
                 raise ValueError(
@@ -147,8 +150,14 @@ class Pairs:
                     f"{len(self.samples)} samples."
                 )
         if self.views is not None:
-            rows = np.stack([np.asarray(view) for view in self.views])  # of unequal length: raises
-            if rows.ndim != 2 or rows.min() < 0 or rows.max() >= len(self.samples):
+            views = [arguments.rows(view, "views") for view in self.views]
+            if len({view.shape for view in views}) > 1:
+                raise ValueError(
+                    "Both views must have the same shape (samples,), got "
+                    f"{' and '.join(str(view.shape) for view in views)}."
+                )
+            rows = np.stack(views)
+            if rows.ndim != 2 or not rows.size or rows.min() < 0 or rows.max() >= len(self.samples):
                 raise ValueError(
                     f"views must be two vectors of rows among {len(self.samples)} samples."
                 )
@@ -230,11 +239,10 @@ class Pairs:
         Raises:
             ValueError: not three-dimensional, too small for two patches, and as in `from_views`.
         """
-        stack = np.asarray(images, dtype=np.float64)
+        stack = arguments.numbers(images, "images")
         if stack.ndim != 3 or stack.size == 0:
             raise ValueError(f"images must be (images, height, width), got shape {stack.shape}.")
-        if patch_size < 1:
-            raise ValueError(f"patch_size must be at least 1 pixel, got {patch_size}.")
+        arguments.whole(patch_size, "patch_size", 1)
         count, height, width = stack.shape
         rows, columns = height // patch_size, width // patch_size
         if rows < 2 or columns < 1:
@@ -311,17 +319,18 @@ def _negative_anchors(
         return []
     if negatives not in ("next", "random"):
         raise ValueError(f'negatives must be "next", "random" or None, got {negatives!r}.')
-    if count < 1:
-        raise ValueError(f"num_negatives must be at least 1, got {count}.")
+    arguments.whole(count, "num_negatives", 1)
     if count > n - 1:
         raise ValueError(
             f"{count} negatives for each pair need a batch of at least {count + 1} samples, got "
             f"{n}; use more samples, fewer negatives, or negatives=None."
         )
+    arguments.room(n * (count if negatives == "next" else n), f"the negatives of {n} samples")
     if negatives == "next":
         return [(np.arange(n) + shift) % n for shift in range(1, count + 1)]
     if rng is None:
         raise ValueError('negatives="random" needs rng=np.random.default_rng(seed).')
+    arguments.instance(rng, np.random.Generator, "rng", "a Generator, np.random.default_rng(seed)")
     # A random order of the n - 1 other samples for each sample, cut after `count` of them.
     shifts = rng.permuted(np.tile(np.arange(1, n), (n, 1)), axis=1)[:, :count]
     return list(((np.arange(n)[:, None] + shifts) % n).T)

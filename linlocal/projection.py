@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from linlocal import checks, hinge, newton
+from linlocal import arguments, checks, hinge, newton
 from linlocal.losses import PairLoss
 from linlocal.pairs import Direction
 from linlocal.score_problem import TOLERANCE, ConvergenceError, Projection, Rows, ScoreProblem
@@ -47,8 +47,12 @@ def optimal_projection(
 
     Raises:
         ValueError: shapes that do not fit, non-finite input, no negatives, penalty <= 0.
+        TypeError: pairs, loss or penalty of another kind.
         ConvergenceError: the residual stayed above 1e-13.
     """
+    arguments.instance(pairs, Direction, "pairs", "a `Direction`, one of `Pairs.directions`")
+    arguments.instance(loss, PairLoss, "loss", "a `PairLoss`: TypeTwo, TypeOne, InfoNCE or kin")
+    arguments.real(penalty, "penalty")
     anchors = z if isinstance(z, Rows) else Rows(checks.matrix(z, "z", "(anchors, width)"))
     contexts = c if isinstance(c, Rows) else Rows(checks.matrix(c, "c", "(references, width)"))
     for given, used, name in (

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from linlocal import losses, scores
+from linlocal import arguments, losses, scores
 from linlocal.losses import Goodness, PairLoss, ViewLoss
 from linlocal.scores import Score
 
@@ -37,12 +37,15 @@ class Penalty:
 
     Raises:
         ValueError: a strength that is not positive and finite, or an unknown metric.
+        TypeError: a strength that is no number.
     """
 
     strength: float | tuple[float, ...] = 0.01
     metric: Metric = "frobenius"
 
     def __post_init__(self) -> None:
+        for value in np.ravel(np.array(self.strength, dtype=object)):
+            arguments.real(value, "penalty")
         values = np.atleast_1d(np.asarray(self.strength, dtype=np.float64))
         if values.ndim != 1 or values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
             raise ValueError(
@@ -96,7 +99,7 @@ class Rule:
 
     Raises:
         ValueError: parts that do not go together.
-        TypeError: loss is none of the three kinds.
+        TypeError: loss is none of the three kinds, or a pooling or seed is no whole number.
     """
 
     name: str
@@ -132,6 +135,11 @@ class Rule:
             )
         if self.context == "both" and self.projection == "identity":
             raise ValueError('An identity projection needs one context: "same" or "top".')
+        arguments.whole(self.seed, "seed", 0)
+        if self.pooling is not None:
+            arguments.sequence(self.pooling, "pooling", "whole numbers, one for each layer")
+            for window in self.pooling:
+                arguments.whole(window, "a pooling window", 1)
 
     @property
     def kind(self) -> Literal["pair", "goodness", "view"]:

@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 
+from linlocal import arguments
 from linlocal.checks import Array, Index
 from linlocal.convolution import average_pooling
 from linlocal.losses import Goodness, PairLoss, ViewLoss
@@ -56,9 +57,11 @@ class Signals:
 
     Raises:
         ValueError: network, pairs and rule do not go together; the message says why.
+        TypeError: one of them is something else.
     """
 
     def __init__(self, network: Network, pairs: Pairs, rule: Rule) -> None:
+        check_kinds(network, pairs, rule)
         self.network, self.pairs, self.rule = network, pairs, rule
         self.penalty = cast(Penalty, rule.penalty)
         self.activities = network.activities(pairs.samples)
@@ -326,6 +329,13 @@ class Signals:
             dual.append(push @ (here.contexts @ (here.contexts.T @ sent)))
             context.append(push @ (top.contexts @ (top.contexts.T @ sent)))
         return self._spread(layer, dual), self._spread(layer, context)
+
+
+def check_kinds(network: Network, pairs: Pairs, rule: Rule) -> None:
+    """Raise a TypeError unless each of the three is what it should be."""
+    arguments.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
+    arguments.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
+    arguments.instance(rule, Rule, "rule", "a `Rule`, made by rules.CLAPP() or its like")
 
 
 def _nearest_multiple(of: Array, to: Array) -> Array:

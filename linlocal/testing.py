@@ -22,7 +22,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal import losses, rules, scores
+from linlocal import arguments, losses, rules, scores
 from linlocal.network import DeepLinear, DeepReLU, Network
 from linlocal.pairs import Pairs
 from linlocal.rhm import RandomHierarchyModel
@@ -232,8 +232,18 @@ def samples(
 
     Returns:
         x, x_view, each (num_samples, width).
+
+    Raises:
+        ValueError, TypeError, MemoryError: numbers of another kind or range, or too many of them.
     """
-    rng = np.random.default_rng(seed)
+    for name, value in (("num_samples", num_samples), ("width", width)):
+        arguments.whole(value, name, 1)
+    if not 0 <= arguments.real(similarity, "similarity") <= 1:
+        raise ValueError(f"similarity must be a correlation in 0..1, got {similarity}.")
+    if not arguments.real(condition_number, "condition_number") >= 1:
+        raise ValueError(f"condition_number must be at least 1, got {condition_number}.")
+    arguments.room(4 * num_samples * width, f"two views of {num_samples} x {width}")
+    rng = np.random.default_rng(arguments.whole(seed, "seed", 0))
     x, noise = rng.standard_normal((2, num_samples, width))
     view = similarity * x + np.sqrt(1.0 - similarity**2) * noise
     u, s, vt = np.linalg.svd(np.vstack([x, view]), full_matrices=False)

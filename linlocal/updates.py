@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from linlocal import checks
+from linlocal import arguments, checks
 from linlocal.checks import Array
 from linlocal.network import Masks, Network
 from linlocal.pairs import Pairs
@@ -82,8 +82,8 @@ def mismatch(network: Network, pairs: Pairs, rule: Rule, layer: int) -> dict[str
     Raises:
         ValueError: the loss has no dual form, or there is no such layer.
     """
-    checks.layer_number(layer, network.depth)
     signals = Signals(network, pairs, rule)
+    checks.layer_number(arguments.whole(layer, "layer"), network.depth)
     terms = signals.mismatch_errors(layer)
     if terms is None:
         raise ValueError(f"{rule.name} is a loss of two views, which has no dual form.")

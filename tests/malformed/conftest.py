@@ -1,0 +1,32 @@
+"""What every malformed input must meet: a documented error, in words, from our own boundary."""
+
+import traceback
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = tuple(str(ROOT / p) for p in ("linlocal", "analysis", "experiments", "paper_figures"))
+
+
+@pytest.fixture
+def refused():
+    """``refused(call, error, message)``: the law, for one malformed input."""
+
+    def check(call, error, message):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(Exception, match=message) as caught:
+                call()
+        # No subclass by chance: UnicodeError is a ValueError. numpy has a MemoryError of its own.
+        exact = caught.type is error or error is MemoryError
+        assert exact, f"{caught.type.__name__}, expected {error.__name__}"
+        # More than the name of a key or a bare number: expected, got, what to change.
+        assert len(str(caught.value).split()) >= 3, str(caught.value)
+        last = traceback.extract_tb(caught.tb)[-1]
+        assert last.filename.startswith(OURS), (
+            f"raised deep inside, at {last.filename}:{last.lineno}"
+        )
+
+    return check
