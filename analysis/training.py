@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
+from itertools import filterfalse
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -27,6 +29,8 @@ from analysis.random_states import (
     set_random_states,
     stream,
 )
+from analysis.sharding import exchange, load_module, load_optimiser, shard, sharded, whole
+from analysis.synchronise import GradientMeans, from_above
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -46,10 +50,13 @@ class Trainer(ABC):
     The network's forward pass is run as it is written; train and eval modes stay as the user set
     them. What lies between two blocks (a stem, an embedding) is trained with the upper one.
 
-    Data-parallel training averages gradients by itself over Fabric's processes, each of which holds
-    the whole network; a Fabric that shards it is not supported. Of the global random states a
-    checkpoint holds those of the first process, so that with several, randomness belongs into
-    ``augment``.
+    Training over several processes of Fabric (its strategy "ddp") averages gradients by itself,
+    block by block, while other blocks are computed; what a parameter without a gradient on some
+    processes gets is said in `analysis.synchronise`. Each process holds the whole network, or with
+    ``shard`` its part of each block. Batch normalisation sees the rows of its process, unless
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` has converted network and losses before (it
+    runs on GPUs only). Of the global random states a checkpoint holds those of the first process,
+    so that with several, randomness belongs into ``augment``.
 
     Args:
         model: the network. It is moved to the device of ``fabric``.
@@ -62,13 +69,16 @@ class Trainer(ABC):
         augment: makes stacked views (2N, ...) of a batch's inputs, on the device; None where the
             loader gives them. All that it draws from torch is a function of (seed, process, step).
         fabric: device, precision and strategy; by default one device, float32.
+        shard: each process holds a part of the weights, gradients and optimiser states of each
+            block and its loss; see `analysis.sharding`. Nothing changes with one process.
         seed: of the projections of the losses, of what networks, losses and ``augment`` draw in
             each step, and of the global random states at the first step.
         log: called after every step with its number and the loss of each block, "loss/1" and so on.
 
     Raises:
         ImportError: lightning-fabric is missing.
-        ValueError: blocks that cannot be trained so, or not one optimiser for each.
+        ValueError: blocks that cannot be trained so, not one optimiser for each, or ``shard`` with
+            a precision that scales the loss.
     """
 
     def __init__(
@@ -82,18 +92,27 @@ class Trainer(ABC):
         scheduler: MakeScheduler | None = None,
         augment: Callable[[Any], Tensor] | None = None,
         fabric: Fabric | None = None,
+        shard: bool = False,
         seed: int = 0,
         log: Log | None = None,
     ) -> None:
         self.fabric = fabric or _default_fabric()
         self.augment, self.seed, self.log = augment, seed, log
         self._precision = self.fabric.strategy.precision
+        self._scaler = getattr(self._precision, "scaler", None)
+        if shard and self._scaler is not None:
+            raise ValueError(
+                "Sharded training does not scale the loss, which this precision needs: use "
+                '"bf16-mixed" or "32-true", or shard=False.'
+            )
         self.model = self._precision.convert_module(model).to(self.fabric.device)
         self.blocks = resolve(self.model, blocks)
         dtypes = (p.dtype for p in self.model.parameters() if p.is_floating_point())
         self._dtype = next(dtypes, torch.float32)
         if self.fabric.world_size > 1:
-            self.model.load_state_dict(self.fabric.broadcast(self.model.state_dict()))
+            own = self.model.state_dict()
+            own = {name: value for name, value in own.items() if not sharded(value)}
+            self.model.load_state_dict(self.fabric.broadcast(own), strict=False)
         with self.fabric.autocast():
             found = blockwise.survey(self.model, self.blocks, self._zeros(_ROWS_OF_A_PASS, shape))
         self.shapes = found.shapes
@@ -108,6 +127,8 @@ class Trainer(ABC):
         ]
         self.schedulers = [scheduler(o) for o in self.optimisers] if scheduler else []
         self.epoch = self.position = self.steps = 0
+        self._shard = shard and self.fabric.world_size > 1
+        self._means: GradientMeans | None = None
 
     @abstractmethod
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
@@ -140,10 +161,12 @@ class Trainer(ABC):
             FloatingPointError: a loss is not finite. Weights, buffers and optimisers are then as
                 before the step.
         """
+        self._distribute()
         modules = (self.model, self.losses)
         buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
         batch = self.fabric.to_device(batch)
-        with drawing(self.fabric.device, self.seed, self.fabric.global_rank, self.steps):
+        drawn = drawing(self.fabric.device, self.seed, self.fabric.global_rank, self.steps)
+        with drawn, self._averaging():
             losses = self.backward(self._views(batch), batch)
         together = torch.stack([value.double() for value in losses.values()])
         if self.fabric.world_size > 1:
@@ -210,13 +233,17 @@ class Trainer(ABC):
             self._save(checkpoints)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed training needs, as `Checkpoints` can store it."""
+        """Everything that a resumed training needs, as `Checkpoints` can store it.
+
+        What is sharded is put together, so that any number of processes can go on: then all of
+        them must call this.
+        """
         return {
             "training": self._identity(),
             "place": (self.epoch, self.position, self.steps),
-            "model": dict(self.model.state_dict()),
-            "losses": dict(self.losses.state_dict()),
-            "optimisers": [o.state_dict() for o in self.optimisers],
+            "model": whole(dict(self.model.state_dict())),
+            "losses": whole(dict(self.losses.state_dict())),
+            "optimisers": [whole(o.state_dict()) for o in self.optimisers],
             "schedulers": [s.state_dict() for s in self.schedulers],
             "scaler": self._precision.state_dict(),
             "random": random_states(),
@@ -233,12 +260,14 @@ class Trainer(ABC):
                 f"The checkpoint is of {state['training']}, this training is {self._identity()}: "
                 "use the same trainer, blocks and seed, or another folder."
             )
+        self._distribute()
         self.epoch, self.position, self.steps = state["place"]
-        self.model.load_state_dict(state["model"])
-        self.losses.load_state_dict(state["losses"])
-        for kind in ("optimisers", "schedulers"):
-            for one, stored in zip(getattr(self, kind), state[kind], strict=True):
-                one.load_state_dict(stored)
+        load_module(self.model, state["model"])
+        load_module(self.losses, state["losses"])
+        for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
+            load_optimiser(optimiser, stored)
+        for scheduler, stored in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(stored)
         self._precision.load_state_dict(state["scaler"])
         set_random_states(state["random"])
 
@@ -254,8 +283,9 @@ class Trainer(ABC):
         return {"trainer": type(self).__name__, "blocks": names, "seed": self.seed}
 
     def _save(self, checkpoints: Checkpoints) -> None:
+        state = self.state_dict() if self._shard or self.fabric.is_global_zero else {}
         if self.fabric.is_global_zero:
-            checkpoints.save(self.steps, self.state_dict())
+            checkpoints.save(self.steps, state)
         self.fabric.barrier()
 
     def _views(self, batch: Any) -> Tensor:
@@ -269,23 +299,48 @@ class Trainer(ABC):
             with torch.autocast(self.fabric.device.type, enabled=False):
                 self.fabric.backward(loss)
 
+    def _distribute(self) -> None:
+        """Before the first step, as those who make a trainer may still run its losses whole."""
+        if self.fabric.world_size == 1 or self._means is not None:
+            return
+        if self._shard:
+            moved = shard(self.model, self.blocks, self.losses, self.fabric.device.type)
+            self.parameters = tuple([moved[p] for p in group] for group in self.parameters)
+            for optimiser in self.optimisers:
+                exchange(optimiser, moved)
+        self._means = GradientMeans([list(filterfalse(sharded, g)) for g in self.parameters])
+
+    @contextmanager
+    def _averaging(self) -> Iterator[None]:
+        """Gradients that are computed inside are means over processes afterwards."""
+        if self._means is None:
+            yield
+            return
+        end_to_end = len(self.losses) < len(self.blocks)
+        reported = from_above(self.blocks, self._ready) if end_to_end else nullcontext()
+        with self._means.sending(), reported:
+            yield
+
+    def _ready(self, position: int) -> None:
+        """The gradients of block ``position`` (0-based) are complete: ``backward`` calls it.
+
+        Where one loss trains several blocks there is no need to.
+        """
+        if self._means is not None:
+            self._means.start(position)
+
     def _mean(self, value: Tensor) -> Tensor:
         return cast(Tensor, self.fabric.all_reduce(value))
 
     def _update(self) -> None:
-        if self.fabric.world_size > 1:
-            for parameter in (p for group in self.parameters for p in group):
-                if parameter.grad is not None:
-                    parameter.grad = self._mean(parameter.grad)
         # Not through Fabric's optimisers: each would move the scale for those after it.
-        scaler = getattr(self._precision, "scaler", None)
         for optimiser in self.optimisers:
-            if scaler is None:
+            if self._scaler is None:
                 optimiser.step()
             else:
-                scaler.step(optimiser)
-        if scaler is not None:
-            scaler.update()
+                self._scaler.step(optimiser)
+        if self._scaler is not None:
+            self._scaler.update()
         for scheduler in self.schedulers:
             scheduler.step()
         self._clear()
