@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from linlocal.arguments import whole
+
 Shape = tuple[int, ...]
 
 
@@ -79,7 +81,7 @@ class Window(Pool):
     side: int
 
     def __post_init__(self) -> None:
-        _at_least_one(self.side, "A pooling window")
+        whole(self.side, "A pooling window", 1)
 
     def _on(self, length: int) -> int:
         if length > 1 and self.side > length:
@@ -112,7 +114,7 @@ class Cells(Pool):
     side: int
 
     def __post_init__(self) -> None:
-        _at_least_one(self.side, "A number of cells")
+        whole(self.side, "A number of cells", 1)
 
     def along(self, length: int) -> Tensor:
         cells = min(self.side, length)
@@ -154,8 +156,3 @@ def pools(pooling: Pooling, blocks: int) -> tuple[Pool, ...]:
             "a single one for all."
         )
     return tuple(p if isinstance(p, Pool) else Window(p) for p in pooling)
-
-
-def _at_least_one(value: int, what: str) -> None:
-    if value < 1:
-        raise ValueError(f"{what} must be at least 1, got {value}.")

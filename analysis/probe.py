@@ -195,7 +195,10 @@ def stratified_split(
 def _checked(
     features: ArrayLike | Tensor, labels: ArrayLike | Tensor, which: str
 ) -> tuple[Tensor, NDArray[Any]]:
-    x = torch.as_tensor(features).detach().to(torch.float64)
+    x = torch.as_tensor(features).detach()
+    if x.is_complex():
+        raise TypeError(f"{which} features must hold real numbers, got dtype {x.dtype}.")
+    x = x.to(torch.float64)
     y = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if x.ndim != 2 or y.shape != x.shape[:1] or not y.size:
         raise ValueError(

@@ -228,7 +228,10 @@ def read(path: Path) -> xr.Dataset:
             "run its experiment again."
         )
     # Some versions of xarray would make a time difference of any variable with unit "s".
-    dataset = xr.load_dataset(BytesIO(body), engine="h5netcdf", decode_times=False)
+    try:
+        dataset = xr.load_dataset(BytesIO(body), engine="h5netcdf", decode_times=False)
+    except (OSError, ValueError, KeyError) as error:  # a stranger's, with a checksum of its own
+        raise ResultError(f"{path} is no netCDF file of ours: {error}") from error
     try:
         Provenance.of(dataset)
     except ResultError as error:

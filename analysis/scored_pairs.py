@@ -23,6 +23,7 @@ from analysis import pair_losses
 from analysis.map_pooling import Cells, Pool, Pooling, Shape, pools
 from analysis.pair_losses import Negatives, PairLoss, views_of
 from analysis.projections import Projection, num_parameters, rank_within, useful_rank
+from linlocal.arguments import real, whole
 
 Context = Literal["same", "top", "both"]
 ProjectionKind = Literal["trained", "random", "matched", "identity"]
@@ -159,9 +160,9 @@ class ScoredRule(ABC):
         pair_losses.check_negatives(self.negatives)
         if self.rank is not None and self.budget is not None:
             raise ValueError("A budget chooses the rank: give one of rank and budget.")
-        if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}.")
-        if not self.penalty >= 0:
+        if self.rank is not None:
+            whole(self.rank, "rank", 1)
+        if not real(self.penalty, "penalty") >= 0:
             raise ValueError(f"penalty must not be negative, got {self.penalty}.")
         if self.projection == "identity" and (
             self.context != "same" or self.context_pooling is not None

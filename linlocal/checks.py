@@ -61,7 +61,7 @@ def layer_number(layer: int, depth: int) -> int:
     Raises:
         ValueError: otherwise.
     """
-    if not 1 <= layer <= depth:
+    if int(layer) != layer or not 1 <= layer <= depth:
         raise ValueError(
             f"Layers are numbered 1..{depth} in this network, got layer {layer}"
             + ("; the input is not a layer." if layer == 0 else ".")

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from scipy.special import expit
 
+from linlocal.arguments import finite
 from linlocal.checks import Array
 
 
@@ -57,7 +58,7 @@ class Softplus:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        _finite(self.margin)
+        finite(self.margin, "The margin")
 
     def value(self, m: Array) -> Array:
         return np.logaddexp(0.0, self.margin - m)
@@ -81,7 +82,7 @@ class Hinge:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        _finite(self.margin)
+        finite(self.margin, "The margin")
 
     def value(self, m: Array) -> Array:
         return np.maximum(0.0, self.margin - m)
@@ -108,7 +109,7 @@ class SmoothedHinge:
     width: float = 0.5
 
     def __post_init__(self) -> None:
-        _finite(self.margin)
+        finite(self.margin, "The margin")
         if not (np.isfinite(self.width) and self.width > 0):
             raise ValueError(
                 f"SmoothedHinge needs a finite width > 0, got {self.width}; use Hinge for width 0."
@@ -125,11 +126,6 @@ class SmoothedHinge:
     def curvature(self, m: Array) -> Array:
         inside = (m < self.margin) & (m > self.margin - self.width)
         return np.where(inside, 1.0 / self.width, 0.0)
-
-
-def _finite(margin: float) -> None:
-    if not np.isfinite(margin):
-        raise ValueError(f"The margin must be finite, got {margin}.")
 
 
 def from_name(score: str | Score, margin: float = 1.0) -> Score:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from linlocal.arguments import whole
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -31,7 +33,7 @@ def stream(purpose: str, *seeds: int) -> np.random.Generator:
     Hashed, because numpy pads its seeds: to it (5,) and (5, 0) are the same, and so are one seed of
     33 bits and two seeds.
     """
-    name = repr((purpose, *map(operator.index, seeds)))
+    name = repr((purpose, *(whole(seed, "seed") for seed in seeds)))
     digest = hashlib.sha256(name.encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
@@ -337,7 +339,8 @@ class TupleTable:
 
 def _whole(value: Any, name: str, least: int) -> int:
     """``value`` as a Python int, if it is a whole number not below ``least``."""
-    if int(value) != value or value < least:
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or int(value) != value or value < least:
         raise ValueError(f"{name} must be a whole number and at least {least}, got {value!r}.")
     return int(value)
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from linlocal.arguments import whole
 from linlocal.rhm import sampling
 from linlocal.rhm import trees as t
+from linlocal.rhm.encoding import checked_leaves
 from linlocal.rhm.grammar import Array, Grammar, Index, Productions, Symbols, stream
 from linlocal.rhm.trees import Trees
 
@@ -32,7 +34,7 @@ def parse(grammar: Grammar, leaves: ArrayLike, *, strict: bool = True) -> Trees:
     Raises:
         ValueError: the wrong number of leaves, or with ``strict``, a datum that cannot be parsed.
     """
-    given = _leaves(grammar, leaves).astype(grammar.dtype, copy=False)
+    given = checked_leaves(grammar, leaves).astype(grammar.dtype, copy=False)
     trees = t.empty(grammar, len(given))
     trees.leaves[...] = given
     for rows in t.chunks(len(given), grammar.num_leaves):
@@ -83,24 +85,6 @@ def _explain(grammar: Grammar, trees: Trees, row: int, count: int) -> None:
             raise ValueError(
                 f"{about}no symbol of level {l} owns {tuple(below)} (node {node}).{hint}"
             )
-
-
-def _leaves(grammar: Grammar, leaves: ArrayLike) -> Symbols:
-    array = np.asarray(leaves)
-    if array.ndim != 2 or array.shape[1] != grammar.num_leaves or array.dtype.kind not in "iu":
-        raise ValueError(
-            f"leaves must be whole numbers (data, {grammar.num_leaves}), got shape {array.shape} "
-            f"of {array.dtype}."
-        )
-    lowest = -1 if grammar.sparse else 0
-    if array.size and not lowest <= array.min() <= array.max() < grammar.num_symbols:
-        raise ValueError(
-            f"Leaves are symbols 0..{grammar.num_symbols - 1}"
-            + (" or -1 for a blank" if grammar.sparse else "")
-            + f", got numbers from {array.min()} to {array.max()}."
-            + ("" if grammar.sparse else " Leaves that are not known are hidden by `visible`.")
-        )
-    return array
 
 
 # -- belief propagation ----------------------------------------------------------------------------
@@ -266,7 +250,7 @@ def _visible(
             f"{seen.shape} of {seen.dtype}."
         )
     seen = np.broadcast_to(seen, array.shape)
-    return _leaves(grammar, np.where(seen, array, 0)), seen
+    return checked_leaves(grammar, np.where(seen, array, 0)), seen
 
 
 def _parts(grammar: Grammar, leaves: Symbols) -> Iterator[slice]:
@@ -351,6 +335,7 @@ def bayes_error(
     Raises:
         ValueError: not a probability, or a mask of the wrong shape.
     """
+    whole(num_samples, "num_samples", 2)
     leaves = sampling.sample(grammar, num_samples, seed).leaves
     seen = np.asarray(visible)
     if seen.ndim == 0:

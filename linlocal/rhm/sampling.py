@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from linlocal.arguments import whole
 from linlocal.rhm import trees as t
 from linlocal.rhm.grammar import Grammar, Index, Symbols, stream
 from linlocal.rhm.trees import Trees
@@ -25,8 +26,7 @@ def sample(grammar: Grammar, num: int, *seed: int) -> Trees:
         num: how many.
         seed: of the draws, one number or several; independent of the seed of the rules.
     """
-    if num < 0:
-        raise ValueError(f"num must not be negative, got {num}.")
+    whole(num, "num", 0)
     return _sample(grammar, num, stream("sample", *seed))
 
 

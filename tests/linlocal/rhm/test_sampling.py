@@ -98,7 +98,7 @@ def test_no_data_are_no_error(rhm):
     assert rhm.sample(0, seed=0).leaves.shape == (0, rhm.num_leaves)
     train, test = rhm.split(train=0, test=0, seed=0)
     assert len(train) == len(test) == 0
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match="num must be at least 0"):
         rhm.sample(-1, seed=0)
 
 
