@@ -8,6 +8,7 @@ views for the same seed. Both need the extra ``train`` (lightning-fabric).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from analysis import blockwise
 from analysis.capture import untouched
 from analysis.local_losses import LocalRule
+from analysis.micro_batches import MicroBatches
 from analysis.training import Log, Trainer
 
 GlobalLoss = Callable[[Tensor, Any], Tensor]
@@ -35,20 +37,34 @@ class LocalTrainer(Trainer):
     computes it, which keeps one activity, draws the same dropout masks and moves no statistics. It
     costs a forward pass; the attribute ``two_passes`` says whether it is done.
 
+    With ``micro_batch`` a block holds the activities of so many rows at a time, beside its input,
+    its output and the output's gradient; it runs once more for it. See
+    `analysis.micro_batches.MicroBatches`.
+
     Args:
         model: the network.
         blocks: as for `analysis.blocks`.
         rule: of `analysis.local_losses`, or your own.
+        micro_batch: rows that a block runs on at a time, both views counted; None takes all. The
+            gradients are the same, but for random numbers: dropout draws other masks.
         options: as of `analysis.training.Trainer`.
 
     Raises:
-        ValueError: as `Trainer`, or parameters of a loss that its value does not train.
+        ValueError: as `Trainer`, parameters of a loss that its value does not train, or
+            ``micro_batch`` below 1; in a step, as `analysis.micro_batches.MicroBatches`.
     """
 
     def __init__(
-        self, model: nn.Module, blocks: Iterable[str] | None, rule: LocalRule, **options: Any
+        self,
+        model: nn.Module,
+        blocks: Iterable[str] | None,
+        rule: LocalRule,
+        *,
+        micro_batch: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(model, blocks, rule, **options)
+        self._micro = None if micro_batch is None else MicroBatches(self.blocks, micro_batch)
         outputs = self._outputs()
         with self.fabric.autocast():
             below = list(zip(self.losses, outputs, strict=True))[:-1]
@@ -64,10 +80,11 @@ class LocalTrainer(Trainer):
             last = position == len(self.blocks) - 1
             value = self.losses[position](z, z.detach() if last else top)
             self._backpropagate(value)
+            self._ready(position)
             values[position + 1] = value.detach()
 
-        with torch.enable_grad(), self.fabric.autocast(), blockwise.walls(self.blocks, visit):
-            self.model(views)
+        with torch.enable_grad():
+            self._run(views, visit)
         return values
 
     def _top(self, views: Tensor) -> Tensor:
@@ -78,14 +95,14 @@ class LocalTrainer(Trainer):
                 kept.append(z.clone())  # what follows may work on it in place
 
         # Autocast of its own: weights that it casts without gradients must not be used again.
-        with (
-            untouched(self.model),
-            torch.no_grad(),
-            self.fabric.autocast(),
-            blockwise.walls(self.blocks, visit),
-        ):
-            self.model(views)
+        with untouched(self.model), torch.no_grad():
+            self._run(views, visit)
         return kept[0]
+
+    def _run(self, views: Tensor, visit: blockwise.Visit) -> None:
+        cut = self._micro.cut() if self._micro else nullcontext()
+        with self.fabric.autocast(), cut, blockwise.walls(self.blocks, visit):
+            self.model(views)
 
     def _parameters(
         self, parameters: Sequence[Sequence[nn.Parameter]]

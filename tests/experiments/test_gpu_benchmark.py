@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from analysis import results
 from analysis.trainer import LocalTrainer
 from experiments import gpu_benchmark
-from experiments.gpu_benchmark import NETWORKS, PRESETS, measure, table
+from experiments.gpu_benchmark import IN_MICRO_BATCHES, NETWORKS, PRESETS, measure, table
 
 SMOKE = PRESETS["smoke"]
 
@@ -23,16 +23,21 @@ def test_the_smoke_preset_measures_everything_and_names_the_hardware(tmp_path):
     assert data.attrs["duration_s"] > 0
     hardware = json.loads(data.attrs["hardware"])
     assert hardware["processor"] in done.output
-    assert (data["why"] == "").all()
-    assert (data["images_per_s"] > 0).all()
-    assert (data["peak_gib"] > 0).all()
+    # BatchNorm of the ResNet cannot be cut into micro-batches; all else is measured.
+    refused = data.sel(network=NETWORKS[0], training=IN_MICRO_BATCHES)["why"]
+    assert "depends on the other rows" in str(refused.squeeze().values)
+    measured = data["why"] == ""
+    assert measured.sum() == data["why"].size - 1
+    assert ((data["images_per_s"] > 0) == measured).all()
+    assert ((data["peak_gib"] > 0) == measured).all()
     recorded = data["recorder_ratio"]
     assert (recorded.sel(training="end to end") > 0).all()
-    assert recorded.sel(training="local").isnull().all()
-    # Of eight layers one at a time is in memory.
-    assert (data["memory_ratio"].sel(network=NETWORKS[1]) < 1).all()
+    assert recorded.drop_sel(training="end to end").isnull().all()
+    # Of eight layers one at a time is in memory, or a part of one.
+    ratio = data["memory_ratio"].sel(network=NETWORKS[1]).squeeze().to_series()
+    assert ratio[IN_MICRO_BATCHES] < ratio["local"] < ratio["end to end"] == 1
     lines = table(data).splitlines()
-    assert len(lines) == 2 + 4
+    assert len(lines) == 2 + 6
     assert f"| {float(data['images_per_s'][0, 0, 0]):.4g} |" in lines[2]
 
 
@@ -47,9 +52,9 @@ def test_what_fails_is_absent_and_its_reason_given(monkeypatch):
     broken = data.sel(training="local")
     for name in ("images_per_s", "peak_gib", "recorder_ratio"):
         assert broken[name].isnull().all()
-    assert np.isnan(data["memory_ratio"]).all()
+    assert np.isnan(broken["memory_ratio"]).all()
     assert (broken["why"] == "RuntimeError: out of memory").all()
-    assert "| local | False |  |  |  | RuntimeError: out of memory |" in table(data)
+    assert "| local | False |  |  |  |  | RuntimeError: out of memory |" in table(data)
     assert (data.sel(training="end to end")["images_per_s"] > 0).all()
 
 

@@ -1,0 +1,104 @@
+"""A forward and backward pass of a trainer, its blocks run whole or in parts, once or twice."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from lightning_fabric import Fabric
+from torch.utils.checkpoint import checkpoint
+
+from analysis.block import Block
+from analysis.local_losses import LocalRule
+from analysis.micro_batches import MicroBatches
+from analysis.training import Trainer
+from experiments.networks import Name, build
+
+# How blocks run during a pass.
+Way = Callable[[Sequence[Block]], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and a batch.
+
+    Attributes:
+        name: of the network, see `experiments.networks.build`.
+        depth: number of blocks; None takes the usual number.
+        side: of the images.
+        batch: number of images; there are two views of each.
+        width: factor on the channels.
+    """
+
+    name: Name = "vgg6"
+    depth: int | None = None
+    side: int = 32
+    batch: int = 32
+    width: float = 1.0
+
+
+def whole(blocks: Sequence[Block]) -> AbstractContextManager[None]:
+    """Blocks run as they are."""
+    return nullcontext()
+
+
+@contextmanager
+def checkpointed(blocks: Sequence[Block]) -> Iterator[None]:
+    """Inside, blocks keep their input alone and run whole once more in the backward pass."""
+    modules = [block.module for block in blocks]
+    for module in modules:
+        vars(module)["forward"] = partial(checkpoint, module.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del vars(module)["forward"]
+
+
+def cut(rows: int) -> Way:
+    """Blocks run on so many rows at a time, and once more in the backward pass."""
+    return lambda blocks: MicroBatches(blocks, rows).cut()
+
+
+def prepared(
+    trainer: type[Trainer], case: Case, rule: LocalRule, device: str
+) -> tuple[Trainer, Callable[[Way], object]]:
+    """A trainer whose gradients exist, and its forward and backward pass."""
+    network = build(case.name, width=case.width, image_size=case.side, depth=case.depth)
+    shape = (3, case.side, case.side)
+    fabric = Fabric(accelerator="cuda" if device == "cuda" else "cpu", devices=1)
+    made = trainer(network, None, rule, shape=shape, fabric=fabric)
+    made.model.to(device)
+    made.losses.to(device)
+    views = torch.rand(2 * case.batch, *shape, device=device)
+
+    def step(way: Way) -> object:
+        with way(made.blocks):
+            return made.backward(views)
+
+    step(whole)
+    return made, step
+
+
+def ways(rows: Sequence[int]) -> list[Way]:
+    """Blocks run whole, then recomputed whole, then in micro-batches of each of these rows."""
+    return [whole, checkpointed, *map(cut, rows)]
+
+
+def seconds(
+    trainer: type[Trainer], case: Case, rule: LocalRule, chosen: Sequence[Way], repetitions: int
+) -> list[float]:
+    """Median processor time of a pass on the CPU, each way; of this process alone."""
+    _, step = prepared(trainer, case, rule, "cpu")
+    times: list[list[float]] = [[] for _ in chosen]
+    for _ in range(repetitions):  # in turn, so that a slower machine is so for all
+        for way, found in zip(chosen, times, strict=True):
+            start = time.process_time()
+            step(way)
+            found.append(time.process_time() - start)
+    return [statistics.median(found) for found in times]
