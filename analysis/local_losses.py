@@ -21,7 +21,7 @@ from analysis import pair_losses, view_losses
 from analysis.map_pooling import Pool, Pooling, Shape, pools
 from analysis.pair_losses import Negatives, PairLoss, views_of
 from analysis.scored_pairs import ProjectionKind, ScoredRule
-from linlocal import scores
+from linlocal import arguments, scores
 from linlocal.scores import Score
 
 
@@ -31,6 +31,20 @@ class LocalRule(Protocol):
     def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
         """The local losses of blocks with outputs of these shapes (without the samples' axis)."""
         ...
+
+
+def checked_rule(rule: LocalRule) -> LocalRule:
+    """``rule`` if it can build losses.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not callable(getattr(rule, "build", None)):
+        raise TypeError(
+            "rule must be one of `analysis.local_losses`, or your own with a method build, got "
+            f"{arguments.described(rule)}."
+        )
+    return rule
 
 
 # -- scored pairs ----------------------------------------------------------------------------------

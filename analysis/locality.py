@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from analysis.local_losses import LocalRule
+from analysis.local_losses import LocalRule, checked_rule
 from linlocal import arguments
 
 
@@ -48,11 +48,7 @@ def audit_locality(
     arguments.instance(model, nn.Module, "model", "a torch.nn.Module")
     arguments.sequence(blocks, "blocks", "names of submodules")
     arguments.instance(inputs, Tensor, "inputs", "a tensor (2N, ...) with both views")
-    if not callable(getattr(rule, "build", None)):
-        raise TypeError(
-            "rule must be one of `analysis.local_losses`, or your own with a method build, got "
-            f"{arguments.described(rule)}."
-        )
+    checked_rule(rule)
     model = copy.deepcopy(model)
     modules = _modules(model, blocks)
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from analysis import blockwise
 from analysis.capture import untouched
-from analysis.local_losses import LocalRule
+from analysis.local_losses import LocalRule, checked_rule
 from analysis.micro_batches import MicroBatches
 from analysis.training import Log, Trainer
 
@@ -52,6 +52,7 @@ class LocalTrainer(Trainer):
     Raises:
         ValueError: as `Trainer`, parameters of a loss that its value does not train, or
             ``micro_batch`` below 1; in a step, as `analysis.micro_batches.MicroBatches`.
+        TypeError: ``rule`` cannot build losses.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class LocalTrainer(Trainer):
         micro_batch: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(model, blocks, rule, **options)
+        super().__init__(model, blocks, checked_rule(rule), **options)
         self._micro = None if micro_batch is None else MicroBatches(self.blocks, micro_batch)
         outputs = self._outputs()
         with self.fabric.autocast():

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import shlex
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+from tqdm import tqdm
 
 from analysis import results
-from analysis.results import Address, Provenance, ResultError
-from experiments import registry
+from analysis.results import PRESETS, Address, Provenance, ResultError, known_name
+from experiments import registry, verify
 from experiments.data import DataError
 from experiments.registry import Experiment
 from experiments.sweep import Parts, Sweep
@@ -29,7 +33,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Seed = Annotated[int, typer.Option(help="Seed of every random number in the run.")]
+T = TypeVar("T")
+CORES = os.cpu_count() or 1
+
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random number in the run.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results.", file_okay=False)]
 Data = Annotated[
     Path | None,
@@ -40,6 +47,9 @@ Data = Annotated[
         file_okay=False,
         exists=True,
     ),
+]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Points of a sweep that are computed at the same time.")
 ]
 
 
@@ -75,9 +85,7 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Compute everything again, even if up to date.")
     ] = False,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Points of a sweep that are computed at the same time.")
-    ] = os.cpu_count() or 1,
+    workers: Processes = CORES,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +107,7 @@ def run(
         try:
             with Workers(workers, scheduler) as pool:
                 several = pool if workers > 1 or scheduler else None
-                for each, experiment in experiments.items():
+                for each, experiment in progress(experiments.items(), "experiments"):
                     config = registry.configure(experiment, preset, seed, data)
                     run_one(Address(each, preset, seed, out), experiment, config, force, several)
         except KeyboardInterrupt:
@@ -107,6 +115,88 @@ def run(
             option = f" --data {shlex.quote(str(data))}" if data else ""
             typer.echo(f"interrupted; resume with: {command}{option}", err=True)
             raise typer.Exit(130) from None
+
+
+@app.command("verify")
+def verify_results(
+    sample: Annotated[int, typer.Option(min=1, help="How many result files to compute again.")] = 3,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of the choice of files; without it, another each time."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Take results of this size only: smoke, cpu or paper.")
+    ] = None,
+    out: Out = Path("results"),
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Largest difference that other libraries or hardware may make, relative to the"
+            " largest magnitude of a variable.",
+        ),
+    ] = 1e-6,
+    any_version: Annotated[
+        bool, typer.Option("--any-version", help="Take results of other code, too.")
+    ] = False,
+    workers: Processes = CORES,
+) -> None:
+    """Compute a random sample of stored results again and compare.
+
+    Each is computed by its own parameters and seed. Exit code 1 says that one differs or that a
+    file of the folder is damaged. Wall-clock times (units of s) are not compared. An interrupted
+    verification keeps its finished points; the command that it prints resumes it.
+    """
+    seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+    with one_line_errors():
+        presets = (known_name("preset", preset, PRESETS),) if preset else PRESETS
+        found, skipped, damaged = verify.candidates(out, presets, any_version)
+        for name, reason in skipped.items():
+            typer.echo(f"skipped: {name}: {reason}")
+        for reason in damaged.values():
+            typer.echo(f"damaged: {reason}")
+        if not (found or damaged):
+            raise ResultError(f"{out} holds no result that can be computed again here.")
+        chosen = verify.draw(found, sample, seed)
+        took = sum(each.stored.duration_s for each in chosen)
+        typer.echo(
+            f"{len(chosen)} of {len(found)} results, drawn with seed {seed}, made in {took:.0f} s"
+        )
+        try:
+            with Workers(workers) as pool:
+                several = pool if workers > 1 else None
+                verdicts = [
+                    verify_one(each, several, tolerance) for each in progress(chosen, "results")
+                ]
+        except KeyboardInterrupt:
+            options = {"sample": sample, "seed": seed, "out": out, "tolerance": tolerance}
+            words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+            words += ["--preset", preset] if preset else []
+            words += ["--any-version"] if any_version else []
+            command = shlex.join([sys.executable, "-m", "experiments", "verify", *words])
+            typer.echo(f"interrupted; resume with: {command}", err=True)
+            raise typer.Exit(130) from None
+        verify.forget(out)
+    if damaged or "different" in verdicts:
+        raise typer.Exit(1)
+
+
+def verify_one(
+    candidate: verify.Candidate, workers: Workers | None, tolerance: float
+) -> verify.Verdict:
+    """Compute one result again and say variable by variable how it compares."""
+    rows = verify.compare(
+        results.read(candidate.path), verify.compute(candidate, workers), tolerance
+    )
+    verdict = verify.overall(rows)
+    lines = [f"{candidate.path}: {verdict}"]
+    lines += [f"  {'variable':<32} {'verdict':<18} largest relative difference", *map(str, rows)]
+    if verdict != "exactly equal":
+        changed = verify.circumstances(candidate.stored, candidate.now)
+        lines += [f"  otherwise: {each}" for each in changed]
+        lines += [] if changed else ["  the same code, commit, versions and hardware"]
+    tqdm.write("\n".join(lines), file=sys.stdout)
+    return verdict
 
 
 def run_one(
@@ -117,15 +207,16 @@ def run_one(
     parameters = registry.describe(config)
     provenance = Provenance.collect(address.experiment, address.preset, address.seed, parameters)
     if not force and state(address, provenance) == "up to date":
-        typer.echo(f"{label}: up to date, {address.path}")
+        tqdm.write(f"{label}: up to date, {address.path}", file=sys.stdout)
         return
     parts = Parts(parts_folder(address), provenance, fresh=force)
     start = time.perf_counter()
     dataset = experiment.run(config, Sweep(parts, workers))
     duration_s = time.perf_counter() - start + parts.restored_s
-    results.write(dataset, address.path, replace(provenance, duration_s=duration_s))
+    dated = dataset.assign_attrs(date=datetime.now(UTC).isoformat(timespec="seconds"))
+    results.write(dated, address.path, replace(provenance, duration_s=duration_s))
     parts.clear()
-    typer.echo(f"{label}: {duration_s:.1f} s, {address.path}")
+    tqdm.write(f"{label}: {duration_s:.1f} s, {address.path}", file=sys.stdout)
 
 
 def parts_folder(address: Address) -> Path:
@@ -146,6 +237,11 @@ def state(address: Address, provenance: Provenance) -> str:
     if stored.repeats(provenance):
         return "up to date"
     return "older code" if stored.config == provenance.config else "other parameters"
+
+
+def progress(items: Collection[T], description: str) -> Iterable[T]:
+    """A bar over ``items`` if they are several and there is a terminal to draw it on."""
+    return tqdm(items, description, disable=None if len(items) > 1 else True)
 
 
 @contextmanager

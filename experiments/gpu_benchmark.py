@@ -261,11 +261,15 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the result file.")] = Path("results"),
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     preset: Annotated[str, typer.Option(help="smoke, cpu or paper; by default of the device")] = "",
-    seed: Annotated[int, typer.Option(help="Of weights and images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and images.")] = 0,
 ) -> None:
     """Measure, write gpu_benchmark-PRESET-seedSEED.nc and print it as a table."""
     chosen = preset or ("paper" if device.startswith("cuda") else "cpu")
-    known = PRESETS[results.known_name("preset", chosen, PRESETS)]
+    try:
+        known = PRESETS[results.known_name("preset", chosen, PRESETS)]
+    except results.ResultError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     config = Config(**{**asdict(known), "device": device, "seed": seed})
     start = time.perf_counter()
     provenance = Provenance.collect("gpu_benchmark", chosen, seed, asdict(config))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +11,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import typer
 import xarray as xr
+from tqdm import tqdm
 
 from analysis import results
 from analysis.results import PRESETS, Address, ResultError, known_name
-from paper_figures import claims, registry, style
+from paper_figures import claims, drawing, registry, report, style
 from paper_figures.registry import FigureModule
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -22,18 +25,29 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def main(
     wanted: Annotated[
         list[str],
-        typer.Argument(metavar="NAME...", help="Figures, `all`, or `list` to see what there is."),
+        typer.Argument(
+            metavar="NAME...",
+            help="Figures; or `all`; or `report`: all, and a page that shows them with their"
+            " claims and sources; or `list` to see what there is.",
+        ),
     ],
     preset: Annotated[str, typer.Option(help="Size of the runs: smoke, cpu or paper.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of the runs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the runs.")] = 0,
     results_folder: Annotated[
         Path, typer.Option("--results", help="Folder that `python -m experiments run` filled.")
     ] = Path("results"),
     out: Annotated[
-        Path, typer.Option(help="Folder for NAME.png, NAME.svg and the claims.", file_okay=False)
+        Path,
+        typer.Option(help="Folder for NAME.png, NAME.svg, claims and report.", file_okay=False),
     ] = Path("figures"),
+    force: Annotated[
+        bool, typer.Option("--force", help="Draw again, even what is up to date.")
+    ] = False,
 ) -> None:
-    """Draw figures from saved results and decide which published claims they reproduce."""
+    """Draw figures from saved results and decide which published claims they reproduce.
+
+    A figure is up to date if the same results went through the same code.
+    """
     mpl.use("Agg")  # no window, no display needed
     if wanted == ["list"]:
         for each in registry.NAMES:
@@ -41,42 +55,58 @@ def main(
         return
     try:
         known_name("preset", preset, PRESETS)
-        names = registry.NAMES if wanted == ["all"] else wanted
+        names = registry.NAMES if wanted in (["all"], ["report"]) else wanted
         figures = {each: registry.load(each) for each in names}
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    failed = False
-    for each, module in figures.items():
+    failed = set()
+    # disable=None: no bar where there is no terminal to draw it on.
+    for each, module in tqdm(figures.items(), "figures", unit="figure", disable=None):
+        addresses = [Address(name, preset, seed, results_folder) for name in module.INPUTS]
         try:
-            datasets = load_inputs(module, preset, seed, results_folder)
+            draw_one(each, module, addresses, out, force)
         except ResultError as error:
             # The others are still worth drawing.
-            typer.echo(f"error: {each}: {error}", err=True)
-            failed = True
-            continue
-        with style.house():
-            figure = module.draw(datasets)
-        png, svg = style.save(figure, out / each)
-        plt.close(figure)
-        decided = module.claims(datasets)
-        claims.record(each, decided, f"preset {preset}, seed {seed}", out)
-        typer.echo(f"{png} {svg}")
-        for claim in decided:
-            typer.echo(f"  {claim}")
+            tqdm.write(f"error: {each}: {error}", file=sys.stderr)
+            failed.add(each)
+    if wanted == ["report"]:
+        typer.echo(" ".join(map(str, report.write(out, preset, seed, results_folder, failed))))
     if failed:
         raise typer.Exit(2)
 
 
-def load_inputs(
-    module: FigureModule, preset: str, seed: int, folder: Path
-) -> dict[str, xr.Dataset]:
-    """Read the results that a figure needs.
+def draw_one(
+    name: str, module: FigureModule, addresses: Sequence[Address], out: Path, force: bool
+) -> None:
+    """Draw one figure and record its claims, unless the same inputs gave it before.
+
+    Raises:
+        ResultError: results are missing or damaged.
+    """
+    datasets = load_inputs(addresses)
+    fingerprint = drawing.fingerprint(f"{registry.__package__}.{name}", addresses)
+    if not force and drawing.up_to_date(claims.entries(out).get(name, {}), fingerprint, out):
+        tqdm.write(f"{name}: up to date", file=sys.stdout)
+        return
+    with style.house():
+        figure = module.draw(datasets)
+    pictures = style.save(figure, out / name)
+    plt.close(figure)
+    decided = module.claims(datasets)
+    run = f"preset {addresses[0].preset}, seed {addresses[0].seed}"
+    source = drawing.source(datasets, addresses, pictures, fingerprint)
+    claims.record(name, decided, run, out, source)
+    lines = [" ".join(map(str, pictures)), *(f"  {claim}" for claim in decided)]
+    tqdm.write("\n".join(lines), file=sys.stdout)
+
+
+def load_inputs(addresses: Sequence[Address]) -> dict[str, xr.Dataset]:
+    """Read the results that a figure needs, by experiment.
 
     Raises:
         ResultError: some are missing; the message holds the commands that make them.
     """
-    addresses = [Address(experiment, preset, seed, folder) for experiment in module.INPUTS]
     absent = [address.command for address in addresses if not address.path.exists()]
     if absent:
         raise ResultError("\n  ".join(["a result is missing; make it with", *absent]))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
+from uuid import uuid4
 
 Verdict = Literal["reproduced", "not reproduced", "open"]
 
@@ -39,7 +44,22 @@ class Claim:
         return f"{self.verdict}: {self.text} (measured {self.measured}{published})"
 
 
-def record(figure: str, claims: Sequence[Claim], run: str, folder: Path) -> None:
+def entries(folder: Path) -> dict[str, Any]:
+    """What is recorded in ``claims.json``, by figure; empty if there is none or it is damaged."""
+    try:
+        found = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # drawing all figures makes it whole again
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def record(
+    figure: str,
+    claims: Sequence[Claim],
+    run: str,
+    folder: Path,
+    source: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Enter the claims of one figure into ``claims.json`` and ``claims.md``.
 
     Args:
@@ -47,12 +67,8 @@ def record(figure: str, claims: Sequence[Claim], run: str, folder: Path) -> None
         claims: in the order in which they are to be read.
         run: preset and seed of the results, as text.
         folder: of the figures.
+        source: what the figure was drawn from, see `drawing.source`; the report shows it.
     """
-    path = folder / "claims.json"
-    try:
-        entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # cut off: drawing all figures makes it whole again
-        entries = {}
     decided = [
         {
             "claim": claim.text,
@@ -62,20 +78,52 @@ def record(figure: str, claims: Sequence[Claim], run: str, folder: Path) -> None
         }
         for claim in claims
     ]
-    entries[figure] = {"run": run, "claims": decided}
-    entries = dict(sorted(entries.items()))
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "claims.md").write_text(_markdown(entries), encoding="utf-8")
+    with _only_writer(folder):
+        known = entries(folder) | {figure: {"run": run, "claims": decided, **source}}
+        known = dict(sorted(known.items()))
+        text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
+        replace_text(folder / "claims.json", text)
+        replace_text(folder / "claims.md", _markdown(known))
 
 
-def _markdown(entries: Mapping[str, Any]) -> str:
+def table(claims: Sequence[Mapping[str, str | None]]) -> list[str]:
+    """The recorded claims of one figure as the lines of a Markdown table."""
+    lines = ["| claim | verdict | measured | published |", "|---|---|---|---|"]
+    for claim in claims:
+        cells = (str(cell or "").replace("|", "\\|") for cell in claim.values())
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that at any moment it is the old one or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process changes the records of ``folder``."""
+    if sys.platform == "win32":  # knows no lock that ends with its process and leaves no file
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _markdown(known: Mapping[str, Any]) -> str:
     lines = ["# Claims", ""]
-    for figure, entry in entries.items():
-        lines += [f"## {figure} ({entry['run']})", ""]
-        lines += ["| claim | verdict | measured | published |", "|---|---|---|---|"]
-        for claim in entry["claims"]:
-            cells = (str(cell or "").replace("|", "\\|") for cell in claim.values())
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+    for figure, entry in known.items():
+        lines += [f"## {figure} ({entry['run']})", "", *table(entry["claims"]), ""]
     return "\n".join(lines)

@@ -33,6 +33,7 @@ def main(
     Results of other devices stay on the page. Minutes on a CPU; leave the machine alone meanwhile.
     """
     try:
+        results.known_name("device", device, ("cpu", "cuda"))
         wanted = {name: registry.load(name) for name in names or registry.NAMES}
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)

@@ -1,0 +1,287 @@
+"""Laws of verification: an honest file passes, any other is named together with what differs."""
+
+import importlib.util
+import json
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+from analysis import results
+from analysis.results import Provenance
+from experiments import registry, verify
+from experiments.__main__ import app
+
+RESULT = Path("results/toy-smoke-seed0.nc")
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The toy experiment, registered as ``experiments.toy``, in an empty current folder."""
+    spec = importlib.util.spec_from_file_location(
+        "experiments.toy", Path(__file__).with_name("toy.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    monkeypatch.setattr(registry, "NAMES", ("toy",))
+    monkeypatch.chdir(tmp_path)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cli(line):
+    return CliRunner().invoke(app, [*shlex.split(line), "--workers", "1"])
+
+
+def run(seed=0):
+    done = cli(f"run toy --preset smoke --seed {seed}")
+    assert done.exit_code == 0, done.output
+
+
+def rewrite(change=lambda dataset: dataset, path=RESULT, **provenance):
+    """Write a result anew, with other values or another origin and a checksum that fits."""
+    dataset = results.read(path)
+    stored = replace(Provenance.of(dataset), **provenance)
+    results.write(change(dataset), path, stored)
+
+
+def times(factor):
+    def change(dataset):
+        dataset["square"][1] *= factor
+        return dataset
+
+    return change
+
+
+def files(folder="results"):
+    return sorted(path.name for path in Path(folder).rglob("*") if path.is_file())
+
+
+def test_an_honest_file_passes_and_nothing_is_left_behind(toy):
+    run(seed=4)
+    before = files()
+    toy.evaluated.clear()
+    done = cli("verify --seed 1")
+    assert done.exit_code == 0, done.output
+    assert "results/toy-smoke-seed4.nc: exactly equal" in done.output
+    assert "1 of 1 results, drawn with seed 1, made in" in done.output
+    assert toy.evaluated == [0, 1, 2]
+    assert files() == before
+    assert not Path("results/.verify").exists()
+
+
+def test_a_tampered_value_is_named_with_its_size(toy):
+    run()
+    rewrite(times(1.5))
+    done = cli("verify")
+    assert done.exit_code == 1
+    assert f"{RESULT}: different" in done.output
+    rows = {line.split()[0]: line.split() for line in done.output.splitlines()[2:5]}
+    # 1.5 became 2.25, and the largest value is 4.5.
+    assert rows["square"] == ["square", "different", f"{0.75 / 4.5:.1e}"]
+    assert rows["number"] == ["number", "exactly", "equal", "0.0e+00"]
+    assert "the same code, commit, versions and hardware" in done.output
+
+
+def test_a_difference_of_rounding_passes_only_within_the_tolerance(toy):
+    run()
+    rewrite(times(1 + 1e-8))
+    done = cli("verify")
+    assert done.exit_code == 0
+    assert f"{RESULT}: within tolerance" in done.output
+    assert cli("verify --tolerance 1e-10").exit_code == 1
+
+
+def test_versions_commit_and_hardware_that_differ_are_named(toy):
+    run()
+    stored = Provenance.of(results.read(RESULT))
+    packages = json.dumps(json.loads(stored.packages) | {"numpy": "0.1"})
+    hardware = json.dumps(json.loads(stored.hardware) | {"processor": "abacus"})
+    rewrite(times(2), packages=packages, hardware=hardware, commit="abc")
+    output = cli("verify").output
+    assert f"otherwise: numpy 0.1, now {np.__version__}" in output
+    assert "otherwise: processor abacus, now " in output
+    assert "otherwise: commit abc, now " in output
+    assert "otherwise: scipy" not in output
+    rewrite(times(0.5))
+    assert "otherwise" not in cli("verify").output
+
+
+def test_every_damaged_file_is_reported_whatever_the_sample(toy):
+    for seed in range(4):
+        run(seed)
+    RESULT.write_bytes(RESULT.read_bytes()[:-1])
+    for seed in range(3):
+        done = cli(f"verify --sample 1 --seed {seed}")
+        assert done.exit_code == 1
+        assert f"damaged: {RESULT} is damaged" in done.output
+        assert done.output.count("exactly equal\n") == 1
+    for seed in range(1, 4):
+        Path(f"results/toy-smoke-seed{seed}.nc").unlink()
+    assert cli("verify").exit_code == 1
+
+
+def test_the_sample_is_random_and_repeatable():
+    found = list(range(5))
+    draws = [verify.draw(found, 2, seed) for seed in range(12)]
+    assert draws == [verify.draw(found, 2, seed) for seed in range(12)]
+    assert all(len(set(draw)) == 2 for draw in draws)
+    assert {each for draw in draws for each in draw} == set(found)
+    assert sorted(verify.draw(found, 9, 0)) == found
+
+
+def test_the_printed_seed_repeats_the_sample(toy):
+    for seed in range(3):
+        run(seed)
+    first = cli("verify --sample 1").output
+    seed = first.partition("drawn with seed ")[2].partition(",")[0]
+    assert cli(f"verify --sample 1 --seed {seed}").output == first
+
+
+def test_a_file_is_computed_by_its_own_parameters(toy, monkeypatch):
+    with monkeypatch.context() as other:
+        other.setitem(toy.PRESETS, "smoke", toy.Config(points=2, offset=1.25))
+        run()
+    toy.evaluated.clear()
+    done = cli("verify")
+    assert done.exit_code == 0, done.output
+    assert toy.evaluated == [0, 1]
+
+
+def test_a_result_of_other_code_is_skipped_unless_asked_for(toy):
+    run()
+    rewrite(code="0" * 16)
+    done = cli("verify")
+    assert done.exit_code == 2
+    assert f"skipped: {RESULT.name}: made by other code; --any-version" in done.output
+    assert "no result that can be computed again" in done.output
+    done = cli("verify --any-version")
+    assert done.exit_code == 0
+    assert "exactly equal" in done.output
+    rewrite(times(2))
+    assert f"otherwise: code {'0' * 16}, now " in cli("verify --any-version").output
+
+
+@pytest.mark.parametrize(
+    ("provenance", "reason"),
+    [
+        ({"experiment": "gone"}, "no experiment is called 'gone'"),
+        ({"config": '{"data": "from a folder", "points": 3}'}, "came from a folder"),
+        ({"config": '{"points": 3, "colour": 1}'}, "not those that this code knows"),
+        ({"config": '{"points": 3}'}, "not those that this code knows"),
+        ({"config": "points"}, "not JSON"),
+    ],
+)
+def test_what_cannot_be_computed_again_is_skipped_with_the_reason(toy, provenance, reason):
+    run()
+    run(seed=1)
+    rewrite(**provenance)
+    done = cli("verify")
+    assert done.exit_code == 0, done.output
+    (line,) = [line for line in done.output.splitlines() if line.startswith("skipped")]
+    assert RESULT.name in line
+    assert reason in line
+
+
+def test_a_result_of_a_gpu_is_skipped_where_there_is_none(toy, monkeypatch):
+    @dataclass(frozen=True)
+    class Config(toy.Config):
+        device: str = "cpu"
+
+    monkeypatch.setitem(toy.PRESETS, "smoke", Config(points=2, device="cuda"))
+    run()
+    run(seed=1)
+    with monkeypatch.context() as without:
+        without.setattr("torch.cuda.is_available", lambda: False)
+        done = cli("verify")
+    assert done.exit_code == 2
+    assert done.output.count("needs a CUDA device") == 2
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "an accelerator")
+    assert cli("verify").exit_code == 0
+
+
+def test_an_interrupted_verification_resumes_with_the_command_that_it_prints(toy):
+    run()
+    toy.evaluated.clear()
+    toy.interrupt_at = 2
+    stopped = cli("verify --sample 1")
+    assert stopped.exit_code == 130
+    command = shlex.split(stopped.output.partition("resume with: ")[2])
+    assert command[1:4] == ["-m", "experiments", "verify"]
+    toy.interrupt_at = None
+    resumed = cli(shlex.join(command[3:]))
+    assert resumed.exit_code == 0, resumed.output
+    assert toy.evaluated == [0, 1, 2]
+    assert "up to date" in cli("run toy --preset smoke").output
+    assert not Path("results/.verify").exists()
+
+
+def test_the_parts_of_the_run_itself_do_not_vouch_for_it(toy):
+    run()
+    rewrite(times(2))
+    toy.interrupt_at = 2
+    assert cli("run toy --preset smoke --force").exit_code == 130
+    toy.interrupt_at = None
+    toy.evaluated.clear()
+    assert cli("verify").exit_code == 1
+    assert toy.evaluated == [0, 1, 2]
+
+
+def test_only_results_of_the_wanted_size_are_computed(toy):
+    run()
+    cli("run toy --preset cpu")
+    toy.evaluated.clear()
+    assert "1 of 1 results" in cli("verify --preset smoke").output
+    assert toy.evaluated == [0, 1, 2]
+    assert "2 of 2 results" in cli("verify").output
+    assert "Possible: smoke, cpu, paper." in cli("verify --preset smok").output
+
+
+def compare(one, other, tolerance=1e-6):
+    return {row.variable: row.verdict for row in verify.compare(one, other, tolerance)}
+
+
+def test_only_what_is_measured_in_seconds_is_not_compared():
+    one = xr.Dataset({"took": ("n", [1.0, 2.0], {"units": "s"}), "x": ("n", [1.0, 2.0])})
+    other = one.assign(took=one["took"] * 3)
+    assert compare(one, other) == {"took": "not compared", "x": "exactly equal"}
+    one["took"].attrs = {}
+    assert compare(one, other)["took"] == "different"
+    assert compare(one, other.drop_vars("took"))["took"] == "different"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        ([np.nan, 1.0], [np.nan, 1.0], "exactly equal"),
+        ([np.nan, 1.0], [1.0, np.nan], "different"),
+        ([np.nan, np.nan], [np.nan, np.nan], "exactly equal"),
+        ([0.0, 0.0], [0.0, 1e-3], "different"),
+        ([1e-14, 1e-15], [3e-14, 1e-15], "within tolerance"),
+        ([1.0, 1e-3], [1.0, 1.1e-3], "different"),
+        ([1 + 1j, 2], [1 + 1j, 2], "exactly equal"),
+        ([1 + 1j, 2], [1 - 1j, 2], "different"),
+        ([1, 2], [1, 3], "different"),
+        ([True, False], [True, True], "different"),
+        (["a", "b"], ["a", "c"], "different"),
+        (["a", "b"], ["a", "b"], "exactly equal"),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], "different"),
+        ([], [], "exactly equal"),
+    ],
+)
+def test_the_verdict_on_one_variable(one, other, verdict):
+    one, other = (xr.Dataset({"x": ("n", values)}) for values in (one, other))
+    assert compare(one, other) == {"x": verdict}
+
+
+def test_the_worst_variable_decides():
+    rows = [verify.Row("x", each) for each in ("exactly equal", "within tolerance", "different")]
+    assert verify.overall(rows) == "different"
+    assert verify.overall(rows[:2]) == "within tolerance"
+    assert verify.overall([rows[0], verify.Row("t", "not compared")]) == "exactly equal"

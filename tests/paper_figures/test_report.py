@@ -1,0 +1,323 @@
+"""Laws of the report: it stands alone, traces every number, drops nothing, and repeats nothing."""
+
+import base64
+import hashlib
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+from analysis import results
+from analysis.results import Address, Provenance
+from paper_figures import claims, registry, report, report_page
+from paper_figures.__main__ import app
+from paper_figures.claims import Claim
+
+SHARED = "COLOR = 'k'\n"
+FIGURE = '''"""A toy <of> a figure."""
+
+from matplotlib.figure import Figure
+
+from paper_figures import toy_shared, style
+from paper_figures.claims import Claim
+
+INPUTS = ("toy",)
+drawn = []
+
+
+def draw(datasets):
+    drawn.append(1)
+    with style.house():
+        figure = Figure()
+        figure.subplots().plot(datasets["toy"]["x"], color=toy_shared.COLOR)
+    return figure
+
+
+def claims(datasets):
+    mean = float(datasets["toy"]["x"].mean())
+    return [
+        Claim("a < b & <script>", True, f"{mean:.3f} | exact", "1 <b>"),
+        Claim("it is large", mean > 2, f"{mean:.3f}"),
+        Claim("who knows", None, "nothing"),
+        Claim("who knows more", None, "nothing"),
+    ]
+'''
+
+
+def load(name, file):
+    spec = importlib.util.spec_from_file_location(f"paper_figures.{name}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    setattr(sys.modules["paper_figures"], name, module)
+    return module
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A figure and what it imports, in files of their own, its result in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("toy_shared", SHARED), ("toy", FIGURE)):
+        # Set and taken back by the fixture; `load` puts the modules in.
+        monkeypatch.setitem(sys.modules, f"paper_figures.{name}", None)
+        monkeypatch.setattr(f"paper_figures.{name}", None, raising=False)
+        Path(f"{name}.py").write_text(text)
+        module = load(name, tmp_path / f"{name}.py")
+    monkeypatch.setattr(registry, "NAMES", ("toy",))
+    store()
+    return module
+
+
+def store(experiment="toy", value=0.5):
+    dataset = xr.Dataset({"x": ("n", [value, 1.5])}, attrs={"date": "2026-11-21T12:00:00+00:00"})
+    path = Address(experiment, "cpu", 0, Path("results")).path
+    config = {"width": 128, "rates": [0.1, 0.01], "data": "embedded"}
+    stored = Provenance.collect(experiment, "cpu", 0, config)
+    return results.write(dataset, path, stored)
+
+
+def cli(line):
+    return CliRunner().invoke(app, shlex.split(line))
+
+
+def draw_report(code=0):
+    done = cli("report")
+    assert done.exit_code == code, done.output
+    return tuple(Path(f"figures/report.{suffix}").read_text() for suffix in ("html", "md"))
+
+
+def digests(folder="figures"):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(folder).iterdir()}
+
+
+class Page(HTMLParser):
+    """The tags, the addresses they point to and the text of a page; every tag must be closed."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.sources, self.links, self.ids, self.words = [], [], [], [], []
+        self.open = []
+        self.feed(text)
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        attrs = dict(attrs)
+        self.sources += [attrs[key] for key in ("src", "data", "srcset") if key in attrs]
+        self.links += [attrs["href"]] if "href" in attrs else []
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+def test_the_page_stands_alone(toy):
+    html, _ = draw_report()
+    page = Page(html)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    (picture,) = page.sources
+    head, _, data = picture.partition(",")
+    assert head == "data:image/svg+xml;base64"
+    assert base64.b64decode(data) == Path("figures/toy.svg").read_bytes()
+    assert "#toy" in page.links
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_claims_are_shown_as_they_are_written(toy):
+    html, markdown = draw_report()
+    words = "a < b & <script> ✓ reproduced 1.000 | exact 1 <b>"
+    assert words in Page(html).text
+    assert r"| a < b & <script> | reproduced | 1.000 \| exact | 1 <b> |" in markdown
+    assert "A toy <of> a figure." in Page(html).text
+
+
+def test_the_verdicts_are_counted(toy):
+    html, markdown = draw_report()
+    assert "| [toy](#toy) | 1 | 1 | 2 |" in markdown
+    assert "| all | 1 | 1 | 2 |" in markdown
+    assert "toy A toy <of> a figure. 1 1 2 all 1 1 2" in Page(html).text
+
+
+def test_every_number_is_traced_to_a_file_and_a_command(toy):
+    html, markdown = draw_report()
+    path = Path("results/toy-cpu-seed0.nc")
+    stored = Provenance.of(results.read(path))
+    for text in (Page(html).text, markdown):
+        for fact in (
+            path.as_posix(),
+            hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+            "preset cpu, seed 0",
+            "data embedded, rates [0.1, 0.01], width 128",
+            "2026-11-21T12:00:00+00:00",
+            f"numpy {np.__version__}",
+            json.loads(stored.hardware)["processor"],
+            stored.commit[:12],
+            stored.code,
+            "python -m experiments run toy --preset cpu --seed 0 --out results",
+        ):
+            assert fact in text
+    before = digests()
+    (command,) = (line for line in markdown.splitlines() if "-m paper_figures toy" in line)
+    assert command.strip() in Page(html).text
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "paper_figures"]
+    assert cli(shlex.join([*words[3:], "--force"])).exit_code == 0
+    assert len(toy.drawn) == 2
+    assert digests() == before
+
+
+def test_what_was_not_recorded_is_said(toy):
+    path = Path("results/toy-cpu-seed0.nc")
+    dataset = results.read(path)
+    stored = Provenance.of(dataset)
+    results.write(xr.Dataset({"x": dataset["x"]}), path, stored)
+    assert "date not recorded" in draw_report()[1]
+
+
+def test_a_missing_figure_is_listed_with_the_commands_that_make_it(toy, monkeypatch, tmp_path):
+    Path("lacking.py").write_text(FIGURE.replace('("toy",)', '("toy", "absent")'))
+    monkeypatch.setitem(sys.modules, "paper_figures.lacking", None)
+    monkeypatch.setattr("paper_figures.lacking", None, raising=False)
+    load("lacking", tmp_path / "lacking.py")
+    monkeypatch.setattr(registry, "NAMES", ("lacking", "toy"))
+    html, markdown = draw_report(code=2)
+    assert "| [lacking](#lacking) | missing |  |  |" in markdown
+    assert "| [toy](#toy) | 1 | 1 | 2 |" in markdown
+    made_by = "python -m experiments run absent --preset cpu --seed 0 --out results"
+    assert made_by in markdown.partition("### lacking")[2].partition("### toy")[0]
+    assert made_by in Page(html).text
+    assert Page(html).text.count("– missing") == 1
+    # It can be drawn once, and then its result is lost: the old picture does not stand for it.
+    store("absent")
+    assert "missing |" not in draw_report()[1]
+    Path("results/absent-cpu-seed0.nc").unlink()
+    html, markdown = draw_report(code=2)
+    assert "| [lacking](#lacking) | missing |  |  |" in markdown
+    assert len(Page(html).sources) == 1
+
+
+def test_drawing_twice_gives_the_same_bytes(toy):
+    draw_report()
+    first = digests()
+    assert set(first) == {
+        "toy.png",
+        "toy.svg",
+        "claims.json",
+        "claims.md",
+        "report.html",
+        "report.md",
+    }
+    cli("report --force")
+    assert len(toy.drawn) == 2
+    assert digests() == first
+
+
+def test_a_figure_is_drawn_again_only_if_something_changed_by_content(toy, tmp_path):
+    def drawings():
+        before = len(sys.modules["paper_figures.toy"].drawn)
+        output = cli("all").output
+        after = len(sys.modules["paper_figures.toy"].drawn)
+        assert (after == before) == ("toy: up to date" in output)
+        return after - before
+
+    assert drawings() == 1
+    assert drawings() == 0
+    result = Path("results/toy-cpu-seed0.nc")
+    result.write_bytes(result.read_bytes())
+    assert drawings() == 0
+    store(value=0.25)
+    assert drawings() == 1
+    Path("toy_shared.py").write_text(SHARED + "# edited\n")
+    assert drawings() == 1
+    Path("toy.py").write_text(FIGURE + "# edited\n")
+    assert drawings() == 1
+    Path("figures/toy.png").write_bytes(b"spoiled")
+    assert drawings() == 1
+    Path("figures/toy.svg").unlink()
+    assert drawings() == 1
+    Path("figures/claims.json").write_text('{"toy": {"run": "preset cpu, seed 0", "claims": []}}')
+    assert drawings() == 1
+    Path("results").rename("elsewhere")
+    assert "is missing" in cli("all").output
+    cli("all --results elsewhere")
+    assert "elsewhere/toy-cpu-seed0.nc" in Path("figures/claims.json").read_text()
+
+
+def test_a_figure_that_imports_the_theory_depends_on_all_of_it(toy, tmp_path):
+    from paper_figures.drawing import _code
+
+    assert set(_code("paper_figures.toy")) == {
+        f"paper_figures.{name}" for name in ("toy", "toy_shared", "style", "claims")
+    }
+    Path("toy.py").write_text(FIGURE.replace("from matplotlib", "import linlocal\nfrom matplotlib"))
+    assert "linlocal/rhm/grammar.py" in _code("paper_figures.toy")
+
+
+def test_many_writers_of_claims_lose_nothing(tmp_path):
+    claim = Claim("it holds", True, "1")
+
+    def write(number):
+        claims.record(f"figure {number}", [claim], "preset cpu", tmp_path)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(60)))
+    assert set(claims.entries(tmp_path)) == {f"figure {number}" for number in range(60)}
+    assert {path.name for path in tmp_path.iterdir()} == {"claims.json", "claims.md"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+def test_damaged_claims_are_none(tmp_path, text):
+    (tmp_path / "claims.json").write_text(text)
+    assert claims.entries(tmp_path) == {}
+
+
+def luminance(color):
+    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_is_legible_in_both_schemes(scheme):
+    blocks = re.findall(r":root \{(.*?)\}", report_page._STYLE, re.DOTALL)
+    assert len(blocks) == 2
+    colors = dict(re.findall(r"--(\w+): (#\w{6})", blocks[scheme]))
+    backgrounds = [luminance(colors[name]) for name in ("page", "panel")]
+    # The contrast that WCAG 2.1 asks of text.
+    for name in ("text", "quiet", "link", "good", "bad", "open"):
+        for background in backgrounds:
+            bright, dim = sorted((luminance(colors[name]), background), reverse=True)
+            assert (bright + 0.05) / (dim + 0.05) >= 4.5, name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.012, "0.012 s"), (6.483, "6.48 s"), (527.96, "8 min 47 s"), (5028.9, "1 h 23 min")],
+)
+def test_a_duration_in_words(seconds, words):
+    assert report._duration(seconds) == words
+
+
+def test_every_figure_of_a_paper_exists():
+    for names in report.PAPERS.values():
+        assert set(names) <= set(registry.NAMES)
