@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,17 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     def damaged(self) -> list[Path]:
         """Files met so far that cannot be read."""
         return [path for path, bad in zip(self._paths, self._damaged.tolist(), strict=True) if bad]
+
+    def at_size(self, size: int) -> ImageFolder:
+        """The same images with sides of another length; damaged files are counted together."""
+        twin = copy(self)
+        twin._size = size
+        return twin
+
+    @property
+    def skipped(self) -> int:
+        """How many of them there are."""
+        return int(self._damaged.sum())
 
     def _read(self, place: int) -> Tensor | None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import BytesIO
 from itertools import count, islice
 from pathlib import Path
@@ -94,14 +95,23 @@ class TarShards:
         Raises:
             DataError: nothing can be read in a pass through a reader's files.
         """
-        loader = DataLoader(
+        yield from islice(self._loader(epoch), start, self.length)
+
+    def once(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every readable image of all files once, on each process; the last batch may be smaller.
+
+        With several workers their batches take turns.
+        """
+        yield from self._loader(None)
+
+    def _loader(self, epoch: int | None) -> DataLoader[Any]:
+        return DataLoader(
             _Samples(self, epoch),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             # Otherwise its workers' seed is drawn from the global generator.
             generator=torch.Generator().manual_seed(0),
         )
-        yield from islice(loader, start, self.length)
 
     def _skip(self, worker: int, what: int, why: str) -> None:
         self._skipped[worker, what] += 1
@@ -109,33 +119,44 @@ class TarShards:
 
 
 class _Samples(IterableDataset[Sample]):
-    """The images of one reader, without end."""
+    """The images of one reader: those of an epoch without end, or (epoch None) all of them once."""
 
-    def __init__(self, shards: TarShards, epoch: int) -> None:
+    def __init__(self, shards: TarShards, epoch: int | None) -> None:
         self.shards, self.epoch = shards, epoch
 
     def __iter__(self) -> Iterator[Sample]:
         shards, info = self.shards, get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        if self.epoch is None:
+            yield from self._decoded(self._raw(shards.files[worker::workers], worker), worker)
+            return
         reader, readers = shards.rank * workers + worker, shards.world_size * workers
         for number in count():
             found = False
             key = (shards.seed, self.epoch, number)
             order = stream("shards", *key).permutation(len(shards.files))
             mine = [shards.files[k] for k in order[reader::readers]]
-            raw = (sample for path in mine for sample in self._members(path, worker))
             rng = stream("shuffled", *key, reader)
-            for name, image, label in _shuffled(raw, shards.buffer, rng):
-                try:
-                    yield _pixels(name, image, shards.size), _class(name, label)
-                    found = True
-                except DataError as error:
-                    shards._skip(worker, 0, str(error))
+            shuffled = _shuffled(self._raw(mine, worker), shards.buffer, rng)
+            for sample in self._decoded(shuffled, worker):
+                yield sample
+                found = True
             if not found:
                 raise DataError(
                     f"No image could be read from {', '.join(map(str, mine[:3]))}"
                     f"{', ...' if len(mine) > 3 else ''}: expected members key.jpg and key.cls."
                 )
+
+    def _raw(self, files: Sequence[Path], worker: int) -> Iterator[tuple[str, bytes, bytes]]:
+        for path in files:
+            yield from self._members(path, worker)
+
+    def _decoded(self, raw: Iterator[tuple[str, bytes, bytes]], worker: int) -> Iterator[Sample]:
+        for name, image, label in raw:
+            try:
+                yield _pixels(name, image, self.shards.size), _class(name, label)
+            except DataError as error:
+                self.shards._skip(worker, 0, str(error))
 
     def _members(self, path: Path, worker: int) -> Iterator[tuple[str, bytes, bytes]]:
         """(name, image, class) of each whole sample of a file."""
@@ -168,6 +189,22 @@ class _Samples(IterableDataset[Sample]):
             self.shards._skip(
                 worker, 0, f"{name} has {', '.join(sorted(parts))}, expected an image and cls."
             )
+
+
+def labels_in(files: Sequence[Path]) -> list[int]:
+    """The classes of all samples of tar files, without reading their images.
+
+    What is damaged is left out; `TarShards` counts it where it is read.
+    """
+    labels = []
+    for path in files:
+        with suppress(tarfile.TarError, OSError, EOFError), tarfile.open(path, "r:") as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.name.endswith(".cls") else None
+                if content is not None:
+                    with suppress(DataError):
+                        labels.append(_class(member.name, content.read()))
+    return labels
 
 
 def _read(path: Path) -> Iterator[tuple[str, bytes]]:
