@@ -5,7 +5,7 @@ PRESET ?= cpu
 WORKERS ?= 2
 
 # Those whose results of the paper preset are kept in results/.
-HIERARCHY := rhm_covariances rhm_feedback rhm_masks
+HIERARCHY := rhm_covariances rhm_feedback rhm_local_ssl rhm_masks rhm_representations rhm_sample_complexity
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
@@ -13,7 +13,7 @@ BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help test slow lint figures hierarchy readme benchmark clean
+.PHONY: help test slow lint figures hierarchy readme benchmark docs clean
 
 help: ## show this help
 	@echo "make TARGET, where TARGET is one of"
@@ -35,18 +35,21 @@ lint: $(DEV) ## check style and types only
 	$(RUN) ruff format --check
 	$(RUN) mypy
 
-figures: $(BASE) ## run the experiments that have no up-to-date result, draw every figure
+figures: $(BASE) ## run what has no up-to-date result, draw every figure, write figures/report.html
 	$(RUN) experiments run all --preset $(PRESET)
-	$(RUN) paper_figures all --preset $(PRESET)
+	$(RUN) paper_figures report --preset $(PRESET)
 
 hierarchy: $(BASE) ## draw docs/hierarchy from the kept results of the paper preset
 	$(RUN) paper_figures $(HIERARCHY) --preset paper --out docs/hierarchy
 
-readme: figures ## draw the figures, bring the README's table and picture up to date
+readme: figures ## make figures, then bring the README's table and picture up to date
 	$(RUN) paper_figures.readme
 
 benchmark: $(BASE) ## time the main operations
 	$(RUN) experiments.benchmarks
+
+docs: $(DEV) ## build the documentation site, docs/_build/html/index.html
+	$(RUN) sphinx -b html -W docs docs/_build/html
 
 clean: ## remove .venv and caches; results/ and figures/ stay
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks

@@ -1,6 +1,7 @@
-"""The command ``python -m paper_figures.readme``: brings the README's table and picture up to date.
+"""The command ``python -m paper_figures.readme``: the README's tables and picture, up to date.
 
-It reads what ``python -m paper_figures all`` wrote; nothing in the table is typed by hand.
+It reads what ``python -m paper_figures report`` and ``python -m experiments.benchmarks`` wrote;
+nothing in the tables is typed by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import typer
 
 from paper_figures.claims import Verdict
 
-BEGIN, END = "<!-- verified: written by `make readme` -->", "<!-- end of verified -->"
+VERIFIED, MEASURED = "verified", "measured"
+IN_SHORT = "## In short\n"
 PICTURE = "linear_alignment.png"
 
 
@@ -41,32 +43,55 @@ def summary(claims: Path) -> str:
     return "\n".join([*lines, "", f"Runs: {'; '.join(runs)}."])
 
 
-def replace_between(text: str, block: str) -> str:
+def timings(page: Path) -> str:
+    """The table at the head of the page of benchmarks.
+
+    Args:
+        page: ``docs/benchmarks.md``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it has no such table.
+    """
+    _, found, rest = page.read_text(encoding="utf-8").partition(IN_SHORT)
+    if not found:
+        raise ValueError(f"{page} has no section {IN_SHORT.strip()!r}: write it anew.")
+    return rest.partition("\n## ")[0].strip()
+
+
+def markers(name: str) -> tuple[str, str]:
+    """What stands before and after a part of the README that is written here."""
+    return f"<!-- {name}: written by `make readme` -->", f"<!-- end of {name} -->"
+
+
+def replace_between(text: str, name: str, block: str) -> str:
     """``text`` with what stands between the two markers replaced.
 
     Raises:
         ValueError: the markers are missing.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = markers(name)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"the README needs the markers {BEGIN!r} and {END!r}.")
-    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
+        raise ValueError(f"the README needs the markers {first!r} and {last!r}.")
+    return f"{before}{first}\n\n{block}\n\n{last}{after}"
 
 
 def main(
     figures: Annotated[Path, typer.Option(help="Folder of the drawn figures.")] = Path("figures"),
     readme: Annotated[Path, typer.Option(help="The file to bring up to date.")] = Path("README.md"),
 ) -> None:
-    """Write the verdicts into the README; copy its picture and the claims with their numbers."""
+    """Write verdicts and benchmarks into the README; copy its picture and the claims."""
     claims = figures / "claims.json"
     if not claims.exists():
         typer.echo(f"error: {claims} is missing; make it with\n  make figures", err=True)
         raise typer.Exit(2)
-    text = replace_between(readme.read_text(encoding="utf-8"), summary(claims))
+    docs = readme.parent / "docs"
+    text = replace_between(readme.read_text(encoding="utf-8"), VERIFIED, summary(claims))
+    text = replace_between(text, MEASURED, timings(docs / "benchmarks.md"))
     readme.write_text(text, encoding="utf-8")
-    picture = readme.parent / "docs" / PICTURE
-    picture.parent.mkdir(exist_ok=True)
+    picture = docs / PICTURE
     shutil.copyfile(figures / PICTURE, picture)
     full = picture.with_name("claims.md")
     shutil.copyfile(figures / "claims.md", full)

@@ -25,7 +25,7 @@ def test_every_rule_is_named_in_the_readme() -> None:
     assert [name for name in rules.NAMES if f"`{name}`" not in text] == []
 
 
-def test_table_is_replaced_between_its_markers_and_nowhere_else(tmp_path: Path) -> None:
+def test_tables_are_replaced_between_their_markers_and_nowhere_else(tmp_path: Path) -> None:
     import typer
 
     from paper_figures import readme
@@ -39,7 +39,14 @@ def test_table_is_replaced_between_its_markers_and_nowhere_else(tmp_path: Path) 
     (figures / readme.PICTURE).write_bytes(b"picture")
     (figures / "claims.md").write_text("all claims")
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    parts = [
+        "{}\nold\n{}".format(*readme.markers(name)) for name in (readme.VERIFIED, readme.MEASURED)
+    ]
+    page.write_text("\n".join(["before", *parts, "after\n"]))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "benchmarks.md").write_text(
+        f"# All\n\n{readme.IN_SHORT}\n| fast |\n\n## At length\n\n| slow |\n"
+    )
     app = typer.Typer()
     app.command()(readme.main)
     done = CliRunner().invoke(app, ["--figures", str(figures), "--readme", str(page)])
@@ -50,6 +57,8 @@ def test_table_is_replaced_between_its_markers_and_nowhere_else(tmp_path: Path) 
     assert "old" not in text
     assert "| toy | 0 | 0 | 1 |" in text
     assert "| all | 0 | 0 | 1 |" in text
+    assert "| fast |" in text
+    assert "| slow |" not in text
     assert (tmp_path / "docs" / "claims.md").read_text() == "all claims"
     assert (tmp_path / "docs" / readme.PICTURE).read_bytes() == b"picture"
 
@@ -70,4 +79,12 @@ def test_a_readme_without_markers_is_refused() -> None:
     from paper_figures import readme
 
     with pytest.raises(ValueError, match="markers"):
-        readme.replace_between("nothing here", "table")
+        readme.replace_between("nothing here", readme.VERIFIED, "table")
+
+
+def test_the_tables_of_the_readme_are_those_of_the_commands() -> None:
+    from paper_figures import readme
+
+    text = README.read_text(encoding="utf-8")
+    measured = readme.timings(README.parent / "docs" / "benchmarks.md")
+    assert readme.replace_between(text, readme.MEASURED, measured) == text

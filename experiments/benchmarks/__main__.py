@@ -16,6 +16,7 @@ from experiments.benchmarks import registry
 
 PAGE = Path("docs/benchmarks.md")
 FOLDER = Path("docs/benchmarks")
+SUMMARY = "## In short"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -58,14 +59,23 @@ def page(folder: Path) -> str:
         "Written by `python -m experiments.benchmarks` (`make benchmark`); do not edit. What is",
         "not here was not measured.",
         "",
+        SUMMARY,
+        "",
+        "| what | measured | beside it | device |",
+        "|---|---|---|---|",
     ]
+    sections: list[str] = []
     for name in registry.NAMES:
         benchmark = registry.load(name)
-        lines += [f"## {benchmark.TITLE}", ""]
+        sections += [f"## {benchmark.TITLE}", ""]
         for file in sorted(folder.glob(f"{name}-*.nc")):
             data = results.read(file)
-            lines += [*benchmark.section(data), "", hardware(data), ""]
+            row = (*benchmark.summary(data), file.stem.rpartition("-")[2])
+            lines.append(f"| {' | '.join(row)} |")
+            sections += [*benchmark.section(data), "", hardware(data), ""]
     lines += [
+        "",
+        *sections,
         "## Growth with pairs, width and depth",
         "",
         "The figure `scaling` (`python -m experiments run scaling`, `python -m paper_figures "

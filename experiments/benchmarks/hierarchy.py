@@ -113,6 +113,17 @@ def measure(config: Config) -> xr.Dataset:
     )
 
 
+def summary(data: xr.Dataset) -> tuple[str, str, str]:
+    """In a few words: what was measured, the number, and what stands beside it."""
+    milliseconds = data["milliseconds"]
+    return (
+        f"{data.attrs['num']:,} data of a Random Hierarchy Model with all latents",
+        f"{float(milliseconds.sel(operation='sample, all latents')):.1f} ms",
+        f"plain numpy, leaves only: "
+        f"{float(milliseconds.sel(operation='plain numpy, leaves only')):.1f} ms",
+    )
+
+
 def section(data: xr.Dataset) -> list[str]:
     """Lines of the page, from a result file alone."""
     lines = [

@@ -154,6 +154,19 @@ def measure(config: Config) -> xr.Dataset:
     )
 
 
+def summary(data: xr.Dataset) -> tuple[str, str, str]:
+    """In a few words: what was measured, the number, and what stands beside it."""
+    peak = data["cut_peak"] / data["cut_peak"].sel(training="backpropagation", way="whole")
+    rows = "8"
+    return (
+        f"activities of local training of the 8-layer encoder at 224x224, {rows} rows at a time",
+        f"{float(peak.sel(training='local', way=rows)):.2f} of backpropagation",
+        f"published {PUBLISHED_RATIO}; with whole blocks "
+        f"{float(peak.sel(training='local', way='whole')):.2f}; backpropagation recomputed the "
+        f"same way {float(peak.sel(training='backpropagation', way=rows)):.2f}",
+    )
+
+
 def section(data: xr.Dataset) -> list[str]:
     """Lines of the page, from a result file alone."""
     counted = {"meta": "counted tensor by tensor", "cuda": "peak of the allocator"}

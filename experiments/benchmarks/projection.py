@@ -267,6 +267,18 @@ def _worst(local: list[Array], goal: list[Array]) -> float:
     )
 
 
+def summary(data: xr.Dataset) -> tuple[str, str, str]:
+    """In a few words: what was measured, the number, and what stands beside it."""
+    row = data.sel(data="photographs", network="orthogonal")
+    ours, theirs = float(row["ours_s"].mean()), float(row["published_s"].mean())
+    return (
+        "optimal projections and both updates, 6 layers, Fig. 2 of arXiv 2601.21683",
+        f"{1e3 * ours:.0f} ms per batch, error {float(row['ours_error'].max()):.0e}",
+        f"published procedure {theirs:.1f} s ({theirs / ours:.0f} times), error "
+        f"{float(row['published_error'].max()):.0e}",
+    )
+
+
 def section(data: xr.Dataset) -> list[str]:
     """Lines of the page, from a result file alone."""
     batches = data.sizes["batch"]

@@ -29,6 +29,10 @@ class Benchmark(Protocol):
         """Take the measurements."""
         ...
 
+    def summary(self, data: xr.Dataset) -> tuple[str, str, str]:
+        """In a few words: what was measured, the number, and what stands beside it."""
+        ...
+
     def section(self, data: xr.Dataset) -> list[str]:
         """Lines of the page, from a result file alone."""
         ...

@@ -1,0 +1,132 @@
+"""What the site needs beside sphinx, so that it is built and read without a network.
+
+Formulas become MathML, which browsers draw by themselves. The notebooks stay where they are: a file
+``docs/notebooks/NAME.notebook`` holds the path of the one that is shown in its place. Docstrings
+are written to be read as they stand; a little of their text has another meaning for sphinx.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from latex2mathml.converter import convert
+
+DOCS = Path(__file__).parent
+
+
+def read_notebook(text: str) -> nbformat.NotebookNode:
+    """The notebook that a ``.notebook`` file names, relative to this folder."""
+    return nbformat.read(DOCS / text.strip(), as_version=4)
+
+
+def always_outdated(app: Any, env: Any, *found: set[str]) -> list[str]:
+    """Read the notebooks in every build: sphinx watches only the files that name them."""
+    return [name for name in env.found_docs if name.startswith("notebooks/")]
+
+
+def mathml(latex: str, display: str) -> str:
+    """A formula as browsers draw it, with what latex2mathml leaves undone.
+
+    Raises:
+        ValueError: a command that it does not know.
+    """
+    formula = convert(latex, display=display).replace(r"<mi>\arg</mi>", "<mi>arg</mi>")
+    formula = re.sub("<mi>(&#x027F9;)</mi>", r"<mo>\1</mo>", formula)  # an arrow needs its space
+    # Browsers know no `mathvariant`, but a letter for each.
+    formula = re.sub('<mi mathvariant="script">([A-Z])</mi>', script_letter, formula)
+    if unknown := re.findall(r"\\[A-Za-z]+", formula):
+        raise ValueError(f"latex2mathml does not know {', '.join(unknown)}, in: {latex}")
+    return formula
+
+
+def script_letter(match: re.Match[str]) -> str:
+    """The script capital of a letter; some are older than the others and named otherwise."""
+    try:
+        letter = unicodedata.lookup(f"SCRIPT CAPITAL {match[1]}")
+    except KeyError:
+        letter = unicodedata.lookup(f"MATHEMATICAL SCRIPT CAPITAL {match[1]}")
+    return f"<mi>{letter}</mi>"
+
+
+def draw_formula(writer: Any, node: nodes.math) -> None:
+    """A formula within a line."""
+    writer.body.append(mathml(node.astext(), "inline"))
+    raise nodes.SkipNode
+
+
+def draw_display(writer: Any, node: nodes.math_block) -> None:
+    """A formula on a line of its own."""
+    writer.body.append(f'<div class="formula">{mathml(node.astext(), "block")}</div>\n')
+    raise nodes.SkipNode
+
+
+def plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Let |x| be an absolute value, and keep the columns of indented tables in modules."""
+    if what in ("attribute", "property") and lines[-2:-1] == [""] and ":type: " in lines[-1]:
+        # Napoleon takes what stands before a colon for a type.
+        lines[:] = [f"{lines[-1].removeprefix(':type: ')}: {lines[0]}", *lines[1:-2]]
+    text = "\n".join(lines)
+    if what == "module":
+        text = re.sub(r"\n\n(?<!::\n\n)(?=    (?!>>>)\S)", "\n\n.. code-block:: text\n\n", text)
+    verbatim = r"^    .*|" if what == "module" else ""
+    pieces = re.split(rf"(?m)({verbatim}^>>>.*|^\.\.\. .*|`[^`]*`)", text)
+    # Every other piece is what split them.
+    pieces[::2] = [piece.replace("|", r"\|") for piece in pieces[::2]]
+    lines[:] = "".join(pieces).split("\n")
+
+
+def plain_signature(
+    app: Any,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    arguments: str | None,
+    result: str | None,
+) -> tuple[str | None, str | None]:
+    """No constructor of protocols, and no wrapping of the names in `autodoc_type_aliases`."""
+
+    def unwrapped(part: str | None) -> str | None:
+        return part and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", part)
+
+    if what == "class" and arguments == "(*args, **kwargs)":
+        return "", result
+    return unwrapped(arguments), unwrapped(result)
+
+
+def our_name(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """Link ``package.module.name`` where the pages have it as ``package.name``.
+
+    What exists need not be on a page; a name that does not exist stays an error.
+    """
+    target = node.get("reftarget", "")
+    package, _, rest = target.partition(".")
+    if package not in ("linlocal", "analysis"):
+        return None
+    home, _, name = rest.rpartition(".")
+    if importlib.import_module(package)._HOME.get(name) == home:
+        public = f"{package}.{name}"
+        python = env.get_domain("py")
+        return python.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, content)
+    try:
+        pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return content
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register everything with sphinx."""
+    app.add_html_math_renderer("mathml", (draw_formula, None), (draw_display, None))
+    app.connect("env-get-outdated", always_outdated)
+    app.connect("autodoc-process-docstring", plain_text)
+    app.connect("autodoc-process-signature", plain_signature)
+    app.connect("missing-reference", our_name)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

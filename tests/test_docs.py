@@ -1,0 +1,189 @@
+"""The site is complete, is built and read without a network, and its examples run."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote
+
+import pytest
+from sphinx.util.inventory import InventoryFile
+from typer.testing import CliRunner
+
+from experiments import registry as experiments
+from experiments.__main__ import app as experiments_command
+from paper_figures import registry as figures
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [DOCS / "index.md", *sorted((DOCS / "how-to").glob("*.md"))]
+PACKAGES = ("linlocal", "linlocal.rhm", "linlocal.symbolic", "analysis")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    module = ModuleType(f"page of {page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # a dataclass looks it up
+    for number, block in enumerate(blocks, start=1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), module.__dict__)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every indented line for the shell, without its comment and `-m`."""
+    lines = re.findall(r"^    (make|python -m) (.*?)(?: +#.*)?$", text, re.MULTILINE)
+    return [[*first.split()[:1], *rest.split()] for first, rest in lines]
+
+
+def impossible(command: list[str], targets: set[str]) -> list[str]:
+    """The words of a command that name no target, experiment, figure or option."""
+    program, *words = command
+    if program == "make":
+        return [word for word in words if word not in targets and "=" not in word]
+    module, *words = words
+    if module == "experiments":
+        described = CliRunner().invoke(experiments_command, [words[0], "--help"])
+        names = {"all", "NAME", *experiments.NAMES} if words[0] == "run" else set()
+        named = words[1:2] if words[0] == "run" else []
+        options = [word for word in words if word.startswith("--")]
+        unknown = [word for word in options if word not in described.output]
+        return unknown + [word for word in named if word not in names]
+    if module == "paper_figures":
+        return [word for word in words if word not in {"all", "report", "NAME", *figures.NAMES}]
+    return [module]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page.read_text())])
+def test_commands_of_a_page_exist(page):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    found = commands(page.read_text(encoding="utf-8"))
+    assert [word for command in found for word in impossible(command, targets)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make fires",
+        "python -m experiments run narowing",
+        "python -m experiments run all --present x",
+        "python -m paper_figures narrow",
+        "python -m experimentals list",
+    ],
+)
+def test_a_planted_command_is_found(line):
+    (command,) = commands(f"    {line}  # as if\n")
+    assert len(impossible(command, {"figures"})) == 1
+
+
+def test_every_notebook_is_on_the_site():
+    shown = {path.read_text().strip() for path in (DOCS / "notebooks").glob("*.notebook")}
+    assert shown == {f"../notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def test_every_toctree_entry_is_a_page():
+    entries = {}
+    for page in [*DOCS.glob("*.md"), *(DOCS / "api").glob("*.md")]:
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.DOTALL):
+            lines = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            targets = [re.sub(r".*<(.*)>", r"\1", line) for line in lines]
+            entries |= {target: list(page.parent.glob(f"{target}.*")) for target in targets}
+    assert len(entries) > 20
+    assert [entry for entry, files in entries.items() if not files and "*" not in entry] == []
+
+
+# -- the site itself -------------------------------------------------------------------------------
+
+LOADED = re.compile(
+    r"""<(?:script|img|iframe|source|video|embed)\b[^>]*?\bsrc=["'](?P<src>[^"']*)"""
+    r"""|<link\b[^>]*?\bhref=["'](?P<href>[^"']*)"""
+    r"""|url\(["']?(?P<url>(?:https?:)?//[^)]*)\)|@import\s+["'](?P<sheet>[^"']*)"""
+)
+
+
+def from_elsewhere(text: str) -> list[str]:
+    """What a page or style sheet makes a browser fetch from another machine; links are not."""
+    found = [match[match.lastgroup or 0] for match in LOADED.finditer(text)]
+    return [address for address in found if re.match(r"(https?:)?//", address)]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ('<script defer src="https://cdn.example/mathjax.js"></script>', 1),
+        ('<link rel="stylesheet" href="//fonts.example/a.css">', 1),
+        ('<img alt="x" src="http://example.org/a.png">', 1),
+        ("a { background: url(https://example.org/a.png) }", 1),
+        ('@import "https://example.org/a.css";', 1),
+        ('<a href="https://arxiv.org">link</a> <img src="_images/a.png">', 0),
+    ],
+)
+def test_what_a_browser_would_fetch_is_found(text, count):
+    assert len(from_elsewhere(text)) == count
+
+
+def dead_links(site: Path) -> list[str]:
+    """Links and pictures of all pages that lead to no file of the site, or to no place in it."""
+    texts = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    places = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in texts.items()}
+    dead = []
+    for page, text in texts.items():
+        for link in set(re.findall(r'<[^>]*\b(?:href|src)="([^"]*)"', text)):
+            if re.match(r"[a-z]+:|//", link):
+                continue
+            path, _, place = unquote(link).partition("#")
+            target = (page.parent / path.partition("?")[0]).resolve() if path else page.resolve()
+            # "#" alone is the top of a page.
+            known = places.get(target, set()) if place else set()
+            if not target.exists() or (place and target.suffix == ".html" and place not in known):
+                dead.append(f"{page.relative_to(site)}: {link}")
+    return sorted(dead)
+
+
+def test_a_dead_link_is_found(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here">b</a> <a id="there" href="#there">a</a>'
+    )
+    (tmp_path / "b.html").write_text('<p id="here"><img src="no.png"><a href="a.html#here">a</a>')
+    assert dead_links(tmp_path) == ["b.html: a.html#here", "b.html: no.png"]
+
+
+@pytest.mark.timeout(900)
+def test_the_site_is_built_without_a_warning_and_whole(tmp_path):
+    site = tmp_path / "html"
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", DOCS, site],
+        # A request to anywhere fails.
+        env={**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+
+    inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
+    documented = {name for entries in inventory.data.values() for name in entries}
+    public = {
+        f"{package}.{name}" for package in PACKAGES for name in import_module(package).__all__
+    }
+    assert public - documented == set()
+
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    sheets = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.css")}
+    assert {
+        path.name: from_elsewhere(text)
+        for path, text in {**pages, **sheets}.items()
+        if from_elsewhere(text)
+    } == {}
+    assert dead_links(site.resolve()) == []
+
+    theory = (DOCS / "theory.md").read_text(encoding="utf-8")
+    formulas = len(re.findall(r"\$\$.+?\$\$|\$.+?\$", theory))
+    assert pages[site / "theory.html"].count("<math ") == formulas > 0
+    for name in ("01_conditions", "04_hierarchy", "05_your_own_network"):
+        assert "_images/" in pages[site / "notebooks" / f"{name}.html"]
