@@ -7,6 +7,7 @@ figure of one setting.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
@@ -127,24 +128,30 @@ class Explorer:
         self._axes[0].set_title(f"cosine, local and global\n(worst relative error {worst:.1e})")
         return self.figure
 
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows, whether or not it shows matplotlib's figures."""
+        picture = BytesIO()
+        self.figure.savefig(picture, format="png")
+        return picture.getvalue()
+
 
 def explore(setting: Setting = Setting()) -> Any:
-    """Sliders over a live figure; a plain figure where ipywidgets or a notebook is missing.
+    """Sliders over a live figure; an `Explorer` where ipywidgets or a notebook is missing.
 
     Args:
         setting: to begin with.
 
     Returns:
-        A widget, or a matplotlib Figure.
+        A widget, or an `Explorer`.
     """
     explorer = Explorer(setting)
     try:
         import ipywidgets
         from IPython import get_ipython
     except ImportError:
-        return explorer.figure
+        return explorer
     if get_ipython() is None:
-        return explorer.figure
+        return explorer
     from IPython.display import display
 
     controls = {
@@ -166,7 +173,8 @@ def explore(setting: Setting = Setting()) -> Any:
         values = {name: control.value for name, control in controls.items()}
         with output:
             output.clear_output(wait=True)
-            display(explorer.update(**values))  # type: ignore[no-untyped-call]
+            explorer.update(**values)
+            display(explorer)  # type: ignore[no-untyped-call]
 
     for name, control in controls.items():
         control.description = name.replace("_", " ")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from analysis.explore import RULES, SCORES, Explorer, Setting, cosines, explore
 
@@ -39,8 +38,13 @@ def test_the_figure_shows_the_setting_and_moves_with_it() -> None:
         np.testing.assert_array_equal(shown.get_xdata(), expected["layer"].values)
 
 
-def test_without_a_notebook_there_is_a_plain_figure() -> None:
-    assert isinstance(explore(), Figure)
+def test_without_a_notebook_there_is_an_explorer_that_shows_its_figure() -> None:
+    explorer = explore()
+    assert isinstance(explorer, Explorer)
+    before = explorer._repr_png_()
+    assert before.startswith(b"\x89PNG")
+    explorer.update(depth=3)
+    assert explorer._repr_png_() != before
 
 
 def test_unknown_fields_and_rules_are_named() -> None:
