@@ -21,7 +21,7 @@ from analysis.trainer import LocalTrainer
 PAIR = runpy.run_path(str(Path(__file__).with_name("test_synchronise.py")))
 make, trained, alone, close = (PAIR[name] for name in ("make", "trained", "alone", "close"))
 TOLERANCE, KINDS, Net, X = (PAIR[name] for name in ("TOLERANCE", "KINDS", "Net", "X"))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 class Lars(torch.optim.Optimizer):

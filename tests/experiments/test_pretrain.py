@@ -326,7 +326,6 @@ def launched(folder, *options):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_was(tmp_path):
     one = launched(tmp_path / "one")
