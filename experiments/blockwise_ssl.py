@@ -3,13 +3,14 @@
 Every variant (loss, head, noise between blocks, order of training) trains the same network on
 two-dimensional images of a Random Hierarchy Model, a block on the detached output of the one below;
 the reference is end to end with the same head and loss. Learning rates are chosen from the same
-candidates on validation data. A linear classifier reads the class from each block. Along the
-simultaneous training, the gradient of each block's loss is compared with that of the last block's
-loss backpropagated.
+candidates on validation data. A linear classifier reads the class from each block; that of the
+last block, fitted to clean images, also reads corrupted ones. Along the simultaneous training, the
+gradient of each block's loss is compared with that of the last block's loss backpropagated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -36,11 +37,13 @@ from analysis.recorder import log_spaced
 from analysis.training import Trainer
 from experiments import networks
 from experiments.blockwise import Order, Recipe, cut, narrow_resnet, train
+from experiments.corruptions import CORRUPTIONS
 from experiments.grid import stack
 from experiments.image_sources import HELD_OUT, Images, Labelled
 from experiments.local_rules import in_batches
 from experiments.rhm_images import RHMImages
-from experiments.search import searched, words
+from experiments.robustness import corrupted_accuracy
+from experiments.search import SEARCH_SEED, searched, words
 from experiments.sweep import Sweep
 from experiments.training import RECORDED_PER_DECADE, aligned
 from linlocal.rhm import RandomHierarchyModel
@@ -62,6 +65,8 @@ class Config:
         width: of the expansion in the heads.
         projector: widths of the projectors.
         learning_rates: of LARS, candidates of the search; the published one is 0.2 x batch / 256.
+        corruptions: of the test images.
+        corrupted: test images that are corrupted, the first ones.
         repetitions: networks and splits that are reported.
         device: of torch.
         seed: of everything.
@@ -77,7 +82,9 @@ class Config:
     batch: int = 64
     width: int = 64
     projector: tuple[int, ...] = (128, 128)
-    learning_rates: tuple[float, ...] = (2.0, 8.0)
+    learning_rates: tuple[float, ...] = (2.0, 8.0, 32.0)
+    corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    corrupted: int = 256
     repetitions: int = 3
     device: str = "cpu"
     seed: int = 0
@@ -92,6 +99,8 @@ PRESETS = {
         width=8,
         projector=(16,),
         learning_rates=(2.0,),
+        corruptions=("gaussian_noise", "contrast"),
+        corrupted=32,
         repetitions=2,
     ),
     "cpu": Config(),
@@ -106,7 +115,8 @@ PRESETS = {
         batch=256,
         width=2048,
         projector=(8192, 8192, 8192),
-        learning_rates=(0.2, 0.8),
+        learning_rates=(0.2, 0.8, 3.2),
+        corrupted=2_560,
         device="cuda",
     ),
 }
@@ -160,12 +170,14 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     Returns:
         Over variant (with coordinates loss, order, head, noise) and repetition: ``accuracy`` of a
-        linear probe over layer, ``cosine`` over step and layer, of the simultaneous order (NaN for
+        linear probe over layer, ``corrupted_accuracy`` of the last block over corruption and
+        severity (0: clean), ``cosine`` over step and layer, of the simultaneous order (NaN for
         others); ``search_accuracy`` over candidate.
     """
 
     def measure(learning_rate: float, seed: int, **variant: Any) -> xr.Dataset:
-        return measured(config, Variant(**variant), learning_rate, seed)
+        judge = tried if seed >= config.seed + SEARCH_SEED else measured
+        return judge(config, Variant(**variant), learning_rate, seed)
 
     candidates = [{"learning_rate": rate} for rate in config.learning_rates]
     parts = searched(
@@ -183,54 +195,81 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     )
 
 
+def tried(config: Config, variant: Variant, learning_rate: float, seed: int) -> xr.Dataset:
+    """Train one network for the search.
+
+    Returns:
+        ``validation_accuracy`` of the last block: 0 where training diverged.
+    """
+    network = _trained(config, variant, learning_rate, seed)
+    return xr.Dataset({"validation_accuracy": _validated(config, network, seed)})
+
+
 def measured(config: Config, variant: Variant, learning_rate: float, seed: int) -> xr.Dataset:
     """Train one network and probe its blocks.
 
     Returns:
-        ``accuracy`` (layer), ``cosine`` (step, layer), and ``validation_accuracy`` of the last
-        block: 0 where training diverged.
+        ``accuracy`` (layer), ``corrupted_accuracy`` (corruption, severity), ``cosine`` (step,
+        layer), and ``validation_accuracy`` of the last block: 0 where training diverged.
     """
-    torch.set_num_threads(1)
-    images = source(config, seed)
-    network = build(config, variant, seed).to(config.device)
     cosines: dict[int, NDArray[np.float64]] = {}
-    watched = [images.held_out_views(0, config.batch, seed)]
+    watched = [source(config, seed).held_out_views(0, config.batch, seed)]
 
     def record(step: int, trainer: Trainer) -> None:
         if variant.order == "simultaneous" and step in due:
             with drawing(torch.device(config.device), seed, step):  # noise
-                cosines[step] = aligned(network, trainer.losses, watched)["cosine"].values
+                aligned_now = aligned(trainer.model, trainer.losses, watched)
+                cosines[step] = aligned_now["cosine"].values
 
     due = [*filter(log_spaced(RECORDED_PER_DECADE), range(config.steps)), config.steps]
-    diverged = False
-    if variant.order:
-        labels = Labels()
-        try:
-            train(
-                network,
-                rule_of(config, variant, labels),
-                lambda step: images.labelled_views(step, config.batch, seed),
-                Recipe(config.steps, learning_rate),
-                variant.order,
-                labels=labels,
-                seed=seed,
-                before_step=record,
-            )
-        except FloatingPointError:
-            diverged = True
-    accuracy, validation = np.zeros(len(BLOCKS)), 0.0
-    if not diverged:
-        accuracy = _probed(network, images, images.test, BLOCKS, seed)
-        validation = float(_probed(network, images, images.validation, BLOCKS[-1:], seed)[0])
+    network = _trained(config, variant, learning_rate, seed, record)
+    images = source(config, seed)
     undefined = np.full(len(BLOCKS), np.nan)
     return xr.Dataset(
         {
-            "accuracy": ("layer", accuracy),
-            "validation_accuracy": validation,
+            "accuracy": ("layer", _probed(network, images, images.test, BLOCKS, seed)),
+            "corrupted_accuracy": corrupted_accuracy(
+                network,
+                images.train,
+                (images.test[0][: config.corrupted], images.test[1][: config.corrupted]),
+                config.corruptions,
+                seed,
+            ),
+            "validation_accuracy": _validated(config, network, seed),
             "cosine": (("step", "layer"), np.stack([cosines.get(s, undefined) for s in due])),
         },
         {"step": due, "layer": range(1, len(BLOCKS) + 1)},
     )
+
+
+def _trained(
+    config: Config,
+    variant: Variant,
+    learning_rate: float,
+    seed: int,
+    before_step: Callable[[int, Trainer], None] | None = None,
+) -> nn.Module | None:
+    """The network of a variant after training; None if it diverged."""
+    torch.set_num_threads(1)
+    images = source(config, seed)
+    network = build(config, variant, seed).to(config.device)
+    if not variant.order:
+        return network
+    labels = Labels()
+    try:
+        train(
+            network,
+            rule_of(config, variant, labels),
+            lambda step: images.labelled_views(step, config.batch, seed),
+            Recipe(config.steps, learning_rate),
+            variant.order,
+            labels=labels,
+            seed=seed,
+            before_step=before_step,
+        )
+    except FloatingPointError:
+        return None
+    return network
 
 
 def build(config: Config, variant: Variant, seed: int) -> nn.Sequential:
@@ -294,9 +333,16 @@ def source(config: Config, seed: int) -> Images:
     return Images(known, rest, held_out, test, NUM_CLASSES, views)
 
 
+def _validated(config: Config, network: nn.Module | None, seed: int) -> float:
+    images = source(config, seed)
+    return float(_probed(network, images, images.validation, BLOCKS[-1:], seed)[0])
+
+
 def _probed(
-    network: nn.Module, images: Images, judged: Labelled, blocks: list[str], seed: int
+    network: nn.Module | None, images: Images, judged: Labelled, blocks: list[str], seed: int
 ) -> NDArray[np.float64]:
+    if network is None:
+        return np.zeros(len(blocks))
     found = probe_blocks(network, blocks, in_batches(images.train), in_batches(judged), seed=seed)
     accuracy: NDArray[np.float64] = found["accuracy"].values[:-1]
     return accuracy

@@ -31,6 +31,7 @@ NAMES: tuple[str, ...] = (
     "rhm_local_ssl",
     "rhm_representations",
     "blockwise_ssl",
+    "training_cost",
 )
 
 

@@ -33,6 +33,8 @@ NAMES: tuple[str, ...] = (
     "rhm_local_ssl",
     "rhm_representations",
     "blockwise_ssl",
+    "training_cost",
+    "blockwise_robustness",
 )
 
 
