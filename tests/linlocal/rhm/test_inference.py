@@ -248,6 +248,14 @@ def test_bayes_error_is_that_of_the_sum_over_all_data(rhm, written):
         assert abs(got.value - wanted) <= 3 * got.standard_error + 1e-12
 
 
+def test_the_standard_error_of_a_bayes_error_is_that_of_its_repetition():
+    model = RandomHierarchyModel(num_classes=4, num_symbols=4, num_synonyms=2, num_levels=2)
+    found = [bayes_error(model, 0.5, num_samples=100, seed=seed) for seed in range(200)]
+    spread = np.std([each.value for each in found], ddof=1)
+    said = np.mean([each.standard_error for each in found])
+    assert said == pytest.approx(spread, rel=4 / np.sqrt(2 * len(found)))
+
+
 def test_bayes_error_goes_from_none_to_chance_and_no_guess_is_better():
     model = RandomHierarchyModel(num_classes=4, num_symbols=4, num_synonyms=2, num_levels=3)
     errors = [bayes_error(model, p, num_samples=2000) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]

@@ -195,6 +195,11 @@ def test_the_expected_token_covariance_is_the_mean_over_grammars(shape):
         assert expected == pytest.approx(measured, rel=0.05 + 3 * error), f"level {level}"
 
 
+def test_one_symbol_has_no_covariance():
+    alone = RandomHierarchyModel(num_classes=1, num_symbols=1, num_synonyms=1, num_levels=2)
+    assert [theory.expected_token_covariance(alone, l) for l in alone.levels] == [0, 0]
+
+
 def test_the_published_token_covariance_is_the_leading_order():
     """For large v and m; and it misses what unequal frequencies of n < v classes leave behind."""
     for m in (64, 128, 192):
