@@ -42,7 +42,7 @@ class Config:
     synonyms: tuple[int, ...] = (4,)
     multiples: tuple[float, ...] = (4.0,)
     widths: tuple[int, ...] = (64,)
-    extras: tuple[int, ...] = (0, 3)
+    extras: tuple[int, ...] = (0,)
     optimisers: tuple[Optimiser, ...] = ("adam",)
     learning_rates: tuple[float, ...] = (3e-3,)
     steps: int = 1500
