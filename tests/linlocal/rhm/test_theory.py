@@ -195,6 +195,21 @@ def test_the_expected_token_covariance_is_the_mean_over_grammars(shape):
         assert expected == pytest.approx(measured, rel=0.05 + 3 * error), f"level {level}"
 
 
+@pytest.mark.parametrize(("v", "m", "sizes"), [(3, 2, (2, 2)), (4, 2, (2, 3)), (3, 2, (3, 2))])
+def test_what_the_expected_covariance_leaves_out_is_the_product_of_the_marginals(v, m, sizes):
+    """With it added, and an ancestor of height 1 in two levels, small v and m agree as well."""
+    shape = {"num_classes": v, "num_symbols": v, "num_synonyms": m, "tuple_size": sizes}
+    grammars = [RandomHierarchyModel(**shape, num_levels=2, seed=seed) for seed in range(1500)]
+    squares = []
+    for each in grammars:
+        p, q = (theory.leaf_probability(each, leaf) - 1 / v for leaf in (0, 1))
+        squares.append(np.mean((theory.token_covariance(each, 0, 1) + np.outer(p, q)) ** 2))
+    error = np.std(squares) / np.sqrt(len(squares))
+    assert error < 0.02 * np.mean(squares)
+    expected = theory.expected_token_covariance(grammars[0], 1) ** 2
+    assert abs(expected - np.mean(squares)) < 3.5 * error
+
+
 def test_one_symbol_has_no_covariance():
     alone = RandomHierarchyModel(num_classes=1, num_symbols=1, num_synonyms=1, num_levels=2)
     assert [theory.expected_token_covariance(alone, l) for l in alone.levels] == [0, 0]
