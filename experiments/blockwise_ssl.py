@@ -21,22 +21,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from analysis import view_losses
-from analysis.heads import (
-    ActivityNoise,
-    HeadedClasses,
-    HeadedRule,
-    HeadedViews,
-    HeadKind,
-    Labels,
-    Spread,
-)
+from analysis.heads import ActivityNoise, HeadedRule, HeadKind, Labels, Spread
 from analysis.probe import probe_blocks, stratified_split
 from analysis.random_states import drawing
 from analysis.recorder import log_spaced
 from analysis.training import Trainer
 from experiments import networks
 from experiments.blockwise import Order, Recipe, cut, narrow_resnet, train
+from experiments.blockwise_losses import SUPERVISED, VIEW_LOSSES, headed
 from experiments.corruptions import CORRUPTIONS
 from experiments.grid import stack
 from experiments.image_sources import HELD_OUT, Images, Labelled
@@ -82,7 +74,7 @@ class Config:
     batch: int = 64
     width: int = 64
     projector: tuple[int, ...] = (128, 128)
-    learning_rates: tuple[float, ...] = (2.0, 8.0, 32.0)
+    learning_rates: tuple[float, ...] = (8.0, 32.0, 128.0)
     corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
     corrupted: int = 256
     repetitions: int = 3
@@ -123,12 +115,6 @@ PRESETS = {
 PUBLISHED = "arXiv 2302.01647 (ImageNet)"
 
 NUM_CLASSES = 8
-SUPERVISED = "supervised"
-LOSSES: dict[str, view_losses.ViewLoss] = {
-    "Barlow Twins": view_losses.BarlowTwins(weight=0.0051),
-    "VICReg": view_losses.VICReg(),
-    "SimCLR": view_losses.NTXent(0.2),
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +122,7 @@ class Variant:
     """What is compared.
 
     Attributes:
-        loss: a name in `LOSSES`, or "supervised".
+        loss: a name in `VIEW_LOSSES`, or "supervised".
         order: of training; "" leaves the network untrained.
         head: of each block.
         noise: between blocks: what shares its standard deviation; "" adds none.
@@ -155,8 +141,8 @@ class Variant:
 
 
 VARIANTS = (
-    *(Variant(loss) for loss in (*LOSSES, SUPERVISED)),
-    *(Variant(loss, "end to end") for loss in (*LOSSES, SUPERVISED)),
+    *(Variant(loss) for loss in (*VIEW_LOSSES, SUPERVISED)),
+    *(Variant(loss, "end to end") for loss in (*VIEW_LOSSES, SUPERVISED)),
     *(Variant(noise=noise) for noise in ("channel", "map", "tensor")),
     *(Variant(head=head) for head in ("local", "global")),
     Variant(order="sequential"),
@@ -288,15 +274,13 @@ def build(config: Config, variant: Variant, seed: int) -> nn.Sequential:
 
 def rule_of(config: Config, variant: Variant, labels: Labels) -> HeadedRule:
     """The loss of each block."""
-    if variant.loss == SUPERVISED:
-        widths = (*config.projector[:-1], NUM_CLASSES)
-        return HeadedClasses(kind=variant.head, width=config.width, widths=widths, labels=labels)
-    return HeadedViews(
-        kind=variant.head,
+    return headed(
+        variant.loss,
+        NUM_CLASSES,
+        labels,
         width=config.width,
-        widths=config.projector,
-        loss=LOSSES[variant.loss],
-        scale=0.024 if variant.loss == "Barlow Twins" else 1.0,
+        projector=config.projector,
+        kind=variant.head,
     )
 
 

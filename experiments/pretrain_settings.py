@@ -11,19 +11,23 @@ from typing import Any
 from torch import nn
 
 from analysis import results
-from analysis.heads import ActivityNoise, HeadedClasses, HeadedRule, HeadedViews, Labels
+from analysis.heads import ActivityNoise, HeadedRule, Labels
 from analysis.local_losses import LocalRule
 from analysis.map_pooling import Shape
 from analysis.recorder import Cadence, log_spaced
 from analysis.results import ResultError
 from experiments import networks
 from experiments.blockwise import cut, narrow_resnet
-from experiments.blockwise_ssl import LOSSES
+from experiments.blockwise_losses import SUPERVISED, headed
 from experiments.image_streams import NUM_CHANNELS
 
 NETWORKS = ("resnet50", "resnet18", "vit", "narrow")
-SUPERVISED = "supervised"
-LOSS_NAMES = {"barlow": "Barlow Twins", "vicreg": "VICReg", "simclr": "SimCLR", SUPERVISED: ""}
+LOSS_NAMES = {
+    "barlow": "Barlow Twins",
+    "vicreg": "VICReg",
+    "simclr": "SimCLR",
+    SUPERVISED: SUPERVISED,
+}
 ORDERS = ("simultaneous", "end to end")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 NEVER, LOG = "never", "log"
@@ -181,14 +185,12 @@ def network_of(settings: Settings) -> nn.Sequential:
 
 def rule_of(settings: Settings, num_classes: int, labels: Labels, gathered: bool) -> HeadedRule:
     """The loss of each block, of the joined batch of all processes if ``gathered``."""
-    if settings.loss == SUPERVISED:
-        widths = (*settings.projector[:-1], num_classes)
-        return HeadedClasses(width=settings.width, widths=widths, labels=labels)
-    return HeadedViews(
+    return headed(
+        LOSS_NAMES[settings.loss],
+        num_classes,
+        labels,
         width=settings.width,
-        widths=settings.projector,
-        loss=LOSSES[LOSS_NAMES[settings.loss]],
-        scale=0.024 if settings.loss == "barlow" else 1.0,
+        projector=settings.projector,
         gathered=gathered,
     )
 

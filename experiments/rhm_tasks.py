@@ -142,7 +142,7 @@ class Recipe:
         """The optimiser of these parameters."""
         if self.optimiser == "sgd":
             return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9)
-        return torch.optim.Adam(parameters, lr=self.learning_rate)
+        return torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
 
 
 @dataclass(frozen=True)

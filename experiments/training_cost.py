@@ -2,7 +2,9 @@
 
 The 8-layer encoder of arXiv 2601.21683 with CLAPP++, and a residual network with Barlow Twins
 behind a head of its own in every block: averages of 2x2 cells, or the expansion (to 2048 channels,
-at every place of the map) of arXiv 2302.01647. For more depth each layer of the encoder is
+at every place of the map) of arXiv 2302.01647. The blocks of the encoder also run on a few rows of
+a batch at a time (`analysis.micro_batches`), which batch normalisation in training forbids in the
+residual network. For more depth each layer of the encoder is
 repeated (and each stage of the residual network longer); every layer is a block of local training.
 Counted is the peak of one forward and backward pass above weights, gradients and inputs
 (`analysis.memory`): on the CPU tensor by tensor, on a GPU by the allocator.
@@ -15,11 +17,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import nn
@@ -45,6 +49,7 @@ class Config:
         depth: blocks where the depth is not what varies.
         batch: images where they are not what varies.
         side: pixels where they are not what varies.
+        micro_batch: rows that a block runs on at a time where it does, both views counted.
         width: factor on the channels.
         published_width: the same of the encoders at the published sizes.
         steps: timed, the median counts.
@@ -58,6 +63,7 @@ class Config:
     depth: int = 8
     batch: int = 8
     side: int = 32
+    micro_batch: int = 4
     width: float = 1 / 8
     published_width: float = 1.0
     steps: int = 3
@@ -72,6 +78,7 @@ PRESETS = {
         sides=(16, 32),
         batch=2,
         side=16,
+        micro_batch=1,
         width=1 / 64,
         published_width=1 / 64,
         steps=1,
@@ -83,6 +90,7 @@ PRESETS = {
         sides=(64, 96, 128, 224),
         batch=32,
         side=96,
+        micro_batch=8,
         width=1.0,
         steps=20,
         device="cuda",
@@ -97,7 +105,8 @@ HEADS: dict[str, HeadKind] = {
     "residual network, expansion": "expansion",
 }
 NETWORKS = (ENCODER, *HEADS)
-TRAININGS: dict[str, type[Trainer]] = {"local": LocalTrainer, "end to end": GlobalTrainer}
+WHOLE, MICRO = "end to end", "local, in micro-batches"
+TRAININGS = ("local", WHOLE, MICRO)
 # Encoder, side and batch of the published savings.
 SETTINGS: dict[str, tuple[networks.Name, int, int]] = {
     "STL-10": ("vgg6", 96, 32),
@@ -110,25 +119,28 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     Returns:
         For each axis (depth, batch, side) ``bytes_by_AXIS`` and ``seconds_by_AXIS`` over network,
-        training and the axis; ``published_bytes`` over setting and training.
+        training and the axis, NaN where the network cannot be trained so; ``published_bytes`` over
+        setting and training.
     """
 
     def measure(**point: Any) -> xr.Dataset:
         return xr.Dataset(measured(config, **point))
 
-    result = xr.Dataset(coords={"network": list(NETWORKS), "training": list(TRAININGS)})
+    result = xr.Dataset()
     usual = {axis: getattr(config, axis) for axis in AXES}
     for axis, plural in AXES.items():
         values = getattr(config, plural)
-        cells = list(product(NETWORKS, TRAININGS, values))
+        cells = [
+            c for c in product(NETWORKS, TRAININGS, values) if c[0] == ENCODER or c[1] != MICRO
+        ]
         points = [{**usual, "network": n, "training": t, axis: value} for n, t, value in cells]
         found = sweep(measure, points, f"by {axis}", alone=True)
-        result = result.assign_coords({axis: list(values)})
+        coords = {"network": list(NETWORKS), "training": list(TRAININGS), axis: list(values)}
         for quantity, unit in (("bytes", "bytes"), ("seconds", "s")):
-            flat = xr.DataArray([float(each[quantity]) for each in found])
-            array = flat.values.reshape(len(NETWORKS), len(TRAININGS), len(values))
-            attrs = {"units": unit}
-            result[f"{quantity}_by_{axis}"] = (("network", "training", axis), array, attrs)
+            array = xr.DataArray(np.nan, coords, list(coords))
+            for (network, training, value), each in zip(cells, found, strict=True):
+                array.loc[{"network": network, "training": training, axis: value}] = each[quantity]
+            result[f"{quantity}_by_{axis}"] = array.assign_attrs(units=unit)
     settings = [{"setting": s, "training": t} for s, t in product(SETTINGS, TRAININGS)]
     counted = sweep(
         lambda setting, training: xr.Dataset({"bytes": published(config, setting, training)}),
@@ -221,8 +233,10 @@ def _trainer(
     accelerator = "cuda" if config.device.startswith("cuda") else "cpu"
     names = [name for name, _ in model.named_children()]
     fabric = Fabric(accelerator=accelerator, devices=1)
-    kind = TRAININGS[training]
-    return kind(model, names, rule, shape=(3, side, side), fabric=fabric, seed=config.seed)
+    make: Callable[..., Trainer] = GlobalTrainer if training == WHOLE else LocalTrainer
+    if training == MICRO:
+        make = partial(LocalTrainer, micro_batch=config.micro_batch)
+    return make(model, names, rule, shape=(3, side, side), fabric=fabric, seed=config.seed)
 
 
 def _seconds(made: Trainer, rows: int, side: int, config: Config) -> float:

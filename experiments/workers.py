@@ -15,6 +15,13 @@ from analysis.results import ResultError
 Function = Callable[..., xr.Dataset]
 Timed = tuple[xr.Dataset, float]
 
+# One thread each; and freed memory is kept. dask would have the C library give it back at once, and
+# ask for it anew in the next step of a training.
+ENVIRONMENT = {
+    **{f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")},
+    "MALLOC_TRIM_THRESHOLD_": 2**30,
+    "MALLOC_MMAP_THRESHOLD_": 2**25,
+}
 # Long enough for processes that import torch on a busy machine.
 START_S = 120
 
@@ -80,6 +87,7 @@ class Workers:
     def _connected(self) -> Any:
         if self._client is None:
             try:
+                import dask
                 from distributed import Client, LocalCluster
             except ImportError:
                 raise ResultError(
@@ -87,13 +95,14 @@ class Workers:
                     "with --workers 1."
                 ) from None
             if self._scheduler is None:
-                self._cluster = LocalCluster(
-                    n_workers=self._count,
-                    threads_per_worker=1,
-                    memory_limit=0,
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=50,
-                )
+                with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRONMENT}):
+                    self._cluster = LocalCluster(
+                        n_workers=self._count,
+                        threads_per_worker=1,
+                        memory_limit=0,
+                        dashboard_address="127.0.0.1:0",
+                        silence_logs=50,
+                    )
             try:
                 self._client = Client(
                     self._cluster or self._scheduler, timeout="10s", set_as_default=False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from analysis.results import Address
+from analysis.results import PRESETS, Address
 from paper_figures import claims, drawing, registry, report_page
 from paper_figures.claims import Verdict
 
@@ -54,6 +54,7 @@ class Exhibit:
         claims: as recorded in ``claims.json``; none if it is missing.
         runs: for each result that it shows, labels and what they say.
         commands: lines for the shell that make it, in their order.
+        larger: those that draw it from results of larger presets which lie in the same folder.
         pictures: its files by suffix; none if it is missing.
     """
 
@@ -62,6 +63,7 @@ class Exhibit:
     claims: Sequence[Mapping[str, Any]]
     runs: Sequence[Mapping[str, str]]
     commands: Sequence[str]
+    larger: Sequence[str]
     pictures: Mapping[str, Path]
 
     def count(self, verdict: str) -> int:
@@ -84,20 +86,31 @@ def write(
     Returns:
         The paths of page and text.
     """
+
+    def draw(name: str, preset: str, out: Path) -> str:
+        folders = f"--results {shlex.quote(str(results))} --out {shlex.quote(str(out))}"
+        return f"python -m paper_figures {name} --preset {preset} --seed {seed} {folders}"
+
     known = claims.entries(out)
     exhibits = {}
     for name in registry.NAMES:
         module = registry.load(name)
-        addresses = [Address(each, preset, seed, results) for each in module.INPUTS]
-        folders = f"--results {shlex.quote(str(results))} --out {shlex.quote(str(out))}"
-        draw = f"python -m paper_figures {name} --preset {preset} --seed {seed} {folders}"
+        addresses = {
+            size: [Address(each, size, seed, results) for each in module.INPUTS] for size in PRESETS
+        }
+        larger = [
+            size
+            for size in PRESETS[PRESETS.index(preset) + 1 :]
+            if all(address.path.exists() for address in addresses[size])
+        ]
         entry = known.get(name, {}) if name not in missing else {}
         exhibits[name] = Exhibit(
             name=name,
             caption=registry.caption(module),
             claims=entry.get("claims", []),
             runs=[_run(each) for each in entry.get("inputs", [])],
-            commands=[*map(drawing.command, addresses), draw],
+            commands=[*map(drawing.command, addresses[preset]), draw(name, preset, out)],
+            larger=[draw(name, size, out / size) for size in larger],
             pictures={Path(file).suffix: out / file for file in entry.get("pictures", {})},
         )
     paper = {name: title for title, names in PAPERS.items() for name in names}
@@ -185,4 +198,11 @@ def _markdown(preface: Sequence[str], groups: Mapping[str, Sequence[Exhibit]]) -
             for run in each.runs:
                 lines += [*(f"- {label}: {text}" for label, text in run.items()), ""]
             lines += [*(f"    {command}" for command in each.commands), ""]
+            if each.larger:
+                lines += [
+                    report_page.LARGER,
+                    "",
+                    *(f"    {line}" for line in each.larger),
+                    "",
+                ]
     return "\n".join(lines)

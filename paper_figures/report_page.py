@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from paper_figures.report import Exhibit
 
+LARGER = "The results of a larger run are there, too. To draw them:"
+
 _SIGNS = {"reproduced": "✓", "not reproduced": "✗", "open": "?", "missing": "–"}
 
 _STYLE = """
@@ -63,7 +65,8 @@ th { color: var(--quiet); font-weight: 600; }
 .source dl + dl { margin-top: .8rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 .source dt { color: var(--quiet); }
 .source dd { margin: 0; overflow-wrap: anywhere; }
-pre { margin: .8rem 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+pre, .source p { margin: .8rem 0 0; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 40rem) {
   h1 { font-size: 1.5rem; }
   .summary { font-size: .8rem; }
@@ -162,11 +165,14 @@ def _section(exhibit: Exhibit) -> str:
     for run in exhibit.runs:
         rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in run.items())
         runs.append(f"<dl>{rows}</dl>")
-    commands = escape("\n".join(exhibit.commands))
-    return (
-        f'{head}{body}\n<div class="source">{chr(10).join(runs)}\n<pre>{commands}</pre></div>\n'
-        "</section>"
-    )
+    commands = _commands(exhibit.commands)
+    if exhibit.larger:
+        commands += f"\n<p>{LARGER}</p>\n{_commands(exhibit.larger)}"
+    return f'{head}{body}\n<div class="source">{chr(10).join(runs)}\n{commands}</div>\n</section>'
+
+
+def _commands(lines: Sequence[str]) -> str:
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
 def _claims(exhibit: Exhibit) -> str:

@@ -1,8 +1,6 @@
 """Laws of running: nothing is computed twice, nothing is lost, mistakes cost one line."""
 
-import importlib.util
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,19 +12,6 @@ from analysis.results import Provenance
 from experiments import registry
 from experiments.__main__ import app
 from experiments.sweep import Parts, Sweep
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    """The toy experiment, registered as ``experiments.toy``."""
-    spec = importlib.util.spec_from_file_location(
-        "experiments.toy", Path(__file__).with_name("toy.py")
-    )
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    monkeypatch.setattr(registry, "NAMES", ("toy",))
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -170,8 +155,7 @@ def test_two_quantities_cannot_share_a_file(tmp_path):
         sweep(evaluate, [{"n": 2}, {"n": 2}], "third")
 
 
-def test_without_a_folder_nothing_is_stored(toy, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_without_a_folder_nothing_is_stored(toy, tmp_path):
     dataset = toy.run(toy.PRESETS["smoke"])
     assert dataset["square"].values.tolist() == [0.5, 1.5, 4.5]
     assert not list(tmp_path.iterdir())

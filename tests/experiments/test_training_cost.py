@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments import training_cost
-from experiments.training_cost import ENCODER, NETWORKS, encoder, measured, residual
+from experiments.training_cost import ENCODER, MICRO, NETWORKS, encoder, measured, residual
 
 SMOKE = training_cost.PRESETS["smoke"]
 
@@ -58,6 +58,18 @@ def test_memory_grows_with_batch_and_side():
 
     assert needed(batch=4) == pytest.approx(2 * needed(), rel=0.2)
     assert needed(side=32) == pytest.approx(4 * needed(), rel=0.2)
+
+
+def test_micro_batches_need_less_where_the_network_can_be_cut():
+    def needed(training, rows):
+        config = replace(SMOKE, micro_batch=rows)
+        return measured(config, ENCODER, training, depth=8, batch=8, side=16)["bytes"]
+
+    whole = needed("local", 1)
+    assert needed(MICRO, 1) < needed(MICRO, 4) < whole
+    assert needed(MICRO, 16) == whole
+    with pytest.raises(ValueError, match="BatchNorm in training"):
+        measured(SMOKE, "residual network", MICRO, depth=8, batch=2, side=16)
 
 
 def test_published_sizes_are_counted_for_their_encoder_and_width():

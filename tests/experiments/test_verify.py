@@ -1,9 +1,7 @@
 """Laws of verification: an honest file passes, any other is named together with what differs."""
 
-import importlib.util
 import json
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,24 +12,10 @@ from typer.testing import CliRunner
 
 from analysis import results
 from analysis.results import Provenance
-from experiments import registry, verify
+from experiments import verify
 from experiments.__main__ import app
 
 RESULT = Path("results/toy-smoke-seed0.nc")
-
-
-@pytest.fixture
-def toy(tmp_path, monkeypatch):
-    """The toy experiment, registered as ``experiments.toy``, in an empty current folder."""
-    spec = importlib.util.spec_from_file_location(
-        "experiments.toy", Path(__file__).with_name("toy.py")
-    )
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    monkeypatch.setattr(registry, "NAMES", ("toy",))
-    monkeypatch.chdir(tmp_path)
-    spec.loader.exec_module(module)
-    return module
 
 
 def cli(line):

@@ -1,6 +1,5 @@
 """Laws of running several points at a time: as in turn, but elsewhere; nothing is left behind."""
 
-import importlib.util
 import os
 import sys
 import time
@@ -10,11 +9,11 @@ import psutil
 import pytest
 import xarray as xr
 from distributed import LocalCluster
+from threadpoolctl import threadpool_info, threadpool_limits
 from typer.testing import CliRunner
 
 from analysis import results
 from analysis.results import Provenance, ResultError
-from experiments import registry
 from experiments.__main__ import app
 from experiments.sweep import Parts, Sweep
 from experiments.workers import Workers
@@ -37,27 +36,12 @@ def pool(cluster):
         yield pool
 
 
-@pytest.fixture
-def toy(monkeypatch, tmp_path):
-    """The toy experiment, registered as ``experiments.toy``, in an empty current folder."""
-    spec = importlib.util.spec_from_file_location(
-        "experiments.toy", Path(__file__).with_name("toy.py")
-    )
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    monkeypatch.setattr(registry, "NAMES", ("toy",))
-    monkeypatch.chdir(tmp_path)
-    spec.loader.exec_module(module)
-    return module
-
-
 def squares(folder, fails_at=None):
     """A function of a point that notes in ``folder`` where each was evaluated."""
 
     def square(n):
         import os
         import time
-        from pathlib import Path
 
         import xarray as xr
 
@@ -157,6 +141,40 @@ def test_processes_start_when_first_used_and_end_with_the_context(notes):
     assert os.getpid() not in used
     assert set(psutil.Process().children(recursive=True)) <= before
     assert not any(psutil.pid_exists(pid) for pid in used)
+
+
+def test_without_workers_one_thread_computes_as_there():
+    def threads(n):
+        counts = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+        return xr.Dataset({"threads": max(counts)})
+
+    with threadpool_limits(2, user_api="blas"):
+        in_turn = Sweep()(threads, POINTS, "x")
+        timed = Sweep()(threads, POINTS, "x", alone=True)
+    assert [int(each["threads"]) for each in in_turn] == [1] * len(POINTS)
+    assert [int(each["threads"]) for each in timed] == [2] * len(POINTS)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="concerns the C library of Linux")
+def test_freed_memory_is_kept_for_the_next_step(monkeypatch):
+    # What other clusters of this process left in the environment.
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+
+    def faults(steps):
+        import resource
+
+        import numpy as np
+        import xarray as xr
+
+        for _ in range(steps + 1):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(100):
+                np.ones(2**18)  # 512 pages
+        return xr.Dataset({"faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before})
+
+    with Workers(1) as pool:
+        ((_, (found, _)),) = pool(faults, [{"steps": 1}])
+    assert found["faults"] < 100 * 512 / 10
 
 
 @pytest.mark.slow

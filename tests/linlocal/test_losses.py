@@ -59,7 +59,7 @@ def test_values_of_pair_losses_as_functions_of_scores(name):
     """By autograd's version: sums over pairs instead of contrasts."""
     loss, d = PAIR_LOSSES[name], direction()
     u = np.random.default_rng(0).standard_normal(len(d.sign))
-    judge = autodiff._pair_loss(loss)
+    judge = autodiff.losses.pair_loss(loss)
     scores_ = torch.tensor(u, requires_grad=True)
     value = judge(scores_, d)
     m = loss.contrasts(d).apply(u)
@@ -118,7 +118,7 @@ def test_gradients_of_view_losses(name, width, samples):
     loss = VIEW_LOSSES[name]
     z, view = testing.samples(samples, width, 3)
     tensors = [torch.tensor(a, requires_grad=True) for a in (z, view)]
-    value = autodiff._view_loss(loss)(*tensors)
+    value = autodiff.losses.view_loss(loss)(*tensors)
     value.backward()
     assert loss.value(z, view) == pytest.approx(value.item(), rel=1e-12)
     scale = max(1e-3, max(float(t.grad.abs().max()) for t in tensors))

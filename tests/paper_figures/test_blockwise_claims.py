@@ -170,21 +170,22 @@ def test_the_headline_says_what_noise_does(shift, words):
 # -- cost -----------------------------------------------------------------------------------------
 
 
-def cost(local=(1.0, 1.0, 1.0), whole=(2.0, 4.0, 8.0), saved=(0.4, 0.6)):
+def cost(local=(1.0, 1.0, 1.0), whole=(2.0, 4.0, 8.0), cut=(0.5, 0.5, 0.5), saved=(0.4, 0.6)):
     """Bytes by depth of both networks, and the share saved at the published sizes."""
     depths = [8, 16, 32]
     axes = {"depth": depths, "batch": [4, 8], "side": [32, 64]}
     data = xr.Dataset(
-        coords={"network": [*training_cost.LINES], "training": ["local", "end to end"]}
+        coords={"network": [*training_cost.LINES], "training": [*training_cost.COLORS]},
+        attrs={"config": json.dumps({"device": "cpu", "micro_batch": 4})},
     )
     for axis, values in axes.items():
-        shape = (len(training_cost.LINES), 2, len(values))
-        both = np.array([local, whole]) if axis == "depth" else np.ones((2, len(values)))
+        shape = (len(training_cost.LINES), 3, len(values))
+        rows = np.array([local, whole, cut]) if axis == "depth" else np.ones((3, len(values)))
         data = data.assign_coords({axis: values})
         for quantity in ("bytes", "seconds"):
-            whole_array = np.broadcast_to(both, shape) * 1e6
-            data[f"{quantity}_by_{axis}"] = (("network", "training", axis), whole_array)
-    counted = np.array([[1 - share, 1.0] for share in saved])
+            array = np.broadcast_to(rows, shape) * 1e6
+            data[f"{quantity}_by_{axis}"] = (("network", "training", axis), array)
+    counted = np.array([[1 - share, 1.0, 0.5] for share in saved])
     return data.assign_coords(setting=["STL-10", "ImageNet"]).assign(
         published_bytes=(("setting", "training"), counted)
     )
@@ -197,6 +198,7 @@ def cost(local=(1.0, 1.0, 1.0), whole=(2.0, 4.0, 8.0), saved=(0.4, 0.6)):
         ("expansion: local training needs less", {}, {"local": (2.5, 2.5, 2.5)}),
         ("network: the memory of end-to-end", {}, {"whole": (2.0, 4.0, 12.0)}),
         ("encoder: the memory of end-to-end", {}, {"whole": (2.0, 2.0, 2.0)}),
+        ("encoder: on micro-batches of 4 rows", {}, {"cut": (0.5, 1.0, 0.5)}),
         ("STL-10", {}, {"saved": (0.3, 0.9)}),
         ("ImageNet", {}, {"saved": (0.9, 0.5)}),
     ],
@@ -211,7 +213,6 @@ def test_the_headline_says_how_memory_grows():
         "experiment": "training_cost",
         "preset": "smoke",
         "seed": 0,
-        "config": json.dumps({"device": "cpu"}),
         "hardware": "{}",
     }
     data = cost(local=(1.0, 1.0, 1.3)).assign_attrs(attrs)

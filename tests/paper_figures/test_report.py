@@ -77,11 +77,11 @@ def toy(tmp_path, monkeypatch):
     return module
 
 
-def store(experiment="toy", value=0.5):
+def store(experiment="toy", value=0.5, preset="cpu"):
     dataset = xr.Dataset({"x": ("n", [value, 1.5])}, attrs={"date": "2026-11-21T12:00:00+00:00"})
-    path = Address(experiment, "cpu", 0, Path("results")).path
+    path = Address(experiment, preset, 0, Path("results")).path
     config = {"width": 128, "rates": [0.1, 0.01], "data": "embedded"}
-    stored = Provenance.collect(experiment, "cpu", 0, config)
+    stored = Provenance.collect(experiment, preset, 0, config)
     return results.write(dataset, path, stored)
 
 
@@ -184,6 +184,21 @@ def test_every_number_is_traced_to_a_file_and_a_command(toy):
     assert cli(shlex.join([*words[3:], "--force"])).exit_code == 0
     assert len(toy.drawn) == 2
     assert digests() == before
+
+
+def test_results_of_a_larger_run_are_pointed_to(toy):
+    assert not any(report_page.LARGER in text for text in draw_report())
+    store(preset="smoke")
+    assert not any(report_page.LARGER in text for text in draw_report())
+    store(value=0.75, preset="paper")
+    html, markdown = draw_report()
+    after = markdown.partition(report_page.LARGER)[2]
+    (command,) = after.split("\n\n")[1:2]
+    assert f"{report_page.LARGER} {command.strip()}" in Page(html).text
+    assert cli(shlex.join(shlex.split(command)[3:])).exit_code == 0
+    drawn = json.loads(Path("figures/paper/claims.json").read_text())["toy"]
+    assert drawn["inputs"][0]["preset"] == "paper"
+    assert draw_report() == (html, markdown)
 
 
 def test_what_was_not_recorded_is_said(toy):

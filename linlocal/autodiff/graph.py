@@ -1,0 +1,190 @@
+"""One batch in one network as torch sees it: activities, contexts, projections, losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+
+from linlocal import arguments, losses
+from linlocal.autodiff.losses import (
+    TorchLoss,
+    goodness_loss,
+    pair_loss,
+    refuse_kink,
+    view_loss,
+)
+from linlocal.autodiff.projection import minimise
+from linlocal.autodiff.tensors import index, tensor
+from linlocal.convolution import Convolution
+from linlocal.network import Network, Weight
+from linlocal.pairs import Direction, Pairs
+from linlocal.rules import Penalty, Rule
+
+Projections = Sequence[Sequence[ArrayLike]]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How one view direction scores an anchor: u = read(z)^T B c."""
+
+    read: Callable[[torch.Tensor], torch.Tensor]
+    c: torch.Tensor
+    b: torch.Tensor
+
+    def __call__(self, z: torch.Tensor, direction: Direction) -> torch.Tensor:
+        anchors = self.read(z)[index(direction.anchor)]
+        references = self.c[index(direction.reference)]
+        return torch.einsum("pi,ij,pj->p", anchors, self.b, references)
+
+
+class Graph:
+    """One batch in one network, read by one rule; all that is stored here is detached."""
+
+    def __init__(
+        self,
+        network: Network,
+        pairs: Pairs,
+        rule: Rule,
+        projections: Projections | None,
+        user_loss: TorchLoss | None,
+    ) -> None:
+        arguments.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
+        arguments.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
+        arguments.instance(rule, Rule, "rule", "a `Rule`, made by rules.CLAPP() or its like")
+        self.network, self.pairs, self.rule = network, pairs, rule
+        self.projections, self.user_loss = projections, user_loss
+        self.depth = network.depth
+        self.weights = [
+            tensor(w.kernel if isinstance(w, Convolution) else w) for w in network.weights
+        ]
+        self.z = [tensor(network.check_input(pairs.samples))]
+        for l in range(1, self.depth + 1):
+            self.z.append(self.layer(l, self.z[-1], self.weights[l - 1]))
+
+    def drive(
+        self, layer: int, z: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """W_l z."""
+        given: Weight = self.network.weights[layer - 1]
+        weight = self.weights[layer - 1] if weight is None else weight
+        if not isinstance(given, Convolution):
+            return F.linear(z, weight)
+        maps = z.reshape(-1, *given.input_shape)
+        return F.conv2d(
+            maps,
+            weight,
+            stride=given.stride,
+            padding=given.padding,
+            dilation=given.dilation,
+            groups=given.groups,
+        ).flatten(1)
+
+    def layer(self, layer: int, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """phi(W_l z)."""
+        drive = self.drive(layer, z, weight)
+        return drive if self.network.is_linear else F.relu(drive)
+
+    def pooled(self, layer: int, z: torch.Tensor) -> torch.Tensor:
+        given = self.network.weights[layer - 1]
+        if self.rule.pooling is None or not isinstance(given, Convolution):
+            return z
+        maps = z.reshape(-1, *given.output_shape)
+        return F.avg_pool2d(maps, self.rule.pooling[layer - 1]).flatten(1)
+
+    def through(self, layer: int, z: torch.Tensor) -> torch.Tensor:
+        """What a linear network makes of z_l in its top layer, pooled there."""
+        for above in range(layer + 1, self.depth + 1):
+            z = self.drive(above, z)
+        return self.pooled(self.depth, z)
+
+    def read(self, layer: int, z: torch.Tensor) -> torch.Tensor:
+        """What a projection sees of z_l; in the downstream metric, B = V^T M V, it is V z_l."""
+        if cast(Penalty, self.rule.penalty).metric == "downstream":
+            return self.through(layer, z)
+        return self.pooled(layer, z)
+
+    def context(self, layer: int) -> torch.Tensor:
+        top = self.read(self.depth, self.z[-1])
+        if self.rule.context == "top" or layer == self.depth:
+            return top
+        here = self.read(layer, self.z[layer])
+        return torch.cat([here, top], dim=1) if self.rule.context == "both" else here
+
+    def optimal_top(self, layer: int) -> bool:
+        return layer == self.depth and self.rule.projection != "identity"
+
+    def scorers(self, layer: int) -> list[Scorer]:
+        """One for each view direction."""
+        return [self._scorer(layer, i, d) for i, d in enumerate(self.pairs.directions)]
+
+    def _scorer(self, layer: int, number: int, direction: Direction) -> Scorer:
+        kind = self.rule.projection
+
+        def read(z: torch.Tensor) -> torch.Tensor:
+            return self.read(layer, z)
+
+        c = self.context(layer)
+        seen = read(self.z[layer])
+        if self.projections is not None:
+            b = tensor(self.projections[layer - 1][number])
+            if b.shape != (seen.shape[1], c.shape[1]):
+                raise ValueError(
+                    f"The projection of layer {layer} must be {(seen.shape[1], c.shape[1])} "
+                    f"(read-out width, context width), got {tuple(b.shape)}."
+                )
+        elif kind == "optimal" or self.optimal_top(layer):
+            strength = cast(Penalty, self.rule.penalty).at(layer, self.depth)
+            anchors, references = seen[index(direction.anchor)], c[index(direction.reference)]
+            judge = pair_loss(self.user_loss or self.rule.loss)
+            b = minimise(anchors, references, direction, judge, strength)
+        elif kind == "identity":
+            b = torch.eye(seen.shape[1], dtype=torch.float64)
+        elif kind == "random":
+            rng = np.random.default_rng([self.rule.seed, layer, number])
+            shape = (seen.shape[1], c.shape[1])
+            b = tensor(rng.uniform(-1.0, 1.0, shape)) / seen.shape[1] ** 0.5
+        else:
+            return self._matched(layer, number, direction)
+        return Scorer(read, c, b)
+
+    def _matched(self, layer: int, number: int, direction: Direction) -> Scorer:
+        """u = (V z)^T B_L (V c), so that no matrix V is needed: layers above act on z and c."""
+        b = self._scorer(self.depth, number, direction).b
+
+        def read(z: torch.Tensor) -> torch.Tensor:
+            return self.through(layer, z)
+
+        top = self.pooled(self.depth, self.z[-1])
+        here = self.through(layer, self.z[layer])
+        c = {"same": here, "top": top, "both": (here + top) / 2.0}[self.rule.context]
+        return Scorer(read, c, b)
+
+    def loss(self, layer: int, z: torch.Tensor) -> torch.Tensor:
+        """The loss of layer l as a function of its activity; contexts and projections are fixed."""
+        rule, chosen = self.rule, self.user_loss
+        if rule.kind == "view":
+            if self.pairs.views is None:
+                raise ValueError(f"{rule.name} compares two views; use Pairs.from_views.")
+            first, second = (index(v) for v in self.pairs.views)
+            return (chosen or view_loss(rule.loss))(z[first], z[second])
+        total = torch.zeros((), dtype=torch.float64)
+        if rule.kind == "goodness":
+            judge = chosen or goodness_loss(cast(losses.Goodness, rule.loss))
+            for d in self.pairs.directions:
+                judged = z[index(d.anchor)]
+                if rule.context == "sum":
+                    judged = judged + z[index(d.reference)]
+                total = total + judge(torch.sum(judged**2, dim=1), d)
+            return total
+        judge = pair_loss(chosen or rule.loss)
+        for d, scorer in zip(self.pairs.directions, self.scorers(layer), strict=True):
+            u = scorer(z, d)
+            refuse_kink(rule.loss if chosen is None else None, u.detach(), d)
+            total = total + judge(u, d)
+        return total
