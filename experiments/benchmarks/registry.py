@@ -11,7 +11,7 @@ import xarray as xr
 from analysis.results import known_name
 
 # In the order of the page.
-NAMES: tuple[str, ...] = ("projection", "hierarchy", "recorder", "memory")
+NAMES: tuple[str, ...] = ("projection", "hierarchy", "recorder", "memory", "workers")
 
 
 class Benchmark(Protocol):
