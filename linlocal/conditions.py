@@ -81,7 +81,7 @@ class LayerExplanation:
         layer: l in 1..L.
         cosine, relative_error: of the local against the global update.
         exact: whether they are equal up to rounding: relative error at most 1e-12, or 16 machine
-            epsilons times the condition number of the dual problem.
+            epsilons times the condition number of the dual problem; or both zero.
         conditions: sufficient together.
         cosine_bound: the smallest cosine that the theory allows here; None if it gives none.
         bound_source: the statement it comes from, or why there is none.
@@ -252,11 +252,13 @@ def _explain_layer(
     worst = float(np.nan_to_num(row["condition_number"], nan=1.0))
     allowed = max(1e-12, 16.0 * np.finfo(float).eps * worst)
     bound, source = _cosine_bound(signals, facts, layer)
+    # Undefined where the global update is zero: equal if the local one is zero as well.
+    local = signals.network.update(layer, signals.activities, signals.local_error(layer))
     return LayerExplanation(
         layer,
         float(row["cosine"]),
         error,
-        bool(error <= allowed) or bool(np.isnan(error)),
+        bool(error <= allowed or (np.isnan(error) and not local.any())),
         tuple(_conditions(signals, facts, layer)),
         bound,
         source,
