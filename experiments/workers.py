@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -36,6 +37,11 @@ def timed(function: Function, point: Mapping[str, Any]) -> Timed:
     start = time.perf_counter()
     dataset = function(**point)
     return dataset, time.perf_counter() - start
+
+
+def _leave_interrupts_to_the_command() -> None:
+    """A terminal interrupts all processes at once: the command says so, and ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Workers:
@@ -113,6 +119,8 @@ class Workers:
                     "scheduler`, and give its address as tcp://HOST:8786."
                 ) from error
             self._check()
+            if self._cluster is not None:
+                self._client.run(_leave_interrupts_to_the_command)
         return self._client
 
     def _check(self) -> None:

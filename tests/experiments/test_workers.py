@@ -1,6 +1,8 @@
 """Laws of running several points at a time: as in turn, but elsewhere; nothing is left behind."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -153,6 +155,59 @@ def test_without_workers_one_thread_computes_as_there():
         timed = Sweep()(threads, POINTS, "x", alone=True)
     assert [int(each["threads"]) for each in in_turn] == [1] * len(POINTS)
     assert [int(each["threads"]) for each in timed] == [2] * len(POINTS)
+
+
+INTERRUPTED = """
+import signal
+import time
+from pathlib import Path
+
+from experiments.workers import Workers
+
+
+def seconds(folder, n):
+    import time
+    from pathlib import Path
+
+    Path(folder, f"{n}").touch()
+    time.sleep(n)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Workers(2) as pool:
+            list(pool(seconds, [{"folder": FOLDER, "n": n} for n in SECONDS]))
+            time.sleep(600)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("seconds", [(0, 0.01), (600, 601)], ids=["idle", "busy"])
+def test_an_interrupt_from_the_terminal_is_told_once_and_leaves_no_process(
+    seconds, tmp_path, notes
+):
+    script = tmp_path / "sweep.py"
+    script.write_text(
+        INTERRUPTED.replace("FOLDER", repr(str(notes))).replace("SECONDS", f"{seconds}")
+    )
+    with subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as run:
+        while run.poll() is None and len(list(notes.iterdir())) < 2:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        family = psutil.Process(run.pid).children(recursive=True)
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.communicate() == ("interrupted\n", "")
+    assert len(family) >= 2
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="concerns the C library of Linux")

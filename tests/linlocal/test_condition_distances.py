@@ -234,14 +234,51 @@ def test_isometries_replace_dense_weights_only(convolutions):
 
 def test_a_pooled_projection_is_not_mended_by_isometries():
     rng = np.random.default_rng(0)
-    first = Convolution(rng.standard_normal((2, 2, 1, 1)), (2, 2, 2))
-    net = ll.DeepLinear([first, rng.standard_normal((8, 8))])
-    for window, offered in ((1, {"metric penalty", "matched projection"}), (2, {"metric penalty"})):
-        rule = replace(rules.CLAPP("softplus"), pooling=(window, 1))
+    net = ll.DeepLinear([Convolution(rng.standard_normal((2, 2, 1, 1)), (2, 2, 2))] * 3)
+    for windows, offered in (
+        ((1, 1, 1), {"metric penalty", "matched projection"}),
+        ((1, 1, 2), {"metric penalty", "matched projection"}),
+        ((1, 2, 1), {"metric penalty"}),
+        ((2, 1, 1), {"metric penalty"}),
+    ):
+        rule = replace(rules.CLAPP("softplus"), pooling=windows)
         explanation = ll.explain(net, views(8), rule)
         assert {remedy.name for remedy in explanation.remedies} == offered
         for remedy in explanation.remedies:
             assert ll.explain(*remedy.apply()).exact, remedy.name
+
+
+def test_penalties_that_differ_are_rescaled_in_the_metric_in_which_they_are_taken():
+    net, pairs = NETWORKS["dense"](), views(6)
+    rule = replace(rules.CLAPP("softplus"), penalty=Penalty((0.3, 0.02, 0.1), "downstream"))
+    explanation = ll.explain(net, pairs, rule)
+    assert not explanation.exact
+    *_, new = explanation.remedy("rescaled penalty").apply()
+    assert new.penalty.metric == "downstream"
+    np.testing.assert_allclose(new.penalty.strength, 0.1, rtol=1e-10)
+    assert ll.explain(net, pairs, new).exact
+    *_, new = explanation.remedy("matched projection").apply()
+    assert new.penalty == Penalty(0.1)
+
+
+def test_direct_feedback_of_a_map_that_is_conformal_for_the_anchors_takes_its_factor():
+    # Layer 2 keeps the first 6 of 10 units, 1.5 times; references have others as well.
+    rng = np.random.default_rng(3)
+    anchors = np.hstack([rng.standard_normal((12, 6)), np.zeros((12, 4))])
+    pairs = ll.Pairs.from_views(anchors, rng.standard_normal((12, 10)), directions="forward")
+    net = ll.DeepLinear([np.eye(10), 1.5 * np.eye(6, 10)])
+    remedy = ll.explain(net, pairs, rules.CLAPP("softplus", penalty=0.2)).remedy("direct feedback")
+    assert remedy.action.startswith("take the top layer as context")
+    _, _, new = remedy.apply()
+    np.testing.assert_allclose(new.penalty.strength, [0.2 / 1.5**2, 0.2])
+    assert ll.explain(net, pairs, new).exact
+
+
+def test_a_rule_without_an_optimal_projection_stays_as_it_is_on_isometries():
+    net, rule = NETWORKS["scaled"](), rules.PhyLL()
+    mended, _, same = ll.explain(net, views(6), rule).remedy("isometry").apply()
+    assert same == rule
+    assert mended.widths == net.widths
 
 
 # -- what is compared ------------------------------------------------------------------------------
@@ -265,3 +302,22 @@ def test_norms_are_compared_at_any_size_of_the_update(scale):
         "network": repr(net),
         "pairs": pairs.num_pairs,
     }
+
+
+@pytest.mark.parametrize("name", ["same", "PhyLL"])
+def test_the_worst_view_direction_is_reported(name):
+    net, pairs, rule = NETWORKS["dense"](), views(6), PAIR_RULES[name]
+    ds = ll.compare(net, pairs, rule)
+    signals = ll.signals.Signals(net, pairs, rule)
+    for l in net.layers:
+        solved = [s.projection for s in signals.scored(l) if s.projection is not None]
+        row = ds.sel(layer=l)
+        for column, found in (
+            ("residual", [p.residual for p in solved]),
+            ("iterations", [p.iterations for p in solved]),
+            ("condition_number", [max(p.condition_number, p.cancellation) for p in solved]),
+        ):
+            assert row[column].dtype == np.float64
+            expected = max(found) if found else np.nan
+            np.testing.assert_equal(float(row[column]), expected)
+    assert bool(ds["residual"].isnull().all()) == (name == "PhyLL")
