@@ -56,11 +56,13 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
             axes.set_xlabel(AXES[axis])
         if not column:
             axes.set_ylabel(ROWS[quantity][0])
-    handles = [
-        *((Line2D([], [], color=color), name) for name, color in COLORS.items()),
-        *((Line2D([], [], color="#777777", linestyle=line), name) for name, line in LINES.items()),
+    trainings = [(Line2D([], [], color=color), name) for name, color in COLORS.items()]
+    networks = [
+        (Line2D([], [], color="#777777", linestyle=line), name) for name, line in LINES.items()
     ]
-    panels.legend_below(figure, grid[0, 0], columns=6, extra=handles)
+    # Filled column by column: trainings in the first row, networks in the second.
+    entries = [each for column in zip(trainings, networks, strict=True) for each in column]
+    panels.legend_below(figure, grid[0, 0], columns=3, extra=entries)
     grid[0, 0].set_title(_where(data), size=7)
     # It reaches over the next panel.
     grid[0, 1].set_title(_savings(data), size=6.5).set_in_layout(False)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from linlocal import testing
 from linlocal.rhm import Grammar, RandomHierarchyModel
+from linlocal.rhm.grammar import TupleTable
 
 SMALL = {"num_classes": 4, "num_symbols": 4, "num_synonyms": 2, "num_levels": 3}
 
@@ -197,9 +198,40 @@ def test_impossible_parameters_say_what_is_wrong(changes, message):
         Grammar(**{**SMALL, **changes})
 
 
+@pytest.mark.parametrize(
+    ("fits", "more"),
+    [
+        ({"num_symbols": 511, "tuple_size": 7}, {"num_symbols": 512}),  # 512^7 = 2^63
+        ({"num_symbols": 2, "tuple_size": 8, "num_blanks": 28}, {"num_blanks": 29}),  # 240^8
+    ],
+)
+def test_tuples_and_placements_are_numbered_in_64_bits(fits, more):
+    sizes = {"num_classes": 1, "num_synonyms": 1, "num_levels": 1, **fits}
+    assert Grammar(**sizes).num_synonyms == 1
+    with pytest.raises(ValueError, match=r"64 bits \(num_synonyms=1, num_symbols=\d+, tuple_size="):
+        Grammar(**{**sizes, **more})
+
+
+@pytest.mark.parametrize("base", [5, 10_000], ids=["dense", "sorted"])
+def test_a_table_finds_what_is_in_it_and_nothing_else(base):
+    rng = np.random.default_rng(0)
+    listed = np.unique(rng.integers(0, base, (40, 3)), axis=0)
+    listed = listed[rng.permutation(len(listed))][1:]
+    known = {tuple(row): k for k, row in enumerate(listed.tolist())}
+    edges = np.array([[base - 1] * 3, [0] * 3, [base] * 3, [-1, 0, 0], [0, 0, -1], [0, base, 0]])
+    asked = np.concatenate([edges, listed, rng.integers(-1, base + 1, (200, 3))])
+    expected = [known.get(tuple(row), -1) for row in asked.tolist()]
+    assert -1 in expected
+    table = TupleTable(listed, base)
+    assert table.find(asked).tolist() == expected
+    assert table.find(asked[None]).tolist() == [expected]
+
+
 def test_levels_are_checked():
     with pytest.raises(ValueError, match=r"1\.\.3 from the leaves up, got level 0; the leaves are"):
         Grammar(**SMALL).check_level(0)
+    with pytest.raises(ValueError, match=r"got level 4\.$"):
+        Grammar(**SMALL).check_level(4)
 
 
 def test_the_strategy_draws_models_of_all_kinds():

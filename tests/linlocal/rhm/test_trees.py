@@ -85,6 +85,13 @@ def test_index_at_the_edge_of_64_bits(classes):
     assert len(set(trees.keys_of(edge, edge.data(index)).tolist())) == 4
 
 
+def test_neighbours_have_different_keys_where_floats_could_not_tell_them_apart():
+    rhm = RandomHierarchyModel(num_classes=100, num_symbols=18, num_synonyms=3, num_levels=5)
+    assert 2**55 < rhm.num_data < 2**63
+    data = rhm.data([rhm.num_data - k for k in range(1, 65)])
+    assert len(np.unique(trees.keys_of(rhm, data))) == 64
+
+
 def test_index_is_checked(rhm):
     with pytest.raises(ValueError, match=f"P_max = {rhm.num_data}, got numbers from 0 to"):
         rhm.data([0, rhm.num_data])
