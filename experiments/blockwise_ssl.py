@@ -77,7 +77,7 @@ class Config:
     learning_rates: tuple[float, ...] = (8.0, 32.0, 128.0)
     corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
     corrupted: int = 256
-    repetitions: int = 3
+    repetitions: int = 5
     device: str = "cpu"
     seed: int = 0
 
