@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from analysis import results
 from analysis.results import Provenance, ResultError
-from experiments.workers import Timed, Workers, timed
+from experiments.workers import Workers
 
 Point = Mapping[str, Any]
 
@@ -33,7 +34,7 @@ class Parts:
         fresh: forget what an earlier run left.
 
     Attributes:
-        restored_s: seconds of computation that the restored points took when they were computed.
+        restored_s: seconds that earlier sessions spent on the restored points.
     """
 
     def __init__(self, folder: Path, provenance: Provenance, *, fresh: bool = False) -> None:
@@ -134,10 +135,14 @@ class Sweep:
         # Here as in the workers: sums in another order differ in the last digit.
         threads = nullcontext() if alone else threadpool_limits(1, user_api="blas")
         with bar, threads:
-            for index, (dataset, duration_s) in evaluate(function, todo):
+            last = time.perf_counter()
+            for index, dataset in evaluate(function, todo):
                 position = rest[index]
+                # Of the clock on the wall, so that they add up whatever the number of workers.
+                now = time.perf_counter()
                 if self.parts is not None:
-                    self.parts.store(description, points[position], dataset, duration_s)
+                    self.parts.store(description, points[position], dataset, now - last)
+                last = now
                 done[position] = dataset
                 bar.update()
         return [each for each in done if each is not None]
@@ -145,6 +150,6 @@ class Sweep:
 
 def _in_turn(
     function: Callable[..., xr.Dataset], points: Sequence[Point]
-) -> Iterator[tuple[int, Timed]]:
+) -> Iterator[tuple[int, xr.Dataset]]:
     for index, point in enumerate(points):
-        yield index, timed(function, point)
+        yield index, function(**point)

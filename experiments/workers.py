@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Self
@@ -14,7 +13,6 @@ import xarray as xr
 from analysis.results import ResultError
 
 Function = Callable[..., xr.Dataset]
-Timed = tuple[xr.Dataset, float]
 
 # One thread each; and freed memory is kept. dask would have the C library give it back at once, and
 # ask for it anew in the next step of a training.
@@ -27,16 +25,10 @@ ENVIRONMENT = {
 START_S = 120
 
 
-def timed_pickled(function: bytes, point: Mapping[str, Any]) -> Timed:
-    """`timed` of a function that was pickled by value, so that its errors are those of the task."""
-    return timed(pickle.loads(function), point)
-
-
-def timed(function: Function, point: Mapping[str, Any]) -> Timed:
-    """``function(**point)`` and the seconds that it took."""
-    start = time.perf_counter()
-    dataset = function(**point)
-    return dataset, time.perf_counter() - start
+def evaluated(pickled: bytes, point: Mapping[str, Any]) -> xr.Dataset:
+    """A function that was pickled by value, at a point; so its errors are those of the task."""
+    function: Function = pickle.loads(pickled)
+    return function(**point)
 
 
 def _leave_interrupts_to_the_command() -> None:
@@ -72,7 +64,7 @@ class Workers:
 
     def __call__(
         self, function: Function, points: Sequence[Mapping[str, Any]]
-    ) -> Iterator[tuple[int, Timed]]:
+    ) -> Iterator[tuple[int, xr.Dataset]]:
         """Evaluate all points; yields their positions and results as they are ready."""
         client = self._connected()
         import cloudpickle
@@ -81,7 +73,7 @@ class Workers:
         # Once to each worker: a function may carry the images that it needs.
         (sent,) = client.scatter([cloudpickle.dumps(function)], broadcast=True, hash=False)
         futures = {
-            client.submit(timed_pickled, sent, dict(point), pure=False): position
+            client.submit(evaluated, sent, dict(point), pure=False): position
             for position, point in enumerate(points)
         }
         try:

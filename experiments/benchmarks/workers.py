@@ -64,7 +64,7 @@ def measure(config: Config) -> xr.Dataset:
     for made in (_of_dask(), _ours()):
         with made as pool:
             found = dict(pool(training, points))
-        measured = [found[k][0] for k in range(1, len(points))]
+        measured = [found[k] for k in range(1, len(points))]
         kinds.append(xr.concat(measured, "repetition"))
     return xr.concat(kinds, "memory").assign_coords(memory=[DASK, KEPT])
 

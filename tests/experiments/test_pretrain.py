@@ -84,6 +84,17 @@ def test_a_run_leaves_what_it_says(whole):
     assert {"loss/1", "loss/4", "images_per_s", "waiting", "bottleneck", "skipped"} <= {*entries[0]}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet50", "resnet18", "vit"])
+def test_large_networks_train_as_the_narrow_one(tmp_path, network):
+    run(tmp_path, "--network", network, "--size", 32)
+    data = results.read(tmp_path / "pretrain.nc")
+    assert np.isfinite(data["loss"]).all()
+    np.testing.assert_allclose(data["cosine"].sel(layer=4), 1, atol=1e-5)
+    assert (data["cosine"].sel(layer=1) < 0.99).all()
+    assert data["accuracy"].sizes == {"block": 5}
+
+
 @pytest.mark.parametrize("step", [2, 4, 6])
 def test_a_killed_run_goes_on_to_the_same_end(whole, tmp_path, monkeypatch, step):
     real = Trainer.step

@@ -105,6 +105,23 @@ def test_points_are_stored_and_not_evaluated_again(pool, notes, parts):
         xr.testing.assert_equal(one, other)
 
 
+def test_points_computed_at_the_same_time_do_not_count_twice(pool, parts):
+    def nap(n):
+        import time
+
+        import xarray as xr
+
+        time.sleep(0.5)
+        return xr.Dataset({"n": n})
+
+    start = time.perf_counter()
+    Sweep(parts(), pool)(nap, POINTS, "x")
+    session_s = time.perf_counter() - start
+    restored = parts()
+    Sweep(restored, pool)(nap, POINTS, "x")
+    assert 0.5 <= restored.restored_s <= session_s
+
+
 def test_a_failing_point_keeps_the_finished_ones(pool, notes, parts):
     with pytest.raises(RuntimeError, match="the disk is full"):
         Sweep(parts(), pool)(squares(notes, fails_at=3), POINTS, "x")
@@ -228,7 +245,7 @@ def test_freed_memory_is_kept_for_the_next_step(monkeypatch):
         return xr.Dataset({"faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before})
 
     with Workers(1) as pool:
-        ((_, (found, _)),) = pool(faults, [{"steps": 1}])
+        ((_, found),) = pool(faults, [{"steps": 1}])
     assert found["faults"] < 100 * 512 / 10
 
 
