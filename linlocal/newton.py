@@ -25,7 +25,7 @@ class DualSteps:
     def __init__(self, problem: ScoreProblem) -> None:
         self.problem, self.kernel = problem, problem.kernel()
         self.gamma = np.zeros(len(self.kernel))
-        self.change = self.gamma
+        self.change: Array
 
     def dual_step(self, equation: Array, curvature: Array) -> Array:
         penalty = self.problem.penalty

@@ -133,6 +133,19 @@ def test_a_penalty_in_the_downstream_metric(context, network):
     assert_oracle_agrees(net, fitting_pairs(rule, net.widths[0]), rule)
 
 
+@pytest.mark.parametrize("context", ["same", "top", "both"])
+@pytest.mark.parametrize("network", ["linear", "linear convolution"])
+def test_a_matched_projection_in_the_downstream_metric(context, network):
+    net = NETWORKS[network]()
+    loss, penalty = losses.TypeTwo(scores.Softplus()), Penalty(0.05, "downstream")
+    rule = Rule("r", loss, context, "matched", penalty=penalty)
+    if net.map_shape(1):
+        rule = replace(rule, pooling=(1, 2))
+    pairs = fitting_pairs(rule, net.widths[0])
+    assert_oracle_agrees(net, pairs, rule)
+    assert float(ll.compare(net, pairs, rule)["relative_error"].max()) < TOLERANCE
+
+
 def test_a_matched_projection_with_pooling_at_the_top():
     net = NETWORKS["linear convolution"]()
     rule = Rule(

@@ -10,6 +10,7 @@ import linlocal as ll
 from linlocal import autodiff, hinge, losses, newton, scores, testing
 from linlocal.pairs import Direction, Pairs
 from linlocal.projection import ConvergenceError, optimal_projection
+from linlocal.score_problem import Rows, ScoreProblem
 from linlocal.testing import Exponential
 
 SMOOTH = {
@@ -67,6 +68,22 @@ def residual(z, c, d, loss, penalty, b):
     push = loss.gradient(phi @ b.ravel(), d)
     terms = penalty * np.linalg.norm(b) + np.abs(push) @ np.linalg.norm(phi, axis=1)
     return np.linalg.norm(penalty * b.ravel() + phi.T @ push) / terms
+
+
+@pytest.mark.parametrize("length", [1.0, 0.25])
+def test_dual_variables_keep_step_with_the_projection_that_they_make(length):
+    z, c, d = problem()
+    loss = losses.TypeTwo(scores.Softplus(1.0))
+    posed = ScoreProblem(Rows(z), Rows(c), d, loss, 0.1)
+    steps = newton.DualSteps(posed)
+    b = posed.combine(steps.gamma)
+    for _ in range(2):
+        m = posed.margins(b)
+        change = steps.step(b, loss.gradient(m, d), loss.curvature(m, d))
+        steps.accept(length)
+        b = b + length * change
+        assert np.linalg.norm(change) > 1e-3
+        np.testing.assert_allclose(posed.combine(steps.gamma), b, atol=1e-13)
 
 
 @pytest.mark.parametrize("penalty", [1e-2, 1.0])
