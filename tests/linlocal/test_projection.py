@@ -70,6 +70,22 @@ def residual(z, c, d, loss, penalty, b):
     return np.linalg.norm(penalty * b.ravel() + phi.T @ push) / terms
 
 
+@pytest.mark.parametrize("penalty", [1e-3, 1e-1, 1.0])
+@pytest.mark.parametrize("size", [0.3, 1.5, 6.0])
+@pytest.mark.parametrize("name", ["type 2, softplus", "type 1, softplus", "InfoNCE"])
+def test_dual_variables_alone_come_as_near_as_the_energy_tells(name, size, penalty):
+    """penalty * gamma = -grad phi(Q gamma) to the root of the energy's 15 digits, or better."""
+    z, c, d = problem(size=size)
+    loss = LOSSES[name]
+    steps = newton.DualSteps(ScoreProblem(Rows(z), Rows(c), d, loss, penalty))
+    taken = steps.approach()
+    phi = features(z, c, d, loss) if "InfoNCE" not in name else None
+    m = steps.kernel @ steps.gamma if phi is None else phi @ (phi.T @ steps.gamma)
+    slope = loss.gradient(m, d)
+    assert np.linalg.norm(penalty * steps.gamma + slope) <= 1e-6 * np.linalg.norm(slope)
+    assert 0 < taken < 20
+
+
 @pytest.mark.parametrize("length", [1.0, 0.25])
 def test_dual_variables_keep_step_with_the_projection_that_they_make(length):
     z, c, d = problem()
