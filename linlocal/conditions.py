@@ -343,12 +343,15 @@ def _cosine_bound(signals: Signals, facts: _Facts, layer: int) -> tuple[float | 
         return None, "the bound is for weights that are not shared"
     metric = _global_metric(signals, layer)
     spectrum = np.linalg.eigvalsh(metric)
-    if np.all(np.minimum(np.abs(spectrum), np.abs(spectrum - 1.0)) <= TOLERANCE):
+    smallest, largest = max(float(spectrum[0]), 0.0), float(spectrum[-1])
+    if largest <= 0.0:
+        return None, "V_l = 0, the global update is zero"
+    # A multiple of a projector P?
+    if np.all(np.minimum(np.abs(spectrum), largest - spectrum) <= TOLERANCE * largest):
         local = network.update(layer, signals.activities, signals.local_error(layer))
-        norm = float(np.linalg.norm(local))
+        norm = largest * float(np.linalg.norm(local))
         kept = float(np.linalg.norm(metric @ local)) / norm if norm > 0 else 1.0
         return kept, "statement 7: ||P X|| / ||X||, attained"
-    smallest, largest = max(float(spectrum[0]), 0.0), float(spectrum[-1])
     bound = 2.0 * np.sqrt(smallest * largest) / (smallest + largest)
     return float(bound), "statement 7: 2 sqrt(k) / (1 + k), k = cond(G_l)"
 

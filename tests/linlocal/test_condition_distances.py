@@ -39,6 +39,7 @@ PAIR_RULES = {
     "both": rules.CLAPP_BOTH("softplus"),
     "penalties": rules.CLAPP("softplus").with_penalty((0.3, 0.02, 0.1)),
     "downstream": replace(rules.CLAPP("softplus"), penalty=Penalty(0.05, "downstream")),
+    "weak": rules.CLAPP("softplus", penalty=50.0),
     "random": replace(rules.CLAPP("softplus"), projection="random"),
     "PhyLL": rules.PhyLL(),
 }
@@ -181,6 +182,39 @@ def test_masks_of_a_relu_network_are_compared_with_their_mean():
     assert explanation.layers[2].conditions == ()
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0])
+def test_the_bound_on_the_cosine_depends_on_condition_numbers_only(scale):
+    pairs, rule = views(6), rules.CLAPP_DFB("linear")
+    net = ll.DeepLinear.gaussian([6, 5, 7, 7], seed=1)
+    first, *above = (net.matrix(l) for l in net.layers)
+    scaled = ll.DeepLinear([first, *(scale * w for w in above)])
+    for layer in ll.explain(scaled, pairs, rule).layers[:2]:
+        k = np.linalg.cond(net.gram(layer.layer))
+        assert layer.cosine_bound == pytest.approx(2 * np.sqrt(k) / (1 + k), rel=1e-9)
+        assert layer.cosine >= layer.cosine_bound - 1e-12
+        assert layer.bound_source == "statement 7: 2 sqrt(k) / (1 + k), k = cond(G_l)"
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-4, 30.0])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 0.0])
+def test_the_bound_of_a_projection_is_attained_at_any_size(scale, factor):
+    x = scale * views(6).samples
+    pairs = ll.Pairs.from_views(x[:10], x[10:])
+    plain = ll.DeepLinear.orthogonal([6, 6, 5, 3], seed=1)
+    net = ll.DeepLinear([plain.matrix(1), plain.matrix(2), factor * plain.matrix(3)])
+    explanation = ll.explain(net, pairs, rules.CLAPP_DFB("linear"))
+    for layer in explanation.layers[:2]:
+        local = ll.local_update(net, pairs, rules.CLAPP_DFB("linear"))[layer.layer - 1]
+        if scale:
+            v = net.downstream(layer.layer)
+            kept = np.linalg.norm(v.T @ v @ local) / np.linalg.norm(local) / factor**2
+            assert layer.cosine_bound == pytest.approx(kept, rel=1e-9)
+            assert layer.cosine == pytest.approx(kept, rel=1e-9)
+            assert kept < 0.999
+        else:
+            assert layer.cosine_bound == 1.0
+
+
 # -- where something is zero -----------------------------------------------------------------------
 
 
@@ -203,6 +237,13 @@ def test_a_local_update_without_a_global_one_is_not_equal():
     # The context of the top is zero, that of the layer is not: no multiple is near.
     assert found["proportional contexts"].distance == 1.0
     assert not found["score matching"].holds
+
+
+def test_no_bound_is_claimed_where_there_is_no_global_update():
+    net = ll.DeepLinear([np.eye(4), np.eye(4), np.zeros((2, 4))])
+    for layer in ll.explain(net, views(4), rules.CLAPP_DFB("linear")).layers[:2]:
+        assert layer.cosine_bound is None
+        assert layer.bound_source == "V_l = 0, the global update is zero"
 
 
 def test_contexts_that_are_zero_in_both_layers_are_proportional():

@@ -227,6 +227,11 @@ def test_a_table_finds_what_is_in_it_and_nothing_else(base):
     assert table.find(asked[None]).tolist() == [expected]
 
 
+def test_one_size_of_tuples_stays_one_number():
+    assert Grammar(**SMALL, tuple_size=2).tuple_size == 2
+    assert Grammar(**SMALL, tuple_size=[2, 2, 2]).tuple_size == (2, 2, 2)
+
+
 def test_levels_are_checked():
     with pytest.raises(ValueError, match=r"1\.\.3 from the leaves up, got level 0; the leaves are"):
         Grammar(**SMALL).check_level(0)
