@@ -71,11 +71,12 @@ def residual(z, c, d, loss, penalty, b):
 
 
 @pytest.mark.parametrize("penalty", [1e-3, 1e-1, 1.0])
-@pytest.mark.parametrize("size", [0.3, 1.5, 6.0])
+@pytest.mark.parametrize("size", [0.3, 1.5, 6.0, 30.0])
 @pytest.mark.parametrize("name", ["type 2, softplus", "type 1, softplus", "InfoNCE"])
-def test_dual_variables_alone_come_as_near_as_the_energy_tells(name, size, penalty):
+@pytest.mark.parametrize("seed", [0, 1])  # whole steps suffice, and do not
+def test_dual_variables_alone_come_as_near_as_the_energy_tells(name, size, penalty, seed):
     """penalty * gamma = -grad phi(Q gamma) to the root of the energy's 15 digits, or better."""
-    z, c, d = problem(size=size)
+    z, c, d = problem(size=size, seed=seed)
     loss = LOSSES[name]
     steps = newton.DualSteps(ScoreProblem(Rows(z), Rows(c), d, loss, penalty))
     taken = steps.approach()
@@ -83,7 +84,7 @@ def test_dual_variables_alone_come_as_near_as_the_energy_tells(name, size, penal
     m = steps.kernel @ steps.gamma if phi is None else phi @ (phi.T @ steps.gamma)
     slope = loss.gradient(m, d)
     assert np.linalg.norm(penalty * steps.gamma + slope) <= 1e-6 * np.linalg.norm(slope)
-    assert 0 < taken < 20
+    assert 0 < taken < 30
 
 
 @pytest.mark.parametrize("length", [1.0, 0.25])
