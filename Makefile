@@ -43,7 +43,7 @@ hierarchy: $(BASE) ## draw docs/hierarchy from the kept results of the paper pre
 	$(RUN) paper_figures $(HIERARCHY) --preset paper --out docs/hierarchy
 
 readme: figures ## make figures, then bring the README's table and picture up to date
-	$(RUN) paper_figures.readme
+	$(RUN) paper_figures.report.readme
 
 benchmark: $(BASE) ## time the main operations
 	$(RUN) experiments.benchmarks

@@ -7,70 +7,17 @@
     audit_locality              proof that no local loss reaches another block
     blocks                      the names of a network's blocks
 
-Local losses are in `analysis.local_losses`, networks for the Random Hierarchy Model in
-`analysis.hierarchy`. Names are imported when first used, so that reading a result file never loads
+Local losses are in `local_losses`, networks for the Random Hierarchy Model in
+`hierarchy`. Names are imported when first used, so that reading a result file never loads
 torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from linlocal.doors import lazily
 
-if TYPE_CHECKING:
-    from analysis.alignment import align
-    from analysis.block import blocks
-    from analysis.checkpoints import CheckpointError, Checkpoints
-    from analysis.loaders import SeededLoader
-    from analysis.locality import LocalityError, audit_locality
-    from analysis.masking import masked_gradients
-    from analysis.probe import linear_probe, probe_blocks
-    from analysis.recorder import AlignmentRecorder, log_spaced
-    from analysis.results import Provenance, ResultError
-    from analysis.trainer import GlobalTrainer, LocalTrainer
+if __name__ != "linlocal.analysis":
+    raise ImportError(
+        "The instruments are imported as linlocal.analysis: `from linlocal.analysis import align`. "
+        f"The name {__name__!r} would load them a second time."
+    )
 
-_HOME = {
-    "AlignmentRecorder": "recorder",
-    "CheckpointError": "checkpoints",
-    "Checkpoints": "checkpoints",
-    "GlobalTrainer": "trainer",
-    "LocalTrainer": "trainer",
-    "LocalityError": "locality",
-    "Provenance": "results",
-    "ResultError": "results",
-    "SeededLoader": "loaders",
-    "align": "alignment",
-    "audit_locality": "locality",
-    "blocks": "block",
-    "linear_probe": "probe",
-    "log_spaced": "recorder",
-    "masked_gradients": "masking",
-    "probe_blocks": "probe",
-}
-
-__all__ = [
-    "AlignmentRecorder",
-    "CheckpointError",
-    "Checkpoints",
-    "GlobalTrainer",
-    "LocalTrainer",
-    "LocalityError",
-    "Provenance",
-    "ResultError",
-    "SeededLoader",
-    "align",
-    "audit_locality",
-    "blocks",
-    "linear_probe",
-    "log_spaced",
-    "masked_gradients",
-    "probe_blocks",
-]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__, __all__ = lazily(__name__, __file__)

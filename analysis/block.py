@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from linlocal import arguments
+from linlocal import inputs
 
 _NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
@@ -90,7 +90,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         ValueError: the whole network is compiled.
         TypeError: it is no module.
     """
-    arguments.instance(model, nn.Module, "model", "a torch.nn.Module")
+    inputs.instance(model, nn.Module, "model", "a torch.nn.Module")
     if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
         raise ValueError(
             "The whole network is compiled, so forward hooks on its blocks never run. Compile the "
@@ -105,7 +105,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def _checked(network: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     names = [names] if isinstance(names, str) else names
-    arguments.sequence(names, "blocks", "names of submodules")
+    inputs.sequence(names, "blocks", "names of submodules")
     chosen = tuple(names)
     known = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
     if not chosen:

@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from linlocal import DeepLinear, DeepReLU, Pairs, compare, rules
-from linlocal.network import Network
+from linlocal.networks import Network
 
 RULES = {"same layer": rules.CLAPP, "direct feedback": rules.CLAPP_DFB, "both": rules.CLAPP_BOTH}
 SCORES = ("linear", "softplus", "hinge")

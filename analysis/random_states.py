@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-
-def stream(*key: int) -> int:
-    """A seed for torch that is a function of several numbers, none of them negative."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+from linlocal.seeds import number
 
 
 @contextmanager
@@ -22,9 +19,9 @@ def drawing(device: torch.device, *key: int) -> Iterator[None]:
 
     Args:
         device: whose generator is seeded, beside that of the CPU.
-        key: as for `stream`.
+        key: as for `linlocal.seeds.number`.
     """
-    seed, gpus = stream(*key), [device] if device.type == "cuda" else []
+    seed, gpus = number(*key), [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):
         torch.default_generator.manual_seed(seed)
         if gpus:

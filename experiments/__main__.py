@@ -17,13 +17,10 @@ from typing import Annotated, Any, TypeVar
 import typer
 from tqdm import tqdm
 
-from analysis import results
-from analysis.results import PRESETS, Address, Provenance, ResultError, known_name
-from experiments import registry, verify
 from experiments.data import DataError
-from experiments.registry import Experiment
-from experiments.sweep import Parts, Sweep
-from experiments.workers import Workers
+from experiments.runner import Experiment, Parts, Sweep, Workers, registry, verify
+from linlocal.analysis import results
+from linlocal.analysis.results import PRESETS, Address, Provenance, ResultError, known_name
 
 app = typer.Typer(
     help="Run experiments and store their results as labelled, self-describing netCDF files.",
@@ -63,7 +60,7 @@ def list_experiments(out: Out = Path("results"), seed: Seed = 0, data: Data = No
             for preset, size in registry.sizes(experiment).items():
                 config = registry.configure(experiment, preset, seed, data)
                 address = Address(name, preset, seed, out)
-                run_now = Provenance.collect(name, preset, seed, registry.describe(config))
+                run_now = registry.provenance(name, preset, seed, config)
                 values = " ".join(f"{key}={value}" for key, value in size.items())
                 typer.echo(f"  {preset:<6} {values:<50} {state(address, run_now)}")
             typer.echo()
@@ -204,8 +201,7 @@ def run_one(
 ) -> None:
     """Make one result file, from the parts of an interrupted run where there are some."""
     label = f"{address.experiment} ({address.preset}, seed {address.seed})"
-    parameters = registry.describe(config)
-    provenance = Provenance.collect(address.experiment, address.preset, address.seed, parameters)
+    provenance = registry.provenance(address.experiment, address.preset, address.seed, config)
     if not force and state(address, provenance) == "up to date":
         tqdm.write(f"{label}: up to date, {address.path}", file=sys.stdout)
         return

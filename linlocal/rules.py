@@ -13,9 +13,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from linlocal import arguments, losses, scores
-from linlocal.losses import Goodness, PairLoss, ViewLoss
-from linlocal.scores import Score
+from linlocal import inputs, losses
+from linlocal.losses import Goodness, PairLoss, Score, ViewLoss, scores
 
 Context = Literal["same", "top", "both", "self", "sum", "views"]
 ProjectionKind = Literal["optimal", "identity", "random", "matched", "none"]
@@ -45,7 +44,7 @@ class Penalty:
 
     def __post_init__(self) -> None:
         for value in np.ravel(np.array(self.strength, dtype=object)):
-            arguments.real(value, "penalty")
+            inputs.real(value, "penalty")
         values = np.atleast_1d(np.asarray(self.strength, dtype=np.float64))
         if values.ndim != 1 or values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
             raise ValueError(
@@ -135,11 +134,11 @@ class Rule:
             )
         if self.context == "both" and self.projection == "identity":
             raise ValueError('An identity projection needs one context: "same" or "top".')
-        arguments.whole(self.seed, "seed", 0)
+        inputs.whole(self.seed, "seed", 0)
         if self.pooling is not None:
-            arguments.sequence(self.pooling, "pooling", "whole numbers, one for each layer")
+            inputs.sequence(self.pooling, "pooling", "whole numbers, one for each layer")
             for window in self.pooling:
-                arguments.whole(window, "a pooling window", 1)
+                inputs.whole(window, "a pooling window", 1)
 
     @property
     def kind(self) -> Literal["pair", "goodness", "view"]:

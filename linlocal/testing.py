@@ -22,12 +22,12 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal import arguments, losses, rules, scores
-from linlocal.network import DeepLinear, DeepReLU, Network
+from linlocal import inputs, losses, rules
+from linlocal.losses import Score, scores
+from linlocal.networks import DeepLinear, DeepReLU, Network
 from linlocal.pairs import Pairs
 from linlocal.rhm import RandomHierarchyModel
 from linlocal.rules import Penalty, Rule
-from linlocal.scores import Score
 
 Array = NDArray[np.float64]
 Range = tuple[int, int]
@@ -237,13 +237,13 @@ def samples(
         ValueError, TypeError, MemoryError: numbers of another kind or range, or too many of them.
     """
     for name, value in (("num_samples", num_samples), ("width", width)):
-        arguments.whole(value, name, 1)
-    if not 0 <= arguments.real(similarity, "similarity") <= 1:
+        inputs.whole(value, name, 1)
+    if not 0 <= inputs.real(similarity, "similarity") <= 1:
         raise ValueError(f"similarity must be a correlation in 0..1, got {similarity}.")
-    if not arguments.real(condition_number, "condition_number") >= 1:
+    if not inputs.real(condition_number, "condition_number") >= 1:
         raise ValueError(f"condition_number must be at least 1, got {condition_number}.")
-    arguments.room(4 * num_samples * width, f"two views of {num_samples} x {width}")
-    rng = np.random.default_rng(arguments.whole(seed, "seed", 0))
+    inputs.room(4 * num_samples * width, f"two views of {num_samples} x {width}")
+    rng = np.random.default_rng(inputs.whole(seed, "seed", 0))
     x, noise = rng.standard_normal((2, num_samples, width))
     view = similarity * x + np.sqrt(1.0 - similarity**2) * noise
     u, s, vt = np.linalg.svd(np.vstack([x, view]), full_matrices=False)

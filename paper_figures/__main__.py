@@ -13,10 +13,12 @@ import typer
 import xarray as xr
 from tqdm import tqdm
 
-from analysis import results
-from analysis.results import PRESETS, Address, ResultError, known_name
-from paper_figures import claims, drawing, registry, report, style
+from linlocal.analysis import results
+from linlocal.analysis.results import PRESETS, Address, ResultError, known_name
+from paper_figures import claims, registry
+from paper_figures.look import style
 from paper_figures.registry import FigureModule
+from paper_figures.report import contents as report, sources as drawing
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -85,7 +87,7 @@ def draw_one(
         ResultError: results are missing or damaged.
     """
     datasets = load_inputs(addresses)
-    fingerprint = drawing.fingerprint(f"{registry.__package__}.{name}", addresses)
+    fingerprint = drawing.fingerprint(registry.module_of(name), addresses)
     if not force and drawing.up_to_date(claims.entries(out).get(name, {}), fingerprint, out):
         tqdm.write(f"{name}: up to date", file=sys.stdout)
         return

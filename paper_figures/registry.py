@@ -1,45 +1,24 @@
-"""The figures that exist, and what each of their modules defines."""
+"""The figures that exist: the modules of `paper_figures.figures`, and what each defines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Protocol, cast
 
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis.results import known_name
+from linlocal.analysis.results import known_name
+from paper_figures import figures
 from paper_figures.claims import Claim
 
-NAMES: tuple[str, ...] = (
-    "linear_alignment",
-    "narrowing",
-    "linear_cnn",
-    "remedies",
-    "spectrum",
-    "feedback_map",
-    "exactness_in_training",
-    "scaling",
-    "trained_mlp",
-    "trained_cnn",
-    "local_rules_table",
-    "alignment_accuracy",
-    "cosines_in_training",
-    "rhm_covariances",
-    "rhm_sample_complexity",
-    "rhm_feedback",
-    "rhm_masks",
-    "rhm_local_ssl",
-    "rhm_representations",
-    "blockwise_ssl",
-    "training_cost",
-    "blockwise_robustness",
-)
+NAMES: tuple[str, ...] = tuple(sorted(module.name for module in iter_modules(figures.__path__)))
 
 
 class FigureModule(Protocol):
-    """What a module ``paper_figures.NAME`` defines; its docstring's first line is its caption.
+    """What a module of the figures defines; its docstring's first line is its caption.
 
     Attributes:
         INPUTS: names of the experiments whose results it reads.
@@ -57,6 +36,11 @@ class FigureModule(Protocol):
         ...
 
 
+def module_of(name: str) -> str:
+    """Full name of the module of a figure."""
+    return f"{figures.__name__}.{name}"
+
+
 def load(name: str) -> FigureModule:
     """Import one figure.
 
@@ -64,7 +48,7 @@ def load(name: str) -> FigureModule:
         ResultError: unknown name.
     """
     known_name("figure", name, NAMES)
-    return cast(FigureModule, import_module(f"paper_figures.{name}"))
+    return cast(FigureModule, import_module(module_of(name)))
 
 
 def caption(figure: FigureModule) -> str:

@@ -27,8 +27,8 @@ def smoke(tmp_path_factory):
     """``smoke(name)``: the path of an experiment's smoke result, made by the command when asked."""
     from typer.testing import CliRunner
 
-    from analysis.results import Address
     from experiments.__main__ import app
+    from linlocal.analysis.results import Address
 
     folder = tmp_path_factory.mktemp("smoke")
 

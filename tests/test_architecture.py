@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import analysis
+from linlocal import analysis
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("linlocal", "analysis", "experiments", "paper_figures")
@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "linlocal": ("linlocal",),
     "analysis": ("linlocal", "analysis"),
     "experiments": ("linlocal", "analysis", "experiments"),
-    "paper_figures": ("linlocal", "analysis.results", "paper_figures"),
+    "paper_figures": ("linlocal", "linlocal.analysis.results", "paper_figures"),
 }
 # Of others, what theory may import everywhere, and what in one room only.
 THEORY_USES = ("numpy", "scipy", "threadpoolctl", "xarray")
@@ -83,13 +83,13 @@ def test_every_import_points_to_the_left(room):
         ("linlocal.autodiff", "import sympy"),
         ("linlocal.rules", "from sklearn import datasets"),
         ("linlocal.rules", "from hypothesis import given"),
-        ("analysis.probe", "from experiments.data import load_images"),
-        ("analysis.probe", "import tests.laws"),
-        ("experiments.narrowing", "import paper_figures.style"),
-        ("paper_figures.narrowing", "import experiments"),
-        ("paper_figures.narrowing", "from analysis import Provenance"),
-        ("paper_figures.narrowing", "from analysis import results, probe"),
-        ("paper_figures.narrowing", "import torch"),
+        ("linlocal.analysis.probing", "from experiments.data import load_images"),
+        ("linlocal.analysis.probing", "import tests.laws"),
+        ("experiments.catalogue.narrowing", "import paper_figures.look"),
+        ("paper_figures.figures.narrowing", "import experiments"),
+        ("paper_figures.figures.narrowing", "from analysis import Provenance"),
+        ("paper_figures.figures.narrowing", "from analysis import results, probe"),
+        ("paper_figures.figures.narrowing", "import torch"),
         ("linlocal.rhm.theory", "from ...analysis import results"),
     ],
 )
@@ -104,12 +104,12 @@ def test_a_planted_violation_is_found(module, source):
         ("linlocal.symbolic.proofs", "from sympy import Matrix"),
         ("linlocal.rhm.theory", "from .. import checks\nfrom . import grammar\nimport math"),
         (
-            "experiments.narrowing",
+            "experiments.catalogue.narrowing",
             "import linlocal\nimport torch\nfrom analysis import probe",
         ),
         (
-            "paper_figures.narrowing",
-            "from analysis.results import read\nfrom analysis import results",
+            "paper_figures.figures.narrowing",
+            "from linlocal.analysis.results import read\nfrom analysis import results",
         ),
     ],
 )
@@ -121,7 +121,7 @@ def test_allowed_imports_pass(module, source):
     ("module", "heavy"),
     [
         ("linlocal", {"torch", "sympy", "hypothesis", "xarray"}),
-        ("analysis.results", {"torch", "sympy", "matplotlib"}),
+        ("linlocal.analysis.results", {"torch", "sympy", "matplotlib"}),
         ("experiments.__main__", {"torch", "sympy", "matplotlib", "sklearn"}),
         ("paper_figures.__main__", {"torch", "sympy", "sklearn"}),
     ],

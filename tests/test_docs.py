@@ -13,8 +13,8 @@ import pytest
 from sphinx.util.inventory import InventoryFile
 from typer.testing import CliRunner
 
-from experiments import registry as experiments
 from experiments.__main__ import app as experiments_command
+from experiments.runner import registry as experiments
 from paper_figures import registry as figures
 
 ROOT = Path(__file__).parent.parent

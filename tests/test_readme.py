@@ -28,7 +28,7 @@ def test_every_rule_is_named_in_the_readme() -> None:
 def test_tables_are_replaced_between_their_markers_and_nowhere_else(tmp_path: Path) -> None:
     import typer
 
-    from paper_figures import readme
+    from paper_figures.report import readme
 
     figures = tmp_path / "figures"
     figures.mkdir()
@@ -66,7 +66,7 @@ def test_tables_are_replaced_between_their_markers_and_nowhere_else(tmp_path: Pa
 def test_missing_figures_name_the_command(tmp_path: Path) -> None:
     import typer
 
-    from paper_figures import readme
+    from paper_figures.report import readme
 
     app = typer.Typer()
     app.command()(readme.main)
@@ -76,14 +76,14 @@ def test_missing_figures_name_the_command(tmp_path: Path) -> None:
 
 
 def test_a_readme_without_markers_is_refused() -> None:
-    from paper_figures import readme
+    from paper_figures.report import readme
 
     with pytest.raises(ValueError, match="markers"):
         readme.replace_between("nothing here", readme.VERIFIED, "table")
 
 
 def test_the_tables_of_the_readme_are_those_of_the_commands() -> None:
-    from paper_figures import readme
+    from paper_figures.report import readme
 
     text = README.read_text(encoding="utf-8")
     measured = readme.timings(README.parent / "docs" / "benchmarks.md")

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 import xarray as xr
 
-from analysis import results
-from analysis.results import Provenance, ResultError
 from experiments.benchmarks import registry
+from linlocal.analysis import results
+from linlocal.analysis.results import Provenance, ResultError
 
 PAGE = Path("docs/benchmarks.md")
 FOLDER = Path("docs/benchmarks")
@@ -44,7 +44,9 @@ def main(
             typer.echo(f"{name}: nothing to measure on {device}")
             continue
         config = benchmark.CONFIGS[device]
-        provenance = Provenance.collect(f"benchmarks.{name}", "cpu", 0, asdict(config))
+        provenance = Provenance.collect(
+            f"benchmarks.{name}", "cpu", 0, asdict(config), f"experiments.benchmarks.{name}"
+        )
         data = benchmark.measure(config)
         typer.echo(results.write(data, FOLDER / f"{name}-{device}.nc", provenance))
     PAGE.write_text(page(FOLDER), encoding="utf-8")

@@ -9,7 +9,7 @@ the last. SCFF has none at all, so its rows are the activities alone.
 Local training needs what its largest block needs: the block's input, and its largest map three
 times in the backward pass. Where one block is as large as the rest together, as the second of the
 8-layer encoder is, little is saved. The second table cuts the blocks into micro-batches of rows
-(`analysis.micro_batches`), which each run twice: local training then needs whole only a block's
+(`linlocal.analysis.watching`), which each run twice: local training then needs whole only a block's
 input, its output and the output's gradient. Backpropagation can be cut and recomputed as well
 (activation checkpointing, Chen et al. 2016, arXiv 1604.06174) and keeps the outputs of all blocks:
 this is the fair comparison.
@@ -25,11 +25,9 @@ from functools import partial
 
 import xarray as xr
 
-from analysis.local_losses import CLAPP, SCFF, LocalRule
-from analysis.memory import peak_bytes
-from analysis.trainer import GlobalTrainer, LocalTrainer
-from analysis.training import Trainer
 from experiments.benchmarks.passes import Case, prepared, seconds, ways, whole
+from linlocal.analysis.local_losses import CLAPP, SCFF, LocalRule
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer, peak_bytes
 
 PUBLISHED_RATIO = 0.41
 RULES: dict[str, LocalRule] = {

@@ -13,11 +13,11 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.checkpoint import checkpoint
 
-from analysis.block import Block
-from analysis.local_losses import LocalRule
-from analysis.micro_batches import MicroBatches
-from analysis.training import Trainer
 from experiments.networks import Name, build
+from linlocal.analysis.block import Block
+from linlocal.analysis.local_losses import LocalRule
+from linlocal.analysis.training import Trainer
+from linlocal.analysis.watching import MicroBatches
 
 # How blocks run during a pass.
 Way = Callable[[Sequence[Block]], AbstractContextManager[None]]

@@ -19,11 +19,10 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from experiments.batches import PATCH_WIDTH, patch_batches
-from experiments.data import Array, ImageSource
-from experiments.scaling import both_updates, seconds
+from experiments.data import PATCH_WIDTH, Array, ImageSource, patch_batches
+from experiments.runner import both_updates, seconds
 from linlocal import DeepLinear, DeepReLU, Pairs, rules
-from linlocal.network import Network
+from linlocal.networks import Network
 
 TITLE = "The optimal projections and both updates, Fig. 2 of arXiv 2601.21683"
 

@@ -20,9 +20,9 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from analysis.capture import output_shapes
-from analysis.local_losses import CLAPP
-from analysis.recorder import AlignmentRecorder
+from linlocal.analysis.alignment import AlignmentRecorder
+from linlocal.analysis.local_losses import CLAPP
+from linlocal.analysis.watching import output_shapes
 
 
 @dataclass(frozen=True)

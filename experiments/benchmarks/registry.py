@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 import xarray as xr
 
-from analysis.results import known_name
+from linlocal.analysis.results import known_name
 
 # In the order of the page.
 NAMES: tuple[str, ...] = ("projection", "hierarchy", "recorder", "memory", "workers")

@@ -1,7 +1,7 @@
 """A training in a process of a sweep: what the C library does with the memory that a step frees.
 
 dask has it given back at once, so that the next step asks the system for the same memory again,
-page by page. `experiments.workers` has it kept.
+page by page. `experiments.runner` has it kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import xarray as xr
 
-from experiments.workers import Workers
+from experiments.runner import Workers
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def measure(config: Config) -> xr.Dataset:
         import resource
         import time
 
-        from experiments import blockwise_ssl
+        from experiments.catalogue import blockwise_ssl
 
         short = replace(blockwise_ssl.PRESETS["cpu"], steps=config.steps)
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)

@@ -12,7 +12,6 @@ layer, for the global one it runs through everything.
 `tensors` <- `losses` <- `projection` <- `graph` <- `updates`.
 """
 
-from linlocal.autodiff.projection import MAX_ENTRIES, optimal_projection
-from linlocal.autodiff.updates import global_update, local_update, loss
+from linlocal.doors import lazily
 
-__all__ = ["MAX_ENTRIES", "global_update", "local_update", "loss", "optimal_projection"]
+__getattr__, __dir__, __all__ = lazily(__name__, __file__)

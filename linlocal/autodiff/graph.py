@@ -11,18 +11,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
-from linlocal import arguments, losses
-from linlocal.autodiff.losses import (
-    TorchLoss,
-    goodness_loss,
-    pair_loss,
-    refuse_kink,
-    view_loss,
-)
+from linlocal import inputs, losses
+from linlocal.autodiff.losses import TorchLoss, goodness_loss, pair_loss, refuse_kink, view_loss
 from linlocal.autodiff.projection import minimise
 from linlocal.autodiff.tensors import index, tensor
-from linlocal.convolution import Convolution
-from linlocal.network import Network, Weight
+from linlocal.networks import Convolution, Network, Weight
 from linlocal.pairs import Direction, Pairs
 from linlocal.rules import Penalty, Rule
 
@@ -54,9 +47,9 @@ class Graph:
         projections: Projections | None,
         user_loss: TorchLoss | None,
     ) -> None:
-        arguments.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
-        arguments.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
-        arguments.instance(rule, Rule, "rule", "a `Rule`, made by rules.CLAPP() or its like")
+        inputs.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
+        inputs.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
+        inputs.instance(rule, Rule, "rule", "a `Rule`, made by rules.CLAPP() or its like")
         self.network, self.pairs, self.rule = network, pairs, rule
         self.projections, self.user_loss = projections, user_loss
         self.depth = network.depth

@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 
-from linlocal import losses, scores
+from linlocal import losses
 from linlocal.autodiff.tensors import index, partners, signs, tensor
+from linlocal.losses import scores
 from linlocal.pairs import Direction
 
 TorchLoss = Callable[..., torch.Tensor]

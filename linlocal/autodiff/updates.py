@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from linlocal.autodiff.graph import Graph, Projections
 from linlocal.autodiff.losses import TorchLoss
-from linlocal.network import Masks, Network
+from linlocal.networks import Masks, Network
 from linlocal.pairs import Pairs
 from linlocal.rules import Penalty, Rule
 

@@ -14,25 +14,6 @@ Sources: Cagnetta et al. 2024 (arXiv 2307.02129), Cagnetta and Wyart 2024 (2406.
 Wyart 2024 (2404.10727), Cagnetta et al. 2025 (2505.07067).
 """
 
-from linlocal.rhm import encoding, images, inference, sampling, theory, trees
-from linlocal.rhm.grammar import BLANK, Grammar
-from linlocal.rhm.inference import BayesError, Posterior, bayes_error, sample_posterior
-from linlocal.rhm.model import RandomHierarchyModel
-from linlocal.rhm.trees import Trees
+from linlocal.doors import lazily
 
-__all__ = [
-    "BLANK",
-    "BayesError",
-    "Grammar",
-    "Posterior",
-    "RandomHierarchyModel",
-    "Trees",
-    "bayes_error",
-    "encoding",
-    "images",
-    "inference",
-    "sample_posterior",
-    "sampling",
-    "theory",
-    "trees",
-]
+__getattr__, __dir__, __all__ = lazily(__name__, __file__)

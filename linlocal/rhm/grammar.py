@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from linlocal.arguments import whole
+from linlocal.seeds import stream
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -25,17 +24,6 @@ BLANK = -1
 """The leaf where no symbol is."""
 
 _DENSE_TABLE = 2**22  # entries up to which a tuple is looked up, and not searched
-
-
-def stream(purpose: str, *seeds: int) -> np.random.Generator:
-    """A generator of its own for each purpose and seeds: equal seeds make unrelated draws.
-
-    Hashed, because numpy pads its seeds: to it (5,) and (5, 0) are the same, and so are one seed of
-    33 bits and two seeds.
-    """
-    name = repr((purpose, *(whole(seed, "seed") for seed in seeds)))
-    digest = hashlib.sha256(name.encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal.rhm.grammar import Grammar, Symbols, stream
+from linlocal.rhm.grammar import Grammar, Symbols
+from linlocal.seeds import stream
 
 
 def side(grammar: Grammar) -> int:

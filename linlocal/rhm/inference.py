@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal.arguments import whole
-from linlocal.rhm import sampling
-from linlocal.rhm import trees as t
+from linlocal.inputs import whole
+from linlocal.rhm import sampling, trees as t
 from linlocal.rhm.encoding import checked_leaves
-from linlocal.rhm.grammar import Array, Grammar, Index, Productions, Symbols, stream
+from linlocal.rhm.grammar import Array, Grammar, Index, Productions, Symbols
 from linlocal.rhm.trees import Trees
+from linlocal.seeds import stream
 
 Mask = NDArray[np.bool_]
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from linlocal.rhm import encoding, inference, sampling
-from linlocal.rhm import trees as t
+from linlocal.rhm import encoding, inference, sampling, trees as t
 from linlocal.rhm.grammar import Grammar, Symbols
 from linlocal.rhm.inference import Posterior
 from linlocal.rhm.trees import Trees

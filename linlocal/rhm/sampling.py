@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal.arguments import whole
+from linlocal.inputs import whole
 from linlocal.rhm import trees as t
-from linlocal.rhm.grammar import Grammar, Index, Symbols, stream
+from linlocal.rhm.grammar import Grammar, Index, Symbols
 from linlocal.rhm.trees import Trees
+from linlocal.seeds import stream
 
 EXACT_ORDER = 2**22
 """Up to so many data, drawing without replacement puts all of them in a random order."""

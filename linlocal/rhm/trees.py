@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal.rhm.grammar import BLANK, Array, Grammar, Index, Symbols, stream
+from linlocal.rhm.grammar import BLANK, Array, Grammar, Index, Symbols
+from linlocal.seeds import stream
 
 Keys = NDArray[np.uint64]
 Choices = Sequence[NDArray[np.integer[Any]]]

@@ -12,25 +12,6 @@ Imports point from right to left: words, matrices <- formulas <- theorems <- sta
 conditions, counterexamples <- document. Only here is sympy imported.
 """
 
-from linlocal.symbolic.conditions import Condition, Implication, derive
-from linlocal.symbolic.counterexamples import Witness, counterexample, literature_counterexample
-from linlocal.symbolic.formulas import NotApplicable
-from linlocal.symbolic.proofs import Proof, prove
-from linlocal.symbolic.statements import THEOREMS, theorem
-from linlocal.symbolic.theorems import Hypothesis, Theorem
+from linlocal.doors import lazily
 
-__all__ = [
-    "THEOREMS",
-    "Condition",
-    "Hypothesis",
-    "Implication",
-    "NotApplicable",
-    "Proof",
-    "Theorem",
-    "Witness",
-    "counterexample",
-    "derive",
-    "literature_counterexample",
-    "prove",
-    "theorem",
-]
+__getattr__, __dir__, __all__ = lazily(__name__, __file__)

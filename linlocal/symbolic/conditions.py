@@ -34,8 +34,8 @@ from linlocal.symbolic.words import (
     Rewrite,
     Substitution,
     evaluate,
+    reduce as rewrite,
 )
-from linlocal.symbolic.words import reduce as rewrite
 
 Equations = Callable[[sp.Matrix], sp.Matrix]
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from linlocal import losses, rules, scores
-from linlocal.convolution import Convolution, average_pooling
-from linlocal.network import DeepLinear
+from linlocal import losses, rules
+from linlocal.losses import scores
+from linlocal.networks import Convolution, DeepLinear, average_pooling
 from linlocal.pairs import Direction, Pairs
 from linlocal.rules import Penalty, Rule
 from linlocal.symbolic import formulas

@@ -27,9 +27,8 @@ from typing import Literal, cast
 import numpy as np
 import sympy as sp
 
-from linlocal.losses import Goodness, TypeOne, TypeTwo, ViewLoss
+from linlocal.losses import Goodness, Linear, TypeOne, TypeTwo, ViewLoss
 from linlocal.rules import Penalty, Rule
-from linlocal.scores import Linear
 from linlocal.symbolic.words import Expression, Rewrite, hadamard, identity, letter
 
 Kind = Literal["optimal", "identity", "matched", "free"]

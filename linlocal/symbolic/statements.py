@@ -7,7 +7,8 @@ from typing import cast
 
 import sympy as sp
 
-from linlocal import losses, rules, scores
+from linlocal import losses, rules
+from linlocal.losses import scores
 from linlocal.rules import Penalty, Rule
 from linlocal.symbolic import formulas
 from linlocal.symbolic.formulas import (

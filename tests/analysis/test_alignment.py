@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import linlocal as ll
-from analysis.alignment import align
-from analysis.block import resolve
-from analysis.products import metrics, products
 from linlocal import losses as theory
+from linlocal.analysis.alignment import align
+from linlocal.analysis.alignment.products import metrics, products
+from linlocal.analysis.block import resolve
 from linlocal.rules import Rule
 
 TOLERANCE = 1e-10

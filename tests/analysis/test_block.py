@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.block import blocks, resolve
+from linlocal.analysis.block import blocks, resolve
 
 
 def conv(a, b):

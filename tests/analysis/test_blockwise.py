@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import blockwise
-from analysis.block import resolve
-from analysis.local_losses import CLAPP, Views
-from analysis.trainer import LocalTrainer
-from experiments import networks
+from experiments.networks import encoders as networks
+from linlocal.analysis.block import resolve
+from linlocal.analysis.local_losses import CLAPP, Views
+from linlocal.analysis.training import LocalTrainer
+from linlocal.analysis.watching import blockwise
 
 
 class Shared(nn.Module):

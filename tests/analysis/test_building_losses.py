@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from analysis.local_losses import CLAPP, SCFF, InfoNCE, PhyLL, Views
-from analysis.map_pooling import Cells, Window
+from linlocal.analysis.local_losses import CLAPP, SCFF, Cells, InfoNCE, PhyLL, Views, Window
 from linlocal.testing import Exponential
 
 VGG = [(128, 96, 96), (256, 48, 48), (256, 48, 48), (512, 24, 24), (1024, 12, 12), (1024, 6, 6)]

@@ -7,9 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.capture import capture, error_signal, local_gradient, output_shapes, untouched
-from analysis.local_losses import CLAPP
-from analysis.projections import Projection
+from linlocal.analysis.local_losses import CLAPP
+from linlocal.analysis.local_losses.projections import Projection
+from linlocal.analysis.watching import (
+    capture,
+    error_signal,
+    local_gradient,
+    output_shapes,
+    untouched,
+)
 
 X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 

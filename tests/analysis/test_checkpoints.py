@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.checkpoints import CheckpointError, Checkpoints
-from analysis.random_states import (
+from linlocal.analysis.random_states import (
     drawing,
     random_states,
     seed_everything,
     set_random_states,
-    stream,
 )
+from linlocal.analysis.training import CheckpointError, Checkpoints
+from linlocal.seeds import number as stream
 
 
 def state(step):

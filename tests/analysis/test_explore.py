@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.explore import RULES, SCORES, Explorer, Setting, cosines, explore
+from linlocal.analysis.explore import RULES, SCORES, Explorer, Setting, cosines, explore
 
 
 @pytest.mark.parametrize("rule", RULES)

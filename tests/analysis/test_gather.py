@@ -10,12 +10,20 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from analysis import view_losses
-from analysis.blockwise import no_top, reads_top
-from analysis.gather import Gathered, GatheredRule, gather, gather_views
-from analysis.heads import HeadedViews
-from analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
-from analysis.map_pooling import Cells
+from linlocal.analysis.local_losses import (
+    CLAPP,
+    SCFF,
+    Cells,
+    ForwardForward,
+    GatheredRule,
+    HeadedViews,
+    InfoNCE,
+    PhyLL,
+    Views,
+    view_losses,
+)
+from linlocal.analysis.local_losses.gather import Gathered, gather, gather_views
+from linlocal.analysis.watching.blockwise import no_top, reads_top
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPS = Cells(2)

@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from analysis import view_losses
-from analysis.blockwise import no_top
-from analysis.heads import ActivityNoise, HeadedClasses, HeadedViews, Labels, head, projector
+from linlocal.analysis.local_losses import (
+    ActivityNoise,
+    HeadedClasses,
+    HeadedViews,
+    Labels,
+    view_losses,
+)
+from linlocal.analysis.local_losses.heads import head, projector
+from linlocal.analysis.watching.blockwise import no_top
 
 SHAPES = {"maps": (5, 4, 6), "tokens": (7, 5), "vectors": (5,)}
 DOUBLE = torch.float64

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.hebbian import gates, hebbian_update
-from analysis.local_losses import CLAPP, PhyLL, Views
-from analysis.map_pooling import Cells
-from linlocal import scores
+from linlocal.analysis.local_losses import CLAPP, Cells, PhyLL, Views, hebbian_update
+from linlocal.analysis.local_losses.hebbian import gates
+from linlocal.losses import scores
 
 
 def vgg():

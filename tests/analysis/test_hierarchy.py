@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from analysis.hierarchy import Feedback, HierarchicalNet
+from linlocal.analysis.hierarchy import Feedback, HierarchicalNet
 
 V, CLASSES, D, WIDTH = 5, 3, 8, 7
 BACKPROPAGATION = Feedback()

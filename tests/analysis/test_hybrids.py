@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from analysis.hybrids import hybrid_images
+from linlocal.analysis.local_losses import hybrid_images
 
 
 def hybrids(rounds=6, seed=0):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.linear_classifiers import logistic_scores, ridge_scores
+from linlocal.analysis.probing import ridge_scores
+from linlocal.analysis.probing.linear_classifiers import logistic_scores
 
 
 @pytest.mark.parametrize(("samples", "width"), [(40, 7), (7, 40), (20, 20)])

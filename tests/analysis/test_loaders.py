@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from analysis.loaders import SeededLoader
+from linlocal.analysis.training import SeededLoader
 
 DATA = TensorDataset(torch.arange(26))
 

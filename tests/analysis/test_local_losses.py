@@ -8,11 +8,19 @@ import torch
 from torch import nn
 
 import linlocal as ll
-from analysis import view_losses
-from analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
-from linlocal import losses, scores, testing
-from linlocal.convolution import Convolution, average_pooling
-from linlocal.signals import Signals
+from linlocal import losses, testing
+from linlocal.analysis.local_losses import (
+    CLAPP,
+    SCFF,
+    ForwardForward,
+    InfoNCE,
+    PhyLL,
+    Views,
+    view_losses,
+)
+from linlocal.losses import scores
+from linlocal.networks import Convolution, average_pooling
+from linlocal.updates import Signals
 
 SAMPLES, PENALTY = 7, 0.05
 

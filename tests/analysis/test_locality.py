@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
-from analysis.locality import LocalityError, audit_locality
+from linlocal.analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
+from linlocal.analysis.watching import LocalityError, audit_locality
 
 RULES = {
     "CLAPP": CLAPP(),

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from analysis.map_pooling import Cells, Window, as_map, pools
-from linlocal.convolution import average_pooling
+from linlocal.analysis.local_losses import Cells, Window
+from linlocal.analysis.local_losses.pooling import as_map, pools
+from linlocal.networks import average_pooling
 
 SHAPE = (3, 7, 5)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from analysis.masking import masked_gradients
+from linlocal.analysis.watching import masked_gradients
 
 MODES = ("sample", "batch", "none")
 EXACT = {"rtol": 0, "atol": 1e-12}

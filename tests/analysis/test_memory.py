@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.local_losses import CLAPP, SCFF, ForwardForward, Views
-from analysis.memory import peak_bytes
-from analysis.trainer import GlobalTrainer, LocalTrainer
+from linlocal.analysis.local_losses import CLAPP, SCFF, ForwardForward, Views
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer, peak_bytes
 
 DEPTHS = (6, 12, 24, 48)
 ROWS, WIDTH = 128, 16

@@ -7,11 +7,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from analysis.heads import ActivityNoise, HeadedViews
-from analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
-from analysis.memory import peak_bytes
-from analysis.trainer import LocalTrainer
-from analysis.view_losses import BarlowTwins, NTXent
+from linlocal.analysis.local_losses import (
+    CLAPP,
+    SCFF,
+    ActivityNoise,
+    ForwardForward,
+    HeadedViews,
+    InfoNCE,
+    PhyLL,
+    Views,
+)
+from linlocal.analysis.local_losses.view_losses import BarlowTwins, NTXent
+from linlocal.analysis.training import LocalTrainer, peak_bytes
 
 RULES = {
     "CLAPP": CLAPP(score="softplus"),

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import linlocal as ll
-from analysis.pair_losses import (
+from linlocal import losses
+from linlocal.analysis.local_losses.pair_losses import (
     CrossEntropy,
     TypeOne,
     TypeTwo,
@@ -14,7 +15,7 @@ from analysis.pair_losses import (
     score_value,
     without_diagonal,
 )
-from linlocal import losses, scores
+from linlocal.losses import scores
 
 SCORES = [
     scores.Linear(),

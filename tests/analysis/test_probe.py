@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.probe import linear_probe, probe_blocks, stratified_split
+from linlocal.analysis.probing import linear_probe, probe_blocks, stratified_split
 
 KINDS = pytest.mark.parametrize("kind", ["ridge", "logistic"])
 

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from analysis.projections import Projection, num_parameters, rank_within, useful_rank
+from linlocal.analysis.local_losses.projections import (
+    Projection,
+    num_parameters,
+    rank_within,
+    useful_rank,
+)
 
 
 def projection(features, context, rank, seed=0):

@@ -6,10 +6,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from analysis import series
-from analysis.alignment import align
-from analysis.recorder import AlignmentRecorder, log_spaced
-from analysis.results import ResultError
+from linlocal.analysis.alignment import AlignmentRecorder, align, log_spaced, series
+from linlocal.analysis.results import ResultError
 
 TOLERANCE = 1e-10
 METRICS = ("cosine", "norm_ratio", "relative_error", "local_norm", "global_norm", "error_cosine")

@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from analysis import series
-from analysis.recorder import AlignmentRecorder
+from linlocal.analysis.alignment import AlignmentRecorder, series
 
 ROOT = Path(__file__).resolve().parents[2]
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -1,6 +1,7 @@
 """Laws of stored results: whole or refused, never half, never silently wrong."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,8 +11,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis import results
-from analysis.results import Address, Provenance, ResultError, read, write
+from linlocal.analysis.results import (
+    Address,
+    Provenance,
+    ResultError,
+    provenance as provenance_module,
+    read,
+    write,
+)
 
 
 def make(value=0.5, layers=3):
@@ -46,7 +53,7 @@ WRITER = """
     import os, sys, signal
     from pathlib import Path
     import numpy as np, xarray as xr
-    from analysis import results
+    from linlocal.analysis import results
     path, value = Path(sys.argv[1]), float(sys.argv[2])
     ds = xr.Dataset({"cosine": ("k", np.full(2000, value))})
     provenance = results.Provenance.collect("toy", "smoke", 0, {})
@@ -110,7 +117,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(path, provena
     def fail(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr(results.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write(make(0.2), path, provenance)
     xr.testing.assert_equal(read(path), make(0.1))
@@ -197,11 +204,11 @@ def test_a_dataset_of_others_has_no_provenance(attrs):
 
 
 def test_a_newer_schema_is_refused_even_with_other_attributes(path, provenance):
-    write(make(), path, replace(provenance, schema=results.SCHEMA + 1))
+    write(make(), path, replace(provenance, schema=provenance_module.SCHEMA + 1))
     with pytest.raises(ResultError, match=r"toy-smoke-seed3\.nc: .*update linlocal"):
         read(path)
     with pytest.raises(ResultError, match="update linlocal"):
-        Provenance.of(xr.Dataset(attrs={"schema": results.SCHEMA + 1}))
+        Provenance.of(xr.Dataset(attrs={"schema": provenance_module.SCHEMA + 1}))
 
 
 def test_provenance_names_versions_hardware_and_commit(provenance):
@@ -220,8 +227,8 @@ def git(folder, *args):
 
 
 def test_the_commit_is_unknown_outside_git_and_dirty_after_a_change(tmp_path, monkeypatch):
-    commit = results._commit.__wrapped__
-    monkeypatch.setattr(results, "ROOT", tmp_path)
+    commit = provenance_module._commit.__wrapped__
+    monkeypatch.setattr(provenance_module, "ROOT", tmp_path)
     assert commit() == "unknown"
     git(tmp_path, "init")
     assert commit() == "unknown"
@@ -234,9 +241,9 @@ def test_the_commit_is_unknown_outside_git_and_dirty_after_a_change(tmp_path, mo
     (tmp_path / "file").write_text("b")
     assert commit() == f"{clean}-dirty"
     (tmp_path / "site-packages").mkdir()
-    monkeypatch.setattr(results, "ROOT", tmp_path / "site-packages")
+    monkeypatch.setattr(provenance_module, "ROOT", tmp_path / "site-packages")
     assert commit() == "unknown"
-    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance_module, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", "")
     assert commit() == "unknown"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from analysis.rhm_data import FreshBatches, StoredBatches
+from linlocal.analysis.hierarchy import FreshBatches, StoredBatches
 from linlocal.rhm import RandomHierarchyModel
 
 RHM = RandomHierarchyModel(num_classes=4, num_symbols=4, num_synonyms=2, num_levels=3)

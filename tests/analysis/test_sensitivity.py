@@ -5,7 +5,7 @@ import pytest
 import torch
 import xarray as xr
 
-from analysis.sensitivity import decodability, synonymic_sensitivity
+from linlocal.analysis.probing import decodability, synonymic_sensitivity
 from linlocal.rhm import RandomHierarchyModel
 
 LEVELS = 3

@@ -12,11 +12,9 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from analysis.checkpoints import Checkpoints
-from analysis.loaders import SeededLoader
-from analysis.local_losses import Views
-from analysis.sharding import shard
-from analysis.trainer import LocalTrainer
+from linlocal.analysis.local_losses import Views
+from linlocal.analysis.training import Checkpoints, LocalTrainer, SeededLoader
+from linlocal.analysis.training.sharding import shard
 
 PAIR = runpy.run_path(str(Path(__file__).with_name("test_synchronise.py")))
 make, trained, alone, close = (PAIR[name] for name in ("make", "trained", "alone", "close"))

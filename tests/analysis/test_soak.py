@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import AlignmentRecorder, LocalTrainer, local_losses
+from linlocal.analysis import AlignmentRecorder, LocalTrainer
+from linlocal.analysis.local_losses import rules as local_losses
 
 RULE = local_losses.CLAPP(score="softplus", pooling=1)
 HOOKS = (

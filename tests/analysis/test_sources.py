@@ -1,45 +1,52 @@
-"""Laws of the version of an experiment: it follows the files that the experiment reaches."""
+"""Laws of the version of an experiment: it follows the code that runs, and nothing else."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from analysis import sources
-from analysis.sources import code_version
-from experiments import registry
+from experiments.runner import registry
+from linlocal.analysis.results import code_version, sources
 
+HERE = Path(__file__).resolve().parents[2]
 FILES = {
-    "linlocal/__init__.py": (
-        '_HOME = {"Pairs": "p_pairs", "Rule": "p_rules"}\n_MODULES = ("p_rhm",)\n'
+    "linlocal/__init__.py": "x = 1\n",
+    "linlocal/__init__.pyi": (
+        "from . import p_rhm as p_rhm\nfrom .p_pairs import Pairs as Pairs\n"
+        "from .p_room import Rule as Rule\n"
     ),
-    "linlocal/p_rhm.py": "",
-    "linlocal/p_pairs.py": "import numpy\n",
-    "linlocal/p_rules.py": "from linlocal.p_pairs import x\n",
-    "analysis/__init__.py": "",
-    "analysis/p_meter.py": "",
-    "analysis/p_series.py": "",
-    "analysis/p_unused.py": "",
-    "analysis/p_typed.py": "",
-    "analysis/p_else.py": "from . import p_near\nfrom .p_near import x\n",
-    "analysis/p_near.py": "",
-    "experiments/__init__.py": "",
-    "experiments/p_lazy.py": "from linlocal import Pairs\n",
-    "experiments/p_whole.py": "import linlocal as ll\n",
-    "experiments/p_deep.py": "def run():\n    from analysis import p_meter\n",
+    "linlocal/p_rhm.py": "x = 2\n",
+    "linlocal/p_pairs.py": "import numpy\nx = 3\n",
+    "linlocal/p_room/__init__.py": "x = 4\n",
+    "linlocal/p_room/__init__.pyi": "from .p_rules import Rule as Rule\n",
+    "linlocal/p_room/p_rules.py": "from linlocal.p_pairs import x\nRule = x\n",
+    "linlocal/p_room/p_unused.py": "x = 5\n",
+    "linlocal/analysis/__init__.py": "x = 6\n",
+    "linlocal/analysis/p_meter.py": "x = 7\n",
+    "linlocal/analysis/p_series.py": "x = 8\n",
+    "linlocal/analysis/p_typed.py": "x = 9\n",
+    "linlocal/analysis/p_else.py": "from . import p_near\nfrom .p_near import x\ny = 1\n",
+    "linlocal/analysis/p_near.py": "x = 10\n",
+    "experiments/__init__.py": "x = 11\n",
+    "experiments/p_lazy.py": "from linlocal import Pairs\nx = 12\n",
+    "experiments/p_room.py": "from linlocal import Rule\nx = 13\n",
+    "experiments/p_whole.py": "import linlocal as ll\nx = 14\n",
+    "experiments/p_deep.py": "def run():\n    from linlocal.analysis import p_meter\n",
     "experiments/p_typed.py": (
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from analysis.p_typed import x\n"
-        "else:\n    from analysis import p_else\n"
+        "if TYPE_CHECKING:\n    from linlocal.analysis.p_typed import x\n"
+        "else:\n    from linlocal.analysis import p_else\n"
     ),
-    "experiments/p_chain.py": "from analysis import p_series as s\nimport experiments.p_deep\n",
+    "experiments/p_chain.py": (
+        "from linlocal.analysis import p_series as s\nimport experiments.p_deep\nx = 15\n"
+    ),
 }
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """An empty project."""
-    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "_folder", lambda package: tmp_path / package)
     return tmp_path
 
 
@@ -47,31 +54,26 @@ def root(tmp_path, monkeypatch):
 def small(root):
     """A project of a few files."""
     for name, content in FILES.items():
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
         (root / name).write_text(content)
     return root
 
 
 def edit(file):
-    file.write_text(file.read_text() + "# edited\n")
+    file.write_text(file.read_text() + "edited = 1\n")
 
 
+ROOT, ANALYSIS = "linlocal/__init__.py", "linlocal/analysis/__init__.py"
+RULES = {ROOT, "linlocal/p_room/__init__.py", "linlocal/p_room/p_rules.py", "linlocal/p_pairs.py"}
 REACHED = {
-    "p_lazy": {"linlocal/__init__.py", "linlocal/p_pairs.py"},
-    "p_whole": {
-        "linlocal/__init__.py",
-        "linlocal/p_pairs.py",
-        "linlocal/p_rules.py",
-        "linlocal/p_rhm.py",
-    },
-    "p_deep": {"analysis/__init__.py", "analysis/p_meter.py"},
-    "p_typed": {"analysis/__init__.py", "analysis/p_else.py", "analysis/p_near.py"},
+    "p_lazy": {ROOT, "linlocal/p_pairs.py"},
+    "p_room": RULES,
+    "p_whole": {*RULES, "linlocal/p_rhm.py"},
+    "p_deep": {ROOT, ANALYSIS, "linlocal/analysis/p_meter.py"},
+    "p_typed": {ROOT, ANALYSIS, "linlocal/analysis/p_else.py", "linlocal/analysis/p_near.py"},
     "p_chain": {
-        "analysis/__init__.py",
-        "analysis/p_series.py",
-        "analysis/p_meter.py",
-        "experiments/__init__.py",
-        "experiments/p_deep.py",
+        *(ROOT, ANALYSIS, "linlocal/analysis/p_series.py", "linlocal/analysis/p_meter.py"),
+        *("experiments/__init__.py", "experiments/p_deep.py"),
     },
 }
 
@@ -81,6 +83,8 @@ def test_the_version_follows_exactly_the_files_that_are_reached(small, name):
     module = f"experiments.{name}"
     changed = set()
     for file in FILES:
+        if file.endswith(".pyi"):
+            continue
         before = code_version(module)
         assert code_version(module) == before
         edit(small / file)
@@ -96,31 +100,77 @@ def test_files_that_are_no_source_do_not_count(small):
     assert code_version("experiments.p_whole") == before
 
 
-def test_a_renamed_file_is_still_reached(small):
+CODE = '''"""What it is for."""
+
+from __future__ import annotations
+
+import math
+
+
+def area(radius: float) -> float:
+    """pi r^2."""
+    return math.pi * radius**2
+
+
+LARGEST = 3
+'''
+SAME = {
+    "a comment": CODE + "# by the way\n",
+    "another docstring": CODE.replace("pi r^2.", "Of a disc."),
+    "no docstring": CODE.replace('    """pi r^2."""\n', ""),
+    "layout": CODE.replace("radius**2", "(\n        radius ** 2\n    )"),
+    "another order": "LARGEST = 3\n" + CODE.replace("LARGEST = 3\n", ""),
+    "another import of the same": CODE.replace("import math", "import math\nimport os"),
+}
+OTHER = {
+    "a number": CODE.replace("LARGEST = 3", "LARGEST = 4"),
+    "an operator": CODE.replace("math.pi *", "math.pi +"),
+    "a default": CODE.replace("radius: float", "radius: float = 1.0"),
+    "a new statement": CODE + "LARGEST += 1\n",
+    "a text that is used": CODE.replace("LARGEST = 3", 'LARGEST = "3"'),
+}
+
+
+def version_of(root, code):
+    (root / "experiments").mkdir(exist_ok=True)
+    (root / "experiments" / "p_one.py").write_text(code)
+    return code_version("experiments.p_one")
+
+
+@pytest.mark.parametrize("change", SAME)
+def test_what_cannot_change_a_number_does_not_count(root, change):
+    assert SAME[change] != CODE
+    assert version_of(root, CODE) == version_of(root, SAME[change])
+
+
+@pytest.mark.parametrize("change", OTHER)
+def test_what_can_change_a_number_counts(root, change):
+    assert version_of(root, CODE) != version_of(root, OTHER[change])
+
+
+def test_code_may_move_from_one_module_to_another(small):
     before = code_version("experiments.p_chain")
-    (small / "analysis" / "p_meter.py").rename(small / "analysis" / "p_moved.py")
+    (small / "linlocal/analysis/p_meter.py").rename(small / "linlocal/analysis/p_moved.py")
     deep = small / "experiments" / "p_deep.py"
     deep.write_text(deep.read_text().replace("p_meter", "p_moved"))
+    chain = small / "experiments" / "p_chain.py"
+    chain.write_text("from experiments.p_deep import run\n" + FILES["experiments/p_chain.py"])
+    assert code_version("experiments.p_chain") != before  # an import inside a function is executed
     moved = code_version("experiments.p_chain")
-    assert moved != before
-    edit(small / "analysis" / "p_moved.py")
+    (small / "linlocal/analysis/p_moved.py").write_text("")
+    (small / "experiments/__init__.py").write_text("x = 11\nx = 7\n")
+    assert code_version("experiments.p_chain") == moved
+    edit(small / "linlocal/analysis/p_moved.py")
     assert code_version("experiments.p_chain") != moved
-
-
-def test_names_count_beside_contents(root):
-    (root / "experiments").mkdir()
-    for name in ("p_first", "p_second"):
-        (root / "experiments" / f"{name}.py").write_text("x = 1\n")
-    assert code_version("experiments.p_first") != code_version("experiments.p_second")
 
 
 def test_the_version_is_the_same_in_any_folder(small, tmp_path_factory, monkeypatch):
     here = code_version("experiments.p_chain")
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "copy"
     shutil.copytree(small, elsewhere)
-    monkeypatch.setattr(sources, "ROOT", elsewhere)
+    monkeypatch.setattr(sources, "_folder", lambda package: elsewhere / package)
     assert code_version("experiments.p_chain") == here
-    edit(elsewhere / "analysis" / "p_meter.py")
+    edit(elsewhere / "linlocal/analysis/p_meter.py")
     assert code_version("experiments.p_chain") != here
 
 
@@ -132,33 +182,32 @@ def test_a_module_that_does_not_exist_is_refused(small):
 @pytest.fixture
 def copy(root):
     """A copy of this project."""
-    here = Path(sources.__file__).parent.parent
-    for package in sources.PACKAGES:
+    for package in ("linlocal", "experiments"):
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(here / package, root / package, ignore=ignore)
+        shutil.copytree(HERE / package, root / package, ignore=ignore)
     return root
 
 
 def versions(names):
-    return {name: code_version(f"experiments.{name}") for name in names}
+    return {name: code_version(registry.module_of(name)) for name in names}
 
 
-def test_every_experiment_follows_itself_and_the_schema_of_results(copy):
+def test_every_experiment_follows_itself_and_its_sweeps(copy):
     first = versions(registry.NAMES)
-    edit(copy / "analysis" / "results.py")
+    edit(copy / "experiments" / "runner" / "sweep.py")
     second = versions(registry.NAMES)
     assert all(second[name] != first[name] for name in registry.NAMES)
     for name in registry.NAMES:
-        edit(copy / "experiments" / f"{name}.py")
-        assert code_version(f"experiments.{name}") != second[name]
+        edit(copy / "experiments" / "catalogue" / f"{name}.py")
+        assert code_version(registry.module_of(name)) != second[name]
 
 
 @pytest.mark.parametrize(
     ("file", "followers"),
     [
         ("linlocal/rhm/sampling.py", {"rhm_covariances", "rhm_feedback"}),
-        ("analysis/hierarchy.py", {"rhm_feedback"}),
-        ("linlocal/projection.py", {"narrowing"}),
+        ("linlocal/analysis/hierarchy/networks.py", {"rhm_feedback"}),
+        ("linlocal/projection/optimal.py", {"narrowing"}),
     ],
 )
 def test_grammars_and_projections_do_not_touch_each_others_experiments(copy, file, followers):

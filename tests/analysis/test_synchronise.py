@@ -13,10 +13,9 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import nn
 
-from analysis.gather import GatheredRule
-from analysis.local_losses import CLAPP, ForwardForward
-from analysis.synchronise import GradientMeans
-from analysis.trainer import GlobalTrainer, LocalTrainer
+from linlocal.analysis.local_losses import CLAPP, ForwardForward, GatheredRule
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer
+from linlocal.analysis.training.synchronise import GradientMeans
 
 ROOT = Path(__file__).resolve().parents[2]
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

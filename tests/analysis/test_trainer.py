@@ -9,9 +9,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
-from analysis.blockwise import TopReadError
-from analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
-from analysis.trainer import GlobalTrainer, LocalTrainer
+from linlocal.analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer
+from linlocal.analysis.watching.blockwise import TopReadError
 
 RULES = {
     "CLAPP": CLAPP(score="softplus"),

@@ -13,10 +13,8 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from analysis.checkpoints import Checkpoints
-from analysis.loaders import SeededLoader
-from analysis.local_losses import ForwardForward
-from analysis.trainer import LocalTrainer
+from linlocal.analysis.local_losses import ForwardForward
+from linlocal.analysis.training import Checkpoints, LocalTrainer, SeededLoader
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = TensorDataset(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).double())

@@ -15,10 +15,14 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.checkpoints import Checkpoints
-from analysis.loaders import SeededLoader
-from analysis.local_losses import CLAPP, Views
-from analysis.trainer import GlobalTrainer, LocalTrainer, tensorboard_log
+from linlocal.analysis.local_losses import CLAPP, Views
+from linlocal.analysis.training import (
+    Checkpoints,
+    GlobalTrainer,
+    LocalTrainer,
+    SeededLoader,
+    tensorboard_log,
+)
 
 
 def mlp():

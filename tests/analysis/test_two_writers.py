@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import results, series
-from experiments.sweep import Parts
+from experiments.runner import Parts
+from linlocal.analysis import results
+from linlocal.analysis.alignment import series
 from paper_figures import claims
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,9 +22,10 @@ import sys, time
 from pathlib import Path
 import numpy as np
 import xarray as xr
-from analysis import results, series
-from analysis.results import Provenance
-from experiments.sweep import Parts
+from linlocal.analysis import results
+from linlocal.analysis.alignment import series
+from linlocal.analysis.results import Provenance
+from experiments.runner import Parts
 from paper_figures import claims
 
 folder, who, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import view_losses
 from linlocal import losses
+from linlocal.analysis.local_losses import view_losses
 
 OPTIONS = {
     "NTXent": {"temperature": 0.3},

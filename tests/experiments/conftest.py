@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments import registry
+from experiments.runner import registry
 
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
-    """The toy experiment, registered as ``experiments.toy``, in an empty current folder."""
+    """The toy experiment as one of the catalogue, in an empty current folder."""
     spec = importlib.util.spec_from_file_location(
-        "experiments.toy", Path(__file__).with_name("toy.py")
+        "experiments.catalogue.toy", Path(__file__).with_name("toy.py")
     )
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.augmentation import mild, simclr, two_views
+from experiments.data.augmentation import mild, simclr, two_views
 
 
 def images(count=6, channels=3, size=32, seed=0):

@@ -8,16 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import view_losses
-from analysis.heads import ActivityNoise, HeadedClasses, HeadedViews, Labels
-from analysis.memory import peak_bytes
-from analysis.trainer import GlobalTrainer, LocalTrainer
-from experiments import blockwise_ssl, networks
-from experiments.blockwise import Recipe, cut, narrow_resnet, train
-from experiments.optimisers import lars, warm_up_cosine
+from experiments.catalogue import blockwise_ssl
+from experiments.networks import cut, encoders as networks, narrow_resnet
+from experiments.training import BlockwiseRecipe, lars, train
+from experiments.training.optimisers import warm_up_cosine
+from linlocal.analysis.local_losses import (
+    ActivityNoise,
+    HeadedClasses,
+    HeadedViews,
+    Labels,
+    view_losses,
+)
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer, peak_bytes
 
 RULE = HeadedViews(width=8, widths=(6,), scale=1.0)
-RECIPE = Recipe(steps=3, learning_rate=1.0, warm_up=0.34)
+RECIPE = BlockwiseRecipe(steps=3, learning_rate=1.0, warm_up=0.34)
 
 
 def views(samples=4, channels=2, side=8, seed=0):
@@ -170,7 +175,7 @@ def test_labels_teach():
         network,
         HeadedClasses(width=8, widths=(3,), labels=labels),
         lambda step: batches(0),
-        Recipe(20, 8.0),
+        BlockwiseRecipe(20, 8.0),
         "end to end",
         labels=labels,
         before_step=lambda step, trainer: seen.append(step),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from analysis.heads import HeadedClasses, HeadedViews, Labels
-from experiments.blockwise_losses import SUPERVISED, VIEW_LOSSES, headed
+from experiments.training import SUPERVISED, VIEW_LOSSES, headed
+from linlocal.analysis.local_losses import HeadedClasses, HeadedViews, Labels
 
 SIZES = {"width": 16, "projector": (8, 4)}
 

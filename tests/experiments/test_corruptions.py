@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from analysis.probe import linear_probe
-from analysis.results import ResultError
-from experiments.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted_folder
-from experiments.data import DataError
-from experiments.robustness import corrupted_accuracy
+from experiments.data import CORRUPTIONS, SEVERITIES, DataError, corrupt
+from experiments.data.corruptions import corrupted_folder
+from experiments.training import corrupted_accuracy
+from linlocal.analysis.probing import linear_probe
+from linlocal.analysis.results import ResultError
 
 # The types of ImageNet-C but frost.
 NAMES = {

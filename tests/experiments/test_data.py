@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from experiments.data import DataError, default_source, load_images, read_idx
+from experiments.data import DataError, default_source, load_images
+from experiments.data.grey_images import read_idx
 
 NAMES = [f"train-images{dot}idx3-ubyte{suffix}" for dot in "-." for suffix in ("", ".gz")]
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(7, 28, 28), dtype=np.uint8)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from experiments import device_images
-from experiments.device_images import DeviceImages
+from experiments.data import device_images
+from experiments.data.device_images import DeviceImages
 from linlocal.rhm import RandomHierarchyModel, images
 
 DEEP = RandomHierarchyModel(

@@ -8,23 +8,20 @@ import pytest
 import scipy.optimize
 import xarray as xr
 
-from analysis import results
-from analysis.results import Provenance
-from experiments import (
+from experiments.catalogue import (
     exactness_in_training,
     feedback_map,
     linear_alignment,
     linear_cnn,
     narrowing,
-    registry,
     remedies,
     spectrum,
 )
-from experiments.batches import patch_batches, sources, standardised
-from experiments.data import augmented_views
-from experiments.grid import grid
-from experiments.sweep import Sweep
+from experiments.data import augmented_views, patch_batches, sources, standardised
+from experiments.runner import Sweep, grid, registry
 from linlocal import DeepLinear, Pairs, compare, rules
+from linlocal.analysis import results
+from linlocal.analysis.results import Provenance
 
 EXACT = 1e-10
 MODULES = (
@@ -45,14 +42,14 @@ def test_a_smoke_run_leaves_a_result_that_says_where_it_came_from(name, smoke):
     experiment = registry.load(name)
     assert (stored.experiment, stored.preset, stored.seed) == (name, "smoke", 0)
     assert set(json.loads(stored.config)) == set(vars(experiment.PRESETS["smoke"]))
-    assert stored.code == results.code_version(f"experiments.{name}")
+    assert stored.code == results.code_version(registry.module_of(name))
     if "layer" in dataset.dims:
         assert dataset["layer"].values.tolist() == list(range(1, dataset.sizes["layer"] + 1))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_cosines_are_cosines_and_projections_are_optimal(module, smoke):
-    dataset = results.read(smoke(module.__name__.removeprefix("experiments.")))
+    dataset = results.read(smoke(module.__name__.removeprefix("experiments.catalogue.")))
     if "cosine" in dataset:
         assert (np.abs(dataset["cosine"]) <= 1 + 1e-12).all()
         assert not (dataset["residual"] > 1e-12).any()

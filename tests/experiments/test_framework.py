@@ -7,11 +7,10 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from analysis import results
-from analysis.results import Provenance
-from experiments import registry
 from experiments.__main__ import app
-from experiments.sweep import Parts, Sweep
+from experiments.runner import Parts, Sweep, registry
+from linlocal.analysis import results
+from linlocal.analysis.results import Provenance
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def test_a_run_leaves_one_file_that_describes_itself(toy, cli):
     stored = Provenance.of(dataset)
     assert (stored.experiment, stored.preset, stored.seed) == ("toy", "smoke", 4)
     assert stored.config == '{"data": "embedded", "offset": 0.5, "points": 3, "seed": 4}'
-    assert stored.code == results.code_version("experiments.toy")
+    assert stored.code == results.code_version("experiments.catalogue.toy")
     assert stored.duration_s > 0
 
 
@@ -59,7 +58,7 @@ def test_an_up_to_date_result_is_not_computed_again_unless_forced(toy, cli):
 def test_an_outdated_result_is_computed_again(toy, cli, monkeypatch, change):
     cli("run toy --preset smoke")
     if change == "code":
-        monkeypatch.setattr(results, "code_version", lambda module: "edited")
+        monkeypatch.setattr(provenance_module, "code_version", lambda module: "edited")
         expected = "older code"
     elif change == "parameters":
         monkeypatch.setitem(toy.PRESETS, "smoke", toy.Config(points=3, offset=1.5))
@@ -124,7 +123,7 @@ def test_a_damaged_part_is_reported_in_one_line_and_computed_again(toy, cli):
 def test_parts_of_another_code_or_config_do_not_count(toy, cli, monkeypatch, change):
     interrupt(toy, cli, at=2)
     if change == "code":
-        monkeypatch.setattr(results, "code_version", lambda module: "edited")
+        monkeypatch.setattr(provenance_module, "code_version", lambda module: "edited")
     else:
         monkeypatch.setitem(toy.PRESETS, "smoke", toy.Config(points=3, offset=1.5))
     cli("run toy --preset smoke")

@@ -7,10 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from analysis import results
-from analysis.trainer import LocalTrainer
-from experiments import gpu_benchmark
-from experiments.gpu_benchmark import IN_MICRO_BATCHES, NETWORKS, PRESETS, measure, table
+from experiments.benchmarks import gpu as gpu_benchmark
+from experiments.benchmarks.gpu import IN_MICRO_BATCHES, NETWORKS, PRESETS, measure, table
+from linlocal.analysis import results
+from linlocal.analysis.training import LocalTrainer
 
 SMOKE = PRESETS["smoke"]
 

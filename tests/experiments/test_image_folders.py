@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from experiments.data import DataError
-from experiments.image_folders import load
+from experiments.data.archives import load
 
 RNG = np.random.default_rng(0)
 CIFAR_FILES = [*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"]

@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.data import DataError
-from experiments.image_streams import Request, Source, open_stream
+from experiments.data import DataError, Request, Source, open_stream
 
 CLASSES, PER_CLASS, TESTS = 3, 8, 2
 SIZE = 14  # decoded files are 16 pixels wide

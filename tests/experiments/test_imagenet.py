@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from experiments.data import DataError
-from experiments.imagenet import ImageFolder
+from experiments.data.folder import ImageFolder
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.networks import block_names, build
+from experiments.networks import build
+from experiments.networks.encoders import block_names
 
 SMALL = {
     "vgg6": {"width": 1 / 32},

@@ -16,14 +16,13 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from analysis import results, series
-from analysis.checkpoints import Checkpoints
-from analysis.trainer import LocalTrainer
-from analysis.training import Trainer
-from experiments import dry_run, pretrain
-from experiments.journal import Clock, Journal, bottleneck
-from experiments.pretrain_settings import PRESETS, synchronised
-from experiments.pretraining import Pretraining, make_fabric
+from experiments.pretrain import __main__ as pretrain, dry_run
+from experiments.pretrain.journal import Clock, Journal, bottleneck
+from experiments.pretrain.loop import Pretraining, make_fabric
+from experiments.pretrain.settings import PRESETS, synchronised
+from linlocal.analysis import results
+from linlocal.analysis.alignment import series
+from linlocal.analysis.training import Checkpoints, LocalTrainer, Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = PRESETS["smoke"]

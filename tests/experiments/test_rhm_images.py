@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.rhm_images import RHMImages
+from experiments.data import RHMImages
 from linlocal.rhm import RandomHierarchyModel
 from linlocal.rhm.images import ungrid
 

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.hierarchy import HierarchicalNet
-from analysis.local_losses import Views
-from analysis.view_losses import VICReg
-from experiments import rhm_pairs
-from experiments.rhm_pairs import Source, fit_pairs
-from experiments.rhm_tasks import Recipe
+from experiments.training import Recipe, Source, fit_pairs, hierarchy_pairs as rhm_pairs
+from linlocal.analysis.hierarchy import HierarchicalNet
+from linlocal.analysis.local_losses import Views
+from linlocal.analysis.local_losses.view_losses import VICReg
 from linlocal.rhm import RandomHierarchyModel
 
 LEVELS = 3

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.rhm_tasks import (
-    LARGEST_TEST,
-    LARGEST_VALIDATION,
+from experiments.training import (
     Recipe,
     Task,
     accuracy,
     activities,
     classes,
     encode,
-    fit_supervised,
+    fit_labels,
     trained,
 )
+from experiments.training.hierarchies import LARGEST_TEST, LARGEST_VALIDATION
 
 TINY = Task(num_symbols=4, num_synonyms=2, num_levels=2, multiple=1.5, seed=0)
 RECIPE = Recipe(width=32, learning_rate=1e-2, steps=400)
@@ -66,7 +65,7 @@ def data(task):
 def fitted(recipe=RECIPE, seed=0, task=TINY):
     inputs, labels = data(task)
     net = recipe.network(task.rhm, seed)
-    fit = fit_supervised(net, recipe, inputs, labels, seed)
+    fit = fit_labels(net, recipe, inputs, labels, seed)
     return net, fit
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.search import searched, words
-from experiments.sweep import Sweep
+from experiments.runner import Sweep, searched, words
 
 CELLS = [{"rule": "a"}, {"rule": "b"}]
 RATES = [{"rate": 0.1}, {"rate": 0.2}, {"rate": 0.3}]

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from experiments.data import DataError
-from experiments.imagenet import ImageFolder
-from experiments.shards import TarShards
+from experiments.data.folder import ImageFolder
+from experiments.data.shards import TarShards
 
 PER_FILE = 5
 

@@ -8,19 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.local_losses import CLAPP, Views
-from experiments import image_sources, local_rules, trained_cnn, trained_mlp
-from experiments.training import (
-    Divergence,
-    Schedule,
-    fit,
-    fit_supervised,
-    masked_cosines,
-    matching_loss,
-    outputs,
-    rows_of,
-)
+from experiments.catalogue import local_rules, trained_cnn, trained_mlp
+from experiments.data import rows_of, sources as image_sources
+from experiments.training import Divergence, Schedule, fit, fit_supervised, masked_cosines
+from experiments.training.fitting import matching_loss, outputs
 from linlocal import Pairs
+from linlocal.analysis.local_losses import CLAPP, Views
 
 BATCH = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
 

@@ -5,8 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import training_cost
-from experiments.training_cost import ENCODER, MICRO, NETWORKS, encoder, measured, residual
+from experiments.catalogue import training_cost
+from experiments.catalogue.training_cost import (
+    ENCODER,
+    MICRO,
+    NETWORKS,
+    encoder,
+    measured,
+    residual,
+)
 
 SMOKE = training_cost.PRESETS["smoke"]
 

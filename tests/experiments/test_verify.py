@@ -10,10 +10,10 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from analysis import results
-from analysis.results import Provenance
-from experiments import verify
 from experiments.__main__ import app
+from experiments.runner import verify
+from linlocal.analysis import results
+from linlocal.analysis.results import Provenance
 
 RESULT = Path("results/toy-smoke-seed0.nc")
 

@@ -14,11 +14,10 @@ from distributed import LocalCluster
 from threadpoolctl import threadpool_info, threadpool_limits
 from typer.testing import CliRunner
 
-from analysis import results
-from analysis.results import Provenance, ResultError
 from experiments.__main__ import app
-from experiments.sweep import Parts, Sweep
-from experiments.workers import Workers
+from experiments.runner import Parts, Sweep, Workers
+from linlocal.analysis import results
+from linlocal.analysis.results import Provenance, ResultError
 
 POINTS = [{"n": n} for n in range(4)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from experiments.sweep import Sweep
+from experiments.runner import Sweep
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import linlocal as ll
-from linlocal import losses, rules, scores, testing
-from linlocal.convolution import Convolution, average_pooling
+from linlocal import losses, rules, testing
+from linlocal.losses import scores
+from linlocal.networks import Convolution, average_pooling
 from linlocal.pairs import Direction, Pairs
 from linlocal.rules import Penalty, Rule
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import linlocal as ll
-from linlocal import losses, rules, scores
-from linlocal.convolution import Convolution, average_pooling
+from linlocal import losses, rules
+from linlocal.losses import scores
+from linlocal.networks import Convolution, average_pooling
 from linlocal.rules import Penalty
+from linlocal.updates import Signals
 
 
 def views(width, samples=10, seed=0):
@@ -85,7 +87,7 @@ def test_conditions_of_scored_pairs(network, name, layer):
     p, p_top, v = (pooling(net, rule, layer), pooling(net, rule, top), net.downstream(layer))
     through = p_top @ v
     found = measured(net, pairs, rule, layer)
-    scored = {l: ll.signals.Signals(net, pairs, rule).scored(l) for l in (layer, top)}
+    scored = {l: Signals(net, pairs, rule).scored(l) for l in (layer, top)}
 
     sent = np.concatenate([s.projected for s in scored[layer]])
     wanted = np.concatenate([s.projected for s in scored[top]]) @ v
@@ -349,7 +351,7 @@ def test_norms_are_compared_at_any_size_of_the_update(scale):
 def test_the_worst_view_direction_is_reported(name):
     net, pairs, rule = NETWORKS["dense"](), views(6), PAIR_RULES[name]
     ds = ll.compare(net, pairs, rule)
-    signals = ll.signals.Signals(net, pairs, rule)
+    signals = Signals(net, pairs, rule)
     for l in net.layers:
         solved = [s.projection for s in signals.scored(l) if s.projection is not None]
         row = ds.sel(layer=l)

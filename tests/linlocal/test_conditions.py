@@ -7,7 +7,7 @@ import pytest
 
 import linlocal as ll
 from linlocal import rules
-from linlocal.network import Network
+from linlocal.networks import Network
 from linlocal.rules import Penalty, Rule
 
 EXACT = 1e-11

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from linlocal.convolution import Convolution, average_pooling
+from linlocal.networks import Convolution, average_pooling
 
 CASES = {
     "plain": {},

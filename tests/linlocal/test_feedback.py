@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import linlocal as ll
-from linlocal import autodiff, losses, scores, testing
+from linlocal import autodiff, losses, testing
+from linlocal.losses import scores
 from linlocal.rules import Rule
 from linlocal.testing import assert_same_update
 

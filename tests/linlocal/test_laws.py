@@ -10,13 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.optimize
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import linlocal as ll
-from linlocal import autodiff, losses, scores, testing
-from linlocal.convolution import Convolution, average_pooling
-from linlocal.network import nearest_isometry
+from linlocal import autodiff, losses, testing
+from linlocal.losses import scores
+from linlocal.networks import Convolution, average_pooling, nearest_isometry
 from linlocal.rules import Penalty, Rule
 from linlocal.testing import assert_same_update
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import linlocal as ll
-from linlocal import autodiff, losses, scores, testing
+from linlocal import autodiff, losses, testing
+from linlocal.losses import scores
 from linlocal.pairs import Direction, Pairs
 
 PAIR_LOSSES = {

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import linlocal as ll
-from linlocal import losses, scores, testing
+from linlocal import losses, testing
+from linlocal.losses import scores
 from linlocal.rules import Penalty, Rule
 
 TERMS = ("dual", "context", "metric")

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import linlocal as ll
 from linlocal import testing
-from linlocal.network import nearest_isometry
+from linlocal.networks import nearest_isometry
 
 X = testing.samples(7, 6, 0)[0]
 

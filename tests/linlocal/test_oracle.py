@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import linlocal as ll
-from linlocal import autodiff, losses, scores, testing
-from linlocal.convolution import Convolution
+from linlocal import autodiff, losses, testing
+from linlocal.losses import scores
+from linlocal.networks import Convolution
 from linlocal.rules import NAMES, Penalty, Rule
 from linlocal.testing import Exponential, assert_same_update
 

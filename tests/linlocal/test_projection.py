@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import scipy.optimize
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import linlocal as ll
-from linlocal import autodiff, hinge, losses, newton, scores, testing
+from linlocal import autodiff, losses, testing
+from linlocal.losses import scores
 from linlocal.pairs import Direction, Pairs
-from linlocal.projection import ConvergenceError, optimal_projection
-from linlocal.score_problem import Rows, ScoreProblem
+from linlocal.projection import Rows, ScoreProblem, box as hinge, newton, optimal_projection
+from linlocal.projection.optimal import ConvergenceError
 from linlocal.testing import Exponential
 
 SMOOTH = {

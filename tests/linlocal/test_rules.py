@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import linlocal as ll
-from linlocal import losses, rules, scores, testing
+from linlocal import losses, rules, testing
+from linlocal.losses import scores
 from linlocal.rules import NAMES, Penalty, Rule
 from linlocal.testing import Exponential
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from linlocal import scores, testing
+from linlocal import testing
+from linlocal.losses import scores
 
 CASES = {
     "linear": scores.Linear(),

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import find, given, settings
-from hypothesis import strategies as st
+from hypothesis import find, given, settings, strategies as st
 
 import linlocal as ll
-from linlocal import scores, testing
+from linlocal import testing
+from linlocal.losses import scores
 from linlocal.testing import assert_same_update
 
 

@@ -6,8 +6,8 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from experiments import gpu_benchmark
 from experiments.__main__ import app as experiments_app
+from experiments.benchmarks import gpu as gpu_benchmark
 from experiments.benchmarks.__main__ import app as benchmarks_app
 from paper_figures.__main__ import app as figures_app
 

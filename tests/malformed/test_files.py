@@ -13,11 +13,11 @@ import pytest
 import torch
 import xarray as xr
 
-from analysis import results, series
-from analysis.checkpoints import CheckpointError, Checkpoints
-from analysis.results import Provenance, ResultError
-from experiments import data, image_folders
-from experiments.data import DataError
+from experiments.data import DataError, archives as image_folders, grey_images as data
+from linlocal.analysis import results
+from linlocal.analysis.alignment import series
+from linlocal.analysis.results import Provenance, ResultError
+from linlocal.analysis.training import CheckpointError, Checkpoints
 from paper_figures import claims
 
 PROVENANCE = Provenance.collect("none", "smoke", 0, {})

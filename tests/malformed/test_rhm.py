@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from linlocal import rhm
-from linlocal.rhm import encoding, images, inference, sampling, theory
-from linlocal.rhm.grammar import Grammar
+from linlocal.rhm import Grammar, encoding, images, inference, sampling, theory
 
 SIZES = {"num_classes": 4, "num_symbols": 4, "num_synonyms": 2, "num_levels": 3}
 MODEL = rhm.RandomHierarchyModel(**SIZES)

@@ -8,9 +8,10 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 from typer.testing import CliRunner
 
-from analysis import results
-from paper_figures import registry, style
+from linlocal.analysis import results
+from paper_figures import registry
 from paper_figures.__main__ import app
+from paper_figures.look import style
 
 VERDICTS = {"reproduced", "not reproduced", "open"}
 

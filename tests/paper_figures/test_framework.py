@@ -15,11 +15,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from analysis import results
-from analysis.results import Address, Provenance
-from paper_figures import registry, style
+from linlocal.analysis import results
+from linlocal.analysis.results import Address, Provenance
+from paper_figures import registry
 from paper_figures.__main__ import app
 from paper_figures.claims import Claim, record
+from paper_figures.look import style
 
 
 def make(seed=0):

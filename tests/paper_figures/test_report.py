@@ -16,11 +16,12 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from analysis import results
-from analysis.results import Address, Provenance
-from paper_figures import claims, registry, report, report_page
+from linlocal.analysis import results
+from linlocal.analysis.results import Address, Provenance
+from paper_figures import claims, registry
 from paper_figures.__main__ import app
 from paper_figures.claims import Claim
+from paper_figures.report import contents as report, page as report_page
 
 SHARED = "COLOR = 'k'\n"
 FIGURE = '''"""A toy <of> a figure."""
@@ -279,7 +280,7 @@ def test_a_figure_is_drawn_again_only_if_something_changed_by_content(toy, tmp_p
 
 
 def test_a_figure_that_imports_the_theory_depends_on_all_of_it(toy, tmp_path):
-    from paper_figures.drawing import _code
+    from paper_figures.report.sources import _code
 
     assert set(_code("paper_figures.toy")) == {
         f"paper_figures.{name}" for name in ("toy", "toy_shared", "style", "claims")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis import results
-from paper_figures import (
+from linlocal.analysis import results
+from paper_figures.figures import (
     rhm_covariances,
     rhm_feedback,
     rhm_local_ssl,

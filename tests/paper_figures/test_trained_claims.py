@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from paper_figures import (
+from paper_figures.figures import (
     alignment_accuracy,
     cosines_in_training,
     local_rules_table,
-    style,
     trained_cnn,
     trained_mlp,
 )
+from paper_figures.look import style
 
 RULES = [*local_rules_table.PUBLISHED, "PhyLL", "Forward-Forward", "VICReg", "Barlow Twins"]
 ATTRS = {"experiment": "local_rules", "preset": "smoke", "seed": 0, "config": "{}"}

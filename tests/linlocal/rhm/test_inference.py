@@ -5,8 +5,7 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from linlocal import testing
 from linlocal.rhm import RandomHierarchyModel, Trees, bayes_error, sample_posterior

@@ -6,12 +6,11 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from linlocal import testing
 from linlocal.rhm import RandomHierarchyModel, Trees, inference, sampling, trees
-from linlocal.rhm.grammar import stream
+from linlocal.seeds import stream
 
 ALMOST_NEVER = 1e-4
 """A p-value below this is a wrong distribution: the draws are fixed by their seeds."""

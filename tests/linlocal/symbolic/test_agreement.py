@@ -6,19 +6,18 @@ from functools import cache
 import numpy as np
 import pytest
 import sympy as sp
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import linlocal as ll
 from linlocal import autodiff, rules, testing
-from linlocal.convolution import Convolution, average_pooling
+from linlocal.networks import Convolution, average_pooling
 from linlocal.rules import NAMES, Penalty
-from linlocal.signals import Signals
 from linlocal.symbolic import derive, formulas, inner_products
 from linlocal.symbolic.formulas import LAM, LAM_LAYER, depends_on_inner_products
 from linlocal.symbolic.matrices import Symbols, rational_rotation, semi_orthogonal
 from linlocal.symbolic.words import evaluate
 from linlocal.testing import assert_same_update
+from linlocal.updates import Signals
 
 NETWORKS = {
     "generic": lambda seed: ll.DeepLinear.gaussian([3, 4, 5, 3], seed),

@@ -7,7 +7,8 @@ import pytest
 import sympy as sp
 
 import linlocal as ll
-from linlocal import losses, rules, scores
+from linlocal import losses, rules
+from linlocal.losses import scores
 from linlocal.rules import Penalty, Rule
 from linlocal.symbolic import NotApplicable, derive
 from linlocal.symbolic.conditions import metric_symbols

@@ -1,0 +1,7 @@
+from . import series as series
+from .batch import align as align
+from .recorder import (
+    AlignmentRecorder as AlignmentRecorder,
+    Cadence as Cadence,
+    log_spaced as log_spaced,
+)

@@ -1,0 +1,117 @@
+"""Local against global gradients of a network's blocks, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from linlocal import inputs
+from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
+from linlocal.analysis.alignment.products import COUNT, divide, metrics
+from linlocal.analysis.alignment.sums import VIEWS
+from linlocal.analysis.block import resolve
+from linlocal.analysis.watching import untouched
+
+
+def align(
+    model: nn.Module,
+    names: Iterable[str] | None,
+    rule: RuleOrLosses | Mapping[str, RuleOrLosses],
+    *views: Tensor,
+    global_loss: Callable[[Tensor], Tensor] | None = None,
+) -> xr.Dataset:
+    """The local against the global gradient of every block on one batch.
+
+    One forward pass in the model's present mode, in which nothing of the model changes: no
+    ``.grad``, buffer, random state or hook.
+
+    Args:
+        model: the network.
+        names: its blocks, as for `blocks`.
+        rule: what builds the local losses, or these losses, one per block; or several of them by
+            name, measured side by side.
+        views: both views (N, ...) of the batch, or one tensor with them stacked (2N, ...).
+        global_loss: a function of the network's output. By default the global loss of a rule is its
+            local loss on the last block, backpropagated.
+
+    Returns:
+        A Dataset over ``layer`` = 1..L (its coordinate ``block`` has the names), ``parameter`` and
+        ``view``, for several rules also over ``rule``:
+
+        * ``cosine``, ``norm_ratio``, ``relative_error`` as in `linlocal.compare`, ``local_norm``,
+          ``global_norm``: of a block's gradients; with ``parameter_`` in front: of one tensor's;
+          with ``error_`` in front: of the error signals dLoss/dz_l;
+        * ``view_part`` (and the same with ``parameter_``, ``error_``): <local_v, global> /
+          ||global||^2 for the part local_v that the rows of view v contribute; the parts add up to
+          cosine * norm_ratio, and a negative one works against the global gradient.
+
+        NaN where a norm is 0, as for frozen and for unused parameters. Parameters outside of all
+        blocks are not compared.
+
+    Raises:
+        ValueError, RuntimeError: as `watching.watch`; or not one loss per block.
+        TypeError: no views, or something that is no tensor, rule or module.
+    """
+    if not views:
+        raise TypeError("align needs both views of a batch, or one tensor with them stacked.")
+    for view in views:
+        inputs.instance(view, Tensor, "a view", "a tensor (samples, ...)")
+    blocks = resolve(model, names)
+    meter = Meter(blocks, rule, backward=global_loss is not None, view_parts=True)
+    with untouched(model), torch.enable_grad(), meter.watching(model):
+        output = model(torch.cat(views) if len(views) > 1 else views[0])
+        if global_loss is not None:
+            trained = [p for b in blocks for p in b.parameters.values() if p.requires_grad]
+            torch.autograd.grad(global_loss(output), trained, allow_unused=True)
+    return to_dataset(meter, meter.finish().cpu().numpy())
+
+
+def to_dataset(meter: Meter, sums: NDArray[np.float64]) -> xr.Dataset:
+    """The Dataset of `align` from what `Meter.finish` gave.
+
+    Args:
+        meter: who measured.
+        sums: one measurement, or (steps, ...) of them; then ``step`` is the first dimension.
+    """
+    rules, layers = len(meter.rules), len(meter.blocks)
+    lengths = [len(block.parameters) for block in meter.blocks]
+    steps, width = sums.shape[:-1], COUNT + VIEWS * meter.view_parts
+    split = rules * sum(lengths) * width
+    per_parameter = sums[..., :split].reshape(*steps, rules, sum(lengths), width)
+    errors = sums[..., split:].reshape(*steps, rules, layers, VIEWS, COUNT)
+    per_block = np.add.reduceat(per_parameter, np.cumsum([0, *lengths[:-1]]), axis=-2)
+    dims = (("step",) if steps else ()) + ("rule",)
+    columns: dict[str, tuple[tuple[str, ...], NDArray[np.float64]]] = {}
+
+    def put(
+        prefix: str, dim: str, sums: NDArray[np.float64], parts: NDArray[np.float64] | None
+    ) -> None:
+        for name, value in metrics(sums).items():
+            columns[prefix + name] = ((*dims, dim), value)
+        if parts is not None:
+            part = divide(parts, sums[..., 1:2])
+            columns[f"{prefix}view_part"] = ((*dims, dim, "view"), part)
+
+    for prefix, dim, values in (
+        ("", "layer", per_block),
+        ("parameter_", "parameter", per_parameter),
+    ):
+        put(prefix, dim, values[..., :COUNT], values[..., COUNT:] if meter.view_parts else None)
+    put("error_", "layer", errors.sum(axis=-2), errors[..., 2])
+    dataset = xr.Dataset(
+        columns,
+        coords={
+            "rule": list(meter.rules),
+            "layer": np.arange(layers) + 1,
+            "block": ("layer", [block.name for block in meter.blocks]),
+            "parameter": meter.parameter_names,
+            "parameter_layer": ("parameter", np.repeat(np.arange(layers) + 1, lengths)),
+            "view": np.arange(VIEWS) + 1,
+        },
+    )
+    return dataset.isel(rule=0, drop=True) if meter.single else dataset

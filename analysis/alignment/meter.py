@@ -1,0 +1,245 @@
+"""Measures local and global gradients while somebody else runs the network.
+
+Symbols: z_l output of block l, theta_l its parameters, delta_l = dLoss/dz_l the error signal. The
+local gradient of block l is (dz_l/dtheta_l)^T delta_l with delta_l of its own loss, the global one
+is what the backward pass of one loss brings to theta_l. Both come from the same graph, local ones
+at the end of the forward pass, and what is kept of them are sums in float64 on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from linlocal import inputs
+from linlocal.analysis.alignment.sums import ErrorSignals, Sums, add, views
+from linlocal.analysis.block import Block
+from linlocal.analysis.local_losses import LocalRule
+from linlocal.analysis.watching import Rescale, error_signal, local_gradient, untouched, watch
+
+RuleOrLosses = LocalRule | nn.ModuleList
+
+
+def _unchanged(value: Tensor) -> Tensor:
+    return value
+
+
+class Meter:
+    """Takes the measurement of `align` while somebody else runs the network.
+
+    Args:
+        blocks: the blocks.
+        rule: as for `align`.
+        backward: whether the global gradient is that of a backward pass that the caller runs, and
+            else that of each rule's loss on the last block.
+        view_parts: whether the parameters' gradients are split into the parts of the views, which
+            costs each block's backward a second time. The error signals always are.
+        trains_rule: the caller's backward pass is exactly that of the one rule's loss on the last
+            block, so that the gradient of this block need not be computed twice.
+
+    Raises:
+        TypeError: what was given is no rule.
+        ValueError: no rule, or ``trains_rule`` with several, without ``backward`` or with
+            ``view_parts``.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        rule: RuleOrLosses | Mapping[str, RuleOrLosses],
+        *,
+        backward: bool,
+        view_parts: bool,
+        trains_rule: bool = False,
+    ) -> None:
+        self.blocks, self.backward, self.view_parts = blocks, backward, view_parts
+        self.single = not isinstance(rule, Mapping)
+        self.rules = dict(rule) if isinstance(rule, Mapping) else {"": rule}
+        if not self.rules:
+            raise ValueError("No rule was given: give one, or several by name.")
+        for each in self.rules.values():
+            if not (isinstance(each, nn.ModuleList) or callable(getattr(each, "build", None))):
+                raise TypeError(
+                    "rule must be one of `linlocal.analysis.local_losses`, or a ModuleList with a "
+                    f"loss for each block, got {inputs.described(each)}."
+                )
+        if trains_rule and (len(self.rules) > 1 or not backward or view_parts):
+            raise ValueError(
+                "trains_rule says that the training backpropagates the last loss of the one rule: "
+                'give one rule, against="backward" and no view_parts.'
+            )
+        self.trains_rule = trains_rule
+        self._losses: list[nn.ModuleList] = []
+        self._parameters = {n: p for b in blocks for n, p in b.parameters.items()}
+        self.parameter_names = list(self._parameters)
+        self._sums = self._empty()
+        self._busy = False
+        self._rescale: Rescale = _unchanged
+        self._factor: Rescale = _unchanged
+
+    @contextmanager
+    def watching(
+        self, model: nn.Module, rescale: Rescale = _unchanged, factor: Rescale = _unchanged
+    ) -> Iterator[None]:
+        """Measure the forward (and backward) passes inside; `finish` gives the sums.
+
+        Args:
+            model: the network.
+            rescale: what is done to the local losses; as the caller does to the loss.
+            factor: the part of it that shall not show in the norms (a gradient scaler's).
+        """
+        self._sums = self._empty()
+        self._rescale, self._factor = rescale, factor
+        handles = self._sums.handles
+        try:
+            if self.backward:
+                for name, parameter in self._parameters.items():
+                    if parameter.requires_grad:
+                        keep = partial(self._on_parameter, name)
+                        handles.append(_hooked(parameter, keep))
+            with watch(model, self.blocks, self._on_forward):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            handles.clear()
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """All sums in one float64 vector on the device, averaged over processes.
+
+        Raises:
+            RuntimeError: no forward pass, or no backward pass, was seen.
+        """
+        sums = self._sums
+        self._sums.settle()
+        if sums.errors is None or sums.factor is None:
+            raise RuntimeError(
+                "No forward pass with gradients was seen: call the network itself (not one of its "
+                "methods) inside, once per batch of both views."
+            )
+        if not any(sums.goal) and any(p.requires_grad for p in self._parameters.values()):
+            raise RuntimeError(
+                "No gradient of the global loss reached a block: run loss.backward() inside, on a "
+                "loss of the network's output."
+            )
+        if self.trains_rule:
+            last = self.blocks[-1].parameters
+            sums.local[0].update({n: g for n, g in sums.goal[0].items() if n in last})
+        flat = sums.vector(self._parameters, self.view_parts)
+        self._sums = self._empty()
+        return flat
+
+    # -- during the step -----------------------------------------------------------------------
+
+    def _on_forward(self, outputs: tuple[Tensor, ...]) -> None:
+        self._sums.settle()
+        sums, top = self._sums, outputs[-1].detach()
+        if not self._losses:
+            self._losses = [self._built(rule, outputs) for rule in self.rules.values()]
+        if sums.factor is None:
+            sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()
+        self._busy = True
+        try:
+            # A checkpointed block runs once more here.
+            with untouched(*(block.module for block in self.blocks), *self._losses):
+                sums.open = ErrorSignals([], [[None] * len(outputs) for _ in sums.goal])
+                for r, losses in enumerate(self._losses):
+                    errors = [
+                        error_signal(loss, z, top, self._rescale)
+                        for loss, z in zip(losses, outputs, strict=True)
+                    ]
+                    sums.open.local.append(errors)
+                    for l in range(len(outputs)):
+                        if not (self.trains_rule and l == len(outputs) - 1):
+                            self._add_local(r, l, outputs[l], errors[l])
+                    if not self.backward:
+                        self._add_global(r, outputs, errors[-1])
+        finally:
+            self._busy = False
+        if self.backward:
+            for l, z in enumerate(outputs):
+                if z.requires_grad:
+                    keep = partial(self._on_error, sums.open, l)
+                    sums.handles.append(_hooked(z, keep))
+
+    def _add_local(self, r: int, l: int, z: Tensor, error: Tensor) -> None:
+        trained = {n: p for n, p in self.blocks[l].parameters.items() if p.requires_grad}
+        parameters, sums = list(trained.values()), self._sums
+        if self.view_parts:
+            parts = []
+            for rows in views(error):
+                part = torch.zeros_like(error)
+                part[rows] = error[rows]
+                parts.append(local_gradient(z, parameters, part))
+            gradients = tuple(a + b for a, b in zip(*parts, strict=True))
+            for i, name in enumerate(trained):
+                new = [part[i] for part in parts]
+                before = sums.parts[r].get(name, new)
+                sums.parts[r][name] = (
+                    new if before is new else [a + b for a, b in zip(before, new, strict=True)]
+                )
+        else:
+            gradients = local_gradient(z, parameters, error)
+        for name, gradient in zip(trained, gradients, strict=True):
+            add(sums.local[r], name, gradient)
+
+    def _add_global(self, r: int, outputs: tuple[Tensor, ...], error: Tensor) -> None:
+        sums = self._sums
+        assert sums.open is not None
+        names = [n for n, p in self._parameters.items() if p.requires_grad]
+        parameters: list[Tensor] = [self._parameters[n] for n in names]
+        below = [l for l in range(len(outputs) - 1) if outputs[l].requires_grad]
+        gradients = torch.autograd.grad(
+            outputs[-1],
+            parameters + [outputs[l] for l in below],
+            error,
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        for name, gradient in zip(names, gradients[: len(names)], strict=True):
+            add(sums.goal[r], name, gradient)
+        for l, goal in zip(below, gradients[len(names) :], strict=True):
+            sums.open.goal[r][l] = goal
+        sums.open.goal[r][-1] = error
+
+    def _on_parameter(self, name: str, gradient: Tensor) -> None:
+        if not self._busy:
+            # The very object: seeing it in use, autograd makes a copy for .grad. A detached one
+            # would share its memory with .grad, which clipping and scalers overwrite.
+            add(self._sums.goal[0], name, gradient)
+
+    def _on_error(self, of: ErrorSignals, l: int, gradient: Tensor) -> None:
+        if not self._busy:
+            before = of.goal[0][l]
+            of.goal[0][l] = gradient if before is None else before + gradient
+
+    def _built(self, rule: RuleOrLosses, outputs: tuple[Tensor, ...]) -> nn.ModuleList:
+        if isinstance(rule, nn.ModuleList):
+            losses = rule
+        else:
+            with torch.random.fork_rng([]):
+                losses = rule.build([tuple(z.shape[1:]) for z in outputs])
+            weight = next(iter(self._parameters.values()))
+            losses = losses.to(outputs[-1].device, weight.dtype)
+        if len(losses) != len(self.blocks):
+            raise ValueError(
+                f"A rule needs one local loss per block: {len(losses)} losses for "
+                f"{len(self.blocks)} blocks."
+            )
+        return losses
+
+    def _empty(self) -> Sums:
+        return Sums.empty(len(self.rules), 1 if self.backward else len(self.rules))
+
+
+def _hooked(tensor: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    # Typed in some versions of torch only.
+    handle: RemovableHandle = tensor.register_hook(hook)
+    return handle

@@ -1,0 +1,129 @@
+"""What one measurement adds up: gradients by parameter, inner products of error signals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from linlocal.analysis.alignment.products import inner, products
+
+VIEWS = 2
+
+
+@dataclass
+class ErrorSignals:
+    """Of one forward pass: [rule][block] local ones, and global ones as far as they came."""
+
+    local: list[list[Tensor]]
+    goal: list[list[Tensor | None]]
+
+
+@dataclass
+class Sums:
+    """Sums over micro-batches and backward passes.
+
+    Attributes:
+        local: [rule] the local gradients by parameter.
+        parts: [rule] their parts by view.
+        goal: [rule] the global gradients; one entry if all rules are compared with the same.
+        errors: (rule x block x view, 4) products of the error signals.
+        factor: what the norms are to be divided by.
+        open: the error signals of the latest pass, whose global ones may still come.
+    """
+
+    local: list[dict[str, Tensor]]
+    parts: list[dict[str, list[Tensor]]]
+    goal: list[dict[str, Tensor]]
+    errors: Tensor | None = None
+    factor: Tensor | None = None
+    open: ErrorSignals | None = None
+    handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, num_rules: int, num_goals: int) -> Sums:
+        """Nothing added yet."""
+        rules = range(num_rules)
+        return cls([{} for _ in rules], [{} for _ in rules], [{} for _ in range(num_goals)])
+
+    def settle(self) -> None:
+        """Reduce the error signals of the pass before, so that they do not pile up in memory."""
+        if self.open is None:
+            return
+        rows: list[Tensor] = []
+        for r, errors in enumerate(self.open.local):
+            for l, error in enumerate(errors):
+                goal = self.open.goal[self._goal_of(r)][l]
+                goal = torch.zeros_like(error) if goal is None else goal
+                rows += [products(error[v], goal[v]) for v in views(error)]
+        stacked = torch.stack(rows)
+        self.errors = stacked if self.errors is None else self.errors + stacked
+        self.open = None
+
+    def vector(self, parameters: Mapping[str, nn.Parameter], view_parts: bool) -> Tensor:
+        """Everything in one float64 vector, averaged over processes.
+
+        Per rule and parameter 4 products (and <part, global> of each view), then those of the
+        error signals.
+        """
+        assert self.errors is not None
+        assert self.factor is not None
+        self._complete(parameters)
+        self._average(view_parts)
+        vector: list[Tensor] = []
+        for r, (local, parts) in enumerate(zip(self.local, self.parts, strict=True)):
+            for name, goal in self.goal[self._goal_of(r)].items():
+                vector.append(products(local[name], goal))
+                if view_parts:
+                    vector.append(torch.stack([inner(part, goal) for part in parts[name]]))
+        return torch.cat([*vector, self.errors.reshape(-1)]) / self.factor**2
+
+    def _goal_of(self, r: int) -> int:
+        return r if len(self.goal) > 1 else 0
+
+    def _complete(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Zero for parameters that were frozen or not used, all in the same order."""
+        # One number, stretched: it takes no memory.
+        zeros = {name: p.new_zeros(()).expand_as(p) for name, p in parameters.items()}
+        self.local = [{n: g.get(n, zero) for n, zero in zeros.items()} for g in self.local]
+        self.goal = [{n: g.get(n, zero) for n, zero in zeros.items()} for g in self.goal]
+        self.parts = [
+            {n: g.get(n, [zero] * VIEWS) for n, zero in zeros.items()} for g in self.parts
+        ]
+
+    def _average(self, view_parts: bool) -> None:
+        """The mean over processes, as if their batches were one; a mean loss is understood."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        world = dist.get_world_size()
+        for group in (*self.local, *self.goal):
+            group.update(zip(group, _mean(list(group.values()), world), strict=True))
+        if view_parts:
+            for parts in self.parts:
+                parts.update({name: _mean(of_views, world) for name, of_views in parts.items()})
+        # Every process has other samples: their squares add, each 1/world of the joint mean.
+        assert self.errors is not None
+        dist.all_reduce(self.errors)
+        self.errors /= world**2
+
+
+def views(stacked: Tensor) -> tuple[slice, slice]:
+    """The rows of both views."""
+    half = len(stacked) // 2
+    return slice(0, half), slice(half, None)
+
+
+def add(group: dict[str, Tensor], name: str, gradient: Tensor) -> None:
+    """Add to what is there, never in place: it may also be somebody's ``.grad``."""
+    group[name] = group[name] + gradient if name in group else gradient
+
+
+def _mean(tensors: Sequence[Tensor], world: int) -> list[Tensor]:
+    flat = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(flat)
+    flat /= world
+    pieces = torch.split(flat, [t.numel() for t in tensors])
+    return [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)]

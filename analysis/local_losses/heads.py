@@ -1,0 +1,259 @@
+"""Blockwise training: noise after a block, and a head and a projector before its loss.
+
+Siddiqui et al. 2023 (arXiv 2302.01647). The heads are parts of the local losses, so that they are
+trained with the block that they judge and its representation is what lies before them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linlocal.analysis.local_losses import view_losses
+from linlocal.analysis.local_losses.gather import gather_views
+from linlocal.analysis.local_losses.pair_losses import views_of
+from linlocal.analysis.local_losses.pooling import Cells, Shape, as_map
+
+HeadKind = Literal["expansion", "local", "global"]
+Spread = Literal["channel", "map", "tensor"]
+
+# Axes of a map (samples, channels, height, width) that a standard deviation is taken over.
+_AXES: dict[Spread, tuple[int, ...]] = {
+    "channel": (0, 2, 3),
+    "map": (2, 3),
+    "tensor": (0, 1, 2, 3),
+}
+
+
+class ActivityNoise(nn.Module):
+    """z + scale std(z) N(0, 1) in training, z otherwise; the amplitude counts as a constant.
+
+    Args:
+        scale: of the noise; 0.25 in the paper.
+        per: what shares a standard deviation: a "channel" over samples and places, a "map" (one
+            channel of one sample) over its places, or the whole "tensor".
+
+    Raises:
+        ValueError: an unknown name, or a negative scale.
+    """
+
+    def __init__(self, scale: float = 0.25, per: Spread = "channel") -> None:
+        super().__init__()
+        if per not in _AXES:
+            raise ValueError(f"per must be one of {', '.join(_AXES)}, got {per!r}.")
+        if not scale >= 0:
+            raise ValueError(f"scale must not be negative, got {scale}.")
+        self.scale, self.per = scale, per
+
+    def forward(self, z: Tensor) -> Tensor:
+        """A block's output with noise.
+
+        Args:
+            z: as for `local_losses.as_map`.
+
+        Raises:
+            ValueError: a standard deviation of each map where maps have a single place.
+        """
+        if not self.training:
+            return z
+        maps = as_map(z)
+        if self.per == "map" and maps.shape[2:].numel() == 1:
+            raise ValueError(
+                'Noise per "map" needs the variance over the places of a map, and there is a '
+                f'single one in outputs of shape {tuple(z.shape)}; use "channel" or "tensor".'
+            )
+        std = maps.detach().std(_AXES[self.per], correction=0, keepdim=True)
+        noise = torch.randn_like(maps) * (self.scale * std)
+        return z + (noise.squeeze(3).transpose(1, 2) if z.ndim == 3 else noise.view_as(z))
+
+
+def head(kind: HeadKind, shape: Shape, width: int = 2048) -> nn.Module:
+    """The map from a block's output to a vector, (samples, features).
+
+    Args:
+        kind: "expansion": 1x1 convolution to ``width`` channels, batch normalisation, ReLU, average
+            over the places; "local": averages of 2x2 cells, side by side; "global": the average
+            over all places.
+        shape: of the output, without the axis of samples. Tokens are places in one column.
+        width: of the expansion.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in get_args(HeadKind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(HeadKind))}, got {kind!r}.")
+    if kind != "expansion":
+        return _Averages(2 if kind == "local" else 1)
+    channels = as_map(torch.empty(1, *shape, device="meta")).shape[1]
+    return nn.Sequential(
+        _AsMap(),
+        nn.Conv2d(channels, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+
+
+class _Averages(nn.Module):
+    """Averages of ``side`` x ``side`` cells, side by side."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.pool = Cells(side)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.pool(z)
+
+
+class _AsMap(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return as_map(z)
+
+
+def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers of these widths, all but the last with batch normalisation and ReLU.
+
+    Args:
+        features: of the input.
+        widths: of the layers; 8192, 8192, 8192 in the paper. Without any it is the identity.
+    """
+    layers: list[nn.Module] = []
+    for l, width in enumerate(widths, start=1):
+        last = l == len(widths)
+        layers.append(nn.Linear(features, width, bias=False))
+        layers += [] if last else [nn.BatchNorm1d(width), nn.ReLU()]
+        features = width
+    return nn.Sequential(*layers)
+
+
+class Labels:
+    """The labels of the present batch, for losses that are told nothing but activities.
+
+    Attributes:
+        present: (rows,) set before each step; None before the first, when trainers try the losses
+            out: all rows are then of class 0.
+    """
+
+    def __init__(self) -> None:
+        self.present: Tensor | None = None
+
+    def of(self, rows: int, device: torch.device) -> Tensor:
+        """The labels of a batch.
+
+        Args:
+            rows: how many there must be.
+            device: where.
+
+        Raises:
+            ValueError: labels of another batch.
+        """
+        if self.present is None:
+            return torch.zeros(rows, dtype=torch.long, device=device)
+        if len(self.present) != rows:
+            raise ValueError(
+                f"A batch of {rows} rows, both views together, came with {len(self.present)} "
+                "labels: set `Labels.present` to a label for each row before every step."
+            )
+        return self.present.to(device)
+
+
+class HeadedLoss(nn.Module):
+    """A loss behind a head and a projector of its own. Built by a `HeadedRule`.
+
+    Args:
+        head: from a block's output to a vector.
+        projector: of this vector.
+        judge: the loss of what they give, (2N, features).
+    """
+
+    def __init__(
+        self, head: nn.Module, projector: nn.Module, judge: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.head, self.projector, self.judge = head, projector, judge
+
+    def forward(self, here: Tensor, top: Tensor) -> Tensor:
+        """The loss; ``top`` is not used."""
+        return self.judge(self.projector(self.head(here)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadedRule(ABC):
+    """What rules with a head and a projector have in common.
+
+    Attributes:
+        kind: of `head`.
+        width: of its expansion.
+        widths: of the `projector`'s layers.
+    """
+
+    kind: HeadKind = "expansion"
+    width: int = 2048
+    widths: tuple[int, ...] = (8192, 8192, 8192)
+
+    @abstractmethod
+    def judge(self, z: Tensor) -> Tensor:
+        """The loss of projected activities, (2N, features)."""
+
+    def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
+        """One `HeadedLoss` for each block; the global random state stays as it is.
+
+        Args:
+            shapes: of the blocks' outputs, without the axis of samples.
+            seed: of the weights.
+        """
+        losses = nn.ModuleList()
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(seed)
+            for shape in shapes:
+                first = head(self.kind, shape, self.width)
+                with torch.no_grad():
+                    features = first.eval()(torch.zeros(1, *shape)).shape[1]
+                after = projector(features, self.widths)
+                losses.append(HeadedLoss(first.train(), after, self.judge))
+        return losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadedViews(HeadedRule):
+    """scale * loss of two views behind a head and a projector, in every block.
+
+    Siddiqui et al. 2023 (arXiv 2302.01647), by default with the published loss.
+
+    Attributes:
+        loss: of `local_losses`, or your own.
+        scale: its factor.
+        gathered: whether it is the loss of all processes' batches, see `local_losses`.
+    """
+
+    loss: view_losses.ViewLoss = field(
+        default_factory=lambda: view_losses.BarlowTwins(weight=0.0051)
+    )
+    scale: float = 0.024
+    gathered: bool = False
+
+    def judge(self, z: Tensor) -> Tensor:
+        # Behind the projector little is sent.
+        return self.scale * self.loss(*views_of(gather_views(z) if self.gathered else z))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadedClasses(HeadedRule):
+    """Cross-entropy of classes behind a head and a projector, in every block.
+
+    Attributes:
+        labels: those of the present batch, one for each row of both views. The last of the
+            projector's ``widths`` must be the number of classes.
+    """
+
+    labels: Labels
+
+    def judge(self, z: Tensor) -> Tensor:
+        return F.cross_entropy(z.float(), self.labels.of(len(z), z.device))

@@ -1,0 +1,158 @@
+"""Activities as maps, and their average pooling before a local loss.
+
+Every activity is read as a map (samples, channels, height, width): a dense one has a single cell,
+and tokens lie in one column, because nothing in their shape says where they belong in an image.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from linlocal.inputs import whole
+
+Shape = tuple[int, ...]
+
+
+def as_map(z: Tensor) -> Tensor:
+    """Activities as maps (samples, channels, height, width).
+
+    Args:
+        z: (samples, channels), (samples, channels, height, width), or (samples, tokens, channels).
+
+    Returns:
+        One cell, the map itself, or a column of cells, one for each token.
+
+    Raises:
+        ValueError: another number of axes.
+    """
+    if z.ndim == 2:
+        return z[:, :, None, None]
+    if z.ndim == 3:
+        return z.transpose(1, 2).unsqueeze(3)
+    if z.ndim == 4:
+        return z
+    raise ValueError(
+        "A block's output must be (samples, channels), (samples, channels, height, width) or "
+        f"(samples, tokens, channels), got shape {tuple(z.shape)}; choose another block, or wrap "
+        "this one to reshape its output."
+    )
+
+
+class Pool(ABC):
+    """Average pooling of a map; an axis of one cell is left as it is."""
+
+    @abstractmethod
+    def along(self, length: int) -> Tensor:
+        """The pooling of one axis as a matrix, (cells, length), in float64."""
+
+    @abstractmethod
+    def pooled(self, maps: Tensor) -> Tensor:
+        """(samples, channels, height, width) to (samples, channels, cells, cells)."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Activities of a block, pooled and flattened: (samples, features)."""
+        return self.pooled(as_map(z)).flatten(1)
+
+    def features(self, shape: Shape) -> int:
+        """Features of a pooled activity.
+
+        Args:
+            shape: of a block's output, without the axis of samples.
+        """
+        channels, *sides = as_map(torch.empty(1, *shape, device="meta")).shape[1:]
+        return channels * len(self.along(sides[0])) * len(self.along(sides[1]))
+
+
+@dataclass(frozen=True)
+class Window(Pool):
+    """Windows of ``side`` cells, side by side; rest at the border is dropped.
+
+    Raises:
+        ValueError: a side below 1 or, on use, larger than the map.
+    """
+
+    side: int
+
+    def __post_init__(self) -> None:
+        whole(self.side, "A pooling window", 1)
+
+    def _on(self, length: int) -> int:
+        if length > 1 and self.side > length:
+            raise ValueError(
+                f"A pooling window of {self.side} does not fit a map of side {length}; use a "
+                "smaller window for this block, or Cells(n) for n cells in maps of any size."
+            )
+        return min(self.side, length)
+
+    def along(self, length: int) -> Tensor:
+        side = self._on(length)
+        matrix = torch.eye(length // side, dtype=torch.float64).repeat_interleave(side, 1) / side
+        return functional.pad(matrix, (0, length - matrix.shape[1]))
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        window = (self._on(maps.shape[2]), self._on(maps.shape[3]))
+        return maps if window == (1, 1) else functional.avg_pool2d(maps, window)
+
+
+@dataclass(frozen=True)
+class Cells(Pool):
+    """As many windows as make ``side`` cells along each axis, fewer where the map has fewer.
+
+    They cover the whole map, and overlap where its side is no multiple of ``side``.
+
+    Raises:
+        ValueError: a side below 1.
+    """
+
+    side: int
+
+    def __post_init__(self) -> None:
+        whole(self.side, "A number of cells", 1)
+
+    def along(self, length: int) -> Tensor:
+        cells = min(self.side, length)
+        each = torch.eye(length, dtype=torch.float64)
+        return functional.adaptive_avg_pool1d(each, cells).T
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        cells = (min(self.side, maps.shape[2]), min(self.side, maps.shape[3]))
+        whole = cells == tuple(maps.shape[2:])
+        return maps if whole else functional.adaptive_avg_pool2d(maps, cells)
+
+
+Pooling = Literal["global"] | int | Pool | Sequence[int | Pool]
+
+
+def pools(pooling: Pooling, blocks: int) -> tuple[Pool, ...]:
+    """The pooling of each block.
+
+    Args:
+        pooling: "global" (one cell), the side of a window, a `Window` or `Cells`; or one of the
+            last three for each block.
+        blocks: number of blocks.
+
+    Raises:
+        ValueError: not as many as blocks, or an unknown name.
+    """
+    if isinstance(pooling, str):
+        if pooling != "global":
+            raise ValueError(
+                f'pooling must be "global", a side, Window, Cells or one for each block, got '
+                f"{pooling!r}."
+            )
+        return (Cells(1),) * blocks
+    if isinstance(pooling, int | Pool):
+        pooling = [pooling] * blocks
+    if len(pooling) != blocks:
+        raise ValueError(
+            f"pooling has {len(pooling)} entries for {blocks} blocks; give one for each block, or "
+            "a single one for all."
+        )
+    return tuple(p if isinstance(p, Pool) else Window(p) for p in pooling)

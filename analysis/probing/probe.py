@@ -1,0 +1,296 @@
+"""Linear probe: how well a linear classifier reads the class from frozen features.
+
+The strength of the penalty is chosen on a part of the training data held out for that, and the
+classifier is fitted again on all of them; the test data are only judged, never chosen by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linlocal.analysis.probing.linear_classifiers import Scores, logistic_scores, ridge_scores
+
+Kind = Literal["ridge", "logistic"]
+Loader = Iterable[tuple[Tensor, Tensor]]
+
+STRENGTHS = tuple(float(s) for s in 10.0 ** np.arange(-6, 4))
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found.
+
+    Attributes:
+        accuracy: share of test samples classified correctly.
+        validation_accuracy: the same of the held-out training samples, at the chosen strength.
+        strength: the chosen penalty.
+        num_features: columns of the features.
+    """
+
+    accuracy: float
+    validation_accuracy: float
+    strength: float
+    num_features: int
+
+
+def linear_probe(
+    features: ArrayLike | Tensor,
+    labels: ArrayLike | Tensor,
+    test_features: ArrayLike | Tensor,
+    test_labels: ArrayLike | Tensor,
+    *,
+    seed: int,
+    kind: Kind = "ridge",
+    validation: float = 0.2,
+    strengths: Sequence[float] = STRENGTHS,
+) -> ProbeResult:
+    """Test accuracy of ``argmax W x + b``, penalty strength chosen on held-out training data.
+
+    Features are shifted and scaled to mean 0 and variance 1 by the statistics of the samples that
+    the classifier is fitted on. "ridge" minimises ``||Y - X W||^2 / n + s ||W||^2`` for one-hot
+    targets Y, exactly and for all strengths from one eigendecomposition (in samples where there
+    are fewer of them than features); "logistic" minimises the cross-entropy plus ``s ||W||^2 / 2``
+    by L-BFGS. Everything is computed in float64, on the device of the features.
+
+    Args:
+        features: (samples, features).
+        labels: (samples,) whole numbers.
+        test_features: (test samples, features).
+        test_labels: (test samples,), all of them seen in ``labels``.
+        seed: of the held-out part.
+        kind: of classifier.
+        validation: share of each class that is held out to choose the strength.
+        strengths: penalties s to choose from: the most accurate on the held-out part, of equally
+            accurate ones that of the smallest loss there.
+
+    Raises:
+        ValueError: shapes that do not fit, features that are not finite, a test label that training
+            never saw, a strength that is not positive, or too few samples to hold any out.
+    """
+    if not strengths or min(strengths) <= 0:
+        raise ValueError(f"strengths must be positive numbers, got {tuple(strengths)}.")
+    if kind not in ("ridge", "logistic"):
+        raise ValueError(f'kind must be "ridge" or "logistic", got {kind!r}.')
+    x, y = _checked(features, labels, "training")
+    test_x, test_y = _checked(test_features, test_labels, "test")
+    if test_x.shape[1] != x.shape[1]:
+        raise ValueError(f"{x.shape[1]} features in training, but {test_x.shape[1]} in the test.")
+    classes, y = np.unique(y, return_inverse=True)
+    if unseen := sorted({*test_y.tolist()} - {*classes.tolist()}):
+        raise ValueError(
+            f"Test labels {unseen[:10]} never occur in training ({len(classes)} classes do): no "
+            "classifier could predict them. Check the split, or leave these samples out."
+        )
+    rest, held_out = stratified_split(y, validation, seed)
+    judge = _classifier(kind, x[rest], y[rest], x[held_out])
+    found = []
+    for strength in sorted(strengths, reverse=True):  # the logistic fit starts from the last one
+        scores = judge(strength)
+        loss = _loss(kind, scores, y[held_out])
+        found.append((_accuracy(scores, y[held_out]), -loss, strength))
+    validation_accuracy, _, strength = max(found)
+    scores = _classifier(kind, x, y, test_x.to(x.device))(strength)
+    accuracy = _accuracy(scores, np.searchsorted(classes, test_y))
+    return ProbeResult(accuracy, validation_accuracy, strength, x.shape[1])
+
+
+def probe_blocks(
+    model: nn.Module,
+    blocks: Sequence[str],
+    train_loader: Loader,
+    test_loader: Loader,
+    *,
+    seed: int,
+    pooling: int = 1,
+    kind: Kind = "ridge",
+    validation: float = 0.2,
+    strengths: Sequence[float] = STRENGTHS,
+) -> xr.Dataset:
+    """`linear_probe` of the output of each block, and of all outputs side by side.
+
+    The model runs in eval mode and without gradients; its modes are restored. Maps (n, c, h, w) are
+    averaged to ``pooling`` x ``pooling`` values per channel, sequences (n, tokens, c) over the
+    tokens.
+
+    Args:
+        model: maps the inputs of the loaders to anything.
+        blocks: names of submodules, in forward order.
+        train_loader: batches (inputs, labels).
+        test_loader: the same.
+        seed: of the held-out training samples, the same ones for every block.
+        pooling: side of the pooled maps; smaller maps stay as they are.
+        kind: see `linear_probe`, as the next two.
+        validation: share held out.
+        strengths: to choose from.
+
+    Returns:
+        accuracy, validation_accuracy, strength and num_features over the dimension ``block``:
+        "1".."L" and "all", with the coordinate ``name``.
+
+    Raises:
+        ValueError: a block that does not exist, or runs not exactly once in a forward pass.
+        TypeError: a block returns something else than one tensor.
+    """
+    features, labels = _block_features(model, blocks, train_loader, pooling)
+    test_features, test_labels = _block_features(model, blocks, test_loader, pooling)
+    probe = partial(linear_probe, seed=seed, kind=kind, validation=validation, strengths=strengths)
+    results = [
+        probe(here, labels, there, test_labels)
+        for here, there in zip(
+            [*features, torch.cat(features, 1)],
+            [*test_features, torch.cat(test_features, 1)],
+            strict=True,
+        )
+    ]
+    rows = [asdict(result) for result in results]
+    return xr.Dataset(
+        {key: ("block", [row[key] for row in rows]) for key in rows[0]},
+        {
+            "block": [*map(str, range(1, len(blocks) + 1)), "all"],
+            "name": ("block", [*blocks, "all"]),
+        },
+        {"kind": kind, "pooling": pooling, "seed": seed},
+    )
+
+
+def stratified_split(
+    labels: ArrayLike, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ascending rows to keep and rows to hold out, the same share of each class.
+
+    Args:
+        labels: (samples,).
+        fraction: to hold out, rounded in each class; one sample of each class is always kept.
+        seed: decides which.
+
+    Raises:
+        ValueError: the fraction is not between 0 and 1, or nothing would be held out.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"The fraction to hold out must lie between 0 and 1, got {fraction}.")
+    array, rng = np.asarray(labels), np.random.default_rng(seed)
+    held_out = np.zeros(len(array), dtype=bool)
+    for label in np.unique(array):
+        rows = rng.permutation(np.flatnonzero(array == label))
+        held_out[rows[: min(round(fraction * len(rows)), len(rows) - 1)]] = True
+    if not held_out.any():
+        raise ValueError(
+            f"{fraction} of each class of {len(array)} samples is less than one sample: nothing is "
+            "left to choose by. Give more samples, or a larger fraction."
+        )
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _checked(
+    features: ArrayLike | Tensor, labels: ArrayLike | Tensor, which: str
+) -> tuple[Tensor, NDArray[Any]]:
+    x = torch.as_tensor(features).detach()
+    if x.is_complex():
+        raise TypeError(f"{which} features must hold real numbers, got dtype {x.dtype}.")
+    x = x.to(torch.float64)
+    y = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if x.ndim != 2 or y.shape != x.shape[:1] or not y.size:
+        raise ValueError(
+            f"{which} needs features (samples, features) and one label for each sample, got "
+            f"features of shape {tuple(x.shape)} and labels of shape {y.shape}."
+        )
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"{which} labels must be whole numbers, got {y.dtype}.")
+    if damaged := int((~x.isfinite()).any(dim=1).sum()):
+        raise ValueError(
+            f"{damaged} of {len(x)} {which} samples have features that are NaN or infinite; has "
+            "the network diverged, or does it overflow in half precision?"
+        )
+    return x, y
+
+
+def _accuracy(scores: Tensor, labels: NDArray[Any]) -> float:
+    return float(np.mean(scores.argmax(dim=1).cpu().numpy() == labels))
+
+
+def _loss(kind: Kind, scores: Tensor, labels: NDArray[Any]) -> float:
+    target = torch.as_tensor(labels, device=scores.device)
+    if kind == "logistic":
+        return float(F.cross_entropy(scores, target))
+    return float(F.mse_loss(scores, F.one_hot(target, scores.shape[1]).to(scores)))
+
+
+def _classifier(kind: Kind, x: Tensor, labels: NDArray[Any], new: Tensor) -> Scores:
+    """Fits on ``x``, and gives the scores of ``new`` at any strength."""
+    mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0)
+    scale = torch.where(deviation > 0, deviation, torch.inf)  # constant: not used
+    y = torch.as_tensor(labels, device=x.device)
+    fit = ridge_scores if kind == "ridge" else logistic_scores
+    return fit((x - mean) / scale, F.one_hot(y).to(x), (new - mean) / scale)
+
+
+def _block_features(
+    model: nn.Module, blocks: Sequence[str], loader: Loader, pooling: int
+) -> tuple[list[Tensor], Tensor]:
+    parts: list[list[Tensor]] = [[] for _ in blocks]
+    labels = []
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with _evaluating(model, blocks, parts, pooling), torch.no_grad():
+        for batch, (inputs, target) in enumerate(loader, start=1):
+            model(inputs.to(device))
+            labels.append(target)
+            for name, part in zip(blocks, parts, strict=True):
+                if len(part) != batch:
+                    raise ValueError(
+                        f"Block {name!r} ran {len(part) - batch + 1} times in one forward pass; a "
+                        "probe needs blocks that run exactly once."
+                    )
+    if not labels or not blocks:
+        raise ValueError(f"Nothing to probe: {len(labels)} batches and {len(blocks)} blocks.")
+    return [torch.cat(part) for part in parts], torch.cat(labels)
+
+
+@contextmanager
+def _evaluating(
+    model: nn.Module, blocks: Sequence[str], parts: list[list[Tensor]], pooling: int
+) -> Iterator[None]:
+    modules = dict(model.named_modules())
+    if missing := [name for name in blocks if name not in modules]:
+        raise ValueError(f"The model has no submodule {missing[0]!r}; see model.named_modules().")
+    modes = {module: module.training for module in model.modules()}
+    hooks = []
+    try:
+        for name, part in zip(blocks, parts, strict=True):
+            hooks.append(
+                modules[name].register_forward_hook(
+                    lambda _module, _inputs, output, part=part, name=name: part.append(
+                        _pooled(output, pooling, name)
+                    )
+                )
+            )
+        model.eval()
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _pooled(output: Any, pooling: int, name: str) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"Block {name!r} returned {type(output).__name__}, expected one tensor.")
+    output = output.detach().float()
+    if output.ndim == 4:
+        height, width = (min(pooling, side) for side in output.shape[2:])
+        output = F.adaptive_avg_pool2d(output, (height, width))
+    elif output.ndim == 3:
+        output = output.mean(dim=1)
+    # A copy: an in-place activation may overwrite what the block returned.
+    return output.flatten(1).clone()

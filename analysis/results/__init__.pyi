@@ -1,0 +1,9 @@
+from .files import read as read, write as write
+from .provenance import (
+    PRESETS as PRESETS,
+    Address as Address,
+    Provenance as Provenance,
+    ResultError as ResultError,
+    known_name as known_name,
+)
+from .sources import code_version as code_version

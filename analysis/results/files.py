@@ -1,0 +1,112 @@
+"""Results: labelled arrays in netCDF files that say where they came from.
+
+A result is an ``xr.Dataset`` with the fields of :class:`Provenance` as attributes. Layers are
+numbered 1..L in the coordinate ``layer``. NaN means "undefined" (the cosine of a zero update);
+infinity is refused. Any netCDF reader opens the files; they end with a checksum of 32 bytes, which
+such readers do not look at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import xarray as xr
+
+from linlocal.analysis.results.provenance import Provenance, ResultError
+
+_CHECKSUM_SIZE = hashlib.sha256().digest_size
+
+
+def write(dataset: xr.Dataset, path: Path, provenance: Provenance) -> Path:
+    """Store a result, atomically: at any moment ``path`` holds the old file or the whole new one.
+
+    Args:
+        dataset: the arrays; its own attributes are kept.
+        path: the file; its folder is made if needed.
+        provenance: stored as attributes.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ResultError: an infinite value, or layers that are not numbered 1..L.
+    """
+    _check(dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One name per writer, so that two of them never write into the same file.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    # A dataset joined from files carries the number format of the first, too narrow for others.
+    labelled = dataset.drop_encoding().assign_attrs(asdict(provenance))
+    try:
+        labelled.to_netcdf(temporary, engine="h5netcdf")
+        with temporary.open("r+b") as file:
+            # HDF5 itself notices hardly any damage but a truncation.
+            file.write(_checksum(file.read()))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read(path: Path) -> xr.Dataset:
+    """Load a result into memory.
+
+    Args:
+        path: a file made by :func:`write`.
+
+    Returns:
+        The arrays, with the provenance as attributes; the file is closed.
+
+    Raises:
+        ResultError: missing, damaged, not ours or of a newer schema.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ResultError(
+            f"{path} does not exist: `python -m experiments list` shows what makes it."
+        ) from None
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}.") from error
+    body, checksum = content[:-_CHECKSUM_SIZE], content[-_CHECKSUM_SIZE:]
+    if _checksum(body) != checksum:
+        raise ResultError(
+            f"{path} is damaged, cut off, or no result of `python -m experiments`: delete it and "
+            "run its experiment again."
+        )
+    # Some versions of xarray would make a time difference of any variable with unit "s".
+    try:
+        dataset = xr.load_dataset(BytesIO(body), engine="h5netcdf", decode_times=False)
+    except (OSError, ValueError, KeyError) as error:  # a stranger's, with a checksum of its own
+        raise ResultError(f"{path} is no netCDF file of ours: {error}") from error
+    try:
+        Provenance.of(dataset)
+    except ResultError as error:
+        raise ResultError(f"{path}: {error}") from error
+    return dataset
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()
+
+
+def _check(dataset: xr.Dataset) -> None:
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind in "fc" and np.isinf(variable.values).any():
+            first = np.argwhere(np.isinf(variable.values))[0].tolist()
+            raise ResultError(
+                f"infinite value in {name!r}, the first at index {first} of {variable.dims}: "
+                "store NaN where a quantity is undefined."
+            )
+    if "layer" in dataset.dims:
+        numbers = dataset["layer"].values.tolist() if "layer" in dataset.coords else None
+        if numbers != list(range(1, dataset.sizes["layer"] + 1)):
+            raise ResultError(f"the coordinate 'layer' must number layers 1..L, not {numbers}.")

@@ -1,0 +1,234 @@
+"""Where a result comes from: what has to be known to make it again, and how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import xarray as xr
+
+from linlocal.analysis.results.sources import code_version
+
+SCHEMA = 1
+# Of the checkout, where this is one.
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = ("smoke", "cpu", "paper")
+_PACKAGES = ("numpy", "scipy", "torch", "xarray", "linlocal")
+
+
+class ResultError(Exception):
+    """A result that cannot be named, written or read; the message says what to do."""
+
+
+def known_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """``name`` if it is among ``known``.
+
+    Args:
+        kind: what is named, for the message, e.g. "experiment".
+        name: what the user typed.
+        known: the possible names.
+
+    Raises:
+        ResultError: it is not; the message names the closest and all possible ones.
+    """
+    known = list(known)
+    if name in known:
+        return name
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise ResultError(f"unknown {kind} {name!r}{hint} Possible: {', '.join(known) or 'none yet'}.")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where one run keeps its result, and the command that makes it.
+
+    Raises:
+        ResultError: unknown preset.
+    """
+
+    experiment: str
+    preset: str
+    seed: int
+    folder: Path
+
+    def __post_init__(self) -> None:
+        known_name("preset", self.preset, PRESETS)
+
+    @property
+    def path(self) -> Path:
+        """The result file."""
+        return self.folder / f"{self.experiment}-{self.preset}-seed{self.seed}.nc"
+
+    @property
+    def command(self) -> str:
+        """A line for the shell that makes the result file."""
+        # Inside a virtual environment that is not activated, plain "python" is another one.
+        python = "python" if shutil.which("python") == sys.executable else sys.executable
+        options = f"--preset {self.preset} --seed {self.seed} --out {shlex.quote(str(self.folder))}"
+        return f"{shlex.quote(python)} -m experiments run {self.experiment} {options}"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What has to be known to make a result again, and how it was made.
+
+    Attributes:
+        experiment: name of the experiment.
+        preset: name of its size.
+        seed: of every random number in it.
+        config: all its parameters, as JSON.
+        code: version of the code that computed it, see `code_version`; "unknown" where nobody said
+            which module that is.
+        commit: git commit, with "-dirty" after local changes, or "unknown".
+        packages: versions of Python and of the packages that computed it, as JSON.
+        hardware: processor, cores, memory and accelerator, as JSON.
+        duration_s: seconds of computation.
+        schema: version of this layout.
+    """
+
+    experiment: str
+    preset: str
+    seed: int
+    config: str
+    code: str
+    commit: str
+    packages: str
+    hardware: str
+    duration_s: float = 0.0
+    schema: int = SCHEMA
+
+    @classmethod
+    def collect(
+        cls,
+        experiment: str,
+        preset: str,
+        seed: int,
+        config: Mapping[str, Any],
+        module: str | None = None,
+    ) -> Self:
+        """Describe a run that starts here and now.
+
+        Args:
+            experiment: its name.
+            preset: name of its size.
+            seed: of every random number in it.
+            config: all its parameters.
+            module: full name of the module whose code computes it.
+
+        Raises:
+            TypeError: config holds something that JSON cannot express.
+        """
+        return cls(
+            experiment=experiment,
+            preset=preset,
+            seed=seed,
+            config=_json(config),
+            code="unknown" if module is None else _code(module),
+            commit=_commit(),
+            packages=_json({"python": platform.python_version(), **_package_versions()}),
+            hardware=_json(_hardware()),
+        )
+
+    @classmethod
+    def of(cls, dataset: xr.Dataset) -> Self:
+        """Read the attributes of a result.
+
+        Raises:
+            ResultError: some are missing, or the schema is newer than this code.
+        """
+        # First, because a newer schema may have other attributes.
+        schema = dataset.attrs.get("schema")
+        if isinstance(schema, int | np.integer) and schema > SCHEMA:
+            raise ResultError(
+                f"schema {schema} is newer than {SCHEMA}, the newest that this code reads: "
+                "update linlocal."
+            )
+        missing = [field.name for field in fields(cls) if field.name not in dataset.attrs]
+        if missing:
+            raise ResultError(
+                f"no result of `python -m experiments`: without attributes {', '.join(missing)}."
+            )
+        return cls(**{field.name: dataset.attrs[field.name] for field in fields(cls)})
+
+    def repeats(self, other: Provenance) -> bool:
+        """Whether the same parameters went through the same code."""
+        return (self.experiment, self.config, self.code) == (
+            other.experiment,
+            other.config,
+            other.code,
+        )
+
+
+def _code(module: str) -> str:
+    try:
+        return code_version(module)
+    except ModuleNotFoundError:
+        return "unknown"
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@cache
+def _commit() -> str:
+    # An installed copy may lie inside the repository of somebody else.
+    if not (ROOT / ".git").exists():
+        return "unknown"
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            describe, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or "unknown")
+
+
+def _hardware() -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        facts["memory_gib"] = round(memory / 2**30, 1)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["accelerator"] = torch.cuda.get_device_name()
+    return facts

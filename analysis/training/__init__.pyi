@@ -1,0 +1,9 @@
+from .checkpoints import CheckpointError as CheckpointError, Checkpoints as Checkpoints
+from .loaders import Loader as Loader, SeededLoader as SeededLoader
+from .loop import Trainer as Trainer
+from .memory import peak_bytes as peak_bytes
+from .trainers import (
+    GlobalTrainer as GlobalTrainer,
+    LocalTrainer as LocalTrainer,
+    tensorboard_log as tensorboard_log,
+)

@@ -1,0 +1,91 @@
+"""Batches whose order is a function of a seed and the epoch, from any place in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from linlocal import inputs
+from linlocal.seeds import number as stream
+
+
+class Loader(Protocol):
+    """Anything that gives the batches of an epoch from a given one on."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """The batches number ``start``, ``start`` + 1, ... of an epoch."""
+        ...
+
+
+class SeededLoader:
+    """Shuffled batches of a data set; an incomplete last one is left out.
+
+    A data set that draws in the main process is covered by the generators' states in a checkpoint.
+    Worker processes are seeded by (seed, epoch) and start anew after a resume: there, draw in the
+    trainer's ``augment`` instead.
+
+    Args:
+        data: of tensors, or of tuples whose first entry is the input.
+        batch_size: rows of a batch, on each process.
+        seed: of the order.
+        num_workers: processes that read.
+        rank: which of the processes this is, for data-parallel training.
+        world_size: number of processes; each gets batches of its own.
+
+    Raises:
+        ValueError: numbers that do not go together.
+        TypeError: no whole numbers, or data without length or rows.
+    """
+
+    def __init__(
+        self,
+        data: Dataset[Any],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        inputs.whole(seed, "seed", 0)
+        inputs.whole(num_workers, "num_workers", 0)
+        for name, value in (("batch_size", batch_size), ("rank", rank), ("world_size", world_size)):
+            inputs.whole(value, name)
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                "batch_size must be at least 1 and rank one of 0..world_size - 1, got "
+                f"{batch_size}, {rank} and {world_size}."
+            )
+        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+            raise TypeError(
+                "data must have a length and rows by number, as torch.utils.data.Dataset has, got "
+                f"{inputs.described(data)}."
+            )
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
+
+    def __len__(self) -> int:
+        """Batches of an epoch, on each process."""
+        return len(self.data) // (self.batch_size * self.world_size)
+
+    def rows(self, epoch: int) -> list[list[int]]:
+        """The rows of the data set in each batch of an epoch."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(len(self.data))
+        together = self.batch_size * self.world_size
+        first = self.rank * self.batch_size
+        return [order[b * together + first :][: self.batch_size].tolist() for b in range(len(self))]
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """The batches from ``start`` on; those before are not read."""
+        yield from DataLoader(
+            self.data,
+            batch_sampler=self.rows(epoch)[start:],
+            num_workers=self.num_workers,
+            # Otherwise its workers' seed is drawn from the global generator, once more per resume.
+            generator=torch.Generator().manual_seed(stream(self.seed, epoch)),
+        )

@@ -1,0 +1,367 @@
+"""The training loop that local and global training share; see `training`."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from importlib.util import find_spec
+from itertools import filterfalse
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from linlocal.analysis.block import resolve
+from linlocal.analysis.local_losses import LocalRule
+from linlocal.analysis.random_states import (
+    drawing,
+    random_states,
+    seed_everything,
+    set_random_states,
+)
+from linlocal.analysis.training.checkpoints import Checkpoints
+from linlocal.analysis.training.loaders import Loader
+from linlocal.analysis.training.sharding import (
+    exchange,
+    load_module,
+    load_optimiser,
+    shard,
+    sharded,
+    whole,
+)
+from linlocal.analysis.training.synchronise import GradientMeans, from_above
+from linlocal.analysis.watching import blockwise
+from linlocal.seeds import number as stream
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+MakeOptimiser = Callable[[list[nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+Log = Callable[[int, Mapping[str, float]], None]
+
+ADAMW: MakeOptimiser = partial(torch.optim.AdamW, lr=2e-4)
+# Enough for BatchNorm of a single pixel, and for negatives; nothing is learned from them.
+_ROWS_OF_A_PASS, _ROWS_OF_A_LOSS = 2, 8
+
+
+class Trainer(ABC):
+    """What both trainers do.
+
+    The network's forward pass is run as it is written; train and eval modes stay as the user set
+    them. What lies between two blocks (a stem, an embedding) is trained with the upper one.
+
+    Training over several processes of Fabric (its strategy "ddp") averages gradients by itself,
+    block by block, while other blocks are computed; what a parameter without a gradient on some
+    processes gets is said in `training`. Each process holds the whole network, or with
+    ``shard`` its part of each block. Batch normalisation sees the rows of its process, unless
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` has converted network and losses before (it
+    runs on GPUs only). Of the global random states a checkpoint holds those of the first process,
+    so that with several, randomness belongs into ``augment``.
+
+    Args:
+        model: the network. It is moved to the device of ``fabric``.
+        blocks: as for `blocks`.
+        rule: of `local_losses`, or your own.
+        shape: of one input of the network, without the axis of samples.
+        optimiser: makes the optimiser of a block from its parameters and those of its loss; one
+            for all, or one for each block.
+        scheduler: makes the scheduler of each optimiser; it is stepped after every step.
+        augment: makes stacked views (2N, ...) of a batch's inputs, on the device; None where the
+            loader gives them. All that it draws from torch is a function of (seed, process, step).
+        fabric: device, precision and strategy; by default one device, float32.
+        shard: each process holds a part of the weights, gradients and optimiser states of each
+            block and its loss; see `training`. Nothing changes with one process.
+        seed: of the projections of the losses, of what networks, losses and ``augment`` draw in
+            each step, and of the global random states at the first step.
+        log: called after every step with its number and the loss of each block, "loss/1" and so on.
+
+    Raises:
+        ImportError: lightning-fabric is missing.
+        ValueError: blocks that cannot be trained so, not one optimiser for each, or ``shard`` with
+            a precision that scales the loss.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Iterable[str] | None,
+        rule: LocalRule | None,
+        *,
+        shape: Sequence[int],
+        optimiser: MakeOptimiser | Sequence[MakeOptimiser] = ADAMW,
+        scheduler: MakeScheduler | None = None,
+        augment: Callable[[Any], Tensor] | None = None,
+        fabric: Fabric | None = None,
+        shard: bool = False,
+        seed: int = 0,
+        log: Log | None = None,
+    ) -> None:
+        self.fabric = fabric or _default_fabric()
+        self.augment, self.seed, self.log = augment, seed, log
+        self._precision = self.fabric.strategy.precision
+        self._scaler = getattr(self._precision, "scaler", None)
+        if shard and self._scaler is not None:
+            raise ValueError(
+                "Sharded training does not scale the loss, which this precision needs: use "
+                '"bf16-mixed" or "32-true", or shard=False.'
+            )
+        self.model = self._precision.convert_module(model).to(self.fabric.device)
+        self.blocks = resolve(self.model, blocks)
+        dtypes = (p.dtype for p in self.model.parameters() if p.is_floating_point())
+        self._dtype = next(dtypes, torch.float32)
+        if self.fabric.world_size > 1:
+            own = self.model.state_dict()
+            own = {name: value for name, value in own.items() if not sharded(value)}
+            self.model.load_state_dict(self.fabric.broadcast(own), strict=False)
+        with self.fabric.autocast():
+            found = blockwise.survey(self.model, self.blocks, self._zeros(_ROWS_OF_A_PASS, shape))
+        self.shapes = found.shapes
+        self.losses = nn.ModuleList() if rule is None else rule.build(found.shapes, seed)
+        self.losses.to(self.fabric.device, self._dtype)
+        self.parameters = self._parameters(found.parameters)
+        makers = [optimiser] * len(self.blocks) if callable(optimiser) else list(optimiser)
+        if len(makers) != len(self.blocks):
+            raise ValueError(f"{len(makers)} optimisers for {len(self.blocks)} blocks.")
+        self.optimisers = [
+            make(group) for make, group in zip(makers, self.parameters, strict=True) if group
+        ]
+        self.schedulers = [scheduler(o) for o in self.optimisers] if scheduler else []
+        self.epoch = self.position = self.steps = 0
+        self._shard = shard and self.fabric.world_size > 1
+        self._means: GradientMeans | None = None
+
+    @abstractmethod
+    def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
+        """Add the gradients of a batch to ``.grad``.
+
+        Args:
+            views: (2N, ...) both views stacked, on the device.
+            batch: as it came from the loader, for a loss of the user's that reads labels.
+
+        Returns:
+            The loss of each block that has one, by its number 1..L.
+        """
+
+    @abstractmethod
+    def _parameters(
+        self, parameters: Sequence[Sequence[nn.Parameter]]
+    ) -> tuple[list[nn.Parameter], ...]:
+        """What the optimiser of each block trains, given what the survey found."""
+
+    def step(self, batch: Any) -> dict[int, float]:
+        """One step of all optimisers.
+
+        Args:
+            batch: the inputs, or a tuple or list that begins with them.
+
+        Returns:
+            The loss of each block, by its number.
+
+        Raises:
+            FloatingPointError: a loss is not finite. Weights, buffers and optimisers are then as
+                before the step.
+        """
+        self._distribute()
+        modules = (self.model, self.losses)
+        buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
+        batch = self.fabric.to_device(batch)
+        drawn = drawing(self.fabric.device, self.seed, self.fabric.global_rank, self.steps)
+        with drawn, self._averaging():
+            losses = self.backward(self._views(batch), batch)
+        together = torch.stack([value.double() for value in losses.values()])
+        if self.fabric.world_size > 1:
+            together = self._mean(together)
+        values = dict(zip(losses, together.tolist(), strict=True))
+        for l, value in values.items():
+            if not math.isfinite(value):
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+                self._clear()
+                raise FloatingPointError(
+                    f"The loss of block {l} ({self.blocks[l - 1].name}) is {value} at step "
+                    f"{self.steps}; nothing was changed by this step. Look for inputs that are not "
+                    "finite, lower the learning rate, or use a wider precision."
+                )
+        self._update()
+        self.steps += 1
+        return values
+
+    def fit(
+        self,
+        loader: Loader,
+        epochs: int,
+        *,
+        checkpoints: Checkpoints | None = None,
+        every: int = 1000,
+    ) -> None:
+        """Train, from the newest checkpoint on where there is one.
+
+        Args:
+            loader: gives the batches of an epoch from a given one on, as
+                `training.SeededLoader`.
+            epochs: in all, those of earlier calls included.
+            checkpoints: where the state is stored; None stores nothing.
+            every: steps between checkpoints; the last step is always stored.
+
+        Raises:
+            ValueError: an epoch without batches, or a checkpoint of another training.
+            CheckpointError: no checkpoint can be read, though there are some.
+            FloatingPointError: as `step`.
+        """
+        state = checkpoints.load() if checkpoints else None
+        if state is not None:
+            self.load_state_dict(state)
+        elif self.steps == 0:
+            seed_everything(stream(self.seed, self.fabric.global_rank))
+        while self.epoch < epochs:
+            described = f"epoch {self.epoch + 1}/{epochs}"
+            batches = loader.batches(self.epoch, self.position)
+            for batch in tqdm(batches, described, initial=self.position, disable=None):
+                values = self.step(batch)
+                self.position += 1
+                if self.log:
+                    self.log(self.steps, {f"loss/{l}": value for l, value in values.items()})
+                if checkpoints and self.steps % every == 0:
+                    self._save(checkpoints)
+            if self.position == 0:
+                raise ValueError(
+                    f"The loader gave no batch in epoch {self.epoch}: are there fewer data than a "
+                    "batch holds?"
+                )
+            self.epoch, self.position = self.epoch + 1, 0
+        if checkpoints:
+            self._save(checkpoints)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed training needs, as `Checkpoints` can store it.
+
+        What is sharded is put together, so that any number of processes can go on: then all of
+        them must call this.
+        """
+        return {
+            "training": self._identity(),
+            "place": (self.epoch, self.position, self.steps),
+            "model": whole(dict(self.model.state_dict())),
+            "losses": whole(dict(self.losses.state_dict())),
+            "optimisers": [whole(o.state_dict()) for o in self.optimisers],
+            "schedulers": [s.state_dict() for s in self.schedulers],
+            "scaler": self._precision.state_dict(),
+            "random": random_states(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called; the global random states are set as well.
+
+        Raises:
+            ValueError: the state is that of another training.
+        """
+        if state["training"] != self._identity():
+            raise ValueError(
+                f"The checkpoint is of {state['training']}, this training is {self._identity()}: "
+                "use the same trainer, blocks and seed, or another folder."
+            )
+        self._distribute()
+        self.epoch, self.position, self.steps = state["place"]
+        load_module(self.model, state["model"])
+        load_module(self.losses, state["losses"])
+        for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
+            load_optimiser(optimiser, stored)
+        for scheduler, stored in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(stored)
+        self._precision.load_state_dict(state["scaler"])
+        set_random_states(state["random"])
+
+    def _outputs(self) -> list[Tensor]:
+        """Something shaped as the blocks' outputs of a small batch."""
+        return [self._zeros(_ROWS_OF_A_LOSS, shape) for shape in self.shapes]
+
+    def _zeros(self, rows: int, shape: Sequence[int]) -> Tensor:
+        return torch.zeros(rows, *shape, dtype=self._dtype, device=self.fabric.device)
+
+    def _identity(self) -> dict[str, Any]:
+        names = [block.name for block in self.blocks]
+        return {"trainer": type(self).__name__, "blocks": names, "seed": self.seed}
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        state = self.state_dict() if self._shard or self.fabric.is_global_zero else {}
+        if self.fabric.is_global_zero:
+            checkpoints.save(self.steps, state)
+        self.fabric.barrier()
+
+    def _views(self, batch: Any) -> Tensor:
+        inputs = batch[0] if isinstance(batch, tuple | list) else batch
+        views: Tensor = self.augment(inputs) if self.augment else inputs
+        return views.to(self._dtype) if views.is_floating_point() else views
+
+    def _backpropagate(self, loss: Tensor) -> None:
+        if loss.requires_grad:  # a frozen block may have nothing to train
+            # A cut pass comes here in the middle of a forward pass under autocast.
+            with torch.autocast(self.fabric.device.type, enabled=False):
+                self.fabric.backward(loss)
+
+    def _distribute(self) -> None:
+        """Before the first step, as those who make a trainer may still run its losses whole."""
+        if self.fabric.world_size == 1 or self._means is not None:
+            return
+        if self._shard:
+            moved = shard(self.model, self.blocks, self.losses, self.fabric.device.type)
+            self.parameters = tuple([moved[p] for p in group] for group in self.parameters)
+            for optimiser in self.optimisers:
+                exchange(optimiser, moved)
+        self._means = GradientMeans([list(filterfalse(sharded, g)) for g in self.parameters])
+
+    @contextmanager
+    def _averaging(self) -> Iterator[None]:
+        """Gradients that are computed inside are means over processes afterwards."""
+        if self._means is None:
+            yield
+            return
+        end_to_end = len(self.losses) < len(self.blocks)
+        reported = from_above(self.blocks, self._ready) if end_to_end else nullcontext()
+        with self._means.sending(), reported:
+            yield
+
+    def _ready(self, position: int) -> None:
+        """The gradients of block ``position`` (0-based) are complete: ``backward`` calls it.
+
+        Where one loss trains several blocks there is no need to.
+        """
+        if self._means is not None:
+            self._means.start(position)
+
+    def _mean(self, value: Tensor) -> Tensor:
+        return cast(Tensor, self.fabric.all_reduce(value))
+
+    def _update(self) -> None:
+        # Not through Fabric's optimisers: each would move the scale for those after it.
+        for optimiser in self.optimisers:
+            if self._scaler is None:
+                optimiser.step()
+            else:
+                self._scaler.step(optimiser)
+        if self._scaler is not None:
+            self._scaler.update()
+        for scheduler in self.schedulers:
+            scheduler.step()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        self.losses.zero_grad(set_to_none=True)
+
+
+def _default_fabric() -> Fabric:
+    if find_spec("lightning_fabric") is None:
+        raise ImportError(
+            "Training needs lightning-fabric: pip install 'linlocal[train]' (or lightning-fabric)."
+        )
+    from lightning_fabric import Fabric
+
+    return Fabric(devices=1)

@@ -1,0 +1,163 @@
+"""Means of gradients over processes, sent block by block while the training of others goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from linlocal.analysis.block import Block
+
+
+class GradientMeans:
+    """g <- 1/R sum_r g_r for the gradients of R processes, one flat buffer per block and dtype.
+
+    A parameter that has a gradient on some processes only counts as zero on the others; one that
+    has none on any keeps none. Each buffer therefore also counts, for every parameter, the
+    processes that have a gradient, and all processes send the same buffers, whatever they used.
+
+    Args:
+        groups: the parameters of each block; one that is in several gets the sum of what each sent.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[nn.Parameter]]) -> None:
+        self._blocks = [_buckets(group) for group in groups]
+        self._sent: dict[int, list[tuple[Tensor, Any]]] = {}
+        self._open = False
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Inside, gradients are computed and sent; afterwards ``.grad`` holds the means.
+
+        Raises:
+            RuntimeError: a parameter got a gradient after those of its block had been sent.
+        """
+        self._sent, self._open = {}, True
+        try:
+            yield
+            self._finish()
+        finally:
+            self._open = False
+
+    def start(self, position: int) -> None:
+        """Send the gradients of a block, which are complete; outside of `sending`, do nothing.
+
+        Returns while they are summed, and has freed them: no more than one block's are held twice.
+        All processes must send blocks in the same order.
+
+        Args:
+            position: of the block, from 0.
+
+        Raises:
+            RuntimeError: this block's were sent already.
+        """
+        if not self._open:
+            return
+        if position in self._sent:
+            raise RuntimeError(
+                f"The gradients of block {position + 1} were sent twice in one step: report them "
+                "once, when they are complete."
+            )
+        self._sent[position] = sent = []
+        for bucket in self._blocks[position]:
+            flat = bucket.filled()
+            sent.append((flat, dist.all_reduce(flat, async_op=True)))
+
+    def _finish(self) -> None:
+        late = [tuple(p.shape) for l in self._sent for b in self._blocks[l] for p in b.late()]
+        for position in range(len(self._blocks)):
+            if position not in self._sent:
+                self.start(position)
+        for position, sent in self._sent.items():
+            for bucket, (flat, work) in zip(self._blocks[position], sent, strict=True):
+                work.wait()
+                bucket.read(flat)
+        if late:
+            raise RuntimeError(
+                f"Parameters of shapes {late} got a gradient after those of their block had been "
+                "averaged: the network computes with them before the block below has run. Use "
+                "them where their block runs."
+            )
+
+
+class _Bucket:
+    """Parameters of one block, dtype and device, as they lie in a flat buffer.
+
+    Each lies there in its own memory format; behind all of them come the counts.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.strides = [torch.empty_like(p, device="meta").stride() for p in parameters]
+        self.size = sum(p.numel() for p in parameters)
+        self._lent: list[bool] = []
+
+    def filled(self) -> Tensor:
+        """A buffer with the gradients, which are taken from the parameters."""
+        first, gradients = self.parameters[0], [p.grad for p in self.parameters]
+        flat = first.new_zeros(self.size + len(self.parameters))
+        self._lent = [g is not None for g in gradients]
+        for k, (part, gradient) in enumerate(zip(self._parts(flat), gradients, strict=True)):
+            if gradient is not None:
+                part.copy_(gradient)
+                flat[self.size + k] = 1
+                self.parameters[k].grad = None
+        return flat
+
+    def late(self) -> list[nn.Parameter]:
+        """Those that got a gradient after `filled`."""
+        return [p for p in self.parameters if p.grad is not None]
+
+    def read(self, flat: Tensor) -> None:
+        """Add the means to the gradients, given the sums."""
+        # Only where a gradient is missing here is it worth to wait for the counts.
+        counts = self._lent if all(self._lent) else flat[self.size :].tolist()
+        flat[: self.size].div_(dist.get_world_size())
+        for parameter, part, count in zip(self.parameters, self._parts(flat), counts, strict=True):
+            if count:
+                parameter.grad = part if parameter.grad is None else parameter.grad + part
+
+    def _parts(self, flat: Tensor) -> Iterator[Tensor]:
+        offset = 0
+        for parameter, stride in zip(self.parameters, self.strides, strict=True):
+            yield flat.as_strided(parameter.shape, stride, offset)
+            offset += parameter.numel()
+
+
+def _buckets(group: Sequence[nn.Parameter]) -> list[_Bucket]:
+    kinds: dict[Any, list[nn.Parameter]] = {}
+    for parameter in group:
+        kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    return [_Bucket(parameters) for parameters in kinds.values()]
+
+
+@contextmanager
+def from_above(blocks: Sequence[Block], ready: Callable[[int], None]) -> Iterator[None]:
+    """In a forward and backward pass inside, ``ready(l)`` is called as block l + 1 is complete.
+
+    That is when the gradient by z_l, the output of the block below, is: autograd runs operations in
+    the reverse of their order, so that all of the blocks above have run. Block 1 is never reported,
+    as nothing lies below.
+
+    Args:
+        blocks: of `block.resolve`.
+        ready: called with positions from 0.
+    """
+
+    def watch(position: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.requires_grad:
+                cast(Any, output).register_hook(lambda gradient: ready(position + 1))
+
+        return hook
+
+    handles = [b.module.register_forward_hook(watch(i)) for i, b in enumerate(blocks[:-1])]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

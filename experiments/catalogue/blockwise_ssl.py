@@ -1,0 +1,334 @@
+"""Blockwise self-supervised learning in four blocks against the same loss end to end.
+
+Every variant (loss, head, noise between blocks, order of training) trains the same network on
+two-dimensional images of a Random Hierarchy Model, a block on the detached output of the one below;
+the reference is end to end with the same head and loss. Learning rates are chosen from the same
+candidates on validation data. A linear classifier reads the class from each block; that of the
+last block, fitted to clean images, also reads corrupted ones. Along the simultaneous training, the
+gradient of each block's loss is compared with that of the last block's loss backpropagated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from experiments.data import CORRUPTIONS, HELD_OUT, Images, Labelled, RHMImages, in_batches
+from experiments.networks import cut, encoders as networks, narrow_resnet
+from experiments.runner import SEARCH_SEED, Sweep, searched, stack, words
+from experiments.training import (
+    RECORDED_PER_DECADE,
+    SUPERVISED,
+    VIEW_LOSSES,
+    BlockwiseRecipe,
+    Order,
+    aligned,
+    corrupted_accuracy,
+    headed,
+    train,
+)
+from linlocal.analysis.alignment import log_spaced
+from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, HeadKind, Labels, Spread
+from linlocal.analysis.probing import probe_blocks, stratified_split
+from linlocal.analysis.random_states import drawing
+from linlocal.analysis.training import Trainer
+from linlocal.rhm import RandomHierarchyModel
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        network: "narrow" (a residual network of 4 stages, 8 to 64 channels) or "resnet50".
+        levels: L of the images, whose side is 2^L patches; v = n = 8, m = 4.
+        patch: side of a symbol in pixels.
+        channels: of the images.
+        train: images for training and, a fifth of them, validation.
+        test: images.
+        steps: of training, of each block in the sequential order.
+        batch: images per batch.
+        width: of the expansion in the heads.
+        projector: widths of the projectors.
+        learning_rates: of LARS, candidates of the search; the published one is 0.2 x batch / 256.
+        corruptions: of the test images.
+        corrupted: test images that are corrupted, the first ones.
+        repetitions: networks and splits that are reported.
+        device: of torch.
+        seed: of everything.
+    """
+
+    network: Literal["narrow", "resnet50"] = "narrow"
+    levels: int = 2
+    patch: int = 2
+    channels: int = 1
+    train: int = 1280
+    test: int = 512
+    steps: int = 100
+    batch: int = 64
+    width: int = 64
+    projector: tuple[int, ...] = (128, 128)
+    learning_rates: tuple[float, ...] = (8.0, 32.0, 128.0)
+    corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    corrupted: int = 256
+    repetitions: int = 5
+    device: str = "cpu"
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Config(
+        train=160,
+        test=32,
+        steps=1,
+        batch=16,
+        width=8,
+        projector=(16,),
+        learning_rates=(2.0,),
+        corruptions=("gaussian_noise", "contrast"),
+        corrupted=32,
+        repetitions=2,
+    ),
+    "cpu": Config(),
+    "paper": Config(
+        network="resnet50",
+        levels=5,
+        patch=7,
+        channels=3,
+        train=12_800,
+        test=2_560,
+        steps=3_000,
+        batch=256,
+        width=2048,
+        projector=(8192, 8192, 8192),
+        learning_rates=(0.2, 0.8, 3.2),
+        corrupted=2_560,
+        device="cuda",
+    ),
+}
+PUBLISHED = "arXiv 2302.01647 (ImageNet)"
+
+NUM_CLASSES = 8
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is compared.
+
+    Attributes:
+        loss: a name in `VIEW_LOSSES`, or "supervised".
+        order: of training; "" leaves the network untrained.
+        head: of each block.
+        noise: between blocks: what shares its standard deviation; "" adds none.
+    """
+
+    loss: str = "Barlow Twins"
+    order: Order | Literal[""] = "simultaneous"
+    head: HeadKind = "expansion"
+    noise: Spread | Literal[""] = ""
+
+    def __str__(self) -> str:
+        noise = f"noise per {self.noise}" if self.noise else ""
+        head = "" if self.head == "expansion" else f"{self.head} pooling"
+        named = (self.loss, self.order, head, noise)
+        return ", ".join(filter(None, named)) if self.order else "untrained"
+
+
+VARIANTS = (
+    *(Variant(loss) for loss in (*VIEW_LOSSES, SUPERVISED)),
+    *(Variant(loss, "end to end") for loss in (*VIEW_LOSSES, SUPERVISED)),
+    *(Variant(noise=noise) for noise in ("channel", "map", "tensor")),
+    *(Variant(head=head) for head in ("local", "global")),
+    Variant(order="sequential"),
+    Variant(order=""),
+)
+BLOCKS = [f"block{l}" for l in range(1, 5)]
+
+
+def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
+    """Train and probe every variant.
+
+    Returns:
+        Over variant (with coordinates loss, order, head, noise) and repetition: ``accuracy`` of a
+        linear probe over layer, ``corrupted_accuracy`` of the last block over corruption and
+        severity (0: clean), ``cosine`` over step and layer, of the simultaneous order (NaN for
+        others); ``search_accuracy`` over candidate.
+    """
+
+    def measure(learning_rate: float, seed: int, **variant: Any) -> xr.Dataset:
+        judge = tried if seed >= config.seed + SEARCH_SEED else measured
+        return judge(config, Variant(**variant), learning_rate, seed)
+
+    candidates = [{"learning_rate": rate} for rate in config.learning_rates]
+    parts = searched(
+        sweep,
+        measure,
+        [asdict(variant) for variant in VARIANTS],
+        candidates,
+        range(config.repetitions),
+        "blockwise",
+        config.seed,
+    )
+    labels = {key: ("variant", [asdict(v)[key] for v in VARIANTS]) for key in asdict(VARIANTS[0])}
+    return stack(parts, "variant", [str(variant) for variant in VARIANTS]).assign_coords(
+        {**labels, "candidate": words(candidates), "chance": 1 / NUM_CLASSES}
+    )
+
+
+def tried(config: Config, variant: Variant, learning_rate: float, seed: int) -> xr.Dataset:
+    """Train one network for the search.
+
+    Returns:
+        ``validation_accuracy`` of the last block: 0 where training diverged.
+    """
+    network = _trained(config, variant, learning_rate, seed)
+    return xr.Dataset({"validation_accuracy": _validated(config, network, seed)})
+
+
+def measured(config: Config, variant: Variant, learning_rate: float, seed: int) -> xr.Dataset:
+    """Train one network and probe its blocks.
+
+    Returns:
+        ``accuracy`` (layer), ``corrupted_accuracy`` (corruption, severity), ``cosine`` (step,
+        layer), and ``validation_accuracy`` of the last block: 0 where training diverged.
+    """
+    cosines: dict[int, NDArray[np.float64]] = {}
+    watched = [source(config, seed).held_out_views(0, config.batch, seed)]
+
+    def record(step: int, trainer: Trainer) -> None:
+        if variant.order == "simultaneous" and step in due:
+            with drawing(torch.device(config.device), seed, step):  # noise
+                aligned_now = aligned(trainer.model, trainer.losses, watched)
+                cosines[step] = aligned_now["cosine"].values
+
+    due = [*filter(log_spaced(RECORDED_PER_DECADE), range(config.steps)), config.steps]
+    network = _trained(config, variant, learning_rate, seed, record)
+    images = source(config, seed)
+    undefined = np.full(len(BLOCKS), np.nan)
+    return xr.Dataset(
+        {
+            "accuracy": ("layer", _probed(network, images, images.test, BLOCKS, seed)),
+            "corrupted_accuracy": corrupted_accuracy(
+                network,
+                images.train,
+                (images.test[0][: config.corrupted], images.test[1][: config.corrupted]),
+                config.corruptions,
+                seed,
+            ),
+            "validation_accuracy": _validated(config, network, seed),
+            "cosine": (("step", "layer"), np.stack([cosines.get(s, undefined) for s in due])),
+        },
+        {"step": due, "layer": range(1, len(BLOCKS) + 1)},
+    )
+
+
+def _trained(
+    config: Config,
+    variant: Variant,
+    learning_rate: float,
+    seed: int,
+    before_step: Callable[[int, Trainer], None] | None = None,
+) -> nn.Module | None:
+    """The network of a variant after training; None if it diverged."""
+    torch.set_num_threads(1)
+    images = source(config, seed)
+    network = build(config, variant, seed).to(config.device)
+    if not variant.order:
+        return network
+    labels = Labels()
+    try:
+        train(
+            network,
+            rule_of(config, variant, labels),
+            lambda step: images.labelled_views(step, config.batch, seed),
+            BlockwiseRecipe(config.steps, learning_rate),
+            variant.order,
+            labels=labels,
+            seed=seed,
+            before_step=before_step,
+        )
+    except FloatingPointError:
+        return None
+    return network
+
+
+def build(config: Config, variant: Variant, seed: int) -> nn.Sequential:
+    """The network of a variant, cut into four blocks."""
+    noise = ActivityNoise(per=variant.noise) if variant.noise else None
+    if config.network == "narrow":
+        return cut(narrow_resnet(8, config.channels, seed=seed), noise=noise)
+    whole = networks.build(
+        config.network,
+        num_channels=config.channels,
+        image_size=2**config.levels * config.patch,
+        seed=seed,
+    )
+    return cut(whole, noise=noise)
+
+
+def rule_of(config: Config, variant: Variant, labels: Labels) -> HeadedRule:
+    """The loss of each block."""
+    return headed(
+        variant.loss,
+        NUM_CLASSES,
+        labels,
+        width=config.width,
+        projector=config.projector,
+        kind=variant.head,
+    )
+
+
+# A sweep asks for the same images at point after point.
+@lru_cache(maxsize=4)
+def source(config: Config, seed: int) -> Images:
+    """Images, whose views have everything below the latents of level 1 drawn anew."""
+    rhm = RandomHierarchyModel(
+        num_classes=NUM_CLASSES,
+        num_symbols=NUM_CLASSES,
+        num_synonyms=4,
+        num_levels=config.levels,
+        tuple_size=4,
+        seed=seed,
+    )
+    drawn = RHMImages(
+        rhm,
+        train=config.train,
+        test=config.test,
+        patch_size=config.patch,
+        num_channels=config.channels,
+        seed=seed,
+    )
+    data = drawn.data()
+    rest, held_out = map(torch.from_numpy, stratified_split(data.train_labels, HELD_OUT, seed))
+
+    def views(rows: Tensor, view_seed: int) -> Tensor:
+        return drawn.two_views(rows.numpy(), level=1, seed=view_seed).to(config.device)
+
+    known, test = (
+        (torch.as_tensor(images), torch.from_numpy(labels))
+        for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels))
+    )
+    return Images(known, rest, held_out, test, NUM_CLASSES, views)
+
+
+def _validated(config: Config, network: nn.Module | None, seed: int) -> float:
+    images = source(config, seed)
+    return float(_probed(network, images, images.validation, BLOCKS[-1:], seed)[0])
+
+
+def _probed(
+    network: nn.Module | None, images: Images, judged: Labelled, blocks: list[str], seed: int
+) -> NDArray[np.float64]:
+    if network is None:
+        return np.zeros(len(blocks))
+    found = probe_blocks(network, blocks, in_batches(images.train), in_batches(judged), seed=seed)
+    accuracy: NDArray[np.float64] = found["accuracy"].values[:-1]
+    return accuracy

@@ -1,0 +1,81 @@
+"""With orthogonal weights and optimal projections local updates are those of backpropagation.
+
+Every assumption is dropped in turn: the optimal projection (random and fixed instead), orthogonal
+weights (uniform instead, torch's default), linearity (a ReLU after every layer, the last too).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import xarray as xr
+
+from experiments.data import PATCH_WIDTH, ImageSource, compare_batches, patch_batches, sources
+from experiments.runner import Sweep, grid
+from linlocal import DeepLinear, DeepReLU, rules
+from linlocal.networks import Network
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        batches: number of batches; the network is the same for all.
+        images_per_batch: 28x28 images in each.
+        width: units of each layer.
+        depth: number of layers.
+        margin: of the softplus score.
+        penalty: lam, on the projections.
+        seed: of images, weights and random projections.
+        data: folder of MNIST; None measures on photographs and digits only.
+    """
+
+    batches: int = 32
+    images_per_batch: int = 32
+    width: int = 128
+    depth: int = 6
+    margin: float = 1.0
+    penalty: float = 0.01
+    seed: int = 0
+    data: Path | None = None
+
+
+PRESETS = {"smoke": Config(batches=2, images_per_batch=8), "cpu": Config(), "paper": Config()}
+PUBLISHED = "Fig. 2 of arXiv 2601.21683"
+
+CONDITIONS = (
+    "all assumptions",
+    "random fixed B",
+    "default init",
+    "ReLU + orthogonal",
+    "ReLU + default",
+)
+
+
+def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
+    """Compare the updates under every condition.
+
+    Returns:
+        The variables of `linlocal.compare` over data, condition, batch and layer.
+    """
+    widths = [PATCH_WIDTH] + [config.width] * config.depth
+    networks: dict[str, Network] = {
+        "all assumptions": DeepLinear.orthogonal(widths, config.seed),
+        "random fixed B": DeepLinear.orthogonal(widths, config.seed),
+        "default init": DeepLinear.uniform(widths, config.seed),
+        "ReLU + orthogonal": DeepReLU.orthogonal(widths, config.seed),
+        "ReLU + default": DeepReLU.uniform(widths, config.seed),
+    }
+    optimal = rules.CLAPP("softplus", config.margin, config.penalty)
+    fixed = replace(optimal, projection="random", seed=config.seed)
+
+    def measure(data: ImageSource, condition: str) -> xr.Dataset:
+        batches = patch_batches(
+            data, config.batches, config.images_per_batch, config.seed, config.data
+        )
+        rule = fixed if condition == "random fixed B" else optimal
+        return compare_batches(networks[condition], batches, rule)
+
+    return grid(sweep, measure, "conditions", data=sources(config.data), condition=CONDITIONS)

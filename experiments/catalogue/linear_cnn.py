@@ -1,0 +1,122 @@
+"""In a linear convolutional network the projection must see where in the map an activity lies.
+
+Three rules, from the farthest to the nearest to backpropagation: global pooling before the loss (no
+dependence on place), a projection of the flattened map, and direct feedback to that projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from experiments.data import (
+    PIXELS,
+    ImageSource,
+    augmented_views,
+    compare_batches,
+    load_images,
+    sources,
+    standardised,
+)
+from experiments.runner import Sweep, grid
+from linlocal import Convolution, DeepLinear, Pairs, rules
+from linlocal.networks import nearest_isometry
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        batches: number of batches; the network is the same for all.
+        images_per_batch: images in each, every one of them seen in two augmented views.
+        channels: of every layer.
+        depth: number of layers, each a 2x2 convolution with stride 2.
+        crop: side of an augmented view in pixels.
+        margin: of the softplus score.
+        penalty: lam, on the projections.
+        seed: of images, views and weights.
+        data: folder of MNIST; None measures on photographs and digits only.
+    """
+
+    batches: int = 16
+    images_per_batch: int = 32
+    channels: int = 32
+    depth: int = 4
+    crop: int = 16
+    margin: float = 1.0
+    penalty: float = 0.02
+    seed: int = 0
+    data: Path | None = None
+
+
+PRESETS = {
+    "smoke": Config(batches=2, images_per_batch=8),
+    "cpu": Config(),
+    "paper": Config(batches=32),
+}
+PUBLISHED = "Fig. 4b of arXiv 2601.21683"
+
+CONDITIONS = ("no spatial dependence", "2D dependence", "2D dependence + direct feedback")
+
+
+def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
+    """Compare the updates of the three rules.
+
+    Returns:
+        The variables of `linlocal.compare` over data, condition, batch and layer.
+    """
+    network = orthogonal_cnn(config.channels, config.depth, config.crop, config.seed)
+    sides = [config.crop // 2**l for l in network.layers]
+    # The first map is pooled in all conditions; from the second on a map is small enough to be seen
+    # whole.
+    whole = (2,) + (1,) * (config.depth - 1)
+    same = rules.CLAPP("softplus", config.margin, config.penalty)
+    top = rules.CLAPP_DFB("softplus", config.margin, config.penalty)
+    of_condition = dict(
+        zip(
+            CONDITIONS,
+            (
+                replace(same, pooling=tuple(sides)),
+                replace(same, pooling=whole),
+                replace(top, pooling=whole),
+            ),
+            strict=True,
+        )
+    )
+
+    def measure(data: ImageSource, condition: str) -> xr.Dataset:
+        count = config.batches * config.images_per_batch
+        images = standardised(load_images(data, count, PIXELS, config.seed, config.data))
+        first, second = augmented_views(images, config.crop, np.random.default_rng(config.seed))
+        shape = (config.batches, config.images_per_batch, config.crop**2)
+        batches = [
+            Pairs.from_views(a, b)
+            for a, b in zip(first.reshape(shape), second.reshape(shape), strict=True)
+        ]
+        return compare_batches(network, batches, of_condition[condition])
+
+    return grid(sweep, measure, "conditions", data=sources(config.data), condition=CONDITIONS)
+
+
+def orthogonal_cnn(channels: int, depth: int, side: int, seed: int) -> DeepLinear:
+    """2x2 convolutions with stride 2 whose flattened kernels are Haar semi-orthogonal matrices.
+
+    Args:
+        channels: of every layer; the input has one.
+        depth: number of layers.
+        side: of the input in pixels.
+        seed: of the kernels.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (1, side, side)
+    layers: list[Convolution] = []
+    for _ in range(depth):
+        # The polar factor of a Gaussian matrix is Haar-distributed.
+        flat = nearest_isometry(rng.standard_normal((channels, shape[0] * 4)))
+        layers.append(Convolution(flat.reshape(channels, shape[0], 2, 2), shape, stride=(2, 2)))
+        shape = layers[-1].output_shape
+    return DeepLinear(layers)

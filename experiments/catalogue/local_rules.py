@@ -1,0 +1,252 @@
+"""What local rules learn, against backpropagation of the same loss, and how aligned they are.
+
+Every rule trains the same VGG-like encoder of six blocks on the same batches, once locally and once
+by backpropagation of the last block's loss, with learning rates chosen from the same candidates on
+validation data. A linear classifier then reads the class from the averaged maps of all blocks. The
+cosine of local and global updates is recorded along local training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import xarray as xr
+from torch import Tensor, nn
+
+from experiments.data import Images, SourceName, in_batches, named_data, source, with_hybrids
+from experiments.networks import encoders as networks
+from experiments.runner import Sweep, searched, stack, words
+from experiments.training import Credit, Divergence, Schedule, fit, fit_supervised
+from linlocal.analysis.local_losses import (
+    CLAPP,
+    SCFF,
+    ForwardForward,
+    InfoNCE,
+    LocalRule,
+    PhyLL,
+    Views,
+    view_losses,
+)
+from linlocal.analysis.probing import probe_blocks
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        width: factor on the channels 128, 256, 256, 512, 1024, 1024.
+        steps: of training.
+        batch: images per batch.
+        learning_rates: candidates of the search.
+        embedded: data sets that need no folder.
+        repetitions: networks and splits that are reported.
+        device: of torch.
+        seed: of everything.
+        data: folder of CIFAR-10, STL-10 or Tiny ImageNet, which are added to the embedded data.
+    """
+
+    width: float = 1 / 16
+    steps: int = 100
+    batch: int = 32
+    learning_rates: tuple[float, ...] = (1e-3, 5e-3)
+    embedded: tuple[SourceName, ...] = ("digits", "RHM images")
+    repetitions: int = 3
+    device: str = "cpu"
+    seed: int = 0
+    data: Path | None = None
+
+
+PRESETS = {
+    "smoke": Config(
+        width=1 / 64,
+        steps=1,
+        batch=16,
+        learning_rates=(1e-3,),
+        embedded=("digits",),
+        repetitions=1,
+    ),
+    "cpu": Config(),
+    "paper": Config(
+        width=1.0,
+        steps=470_000,
+        learning_rates=(2e-4, 1e-3),
+        device="cuda",
+    ),
+}
+PUBLISHED = "the table of arXiv 2601.21683"
+
+RULES: dict[str, LocalRule] = {
+    "CLAPP++": CLAPP(),
+    "CLAPP++ DFB": CLAPP(context="top"),
+    "CLAPP++ both": CLAPP(context="both"),
+    "InfoNCE": InfoNCE(),
+    "PhyLL": PhyLL(),
+    "Forward-Forward": ForwardForward(goodness="mean"),
+    "SCFF": SCFF(goodness="mean"),
+    "LPL": Views(view_losses.LPL()),
+    "VICReg": Views(view_losses.VICReg()),
+    "Barlow Twins": Views(view_losses.BarlowTwins()),
+}
+# In the last block there is no feedback, so that these have one loss to backpropagate.
+SAME_AT_THE_TOP = {"CLAPP++ DFB": "CLAPP++", "CLAPP++ both": "CLAPP++"}
+UNTRAINED, SUPERVISED = "untrained", "supervised"
+BLOCKS = networks.block_names("vgg6")
+
+
+def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
+    """Train by every rule, locally and by backpropagation, and probe.
+
+    Returns:
+        Over data and rule, ``accuracy`` of a probe on all blocks and ``block_accuracy`` (layer) of
+        one on each, over credit and repetition; ``cosine`` of local training over repetition, step
+        and layer; ``search_accuracy`` over credit and candidate. Rules with the same loss in the
+        last block share what backpropagation gives. ``reference_accuracy`` over data, reference
+        and repetition: untrained, and backpropagation of labels.
+    """
+
+    def measure(
+        data: SourceName, rule: str, credit: str, learning_rate: float, seed: int
+    ) -> xr.Dataset:
+        images = source(data, seed, folder=config.data, device=config.device)
+        network = cast(
+            nn.Sequential,
+            networks.build(
+                "vgg6",
+                width=config.width,
+                num_channels=images.test[0].shape[1],
+                image_size=images.test[0].shape[2],
+                seed=seed,
+            ).to(config.device),
+        )
+        schedule = Schedule(config.steps, learning_rate)
+        try:
+            recorded = learn(network, images, rule, credit, schedule, config.batch, seed)
+        except Divergence:
+            return unusable(schedule)
+        return recorded.assign(judged(network, images, seed))
+
+    names: tuple[SourceName, ...] = (*config.embedded, *named_data(config.data))
+    trained = [
+        {"rule": rule, "credit": credit}
+        for credit in get_args(Credit)
+        for rule in RULES
+        if credit == "local" or rule not in SAME_AT_THE_TOP
+    ]
+    references = [{"rule": name, "credit": ""} for name in (UNTRAINED, SUPERVISED)]
+    cells = [{"data": name, **cell} for name in names for cell in (*trained, *references)]
+    candidates = [{"learning_rate": rate} for rate in config.learning_rates]
+    parts = searched(
+        sweep, measure, cells, candidates, range(config.repetitions), "local rules", config.seed
+    )
+    keys = [tuple(cell.values()) for cell in cells]
+    found = dict(zip(keys, parts, strict=True))
+    return stack([_table(found, name) for name in names], "data", names).assign_coords(
+        candidate=words(candidates)
+    )
+
+
+def learn(
+    network: nn.Sequential,
+    images: Images,
+    rule: str,
+    credit: str,
+    schedule: Schedule,
+    batch: int,
+    seed: int,
+) -> xr.Dataset:
+    """Train as a cell of the table says; the cosines of local training, NaN for others."""
+    if rule == SUPERVISED:
+        fit_supervised(
+            network,
+            lambda step: images.labelled_views(step, batch, seed),
+            images.num_classes,
+            schedule,
+            seed,
+        )
+    if rule not in RULES:
+        return without_cosines(schedule)
+    hybrids = isinstance(RULES[rule], ForwardForward)
+
+    def stacked(views: Tensor, step: int) -> Tensor:
+        return with_hybrids(views, seed + step) if hybrids else views
+
+    local = credit == "local"
+    _, recorded = fit(
+        network,
+        RULES[rule],
+        lambda step: stacked(images.views(step, batch, seed), step),
+        schedule,
+        credit="local" if local else "backpropagation",
+        seed=seed,
+        watched=[stacked(images.held_out_views(0, batch, seed), -1)] if local else (),
+    )
+    return recorded.drop_vars("block") if local else without_cosines(schedule)
+
+
+def judged(network: nn.Module, images: Images, seed: int) -> dict[str, Any]:
+    """Accuracies of linear probes that are trained on what the network was trained on.
+
+    Maps are averaged over the whole image: of small images untrained features that keep their
+    places say nearly all.
+    """
+    probes = {
+        part: probe_blocks(network, BLOCKS, in_batches(images.train), in_batches(data), seed=seed)
+        for part, data in (("validation", images.validation), ("test", images.test))
+    }
+    test = probes["test"]["accuracy"]
+    return {
+        "validation_accuracy": float(probes["validation"]["accuracy"].sel(block="all")),
+        "accuracy": float(test.sel(block="all")),
+        "block_accuracy": ("layer", test.values[:-1]),
+    }
+
+
+def without_cosines(schedule: Schedule) -> xr.Dataset:
+    """NaN at every step that would be recorded."""
+    steps, layers = schedule.recorded, range(1, len(BLOCKS) + 1)
+    cosine = np.full((len(steps), len(layers)), np.nan)
+    return xr.Dataset(
+        {"cosine": (("step", "layer"), cosine)}, {"step": steps, "layer": list(layers)}
+    )
+
+
+def unusable(schedule: Schedule) -> xr.Dataset:
+    """What stands for a training that diverged: it has learned nothing."""
+    return without_cosines(schedule).assign(
+        validation_accuracy=0.0,
+        accuracy=0.0,
+        block_accuracy=("layer", np.zeros(len(BLOCKS))),
+    )
+
+
+def _table(found: dict[tuple[str, ...], xr.Dataset], data: str) -> xr.Dataset:
+    """All cells of one data set."""
+    accuracies = ["accuracy", "block_accuracy", "search_accuracy", "chosen"]
+    both = stack(
+        [
+            stack(
+                [
+                    found[data, SAME_AT_THE_TOP.get(r, r) if credit != "local" else r, credit]
+                    for r in RULES
+                ],
+                "rule",
+                tuple(RULES),
+            )
+            for credit in get_args(Credit)
+        ],
+        "credit",
+        get_args(Credit),
+    )
+    references = stack(
+        [found[data, name, ""]["accuracy"].to_dataset() for name in (UNTRAINED, SUPERVISED)],
+        "reference",
+        (UNTRAINED, SUPERVISED),
+    )
+    return both[accuracies].assign(
+        cosine=both["cosine"].sel(credit="local", drop=True),
+        reference_accuracy=references["accuracy"],
+    )

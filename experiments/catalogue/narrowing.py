@@ -1,0 +1,103 @@
+"""Where layers narrow, local updates differ by what the layers above do not pass on.
+
+For linear f the cosine is known beforehand: the share of the local update X that lies in the
+subspace which the layers above pass on, ||P X|| / ||X|| with P = V^T V.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from experiments.data import PATCH_WIDTH, ImageSource, compare_batches, patch_batches, sources
+from experiments.runner import Sweep, grid
+from linlocal import DeepLinear, Pairs, rules
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        batches: number of batches; the network is the same for all.
+        images_per_batch: 28x28 images in each.
+        widths: of the layers 1..L.
+        margin: of the softplus score.
+        penalty: lam, on the projections.
+        seed: of images and weights.
+        data: folder of MNIST; None measures on photographs and digits only.
+    """
+
+    batches: int = 32
+    images_per_batch: int = 32
+    widths: tuple[int, ...] = (128, 64, 32, 16, 8, 4)
+    margin: float = 1.0
+    penalty: float = 0.01
+    seed: int = 0
+    data: Path | None = None
+
+
+PRESETS = {
+    "smoke": Config(batches=3, images_per_batch=8),
+    "cpu": Config(),
+    "paper": Config(),
+}
+PUBLISHED = "Fig. 3a of arXiv 2601.21683"
+
+SCORES = ("linear", "softplus")
+FEEDBACK = ("same layer", "direct feedback")
+
+
+def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
+    """Compare the updates with both contexts and both scores, and predict one of the cosines.
+
+    Returns:
+        The variables of `linlocal.compare` over data, score, feedback, batch and layer, and
+        ``predicted_cosine`` of linear f with direct feedback over data, batch and layer.
+    """
+    network = DeepLinear.orthogonal([PATCH_WIDTH, *config.widths], config.seed)
+
+    def batches(data: ImageSource) -> list[Pairs]:
+        return patch_batches(
+            data, config.batches, config.images_per_batch, config.seed, config.data
+        )
+
+    def measure(data: ImageSource, score: str, feedback: str) -> xr.Dataset:
+        make = rules.CLAPP if feedback == "same layer" else rules.CLAPP_DFB
+        rule = make(score, config.margin, config.penalty)
+        return compare_batches(network, batches(data), rule)
+
+    def predict(data: ImageSource) -> xr.Dataset:
+        values = [predicted_cosines(network, pairs) for pairs in batches(data)]
+        return xr.Dataset(
+            {"predicted_cosine": (("batch", "layer"), values)},
+            coords={"batch": range(len(values)), "layer": list(network.layers)},
+        )
+
+    known = sources(config.data)
+    measured = grid(sweep, measure, "rules", data=known, score=SCORES, feedback=FEEDBACK)
+    return measured.merge(grid(sweep, predict, "predictions", data=known), join="exact")
+
+
+def predicted_cosines(network: DeepLinear, pairs: Pairs) -> Sequence[float]:
+    """||P X|| / ||X|| of every layer, from activities and weights alone.
+
+    The dual variables of linear f are constant, so lam X = M N per view direction, with
+    M = mean y z_l c_L^T and N = mean y c_L z_{l-1}^T over the pairs; lam cancels.
+    """
+    z = [pairs.samples]
+    for l in network.layers:
+        z.append(z[-1] @ network.matrix(l).T)
+    cosines = []
+    for l in network.layers:
+        x = np.zeros((network.widths[l], network.widths[l - 1]))
+        for d in pairs.directions:
+            signed = d.sign[:, None] * z[-1][d.reference]
+            x += (z[l][d.anchor].T @ signed) @ (signed.T @ z[l - 1][d.anchor])
+        v = network.downstream(l)
+        cosines.append(float(np.linalg.norm(v.T @ (v @ x)) / np.linalg.norm(x)))
+    return cosines

@@ -1,0 +1,141 @@
+"""What each layer knows of the hidden hierarchy, and when it becomes invariant to synonyms.
+
+Synonymic sensitivity S_{k,l} and linear decodability of the symbols of level l from layer k, for
+networks trained by backpropagation, direct feedback and layer-local self-supervised rules, against
+the number of data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import xarray as xr
+
+from experiments.runner import Sweep, grid
+from experiments.training import (
+    LOSSES,
+    Recipe,
+    Source,
+    Task,
+    activities,
+    classes,
+    encode,
+    fit_labels,
+    fit_pairs,
+)
+from linlocal.analysis.hierarchy import Feedback, HierarchicalNet
+from linlocal.analysis.probing import decodability, synonymic_sensitivity
+from linlocal.rhm import RandomHierarchyModel, Trees
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        num_symbols: v = n.
+        num_synonyms: m.
+        num_levels: L.
+        multiples: data in units of P* = n m^L.
+        width: units per position.
+        steps: of self-supervised training; at most, of supervised training.
+        num_probe: data that the classifiers are fitted on.
+        repetitions: grammars and networks.
+        seed: of everything.
+    """
+
+    num_symbols: int = 8
+    num_synonyms: int = 4
+    num_levels: int = 3
+    multiples: tuple[float, ...] = (0.5, 2.0, 8.0)
+    width: int = 64
+    steps: int = 800
+    num_probe: int = 1000
+    repetitions: int = 3
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Config(
+        num_symbols=4,
+        num_synonyms=2,
+        num_levels=3,
+        multiples=(1.0,),
+        width=8,
+        steps=5,
+        num_probe=60,
+    ),
+    "cpu": Config(),
+    "paper": Config(
+        multiples=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+        steps=2000,
+        num_probe=2000,
+    ),
+}
+PUBLISHED = "arXiv 2307.02129, synonymic sensitivity"
+
+Rule = Literal[
+    "untrained",
+    "backpropagation",
+    "direct feedback alignment",
+    "local VICReg",
+    "local InfoNCE",
+    "local InfoNCE, siblings",
+]
+RULES: tuple[Rule, ...] = Rule.__args__  # type: ignore[attr-defined]
+
+
+def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
+    """Train by every rule with every number of data, and ask every layer.
+
+    Returns:
+        ``sensitivity`` and ``decodability`` over rule, multiple, repetition, layer and level.
+    """
+
+    def measure(rule: Rule, multiple: float, repetition: int) -> xr.Dataset:
+        seed = config.seed + repetition
+        task = Task(config.num_symbols, config.num_synonyms, config.num_levels, multiple, seed)
+        rhm = task.rhm
+        num_test = min(config.num_probe, rhm.num_data // 8)
+        train, rest = rhm.split(train=task.num_train, test=2 * num_test, seed=seed)
+        recipe = Recipe(width=config.width, normalise=True, learning_rate=3e-3, steps=config.steps)
+        feedback = Feedback("direct" if rule == "direct feedback alignment" else "transposed")
+        net = recipe.network(rhm, seed, feedback)
+        if rule.startswith("local"):
+            learn_pairs(net, recipe, rule, rhm, train, rest, seed)
+        elif rule != "untrained":
+            fit_labels(net, recipe, encode(rhm, train.leaves), classes(train), seed)
+        test, probe = rest[:num_test], rest[num_test:]
+        layers = activities(net, rhm)
+        return xr.Dataset(
+            {
+                "sensitivity": synonymic_sensitivity(layers, rhm, test, seed=seed),
+                "decodability": decodability(layers, rhm, probe, test, seed=seed),
+            }
+        )
+
+    return grid(
+        sweep,
+        measure,
+        "representations",
+        rule=RULES,
+        multiple=config.multiples,
+        repetition=range(config.repetitions),
+    )
+
+
+def learn_pairs(
+    net: HierarchicalNet,
+    recipe: Recipe,
+    rule: str,
+    rhm: RandomHierarchyModel,
+    data: Trees,
+    exclude: Trees,
+    seed: int,
+) -> None:
+    """Train layer by layer without labels."""
+    words = rule.removeprefix("local ").split(", ")
+    positives: Literal["siblings", "views"] = "siblings" if "siblings" in words else "views"
+    source = Source(rhm, data, positives, exclude, seed)
+    fit_pairs(net, recipe, LOSSES[words[0]][0], source, local=True, seed=seed)

@@ -1,0 +1,103 @@
+"""How local and global updates agree in a trained convolutional network, with what masks explain.
+
+A VGG-like encoder of six blocks is trained by CLAPP++ on augmented views. At the end, and along the
+way, the local updates are compared with backpropagation of the last block's loss; so is
+backpropagation whose masks (derivatives of ReLU) are averaged over the batch, or left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import xarray as xr
+from torch import Tensor, nn
+
+from experiments.data import SourceName, named_data, source
+from experiments.networks import encoders as networks
+from experiments.runner import Sweep, grid
+from experiments.training import Schedule, fit, masked_cosines
+from linlocal.analysis.local_losses import CLAPP, LocalRule
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        width: factor on the channels 128, 256, 256, 512, 1024, 1024.
+        size: side of the images in pixels.
+        steps: of training.
+        batch: images per batch.
+        learning_rate: of AdamW.
+        measured: batches that are never trained on, for cosines.
+        repetitions: networks.
+        device: of torch.
+        seed: of everything.
+        data: folder of STL-10 or CIFAR-10 (the first of them that lies there); without, digits.
+    """
+
+    width: float = 1 / 16
+    size: int = 16
+    steps: int = 200
+    batch: int = 32
+    learning_rate: float = 1e-3
+    measured: int = 4
+    repetitions: int = 5
+    device: str = "cpu"
+    seed: int = 0
+    data: Path | None = None
+
+
+PRESETS = {
+    "smoke": Config(width=1 / 64, size=8, steps=4, batch=8, measured=1, repetitions=2),
+    "cpu": Config(),
+    "paper": Config(
+        width=1.0, size=96, steps=47_000, learning_rate=2e-4, measured=16, device="cuda"
+    ),
+}
+PUBLISHED = "Fig. 4c of arXiv 2601.21683 (STL-10; curves only)"
+
+RULES: dict[str, LocalRule] = {
+    "CLAPP++": CLAPP(),
+    "CLAPP++ DFB": CLAPP(context="top"),
+    "CLAPP++ DFB, matched B": CLAPP(context="top", projection="matched"),
+}
+
+
+def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
+    """Train a network by every rule.
+
+    Returns:
+        Over rule, repetition and layer: ``cosine`` along ``step``, and ``masked_cosine`` in the
+        trained network over ``masks``; ``data``: what was trained on.
+    """
+    there = named_data(config.data)
+    wanted: tuple[SourceName, ...] = ("stl10", "cifar10")
+    name: SourceName = next((each for each in wanted if each in there), "digits")
+
+    def measure(rule: str, repetition: int) -> xr.Dataset:
+        seed = config.seed + repetition
+        images = source(name, seed, folder=config.data, size=config.size, device=config.device)
+
+        def batches(step: int) -> Tensor:
+            return images.views(step, config.batch, seed)
+
+        network = networks.build(
+            "vgg6",
+            width=config.width,
+            num_channels=images.test[0].shape[1],
+            image_size=config.size,
+            seed=seed,
+        ).to(config.device)
+        network = cast(nn.Sequential, network)
+        watched = [images.held_out_views(k, config.batch, seed) for k in range(config.measured)]
+        schedule = Schedule(config.steps, config.learning_rate)
+        losses, recorded = fit(network, RULES[rule], batches, schedule, seed=seed, watched=watched)
+        return recorded.assign(masked_cosine=masked_cosines(network, losses[-1], watched))
+
+    result = grid(
+        sweep, measure, "trained_cnn", rule=tuple(RULES), repetition=range(config.repetitions)
+    )
+    return result.assign_coords(data=name)

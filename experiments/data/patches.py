@@ -1,0 +1,56 @@
+"""Batches of image patches as in Wu et al. 2026 (arXiv 2601.21683)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from experiments.data.grey_images import Array, ImageSource, load_images
+from experiments.runner import stack
+from linlocal import Pairs, Rule, compare
+from linlocal.networks import Network
+
+PIXELS = 28
+PATCH = 14
+PATCH_WIDTH = PATCH**2  # width of the input of every network that reads patches
+
+
+def sources(folder: Path | None) -> tuple[ImageSource, ...]:
+    """The kinds of images to measure on: always two that need no download, MNIST where it is."""
+    ours: tuple[ImageSource, ...] = ("photographs", "digits")
+    return ours if folder is None else (*ours, "mnist")
+
+
+def standardised(images: Array) -> Array:
+    """``images`` minus their mean, over their standard deviation; one number for all pixels."""
+    centred: Array = images - images.mean()
+    return centred / centred.std()
+
+
+def patch_batches(
+    source: ImageSource, batches: int, images_per_batch: int, seed: int, folder: Path | None
+) -> list[Pairs]:
+    """Batches of vertically adjacent 14x14 patches of 28x28 images, both columns.
+
+    Args:
+        source: kind of images.
+        batches: number of batches.
+        images_per_batch: each gives two positive pairs per view direction; the negative is the same
+            place in the next image.
+        seed: of the draw of images.
+        folder: of MNIST.
+
+    Returns:
+        One `Pairs` per batch; samples are standardised over all batches together.
+    """
+    images = load_images(source, batches * images_per_batch, PIXELS, seed, folder)
+    blocks = standardised(images).reshape(batches, images_per_batch, PIXELS, PIXELS)
+    return [Pairs.from_image_patches(block, PATCH) for block in blocks]
+
+
+def compare_batches(network: Network, batches: Sequence[Pairs], rule: Rule) -> xr.Dataset:
+    """`linlocal.compare` on every batch, over the dimensions ``batch`` and ``layer``."""
+    parts = (compare(network, pairs, rule) for pairs in batches)
+    return stack(parts, "batch", range(len(batches)))

@@ -1,0 +1,266 @@
+"""Images in tar files, as webdataset lays them out: read one after the other, never unpacked.
+
+Members that follow each other and share their name up to the first dot are one sample: ``key.jpg``
+(also ``.jpeg``, ``.png``) and ``key.cls``, the number of the class as text.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from io import BytesIO
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from experiments.data.archives import decode
+from experiments.data.folder import centre
+from experiments.data.grey_images import DataError
+from linlocal.seeds import stream
+
+_IMAGES = ("jpg", "jpeg", "png")
+_BLOCK = 512
+Sample = tuple[Tensor, int]
+
+
+class TarShards:
+    """Batches of images of tar files; a `linlocal.analysis.training.Loader`.
+
+    The order is a function of the seed, the epoch and the numbers of processes and workers: whole
+    files are shuffled and dealt out to all workers of all processes, and the images of each pass
+    through a buffer that gives out a random one. What cannot be read is skipped with a warning and
+    counted in `skipped`; as files differ in length, and so that every process takes the same number
+    of steps, an epoch is a number of batches, for which the files are read again where needed.
+
+    Args:
+        files: the tar files.
+        size: side of the images; the shorter side is resized to it, the middle of the other kept.
+        batch_size: images of a batch, on each process.
+        length: batches of an epoch, on each process.
+        seed: of the order.
+        buffer: images that wait to be drawn from, undecoded, in each worker.
+        num_workers: processes that read, for each that trains.
+        rank: which of the training processes this is.
+        world_size: how many they are.
+
+    Raises:
+        DataError: a file that does not exist, or fewer files than there are readers.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        size: int,
+        batch_size: int,
+        length: int,
+        *,
+        seed: int = 0,
+        buffer: int = 1000,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if missing := [path for path in files if not path.is_file()]:
+            raise DataError(f"There is no file {missing[0]}.")
+        readers = world_size * max(num_workers, 1)
+        if len(files) < readers:
+            raise DataError(
+                f"{len(files)} tar files for {readers} readers ({world_size} processes with "
+                f"{max(num_workers, 1)} each): every reader needs a file of its own. Use fewer "
+                "workers, or write more and smaller files."
+            )
+        self.files, self.size, self.batch_size, self.length = files, size, batch_size, length
+        self.seed, self.buffer, self.num_workers = seed, buffer, num_workers
+        self.rank, self.world_size = rank, world_size
+        # Shared, because workers are processes of their own, each with a row of its own.
+        self._skipped = torch.zeros(max(num_workers, 1), 2, dtype=torch.long)
+        self._skipped.share_memory_()
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often samples, and the rest of a damaged file, were skipped on this process."""
+        samples, files = self._skipped.sum(0).tolist()
+        return {"samples": samples, "files": files}
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Bytes (batch, 3, size, size) and classes (batch,) from a batch on; those before are read.
+
+        Raises:
+            DataError: nothing can be read in a pass through a reader's files.
+        """
+        yield from islice(self._loader(epoch), start, self.length)
+
+    def once(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every readable image of all files once, on each process; the last batch may be smaller.
+
+        With several workers their batches take turns.
+        """
+        yield from self._loader(None)
+
+    def _loader(self, epoch: int | None) -> DataLoader[Any]:
+        return DataLoader(
+            _Samples(self, epoch),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            # Otherwise its workers' seed is drawn from the global generator.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def _skip(self, worker: int, what: int, why: str) -> None:
+        self._skipped[worker, what] += 1
+        warnings.warn(f"skipped: {why}", stacklevel=2)
+
+
+class _Samples(IterableDataset[Sample]):
+    """The images of one reader: those of an epoch without end, or (epoch None) all of them once."""
+
+    def __init__(self, shards: TarShards, epoch: int | None) -> None:
+        self.shards, self.epoch = shards, epoch
+
+    def __iter__(self) -> Iterator[Sample]:
+        shards, info = self.shards, get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        if self.epoch is None:
+            yield from self._decoded(self._raw(shards.files[worker::workers], worker), worker)
+            return
+        reader, readers = shards.rank * workers + worker, shards.world_size * workers
+        for number in count():
+            found = False
+            key = (shards.seed, self.epoch, number)
+            order = stream("shards", *key).permutation(len(shards.files))
+            mine = [shards.files[k] for k in order[reader::readers]]
+            rng = stream("shuffled", *key, reader)
+            shuffled = _shuffled(self._raw(mine, worker), shards.buffer, rng)
+            for sample in self._decoded(shuffled, worker):
+                yield sample
+                found = True
+            if not found:
+                raise DataError(
+                    f"No image could be read from {', '.join(map(str, mine[:3]))}"
+                    f"{', ...' if len(mine) > 3 else ''}: expected members key.jpg and key.cls."
+                )
+
+    def _raw(self, files: Sequence[Path], worker: int) -> Iterator[tuple[str, bytes, bytes]]:
+        for path in files:
+            yield from self._members(path, worker)
+
+    def _decoded(self, raw: Iterator[tuple[str, bytes, bytes]], worker: int) -> Iterator[Sample]:
+        for name, image, label in raw:
+            try:
+                yield _pixels(name, image, self.shards.size), _class(name, label)
+            except DataError as error:
+                self.shards._skip(worker, 0, str(error))
+
+    def _members(self, path: Path, worker: int) -> Iterator[tuple[str, bytes, bytes]]:
+        """(name, image, class) of each whole sample of a file."""
+        name, parts = "", dict[str, bytes]()
+        try:
+            for member, content in _read(path):
+                key, _, ending = member.rpartition("/")[2].partition(".")
+                key = f"{path}/{member[: len(member) - len(ending) - 1]}"
+                if key != name:
+                    yield from self._whole(name, parts, worker)
+                    name, parts = key, {}
+                parts["image" if ending.lower() in _IMAGES else ending.lower()] = content
+        except (tarfile.TarError, OSError, EOFError) as error:
+            self.shards._skip(
+                worker,
+                1,
+                f"the rest of {path} after {name or 'its beginning'} cannot be read ({error}): "
+                "fetch it again.",
+            )
+            if not parts.keys() >= {"image", "cls"}:
+                return  # its last sample is cut off, and counted with the rest
+        yield from self._whole(name, parts, worker)
+
+    def _whole(
+        self, name: str, parts: dict[str, bytes], worker: int
+    ) -> Iterator[tuple[str, bytes, bytes]]:
+        if parts.keys() >= {"image", "cls"}:
+            yield name, parts["image"], parts["cls"]
+        elif parts:
+            self.shards._skip(
+                worker, 0, f"{name} has {', '.join(sorted(parts))}, expected an image and cls."
+            )
+
+
+def labels_in(files: Sequence[Path]) -> list[int]:
+    """The classes of all samples of tar files, without reading their images.
+
+    What is damaged is left out; `TarShards` counts it where it is read.
+    """
+    labels = []
+    for path in files:
+        with suppress(tarfile.TarError, OSError, EOFError), tarfile.open(path, "r:") as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.name.endswith(".cls") else None
+                if content is not None:
+                    with suppress(DataError):
+                        labels.append(_class(member.name, content.read()))
+    return labels
+
+
+def _read(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each member.
+
+    Raises:
+        tarfile.TarError, OSError, EOFError: the file is damaged or cut off.
+    """
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            if member.isfile():
+                content = archive.extractfile(member)
+                assert content is not None
+                yield member.name, content.read()
+        # The module stops in silence where a header is missing or damaged: zeros must be there.
+        file.seek(archive.offset)
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise tarfile.ReadError("it ends without a mark")
+
+
+def _shuffled(samples: Iterator[Any], size: int, rng: np.random.Generator) -> Iterator[Any]:
+    """All samples, each a random one of ``size`` that wait."""
+    waiting: list[Any] = []
+    for sample in samples:
+        waiting.append(sample)
+        if len(waiting) > size:
+            yield waiting.pop(_swapped(waiting, rng))
+    while waiting:
+        yield waiting.pop(_swapped(waiting, rng))
+
+
+def _swapped(waiting: list[Any], rng: np.random.Generator) -> int:
+    """Put a random element last, where taking it out costs nothing."""
+    chosen = int(rng.integers(len(waiting)))
+    waiting[chosen], waiting[-1] = waiting[-1], waiting[chosen]
+    return -1
+
+
+class _Named(BytesIO):
+    """The content of a member, whose errors name it."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        super().__init__(content)
+        self.label = name
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def _pixels(name: str, content: bytes, size: int) -> Tensor:
+    file: Any = _Named(name, content)
+    return centre(decode(file), size)
+
+
+def _class(name: str, content: bytes) -> int:
+    text = content.decode("ascii", "replace").strip()
+    if not text.isdecimal():
+        raise DataError(f"{name}.cls should be the number of a class, but is {text[:20]!r}.")
+    return int(text)

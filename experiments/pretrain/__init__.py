@@ -1,0 +1,1 @@
+"""A long training from the shell: resumed by itself, recorded, logged, probed at its end."""

@@ -1,0 +1,215 @@
+"""Sizes and options of a long run, and the network and losses that they describe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from experiments.data import NUM_CHANNELS
+from experiments.networks import cut, encoders as networks, narrow_resnet
+from experiments.training import SUPERVISED, headed
+from linlocal.analysis import results
+from linlocal.analysis.alignment import Cadence, log_spaced
+from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, Labels, LocalRule, Shape
+from linlocal.analysis.results import ResultError
+
+NETWORKS = ("resnet50", "resnet18", "vit", "narrow")
+LOSS_NAMES = {
+    "barlow": "Barlow Twins",
+    "vicreg": "VICReg",
+    "simclr": "SimCLR",
+    SUPERVISED: SUPERVISED,
+}
+ORDERS = ("simultaneous", "end to end")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+NEVER, LOG = "never", "log"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a run: all that its weights depend on, and what is measured.
+
+    Attributes:
+        data: as for `image_streams.Source`.
+        network: one of `NETWORKS`; "narrow" is a residual network of 4 stages, 8 to 64 channels.
+        loss: one of `LOSS_NAMES`.
+        order: "simultaneous" (each block by its own loss) or "end to end" (by that of the last).
+        noise: scale of the noise between blocks; 0.25 in the paper, 0 for none.
+        epochs: of training.
+        steps: of training, instead of epochs where it is not 0.
+        batch: images of a batch, of all processes together.
+        size: side of the images in pixels.
+        levels: L of RHM images.
+        images: of an epoch of RHM images.
+        test: number of RHM test images.
+        probe: training images that the linear probe is fitted on.
+        width: of the expansion in the heads.
+        projector: widths of the projectors.
+        learning_rate: of LARS in a batch of 256.
+        precision: of Fabric.
+        checkpoint_every: steps between checkpoints.
+        record_every: steps between recorded cosines; "log": 8 in each decade; or "never".
+        log_every: steps between lines of the log.
+        seed: of everything.
+    """
+
+    data: str = "rhm"
+    network: str = "resnet50"
+    loss: str = "barlow"
+    order: str = "simultaneous"
+    noise: float = 0.25
+    epochs: int = 300
+    steps: int = 0
+    batch: int = 2048
+    size: int = 224
+    levels: int = 5
+    images: int = 1_281_167
+    test: int = 10_000
+    probe: int = 50_000
+    width: int = 2048
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+    learning_rate: float = 0.2
+    precision: str = "bf16-mixed"
+    checkpoint_every: int = 1000
+    record_every: str = LOG
+    log_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind, known in (
+            ("network", NETWORKS),
+            ("loss", LOSS_NAMES),
+            ("order", ORDERS),
+            ("precision", PRECISIONS),
+        ):
+            results.known_name(kind, getattr(self, kind), known)
+        for name in ("epochs", "batch", "size", "checkpoint_every", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ResultError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("steps", "noise", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ResultError(f"{name} must not be negative, got {getattr(self, name)}.")
+        self.cadence()
+
+    def cadence(self) -> Cadence | None:
+        """When cosines are recorded; never end to end, where the lower blocks have no loss.
+
+        Raises:
+            ResultError: neither a positive number nor a known word.
+        """
+        text = self.record_every
+        if text == LOG:
+            cadence: Cadence = log_spaced(8)
+        elif text.isdecimal() and int(text) > 0:
+            cadence = int(text)
+        elif text != NEVER:
+            raise ResultError(f"record_every must be steps, {LOG} or {NEVER}, got {text!r}.")
+        return cadence if text != NEVER and self.order == "simultaneous" else None
+
+
+PRESETS = {
+    "smoke": Settings(
+        network="narrow",
+        steps=3,
+        batch=8,
+        size=8,
+        levels=2,
+        images=64,
+        test=16,
+        probe=256,
+        width=8,
+        projector=(16,),
+        learning_rate=2.0,
+        precision="32-true",
+        checkpoint_every=2,
+        record_every="1",
+        log_every=1,
+    ),
+    "cpu": Settings(
+        network="narrow",
+        steps=300,
+        batch=64,
+        size=16,
+        levels=3,
+        images=6400,
+        test=1000,
+        probe=2000,
+        width=64,
+        projector=(128, 128),
+        learning_rate=8.0,
+        precision="32-true",
+        checkpoint_every=50,
+        log_every=10,
+    ),
+    "paper": Settings(),
+}
+
+
+@dataclass(frozen=True)
+class Synchronised:
+    """A rule whose losses share the statistics of batch normalisation among processes.
+
+    Attributes:
+        rule: of `linlocal.analysis.local_losses`, or your own.
+    """
+
+    rule: LocalRule
+
+    def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
+        """One loss for each block; see `linlocal.analysis.local_losses.LocalRule`."""
+        losses: nn.ModuleList = synchronised(self.rule.build(shapes, seed))
+        return losses
+
+
+def synchronised(module: nn.Module) -> Any:
+    """The module with all its batch normalisation synchronised."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
+def network_of(settings: Settings) -> nn.Sequential:
+    """The network, cut into four blocks."""
+    noise = ActivityNoise(settings.noise) if settings.noise else None
+    if settings.network == "narrow":
+        return cut(narrow_resnet(8, NUM_CHANNELS, seed=settings.seed), noise=noise)
+    name: Any = settings.network
+    return cut(networks.build(name, image_size=settings.size, seed=settings.seed), noise=noise)
+
+
+def rule_of(settings: Settings, num_classes: int, labels: Labels, gathered: bool) -> HeadedRule:
+    """The loss of each block, of the joined batch of all processes if ``gathered``."""
+    return headed(
+        LOSS_NAMES[settings.loss],
+        num_classes,
+        labels,
+        width=settings.width,
+        projector=settings.projector,
+        gathered=gathered,
+    )
+
+
+def claim(folder: Path, settings: Settings) -> None:
+    """Make the folder that of this run; for the first process.
+
+    Raises:
+        ResultError: it is that of another one.
+    """
+    path = folder / "settings.json"
+    mine = json.loads(json.dumps(asdict(settings)))
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        for name in mine:
+            if there.get(name) != mine[name]:
+                raise ResultError(
+                    f"{folder} holds a run with {name} = {there.get(name)}, this one has "
+                    f"{mine[name]}: give the same options to go on, or another --out."
+                )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    half.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    half.replace(path)

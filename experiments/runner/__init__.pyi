@@ -1,0 +1,7 @@
+from . import registry as registry, verify as verify
+from .grids import grid as grid, stack as stack
+from .registry import Experiment as Experiment
+from .search import SEARCH_SEED as SEARCH_SEED, searched as searched, words as words
+from .sweep import Parts as Parts, Sweep as Sweep
+from .timing import both_updates as both_updates, seconds as seconds
+from .workers import Workers as Workers

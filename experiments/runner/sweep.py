@@ -1,0 +1,155 @@
+"""Sweeps over points that survive an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import xarray as xr
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from experiments.runner.workers import Workers
+from linlocal.analysis import results
+from linlocal.analysis.results import Provenance, ResultError
+
+Point = Mapping[str, Any]
+
+
+@final
+class Parts:
+    """The finished points of one run, a file each, until its result is written.
+
+    Args:
+        folder: where they lie; its existence says that the run is not finished.
+        provenance: of the run; a part counts only for the same parameters and code.
+        fresh: forget what an earlier run left.
+
+    Attributes:
+        restored_s: seconds that earlier sessions spent on the restored points.
+    """
+
+    def __init__(self, folder: Path, provenance: Provenance, *, fresh: bool = False) -> None:
+        self.folder = folder
+        self.restored_s = 0.0
+        self._provenance = provenance
+        self._asked: set[Path] = set()
+        if fresh:
+            self.clear()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def restore(self, description: str, point: Point) -> xr.Dataset | None:
+        """What is stored of a point, None if nothing usable is.
+
+        Raises:
+            ValueError: the same point was asked before, so that two quantities would share a file.
+        """
+        path = self._path(description, point)
+        if path in self._asked:
+            raise ValueError(
+                f"two points of a run are both {description!r} {dict(point)}: give each sweep "
+                "its own description and each point of a sweep other values."
+            )
+        self._asked.add(path)
+        if not path.exists():
+            return None
+        try:
+            dataset = results.read(path)
+        except ResultError as error:
+            tqdm.write(f"computed again: {error}", file=sys.stderr)
+            return None
+        self.restored_s += dataset.attrs["duration_s"]
+        return dataset
+
+    def store(self, description: str, point: Point, dataset: xr.Dataset, duration_s: float) -> None:
+        """Keep a finished point."""
+        path = self._path(description, point)
+        results.write(dataset, path, replace(self._provenance, duration_s=duration_s))
+
+    def clear(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, description: str, point: Point) -> Path:
+        run = self._provenance
+        identity = [run.experiment, run.config, run.code, description, dict(point)]
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+        return self.folder / f"{key}.nc"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Evaluates a function at many points, with a progress bar.
+
+    Attributes:
+        parts: keeps finished points; without it nothing is stored.
+        workers: evaluate several points at a time; without them one follows the other here.
+    """
+
+    parts: Parts | None = None
+    workers: Workers | None = None
+
+    def __call__(
+        self,
+        function: Callable[..., xr.Dataset],
+        points: Sequence[Point],
+        description: str,
+        *,
+        alone: bool = False,
+    ) -> list[xr.Dataset]:
+        """Evaluate ``function(**point)`` for every point.
+
+        Args:
+            function: must depend on nothing but the point and the experiment's Config.
+            points: keyword arguments that JSON can express (numbers, strings, lists).
+            description: shown beside the progress bar; distinguishes the sweeps of a run.
+            alone: one point after the other, for functions that measure time.
+
+        Returns:
+            One dataset per point, in their order.
+        """
+        done: list[xr.Dataset | None] = [None] * len(points)
+        if self.parts is not None:
+            done = [self.parts.restore(description, point) for point in points]
+        rest = [position for position, each in enumerate(done) if each is None]
+        todo = [points[position] for position in rest]
+        # disable=None: no bar where there is no terminal to draw it on.
+        bar = tqdm(
+            desc=description,
+            total=len(points),
+            initial=len(points) - len(todo),
+            unit="point",
+            disable=None,
+        )
+        in_turn = self.workers is None or alone or len(todo) < 2
+        evaluate = _in_turn if in_turn else self.workers
+        assert evaluate is not None
+        # Here as in the workers: sums in another order differ in the last digit.
+        threads = nullcontext() if alone else threadpool_limits(1, user_api="blas")
+        with bar, threads:
+            last = time.perf_counter()
+            for index, dataset in evaluate(function, todo):
+                position = rest[index]
+                # Of the clock on the wall, so that they add up whatever the number of workers.
+                now = time.perf_counter()
+                if self.parts is not None:
+                    self.parts.store(description, points[position], dataset, now - last)
+                last = now
+                done[position] = dataset
+                bar.update()
+        return [each for each in done if each is not None]
+
+
+def _in_turn(
+    function: Callable[..., xr.Dataset], points: Sequence[Point]
+) -> Iterator[tuple[int, xr.Dataset]]:
+    for index, point in enumerate(points):
+        yield index, function(**point)

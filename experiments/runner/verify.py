@@ -1,0 +1,233 @@
+"""Stored results computed again, by their own parameters and seed, and compared.
+
+What is compared is every variable but wall-clock times: a variable with the attribute ``units`` of
+"s" holds seconds that another run takes anew.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from experiments.runner import registry
+from experiments.runner.registry import Experiment
+from experiments.runner.sweep import Parts, Sweep
+from experiments.runner.workers import Workers
+from linlocal.analysis import results
+from linlocal.analysis.results import Provenance, ResultError
+
+# What is compared is of order one (cosines, accuracies, relative errors): smaller is rounding.
+ROUNDING = 1e-12
+
+Verdict = Literal["exactly equal", "within tolerance", "different", "not compared"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A result file that can be computed again.
+
+    Attributes:
+        path: of the file.
+        stored: what it says of itself.
+        now: what a run here and now would say.
+        experiment: that makes it.
+        config: the parameters that the file holds.
+    """
+
+    path: Path
+    stored: Provenance
+    now: Provenance
+    experiment: Experiment
+    config: Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variable compared.
+
+    Attributes:
+        variable: its name.
+        verdict: of the comparison.
+        difference: largest difference relative to the largest stored magnitude; NaN where none
+            can be computed.
+        note: why there is no number.
+    """
+
+    variable: str
+    verdict: Verdict
+    difference: float = np.nan
+    note: str = ""
+
+    def __str__(self) -> str:
+        said = self.note or f"{self.difference:.1e}"
+        return f"  {self.variable:<32} {self.verdict:<18} {said}"
+
+
+def candidates(
+    folder: Path, presets: Collection[str], any_version: bool
+) -> tuple[list[Candidate], dict[str, str], dict[str, str]]:
+    """Sort the result files of a folder.
+
+    Args:
+        folder: that `python -m experiments run` filled.
+        presets: leave out results of other sizes.
+        any_version: take results of other code too.
+
+    Returns:
+        What can be computed again; file names and why the others cannot; damaged files and how.
+    """
+    found, skipped, damaged = [], {}, {}
+    for path in sorted(folder.glob("*.nc")):
+        try:
+            stored = Provenance.of(results.read(path))
+        except ResultError as error:
+            damaged[path.name] = str(error)
+            continue
+        if stored.preset not in presets:
+            continue
+        try:
+            found.append(_candidate(path, stored, any_version))
+        except ResultError as error:
+            skipped[path.name] = str(error)
+    return found, skipped, damaged
+
+
+def draw(found: list[Candidate], sample: int, seed: int) -> list[Candidate]:
+    """A random sample, the same for the same files and seed."""
+    return random.Random(seed).sample(found, min(sample, len(found)))
+
+
+def parts_folder(folder: Path) -> Path:
+    """Where an unfinished verification keeps its finished points: not those of the runs."""
+    return folder / ".verify"
+
+
+def compute(candidate: Candidate, workers: Workers | None) -> xr.Dataset:
+    """Compute a result again, as it would be read from its file; an interruption loses little."""
+    folder = parts_folder(candidate.path.parent) / candidate.path.stem
+    parts = Parts(folder, candidate.now)
+    dataset = candidate.experiment.run(candidate.config, Sweep(parts, workers))
+    # Stored and read, because files know fewer types than arrays do.
+    again = results.write(dataset, folder / "again" / candidate.path.name, candidate.now)
+    return results.read(again)
+
+
+def forget(folder: Path) -> None:
+    """Delete what verifications left in a folder of results."""
+    shutil.rmtree(parts_folder(folder), ignore_errors=True)
+
+
+def compare(stored: xr.Dataset, again: xr.Dataset, tolerance: float) -> list[Row]:
+    """Compare two results variable by variable, coordinates included.
+
+    Args:
+        stored: read from its file.
+        again: computed now.
+        tolerance: of the largest difference, relative to the largest stored magnitude.
+
+    Returns:
+        A row per variable of either.
+    """
+    return [
+        _row(str(name), stored.variables.get(name), again.variables.get(name), tolerance)
+        for name in sorted({*stored.variables, *again.variables}, key=str)
+    ]
+
+
+def overall(rows: list[Row]) -> Verdict:
+    """The worst verdict."""
+    verdicts = {row.verdict for row in rows}
+    worst: tuple[Verdict, ...] = ("different", "within tolerance")
+    return next((verdict for verdict in worst if verdict in verdicts), "exactly equal")
+
+
+def circumstances(stored: Provenance, now: Provenance) -> list[str]:
+    """In which versions, code and hardware two runs differ, as text."""
+    pairs = [("commit", stored.commit, now.commit), ("code", stored.code, now.code)]
+    for one, other in ((stored.packages, now.packages), (stored.hardware, now.hardware)):
+        before, after = json.loads(one), json.loads(other)
+        pairs += [(key, before.get(key), after.get(key)) for key in sorted({*before, *after})]
+    return [f"{key} {before}, now {after}" for key, before, after in pairs if before != after]
+
+
+def _candidate(path: Path, stored: Provenance, any_version: bool) -> Candidate:
+    """Raises ResultError with the reason if the file cannot be computed again here."""
+    if stored.experiment not in registry.NAMES:
+        raise ResultError(f"no experiment is called {stored.experiment!r}.")
+    experiment = registry.load(stored.experiment)
+    try:
+        values = json.loads(stored.config)
+    except ValueError:
+        raise ResultError("its parameters are not JSON.") from None
+    if values.get("data", "embedded") != "embedded":
+        raise ResultError("its images came from a folder that it does not name.")
+    config = _config(experiment, stored.preset, values)
+    if config is None:
+        raise ResultError("its parameters are not those that this code knows.")
+    now = registry.provenance(stored.experiment, stored.preset, stored.seed, config)
+    if now.config != stored.config:
+        raise ResultError("its parameters are not those that this code knows.")
+    if not any_version and now.code != stored.code:
+        raise ResultError("made by other code; --any-version takes it nevertheless.")
+    if str(values.get("device", "")).startswith("cuda") and not _has_cuda():
+        raise ResultError("needs a CUDA device, and there is none.")
+    return Candidate(path, stored, now, experiment, config)
+
+
+def _config(experiment: Experiment, preset: str, values: Mapping[str, Any]) -> Any:
+    """The Config that was stored as JSON; None if this code has no such fields."""
+    frozen = {name: _frozen(value) for name, value in values.items()}
+    if "data" in frozen:
+        frozen["data"] = None
+    try:
+        return replace(experiment.PRESETS[preset], **frozen)
+    except TypeError:
+        return None
+
+
+def _frozen(value: Any) -> Any:
+    # JSON knows no tuples, and a Config holds no lists.
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _row(name: str, stored: xr.Variable | None, again: xr.Variable | None, tolerance: float) -> Row:
+    if stored is None or again is None:
+        where = "computed now" if stored is None else "in the file"
+        return Row(name, "different", note=f"only {where}")
+    if stored.attrs.get("units") == "s":
+        return Row(name, "not compared", note="a wall-clock time")
+    if (stored.dims, stored.shape) != (again.dims, again.shape):
+        return Row(name, "different", note=f"{dict(stored.sizes)}, now {dict(again.sizes)}")
+    one, other = np.asarray(stored.values), np.asarray(again.values)
+    if {one.dtype.kind, other.dtype.kind} <= set("fc"):
+        return _numbers(name, one, other, tolerance)
+    unequal = np.count_nonzero(one != other)
+    if unequal:
+        return Row(name, "different", note=f"{unequal} of {one.size} values")
+    return Row(name, "exactly equal", 0.0)
+
+
+def _numbers(name: str, one: np.ndarray, other: np.ndarray, tolerance: float) -> Row:
+    if not np.array_equal(np.isnan(one), np.isnan(other)):
+        return Row(name, "different", note="undefined (NaN) at other places")
+    difference = float(np.max(np.abs(one - other), initial=0.0, where=~np.isnan(one)))
+    scale = float(np.max(np.abs(one), initial=0.0, where=~np.isnan(one)))
+    if difference == 0:
+        return Row(name, "exactly equal", 0.0)
+    close = difference <= tolerance * scale + ROUNDING
+    relative = difference / scale if scale else np.inf
+    return Row(name, "within tolerance" if close else "different", relative)

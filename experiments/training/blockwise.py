@@ -1,0 +1,123 @@
+"""Training of a chain of blocks: all at once, block after block, or end to end.
+
+Siddiqui et al. 2023 (arXiv 2302.01647). The head and projector of each block are in its local loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from experiments.training.optimisers import lars, warm_up_cosine
+from linlocal.analysis.local_losses import ActivityNoise, Labels, LocalRule
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
+
+Order = Literal["simultaneous", "sequential", "end to end"]
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class BlockwiseRecipe:
+    """How blocks are trained: LARS, warm-up and cosine.
+
+    Attributes:
+        steps: of each block.
+        learning_rate: the highest.
+        warm_up: share of the steps.
+    """
+
+    steps: int
+    learning_rate: float
+    warm_up: float = 10 / 300
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of a trainer."""
+        warm_up = round(self.warm_up * self.steps)
+        return {
+            "optimiser": partial(lars, learning_rate=self.learning_rate),
+            "scheduler": partial(warm_up_cosine, steps=self.steps, warm_up=warm_up),
+        }
+
+
+def train(
+    network: nn.Sequential,
+    rule: LocalRule,
+    batches: Batches,
+    recipe: BlockwiseRecipe,
+    order: Order,
+    *,
+    labels: Labels | None = None,
+    seed: int = 0,
+    before_step: Callable[[int, Trainer], None] | None = None,
+    **options: Any,
+) -> nn.ModuleList:
+    """Train the blocks of a network, in place.
+
+    Args:
+        network: of `cut`.
+        rule: builds the loss of each block, head included.
+        batches: from the number of a step to both views (2N, ...) and the label of each row.
+        recipe: of the training.
+        order: "simultaneous": all blocks in each step, a stop-gradient between them; "sequential":
+            one after the other, those below in eval mode but for the noise; "end to end": the loss
+            of the last block through all of them.
+        labels: told the labels of each batch, for a rule that reads them.
+        seed: of heads and noise.
+        before_step: called with the number of each step, and after the last one with ``steps``.
+        **options: more of `linlocal.analysis.training`, such as ``fabric``.
+
+    Returns:
+        The losses of the blocks that have one.
+
+    Raises:
+        ValueError: an unknown order.
+        FloatingPointError: a loss is not finite.
+    """
+    if order not in get_args(Order):
+        raise ValueError(f"order must be one of {', '.join(get_args(Order))}, got {order!r}.")
+    names = [name for name, _ in network.named_children()]
+    shape = tuple(batches(0)[0].shape[1:])
+    options |= {"shape": shape, "seed": seed, **recipe.options}
+    if order == "sequential":
+        losses = nn.ModuleList()
+        for l, name in enumerate(names, start=1):
+            _freeze(network[: l - 1])
+            trainer: Trainer = LocalTrainer(network[:l], [name], rule, **options)
+            _run(trainer, batches, recipe.steps, labels, None)
+            losses.extend(trainer.losses)
+        network.requires_grad_(True).train()
+        return losses
+    kind = LocalTrainer if order == "simultaneous" else GlobalTrainer
+    trainer = kind(network, names, rule, **options)
+    _run(trainer, batches, recipe.steps, labels, before_step)
+    return trainer.losses
+
+
+def _run(
+    trainer: Trainer,
+    batches: Batches,
+    steps: int,
+    labels: Labels | None,
+    before_step: Callable[[int, Trainer], None] | None,
+) -> None:
+    for step in range(steps + 1):
+        if before_step is not None:
+            before_step(step, trainer)
+        if step < steps:
+            views, classes = batches(step)
+            if labels is not None:
+                labels.present = classes
+            trainer.step(views)
+
+
+def _freeze(blocks: nn.Module) -> None:
+    """Weights and statistics stand still, noise does not."""
+    blocks.requires_grad_(False).eval()
+    for module in blocks.modules():
+        if isinstance(module, ActivityNoise):
+            module.train()

@@ -1,0 +1,219 @@
+"""Self-supervised training of hierarchical networks: where positives come from, layer by layer.
+
+No label is used. A step draws data, makes of each layer's activities two lists of rows of which
+row k of one belongs to row k of the other, and gives them to the layer's own loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from experiments.training.hierarchies import (
+    Recipe,
+    encode,
+)
+from linlocal.analysis.hierarchy import HierarchicalNet
+from linlocal.analysis.local_losses import CLAPP, LocalRule, Views, view_losses
+from linlocal.rhm import RandomHierarchyModel, Trees, trees
+from linlocal.seeds import stream
+
+Positives = Literal["views", "fresh views", "siblings", "masked halves"]
+
+PAIRS = 64
+# Rows that a loss sees of each view: data times positions, of which so many are drawn.
+LARGEST_LOSS = 256
+# Fresh views are made for so many steps at once.
+AHEAD = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pairs come from.
+
+    Attributes:
+        rhm: the grammar.
+        data: distinct data that may be seen.
+        positives: "views": half of ``data`` and, in place of the other half, a view of each, which
+            shares all symbols of a level drawn from 1..L-1 and above, everything below being drawn
+            anew. "fresh views": the same with new data in every step. "siblings": the two halves
+            of each tuple of a layer's activities, within one datum; no other knowledge of the
+            grammar than its tuples. "masked halves": each datum twice, with two halves of its
+            leaves that complete each other, drawn anew in every step; a masked leaf is 0. No
+            knowledge of the grammar.
+        exclude: data that are never seen, as the test set.
+        seed: of the draws.
+
+    Raises:
+        ValueError: unknown positives, fewer than 4 data or 2 levels.
+    """
+
+    rhm: RandomHierarchyModel
+    data: Trees
+    positives: Positives
+    exclude: Trees
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.positives not in get_args(Positives):
+            raise ValueError(
+                f"positives must be one of {', '.join(get_args(Positives))}, got "
+                f"{self.positives!r}."
+            )
+        if len(self.data) < 4 or self.rhm.num_levels < 2:
+            raise ValueError(
+                f"Pairs need at least 4 data and 2 levels, got {len(self.data)} and "
+                f"{self.rhm.num_levels}: the symbols of the top level are the labels."
+            )
+
+    def stored(self) -> list[Tensor]:
+        """The inputs of a fixed set: data and their views, or data alone that make pairs."""
+        if self.positives in ("siblings", "masked halves"):
+            return [encode(self.rhm, self.data.leaves)]
+        return self._views(self.data[: len(self.data) // 2], 0)
+
+    def fresh(self, step: int, pairs: int) -> list[Tensor]:
+        """New data and views, the same for the same step."""
+        parts: list[Trees] = []
+        while sum(map(len, parts)) < pairs:
+            drawn = self.rhm.sample(pairs, seed=_number("data", self.seed, step, len(parts)))
+            parts.append(drawn[~self._excluded(drawn)])
+        return self._views(Trees.concatenate(parts)[:pairs], 1 + step)
+
+    def _views(self, data: Trees, part: int) -> list[Tensor]:
+        draws = stream("view levels", self.seed, part)
+        level = draws.integers(1, self.rhm.num_levels, size=len(data))
+        views, missing = data, np.ones(len(data), dtype=bool)
+        while missing.any():
+            for l in range(1, self.rhm.num_levels):
+                rows = np.flatnonzero(missing & (level == l))
+                if len(rows):
+                    seed = int(draws.integers(2**31))
+                    views = _replaced(views, rows, self.rhm.resample(data[rows], l, seed=seed))
+            missing = self._excluded(views)
+        return [encode(self.rhm, each.leaves) for each in (data, views)]
+
+    def _excluded(self, data: Trees) -> NDArray[np.bool_]:
+        return np.isin(trees.keys_of(self.rhm, data), trees.keys_of(self.rhm, self.exclude))
+
+
+def halves(inputs: Tensor, rng: np.random.Generator) -> list[Tensor]:
+    """Every datum twice: with a random half of its positions, and with the others; 0 elsewhere."""
+    samples, positions = inputs.shape[:2]
+    order = rng.random((samples, positions)).argsort(axis=1)
+    first = torch.from_numpy(order < positions // 2).unsqueeze(2)
+    return [inputs * first, inputs * ~first]
+
+
+def _replaced(data: Trees, rows: NDArray[np.int64], other: Trees) -> Trees:
+    """``data`` with some of its rows from ``other``."""
+    source = np.arange(len(data))
+    source[rows] = len(data) + np.arange(len(rows))
+    return Trees.concatenate([data, other])[source]
+
+
+def _number(purpose: str, *seeds: int) -> int:
+    """A seed for each purpose, for functions that take one number."""
+    return int(stream(purpose, *seeds).integers(2**31))
+
+
+class Projectors(nn.Module):
+    """Linear maps of left and right siblings, which play different parts in a tuple."""
+
+    def __init__(self, width: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(2, width, width, generator=generator) / width**0.5
+        self.weight = nn.Parameter(start)
+
+    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, projected."""
+        return left @ self.weight[0], right @ self.weight[1]
+
+
+def fit_pairs(
+    net: HierarchicalNet,
+    recipe: Recipe,
+    rule: LocalRule,
+    source: Source,
+    *,
+    local: bool,
+    seed: int,
+) -> None:
+    """Train on pairs.
+
+    Args:
+        net: trained in place; its readout stays as it is.
+        recipe: optimiser and number of steps.
+        rule: builds the loss of each layer.
+        source: of the pairs.
+        local: every layer has its own loss and no gradient crosses layers; otherwise the loss of
+            the last layer that has pairs is backpropagated (BP-SSL).
+        seed: of batches, projections and projectors.
+    """
+    torch.set_num_threads(1)
+    depth, width = len(net.layers), net.width
+    siblings = source.positives == "siblings"
+    last = depth - 1 if siblings else depth  # a single position has no sibling
+    losses = rule.build([(width,)] * depth, seed)
+    projectors = nn.ModuleList(Projectors(width, seed + l) for l in range(depth))
+    trained: list[nn.Module] = [net.layers, losses, *([projectors] if siblings else [])]
+    optimiser = recipe.optimise([p for module in trained for p in module.parameters()])
+    rng = stream("pairs", seed)
+    data = source.stored() if source.positives != "fresh views" else []
+    net.train()
+    for step in range(recipe.steps):
+        if source.positives == "fresh views":
+            if step % AHEAD == 0:
+                data = source.fresh(step, PAIRS * AHEAD)
+            first = PAIRS * (step % AHEAD)
+            rows = np.arange(first, first + PAIRS)
+        else:
+            rows = rng.integers(len(data[0]), size=min(PAIRS * (1 + siblings), len(data[0])))
+        views = [each[rows] for each in data]
+        if source.positives == "masked halves":
+            views = halves(views[0], rng)
+        batch = torch.cat(views)
+        total: Tensor = torch.zeros(())
+        z = batch
+        for l in range(last):
+            z = net.layers[l](z.detach() if local else z)
+            if local or l == last - 1:
+                pair = projectors[l](z[:, 0::2], z[:, 1::2]) if siblings else z.chunk(2)
+                total = total + _loss(losses[l], pair, rng)
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+
+
+def _loss(loss: nn.Module, views: tuple[Tensor, ...], rng: np.random.Generator) -> Tensor:
+    """The loss of a layer on rows: positions after positions, at most `LARGEST_LOSS` of them."""
+    rows: NDArray[np.int64] | slice = slice(None)
+    total = views[0].shape[0] * views[0].shape[1]
+    if total > LARGEST_LOSS:
+        rows = rng.permutation(total)[:LARGEST_LOSS]
+    here = torch.cat([view.transpose(0, 1).flatten(0, 1)[rows] for view in views])
+    result: Tensor = loss(here, here.detach())
+    return result
+
+
+# For each loss the values of its own hyper-parameter that a search may choose from: how strongly
+# the two views are pulled together, or told from others.
+LOSSES: dict[str, tuple[LocalRule, LocalRule]] = {
+    "CLAPP": (CLAPP(margin=1.0), CLAPP(margin=10.0)),
+    "InfoNCE": (Views(view_losses.NTXent(0.2)), Views(view_losses.NTXent(0.5))),
+    "VICReg": (
+        Views(view_losses.VICReg(invariance=25.0)),
+        Views(view_losses.VICReg(invariance=100.0)),
+    ),
+    "LPL": (Views(view_losses.LPL(predictive=1.0)), Views(view_losses.LPL(predictive=10.0))),
+    "Barlow Twins": (
+        Views(view_losses.BarlowTwins(weight=5e-3)),
+        Views(view_losses.BarlowTwins(weight=5e-2)),
+    ),
+}

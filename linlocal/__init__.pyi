@@ -1,0 +1,28 @@
+from . import (
+    analysis as analysis,
+    autodiff as autodiff,
+    conditions as conditions,
+    losses as losses,
+    rhm as rhm,
+    rules as rules,
+    symbolic as symbolic,
+    testing as testing,
+)
+from .conditions import explain as explain
+from .losses import scores as scores
+from .networks import Convolution as Convolution, DeepLinear as DeepLinear, DeepReLU as DeepReLU
+from .pairs import Direction as Direction, Pairs as Pairs
+from .projection import (
+    ConvergenceError as ConvergenceError,
+    Projection as Projection,
+    optimal_projection as optimal_projection,
+)
+from .rules import Penalty as Penalty, Rule as Rule
+from .updates import (
+    compare as compare,
+    global_update as global_update,
+    local_update as local_update,
+    mismatch as mismatch,
+)
+
+__version__: str

@@ -1,0 +1,95 @@
+"""The numbers a and e of the theory of `linlocal.conditions`, measured on each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from linlocal.inputs import Array
+from linlocal.losses import Linear, TypeOne, TypeTwo, ViewLoss
+from linlocal.networks import DeepLinear
+from linlocal.rules import Rule
+from linlocal.updates import Signals
+
+# -- what is measured ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The numbers a and e of the module docstring, and how far from such numbers we are."""
+
+    anchor_factor: float = 1.0
+    anchor_distance: float = np.nan
+    context_factor: float = 1.0
+    context_distance: float = np.nan
+    penalty_ratio: float = 1.0
+
+
+def measured(signals: Signals, layer: int) -> Facts:
+    """The facts of one layer, on the activities of the batch."""
+    if not isinstance(signals.network, DeepLinear):
+        return Facts()
+    z = signals.activities.z[layer]
+    if signals.rule.kind == "pair":
+        z = z[np.unique(np.concatenate([d.anchor_rows for d in signals.pairs.directions]))]
+    global_z = z @ global_metric(signals, layer)
+    readout = signals.readout(layer) if signals.rule.kind == "pair" else None
+    local_z = z if readout is None else z @ readout.T @ readout
+    a, anchor_distance = nearest_factor(global_z, local_z)
+    if signals.rule.kind != "pair" or signals.rule.projection == "identity":
+        return Facts(a, anchor_distance)
+    top = signals.network.depth
+    kernels = []
+    for direction in signals.pairs.directions:
+        rows = direction.reference_rows
+        here, above = signals.contexts(layer)[rows], signals.contexts(top)[rows]
+        kernels.append((here @ here.T, above @ above.T))
+    e, context_distance = nearest_factor(
+        np.concatenate([k.ravel() for k, _ in kernels]),
+        np.concatenate([k.ravel() for _, k in kernels]),
+    )
+    wanted = signals.penalty.at(top, top) * e / a if a > 0 else np.nan
+    return Facts(a, anchor_distance, e, context_distance, signals.penalty.at(layer, top) / wanted)
+
+
+def global_metric(signals: Signals, layer: int) -> Array:
+    """G_l, with the pooling of the top layer in it."""
+    network = cast(DeepLinear, signals.network)
+    top = signals.readout(network.depth) if signals.rule.kind == "pair" else None
+    if top is None:
+        return network.gram(layer)
+    through = top @ network.downstream(layer)
+    return through.T @ through
+
+
+def nearest_factor(actual: Array, reference: Array) -> tuple[float, float]:
+    """The number s that brings s * reference nearest to actual, and the relative distance left."""
+    size, norm = float(np.sum(reference**2)), float(np.linalg.norm(actual))
+    if size == 0.0 or norm == 0.0:
+        return 1.0, 0.0 if size == norm else 1.0
+    s = float(np.sum(actual * reference)) / size
+    return s, float(np.linalg.norm(actual - s * reference)) / norm
+
+
+def isometry_gap(facts: Facts) -> float:
+    """Distance from G z = z, the factor a included."""
+    return float(np.hypot(facts.anchor_distance, facts.anchor_factor - 1.0))
+
+
+def rotation_gap(signals: Signals, layer: int) -> float:
+    """How much the gradient of a loss of two views fails to rotate with the activities."""
+    first, second = cast(tuple[Array, Array], signals.pairs.views)
+    z, loss = signals.activities.z[layer], cast(ViewLoss, signals.rule.loss)
+    width = z.shape[1]
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((width, width)))[0]
+    plain = np.vstack(loss.gradients(z[first], z[second])) @ rotation
+    rotated = np.vstack(loss.gradients(z[first] @ rotation, z[second] @ rotation))
+    size = float(np.linalg.norm(plain))
+    return float(np.linalg.norm(rotated - plain)) / size if size > 0 else 0.0
+
+
+def has_linear_score(rule: Rule) -> bool:
+    """Whether the loss is of scored pairs with a linear score."""
+    return isinstance(rule.loss, TypeOne | TypeTwo) and isinstance(rule.loss.score, Linear)

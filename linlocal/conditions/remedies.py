@@ -1,0 +1,82 @@
+"""Changes after which local updates equal the global ones in every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+from linlocal.conditions.facts import Facts, rotation_gap
+from linlocal.conditions.report import TOLERANCE, Remedy, Setting
+from linlocal.networks import DeepLinear, Network
+from linlocal.rules import Penalty, Rule
+from linlocal.updates import Signals
+
+# -- remedies ------------------------------------------------------------------------------------
+
+
+def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
+    """What would make every layer exact; nothing if nothing is known to."""
+    network, pairs, rule, penalty = signals.network, signals.pairs, signals.rule, signals.penalty
+    if not isinstance(network, DeepLinear):
+        return ()
+    found: list[Remedy] = []
+    top_strength = penalty.at(network.depth, network.depth)
+    below = [l for l in network.layers if l < network.depth]
+    # A layer below the top with both contexts sees every context twice once they coincide.
+    twofold = tuple(
+        top_strength * (2.0 if rule.context == "both" and l < network.depth else 1.0)
+        for l in network.layers
+    )
+    optimal = rule.kind == "pair" and rule.projection == "optimal"
+    conformal = all(facts[l].anchor_distance <= TOLERANCE for l in below)
+    proportional = all(facts[l].context_distance <= TOLERANCE for l in below)
+
+    def change(new: Rule, changed: Network = network) -> Callable[[], Setting]:
+        return lambda: (changed, pairs, new)
+
+    def strengths(use_contexts: bool) -> tuple[float, ...]:
+        return tuple(
+            top_strength
+            * (facts[l].context_factor if use_contexts and l < network.depth else 1.0)
+            / (facts[l].anchor_factor if l < network.depth else 1.0)
+            for l in network.layers
+        )
+
+    if optimal and conformal and proportional:
+        new = replace(rule, penalty=Penalty(strengths(True), penalty.metric))
+        found.append(
+            Remedy("rescaled penalty", "lam_l = lam e / a in each layer (statement 3)", change(new))
+        )
+    if optimal and conformal and not proportional and rule.context != "top":
+        new = replace(rule, context="top", penalty=Penalty(strengths(False), penalty.metric))
+        action = "take the top layer as context (and lam_l = lam / a) (statement 2)"
+        found.append(Remedy("direct feedback", action, change(new)))
+    if optimal and penalty.metric != "downstream":
+        new = replace(rule, penalty=Penalty(twofold, "downstream"))
+        action = "B_l = V_l^T M V_l (or V_l^T M), penalise M (statement 4)"
+        found.append(Remedy("metric penalty", action, change(new)))
+    if _can_be_isometric(signals, optimal):
+        new = replace(rule, penalty=Penalty(twofold)) if optimal else rule
+        action = "replace W_2..W_L by the nearest isometries (statements 2 and 5)"
+        found.append(Remedy("isometry", action, change(new, network.isometric())))
+    if rule.kind == "pair" and rule.projection not in ("identity", "matched"):
+        pooled = rule.pooling is not None and any(size != 1 for size in rule.pooling[:-1])
+        if not pooled:
+            new = replace(rule, projection="matched", penalty=Penalty(top_strength))
+            action = "B_l = V_l^T B_L V_l or V_l^T B_L (statement 1)"
+            found.append(Remedy("matched projection", action, change(new)))
+    return tuple(found)
+
+
+def _can_be_isometric(signals: Signals, optimal: bool) -> bool:
+    network, rule = signals.network, signals.rule
+    widths = network.widths[1:]
+    narrows = any(above < below for below, above in pairwise(widths))
+    shared = any(network.map_shape(l) is not None for l in network.layers if l > 1)
+    if narrows or shared or rule.pooling is not None:
+        return False
+    if rule.kind == "view":
+        return all(rotation_gap(signals, l) <= 1e-8 for l in network.layers)
+    same_identity = rule.projection == "identity" and rule.context == "same"
+    return optimal or rule.kind == "goodness" or same_identity

@@ -1,0 +1,141 @@
+"""What `explain` answers: conditions, remedies, and the words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from linlocal.networks import Network
+from linlocal.pairs import Pairs
+from linlocal.rules import Rule
+
+Setting = tuple[Network, Pairs, Rule]
+
+TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One hypothesis, measured on one layer of a network and batch.
+
+    Attributes:
+        name: of the hypothesis.
+        meaning: what it says, in symbols.
+        distance: relative deviation from it, 0 if it holds exactly.
+    """
+
+    name: str
+    meaning: str
+    distance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the deviation is within 1e-10."""
+        return bool(self.distance <= TOLERANCE)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change after which the local updates equal the global ones in every layer.
+
+    Attributes:
+        name: "metric penalty", "rescaled penalty", "direct feedback", "isometry" or "matched
+            projection".
+        action: what it changes.
+        apply: returns the changed (network, pairs, rule).
+    """
+
+    name: str
+    action: str
+    apply: Callable[[], Setting]
+
+
+@dataclass(frozen=True)
+class LayerExplanation:
+    """What was found for one layer.
+
+    Attributes:
+        layer: l in 1..L.
+        cosine, relative_error: of the local against the global update.
+        exact: whether they are equal up to rounding: relative error at most 1e-12, or 16 machine
+            epsilons times the condition number of the dual problem; or both zero.
+        conditions: sufficient together.
+        cosine_bound: the smallest cosine that the theory allows here; None if it gives none.
+        bound_source: the statement it comes from, or why there is none.
+    """
+
+    layer: int
+    cosine: float
+    relative_error: float
+    exact: bool
+    conditions: tuple[Condition, ...]
+    cosine_bound: float | None
+    bound_source: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Conditions, mismatch and remedies for a rule on a network and batch; print it.
+
+    Attributes:
+        subject: network and rule, in words.
+        layers: one entry for each of the layers 1..L.
+        comparison: the Dataset of `linlocal.compare`.
+        remedies: what would restore exactness in every layer; empty if nothing is known to.
+    """
+
+    subject: str
+    layers: tuple[LayerExplanation, ...]
+    comparison: xr.Dataset
+    remedies: tuple[Remedy, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether local and global update are equal in every layer."""
+        return all(layer.exact for layer in self.layers)
+
+    def remedy(self, name: str) -> Remedy:
+        """The remedy of that name.
+
+        Raises:
+            ValueError: it is not among those that help here.
+        """
+        for remedy in self.remedies:
+            if remedy.name == name:
+                return remedy
+        known = ", ".join(r.name for r in self.remedies) or "none"
+        raise ValueError(f"{name!r} does not restore exactness here; remedies: {known}.")
+
+    def __str__(self) -> str:
+        lines = [self.subject, ""]
+        for entry in self.layers:
+            verdict = "equal to" if entry.exact else "differs from"
+            lines.append(
+                f"layer {entry.layer}: local {verdict} global update "
+                f"(cosine {entry.cosine:.4f}, relative error {entry.relative_error:.1e})"
+            )
+            for condition in entry.conditions:
+                mark = "holds" if condition.holds else f"fails by {condition.distance:.1e}"
+                lines.append(f"    {condition.name:<24} {mark:<18} {condition.meaning}")
+            if not entry.exact:
+                row = self.comparison.sel(layer=entry.layer)
+                terms = [
+                    f"{name} {float(row[f'{name}_mismatch']):.1e}"
+                    for name in ("dual", "context", "metric")
+                ]
+                if not np.isnan(row["dual_mismatch"]):
+                    lines.append(f"    mismatch over ||global||: {', '.join(terms)}")
+                bound = "none" if entry.cosine_bound is None else f"{entry.cosine_bound:.4f}"
+                lines.append(f"    smallest cosine: {bound} ({entry.bound_source})")
+        lines.append("")
+        if self.exact:
+            lines.append("Nothing to remedy.")
+        elif self.remedies:
+            lines.append("Any one of these restores exactness in every layer:")
+            lines += [f"    {r.name:<20} {r.action}" for r in self.remedies]
+        else:
+            lines.append("No remedy is known that restores exactness in every layer.")
+        return "\n".join(lines)

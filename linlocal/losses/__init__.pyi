@@ -1,0 +1,20 @@
+from . import scores as scores
+from .goodness import Goodness as Goodness
+from .pairs import InfoNCE as InfoNCE, PairLoss as PairLoss, TypeOne as TypeOne, TypeTwo as TypeTwo
+from .scores import (
+    Hinge as Hinge,
+    Linear as Linear,
+    Score as Score,
+    SmoothedHinge as SmoothedHinge,
+    Softplus as Softplus,
+)
+from .views import (
+    LPL as LPL,
+    BarlowTwins as BarlowTwins,
+    LogDet as LogDet,
+    NTXent as NTXent,
+    SpectralContrastive as SpectralContrastive,
+    VICReg as VICReg,
+    ViewLoss as ViewLoss,
+    Whitening as Whitening,
+)

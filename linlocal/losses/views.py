@@ -1,0 +1,300 @@
+"""Losses of two whole views: functions of the activities of two aligned views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linlocal import inputs
+from linlocal.inputs import Array
+
+
+@runtime_checkable
+class ViewLoss(Protocol):
+    """A loss of two aligned views z, z_view, each (samples, width)."""
+
+    def value(self, z: Array, z_view: Array) -> float:
+        """The loss."""
+        ...
+
+    def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
+        """Its derivatives by z and by z_view."""
+        ...
+
+
+@dataclass(frozen=True)
+class NTXent:
+    """SimCLR's loss: InfoNCE over cosine similarities of all 2n activities, both views anchors.
+
+    Chen et al. 2020 (arXiv 2002.05709), eq. 1. A function of inner products only.
+    """
+
+    temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        inputs.positive(self.temperature, "temperature")
+
+    def _logits(self, z: Array, z_view: Array) -> tuple[Array, Array, Array, Array]:
+        stacked = np.vstack([z, z_view])
+        norms = np.linalg.norm(stacked, axis=1, keepdims=True)
+        unit = stacked / np.where(norms > 0, norms, 1.0)
+        logits = unit @ unit.T / self.temperature
+        np.fill_diagonal(logits, -np.inf)
+        log_sum = np.logaddexp.reduce(logits, axis=1)
+        return unit, norms, logits, log_sum
+
+    def value(self, z: Array, z_view: Array) -> float:
+        _, _, logits, log_sum = self._logits(z, z_view)
+        return float(np.mean(log_sum - logits[np.arange(len(logits)), _partners(len(z))]))
+
+    def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
+        unit, norms, logits, log_sum = self._logits(z, z_view)
+        rows = len(logits)
+        by_logit = np.exp(logits - log_sum[:, None])
+        by_logit[np.arange(rows), _partners(len(z))] -= 1.0
+        by_unit = (by_logit + by_logit.T) @ unit / (self.temperature * rows)
+        radial = np.sum(by_unit * unit, axis=1, keepdims=True)
+        # A dead sample has no direction and so no gradient.
+        gradient = np.where(norms > 0, by_unit - radial * unit, 0.0) / np.where(
+            norms > 0, norms, 1.0
+        )
+        return gradient[: len(z)], gradient[len(z) :]
+
+
+@dataclass(frozen=True)
+class SpectralContrastive:
+    """-2 mean z.z_view + mean over different samples of (z.z_view)^2.
+
+    HaoChen et al. 2021 (arXiv 2106.04156), eq. 6. A function of inner products only.
+    """
+
+    def value(self, z: Array, z_view: Array) -> float:
+        k = z @ z_view.T
+        off = k - np.diag(np.diag(k))
+        n = len(z)
+        return float(-2.0 * np.trace(k) / n + np.sum(off**2) / (n * max(1, n - 1)))
+
+    def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
+        k = z @ z_view.T
+        n = len(z)
+        by_k = 2.0 * (k - np.diag(np.diag(k))) / (n * max(1, n - 1)) - 2.0 * np.eye(n) / n
+        return by_k @ z_view, by_k.T @ z
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """mean ||z - z_view||^2 + weight (||cov(z) - I||_F^2 + ||cov(z_view) - I||_F^2).
+
+    cov(z) = z^T z / samples (not centred). Invariant to rotations although written per unit.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _numbers(self)
+
+    def value(self, z: Array, z_view: Array) -> float:
+        def spread(a: Array) -> float:
+            return float(np.sum((a.T @ a / len(a) - np.eye(a.shape[1])) ** 2))
+
+        return float(
+            np.mean(np.sum((z - z_view) ** 2, axis=1)) + self.weight * (spread(z) + spread(z_view))
+        )
+
+    def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
+        def spread(a: Array) -> Array:
+            return 4.0 * a @ (a.T @ a / len(a) - np.eye(a.shape[1])) / len(a)
+
+        pull = 2.0 * (z - z_view) / len(z)
+        return pull + self.weight * spread(z), -pull + self.weight * spread(z_view)
+
+
+@dataclass(frozen=True)
+class LogDet:
+    """mean ||z - z_view||^2 - weight sum over views of log det(I + z^T z / (samples epsilon)).
+
+    A rate-distortion term as in Yu et al. 2020 (arXiv 2006.08558), eq. 1. Invariant to rotations.
+    """
+
+    weight: float = 0.1
+    epsilon: float = 0.5
+
+    def __post_init__(self) -> None:
+        inputs.positive(self.epsilon, "epsilon")
+        _numbers(self)
+
+    def value(self, z: Array, z_view: Array) -> float:
+        def rate(a: Array) -> float:
+            return float(
+                np.linalg.slogdet(np.eye(a.shape[1]) + a.T @ a / (len(a) * self.epsilon))[1]
+            )
+
+        return float(
+            np.mean(np.sum((z - z_view) ** 2, axis=1)) - self.weight * (rate(z) + rate(z_view))
+        )
+
+    def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
+        def rate(a: Array) -> Array:
+            scale = len(a) * self.epsilon
+            solved = np.linalg.solve(np.eye(a.shape[1]) + a.T @ a / scale, a.T)
+            return np.asarray(2.0 * solved.T / scale)
+
+        pull = 2.0 * (z - z_view) / len(z)
+        return pull - self.weight * rate(z), -pull - self.weight * rate(z_view)
+
+
+@dataclass(frozen=True)
+class VICReg:
+    """invariance mean-square(z - z_view) + variance hinge(std per unit) + covariance off-diagonal.
+
+    Bardes et al. 2022 (arXiv 2105.04906), eqs. 1-6. Its terms are per unit: not invariant.
+    """
+
+    invariance: float = 25.0
+    variance: float = 25.0
+    covariance: float = 1.0
+    target_std: float = 1.0
+    epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        inputs.positive(self.epsilon, "epsilon")
+        _numbers(self)
+
+    def value(self, z: Array, z_view: Array) -> float:
+        pull = float(np.mean((z - z_view) ** 2))
+        return self.invariance * pull + self._view_value(z) + self._view_value(z_view)
+
+    def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
+        pull = self.invariance * 2.0 * (z - z_view) / z.size
+        return pull + self._view_gradient(z), -pull + self._view_gradient(z_view)
+
+    def _view_value(self, z: Array) -> float:
+        _, std, off = self._moments(z)
+        return float(
+            self.variance * np.mean(np.maximum(0.0, self.target_std - std))
+            + self.covariance * np.sum(off**2) / z.shape[1]
+        )
+
+    def _view_gradient(self, z: Array) -> Array:
+        centred, std, off = self._moments(z)
+        samples, width = z.shape
+        by_std = np.where(std < self.target_std, -1.0, 0.0) / width
+        by_variance = by_std * centred / (std * (samples - 1))
+        by_covariance = 4.0 * centred @ off / (width * (samples - 1))
+        return self.variance * by_variance + self.covariance * by_covariance
+
+    def _moments(self, z: Array) -> tuple[Array, Array, Array]:
+        _several(z, "VICReg")
+        centred = z - z.mean(axis=0)
+        cov = centred.T @ centred / (len(z) - 1)
+        return centred, np.sqrt(np.diag(cov) + self.epsilon), cov - np.diag(np.diag(cov))
+
+
+@dataclass(frozen=True)
+class BarlowTwins:
+    """sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2, C the cross-correlation of both views.
+
+    Zbontar et al. 2021 (arXiv 2103.03230), eqs. 1-2. Standardised per unit: not invariant.
+    """
+
+    weight: float = 5e-3
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        inputs.positive(self.epsilon, "epsilon")
+        _numbers(self)
+
+    def _standardised(self, z: Array) -> tuple[Array, Array]:
+        _several(z, "Barlow Twins")
+        centred = z - z.mean(axis=0)
+        std = np.sqrt(np.mean(centred**2, axis=0) + self.epsilon)
+        return centred / std, std
+
+    def value(self, z: Array, z_view: Array) -> float:
+        a, _ = self._standardised(z)
+        b, _ = self._standardised(z_view)
+        c = a.T @ b / len(z)
+        on = np.diag(c)
+        return float(np.sum((1.0 - on) ** 2) + self.weight * (np.sum(c**2) - np.sum(on**2)))
+
+    def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
+        a, std_a = self._standardised(z)
+        b, std_b = self._standardised(z_view)
+        c = a.T @ b / len(z)
+        by_c = 2.0 * self.weight * c
+        np.fill_diagonal(by_c, -2.0 * (1.0 - np.diag(c)))
+        by_a, by_b = b @ by_c.T / len(z), a @ by_c / len(z)
+
+        def through(by: Array, standardised: Array, std: Array) -> Array:
+            mean = by.mean(axis=0)
+            return (by - mean - standardised * np.mean(by * standardised, axis=0)) / std
+
+        return through(by_a, a, std_a), through(by_b, b, std_b)
+
+
+@dataclass(frozen=True)
+class LPL:
+    """Latent predictive learning: prediction - Hebbian variance + decorrelation, in each view.
+
+    mean-square(z - stop(z_view)) - mean log var + decorrelation sum of squared off-diagonal
+    covariance per unit; Halvagal and Zenke 2023 (Nat. Neurosci. 26, 1906), eqs. 1-4. Each view
+    predicts the other, detached. Terms are per unit: not invariant.
+    """
+
+    predictive: float = 1.0
+    hebbian: float = 1.0
+    decorrelation: float = 10.0
+    epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        inputs.positive(self.epsilon, "epsilon")
+        _numbers(self)
+
+    def value(self, z: Array, z_view: Array) -> float:
+        predictive = float(np.mean((z - z_view) ** 2))
+        return self.predictive * predictive + self._view_value(z) + self._view_value(z_view)
+
+    def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
+        # Each view predicts the other, detached, with half the weight: the sum of both halves has
+        # half the gradient of the attached square.
+        pull = self.predictive * (z - z_view) / z.size
+        return pull + self._view_gradient(z), -pull + self._view_gradient(z_view)
+
+    def _view_value(self, z: Array) -> float:
+        _, variance, off = self._moments(z)
+        return float(
+            -self.hebbian * np.mean(np.log(variance))
+            + self.decorrelation * np.sum(off**2) / (z.shape[1] * max(1, z.shape[1] - 1))
+        )
+
+    def _view_gradient(self, z: Array) -> Array:
+        centred, variance, off = self._moments(z)
+        samples, width = z.shape
+        by_variance = -2.0 * centred / (variance * (samples - 1) * width)
+        pairs_of_units = width * max(1, width - 1)
+        by_covariance = 4.0 * centred @ off / ((samples - 1) * pairs_of_units)
+        return self.hebbian * by_variance + self.decorrelation * by_covariance
+
+    def _moments(self, z: Array) -> tuple[Array, Array, Array]:
+        _several(z, "LPL")
+        centred = z - z.mean(axis=0)
+        cov = centred.T @ centred / (len(z) - 1)
+        return centred, np.diag(cov) + self.epsilon, cov - np.diag(np.diag(cov))
+
+
+def _partners(n: int) -> NDArray[np.int64]:
+    return np.concatenate([np.arange(n, 2 * n), np.arange(n)])
+
+
+def _numbers(loss: Any) -> None:
+    """Raise unless all fields are finite numbers."""
+    for each in fields(loss):
+        inputs.finite(getattr(loss, each.name), each.name)
+
+
+def _several(z: Array, what: str) -> None:
+    if len(z) < 2:
+        raise ValueError(f"{what} estimates a covariance: it needs at least 2 samples, got 1.")

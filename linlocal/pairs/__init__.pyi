@@ -1,0 +1,3 @@
+from .batch import Pairs as Pairs
+from .contrasts import Contrasts as Contrasts
+from .direction import Direction as Direction

@@ -1,0 +1,174 @@
+"""Newton's method for a smooth score problem, in the smaller set of unknowns.
+
+Newton's step is the same whether B or its dual variables are the unknowns; what differs is the size
+of the linear system.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg.lapack
+
+from linlocal.inputs import Array
+from linlocal.projection.problem import (
+    MAX_ITERATIONS,
+    TOLERANCE,
+    ConvergenceError,
+    Projection,
+    ScoreProblem,
+)
+
+
+class DualSteps:
+    """Steps for B = Phi^T gamma: (lam I + H Q) step = -(lam gamma + grad phi)."""
+
+    def __init__(self, problem: ScoreProblem) -> None:
+        self.problem, self.kernel = problem, problem.kernel()
+        self.gamma = np.zeros(len(self.kernel))
+        self.change: Array
+
+    def dual_step(self, equation: Array, curvature: Array) -> Array:
+        penalty = self.problem.penalty
+        if curvature.ndim == 2:
+            newton = curvature @ self.kernel
+            np.fill_diagonal(newton, newton.diagonal() + penalty)
+            return np.asarray(-np.linalg.solve(newton, equation))
+        # (lam I + H Q)^-1 = (I - H^(1/2) (lam I + H^(1/2) Q H^(1/2))^-1 H^(1/2) Q) / lam
+        root = np.sqrt(curvature)
+        newton = root[:, None] * self.kernel
+        newton *= root
+        np.fill_diagonal(newton, newton.diagonal() + penalty)
+        inner = _solve_positive(newton, root * (self.kernel @ equation))
+        return (root * inner - equation) / penalty
+
+    def approach(self) -> int:
+        """Newton on gamma alone, down to where rounding in Q gamma begins to be felt.
+
+        Returns:
+            The number of steps.
+        """
+        loss, pairs, penalty = self.problem.loss, self.problem.pairs, self.problem.penalty
+        m = np.zeros_like(self.gamma)
+
+        def energy(gamma: Array, m: Array) -> float:
+            return loss.value(m, pairs) + 0.5 * penalty * float(gamma @ m)
+
+        now = energy(self.gamma, m)
+        for iteration in range(MAX_ITERATIONS):
+            by_margin = loss.gradient(m, pairs)
+            equation = penalty * self.gamma + by_margin
+            if np.linalg.norm(equation) <= 1e-7 * np.linalg.norm(by_margin):
+                break
+            step = self.dual_step(equation, loss.curvature(m, pairs))
+            m_step = self.kernel @ step
+            descent, length = float(equation @ m_step), 1.0
+            while True:
+                gamma, m_trial = self.gamma + length * step, m + length * m_step
+                then = energy(gamma, m_trial)
+                if then <= now + 1e-4 * length * descent:
+                    break
+                length *= 0.5
+                if length < 1e-6:
+                    return iteration
+            self.gamma, m, now = gamma, m_trial, then
+        return iteration
+
+    def step(self, b: Array, by_margin: Array, curvature: Array) -> Array:
+        equation = self.problem.penalty * self.gamma + by_margin
+        self.change = self.dual_step(equation, curvature)
+        return self.problem.combine(self.change)
+
+    def accept(self, length: float) -> None:
+        self.gamma = self.gamma + length * self.change
+
+
+class PrimalSteps:
+    """Steps for b = vec(B): (lam I + Phi^T H Phi) step = -(lam b + Phi^T grad phi)."""
+
+    def __init__(self, problem: ScoreProblem) -> None:
+        self.problem, self.features = problem, problem.features()
+
+    def step(self, b: Array, by_margin: Array, curvature: Array) -> Array:
+        gradient = self.problem.stationarity(b, by_margin)
+        weighted = (
+            curvature[:, None] * self.features if curvature.ndim == 1 else curvature @ self.features
+        )
+        newton = self.features.T @ weighted
+        np.fill_diagonal(newton, newton.diagonal() + self.problem.penalty)
+        return -_solve_positive(newton, gradient.ravel()).reshape(b.shape)
+
+    def accept(self, length: float) -> None:
+        pass
+
+
+def _solve_positive(matrix: Array, vector: Array) -> Array:
+    """matrix^-1 vector for a symmetric positive definite matrix, which is overwritten."""
+    factor, failed = scipy.linalg.lapack.dpotrf(matrix.T, overwrite_a=True, clean=False)
+    if failed:
+        raise ConvergenceError(
+            "The Newton matrix is not positive definite in float64: raise the penalty, or scale "
+            "the input down."
+        )
+    return np.asarray(scipy.linalg.lapack.dpotrs(factor, vector)[0])
+
+
+def solve(problem: ScoreProblem, method: str) -> Projection:
+    """Solve in the unknowns of ``method``: "dual", "primal", or "auto" for the smaller number."""
+    if method == "auto":
+        few = problem.num_entries < problem.contrasts.num_margins
+        method = "primal" if few else "dual"
+    if method == "primal":
+        b = np.zeros(problem.b_shape)
+        return _descend(problem, PrimalSteps(problem), b, 0, method)
+    steps = DualSteps(problem)
+    taken = steps.approach()
+    return _descend(problem, steps, problem.combine(steps.gamma), taken, method)
+
+
+def _descend(
+    problem: ScoreProblem, steps: DualSteps | PrimalSteps, b: Array, taken: int, method: str
+) -> Projection:
+    """Damped Newton on B, after ``taken`` steps.
+
+    Far from the optimum a step must lower the energy (Armijo). Near it the energy no longer
+    resolves progress, so a step is then judged by the norm of the gradient; judged by the energy
+    alone the search stalls eight digits early. One step is taken beyond the demanded residual, and
+    the better of the two kept: the last digits are free.
+    """
+    loss, pairs = problem.loss, problem.pairs
+    m = problem.margins(b)
+    energy = problem.energy(b, m)
+    best, best_residual = (b, m, taken), np.inf
+    for iteration in range(taken, MAX_ITERATIONS + 1):
+        by_margin = loss.gradient(m, pairs)
+        gradient = problem.stationarity(b, by_margin)
+        residual = problem.residual(b, by_margin, gradient)
+        done = best_residual <= TOLERANCE or residual <= 1e-2 * TOLERANCE
+        if residual < best_residual:
+            best, best_residual = (b, m, iteration), residual
+        if done or iteration == MAX_ITERATIONS:
+            break
+        step = steps.step(b, by_margin, loss.curvature(m, pairs))
+        m_step = problem.margins(step)
+        descent, length = float(np.sum(gradient * step)), 1.0
+        while length >= 1e-12:
+            trial, m_trial = b + length * step, m + length * m_step
+            trial_energy = problem.energy(trial, m_trial)
+            if trial_energy <= energy + 1e-4 * length * descent:
+                break
+            if abs(trial_energy - energy) <= 1e-10 * (1.0 + abs(energy)):
+                trial_gradient = problem.stationarity(trial, loss.gradient(m_trial, pairs))
+                allowed = (1.0 - 1e-4 * length) * np.linalg.norm(gradient)
+                if np.linalg.norm(trial_gradient) <= allowed:
+                    break
+            length *= 0.5
+        else:
+            break
+        steps.accept(length)
+        b, energy = trial, trial_energy
+        # Afresh, not by the increment: rounding errors of the increments would add up.
+        m = problem.margins(b)
+    b, m, iteration = best
+    by_margin, curvature = loss.gradient(m, pairs), loss.curvature(m, pairs)
+    slopes = -problem.contrasts.adjoint(by_margin)
+    return Projection(slopes, m, best_residual, iteration, method, problem, b, curvature)

@@ -1,0 +1,102 @@
+"""The optimal projection B of a convex pair loss: the public call that picks the solver.
+
+Closed form for a linear score, the box problem for hinges (`linlocal.projection`), Newton otherwise
+(`linlocal.projection`). What is solved is written down in `linlocal.projection`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from linlocal import inputs
+from linlocal.losses import Hinge, Linear, PairLoss, SmoothedHinge
+from linlocal.pairs import Direction
+from linlocal.projection import box as hinge, newton
+from linlocal.projection.problem import TOLERANCE, ConvergenceError, Projection, Rows, ScoreProblem
+from linlocal.threads import one_if_small
+
+Method = Literal["auto", "dual", "primal"]
+
+
+def optimal_projection(
+    z: ArrayLike | Rows,
+    c: ArrayLike | Rows,
+    pairs: Direction,
+    loss: PairLoss,
+    penalty: float,
+    method: Method = "auto",
+) -> Projection:
+    """argmin_B phi(T u) + penalty/2 ||B||_F^2 with u[p] = z[a_p]^T B c[r_p].
+
+    Args:
+        z: (anchors, width) activities of ``pairs.anchor_rows``, in that order. `Rows` that serve
+            several problems need be prepared only once.
+        c: (references, context width) contexts of ``pairs.reference_rows``, in that order.
+        pairs: who is scored against whom.
+        loss: `TypeTwo`, `TypeOne`, `InfoNCE` or a `PairLoss` of your own.
+        penalty: lam > 0.
+        method: "dual" (unknowns = margins), "primal" (unknowns = width x context width) or
+            "auto", the smaller of both. A linear score is solved in closed form and a hinge by its
+            dual active set, whatever the method.
+
+    Returns:
+        The unique minimiser with its dual variables, residual and condition number.
+
+    Raises:
+        ValueError: shapes that do not fit, non-finite input, no negatives, penalty <= 0.
+        TypeError: pairs, loss or penalty of another kind.
+        ConvergenceError: the residual stayed above 1e-13.
+    """
+    inputs.instance(pairs, Direction, "pairs", "a `Direction`, one of `Pairs.directions`")
+    inputs.instance(loss, PairLoss, "loss", "a `PairLoss`: TypeTwo, TypeOne, InfoNCE or kin")
+    inputs.real(penalty, "penalty")
+    anchors = z if isinstance(z, Rows) else Rows(inputs.matrix(z, "z", "(anchors, width)"))
+    contexts = c if isinstance(c, Rows) else Rows(inputs.matrix(c, "c", "(references, width)"))
+    for given, used, name in (
+        (anchors, pairs.anchor_rows, "z"),
+        (contexts, pairs.reference_rows, "c"),
+    ):
+        if len(given.rows) != len(used):
+            raise ValueError(
+                f"{name} has {len(given.rows)} rows, but the pairs use {len(used)} different "
+                "samples."
+            )
+    if not (np.isfinite(penalty) and penalty > 0):
+        raise ValueError(
+            f"The penalty must be positive and finite, got {penalty}: without it the optimal "
+            "projection need not exist."
+        )
+    if pairs.num_negatives == 0:
+        raise ValueError(
+            'The pairs have no negatives; build them with negatives="next" or negatives="random".'
+        )
+    if method not in ("auto", "dual", "primal"):
+        raise ValueError(f'method must be "auto", "dual" or "primal", got {method!r}.')
+
+    problem = ScoreProblem(anchors, contexts, pairs, loss, penalty)
+    score = getattr(loss, "score", None)
+    with one_if_small(problem.contrasts.num_margins):
+        if isinstance(score, Linear):
+            solution = _closed_form(problem)
+        elif isinstance(score, Hinge | SmoothedHinge):
+            solution = hinge.solve(problem, score)
+        else:
+            solution = newton.solve(problem, method)
+    if not solution.residual <= TOLERANCE:
+        raise ConvergenceError(
+            f"The optimal projection stopped at a residual of {solution.residual:.1e} after "
+            f"{solution.iterations} Newton steps (demanded: {TOLERANCE:.0e}). The problem is too "
+            "badly conditioned for float64: raise the penalty, or scale the input down."
+        )
+    return solution
+
+
+def _closed_form(problem: ScoreProblem) -> Projection:
+    """Linear f: the gradient of phi is constant, so B is known without solving."""
+    nothing = np.zeros(problem.contrasts.num_margins)
+    by_margin = problem.loss.gradient(nothing, problem.pairs)
+    b = -problem.combine(by_margin) / problem.penalty
+    return problem.solution(b, problem.margins(b), by_margin, nothing, 0, "closed form")

@@ -1,0 +1,207 @@
+"""One penalised score problem and what its solution is.
+
+For anchors z and contexts c the problem is
+
+    min_B  phi(T u) + lam/2 ||B||_F^2,      u[p] = z[a_p]^T B c[r_p].
+
+With Phi the matrix of features (T applied to the outer products z c^T), the margins are m = Phi b,
+b = vec(B), and stationarity is lam b = -Phi^T grad phi(m). Hence b = Phi^T gamma (representer
+theorem) with
+
+    lam gamma = -grad phi(m),    m = Q gamma,    Q = Phi Phi^T = T [(Z Z^T) * (C C^T)] T^T :
+
+a problem in as many unknowns as there are margins.
+
+Two things make the answer accurate. Margins are read off B, not off Q gamma, whose terms cancel:
+that would square the condition number. And activities wider than the batch are first rotated into
+its span (QR), which leaves all scores as they are and makes B as small as the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+
+from linlocal.inputs import Array
+from linlocal.losses import PairLoss
+from linlocal.pairs import Direction
+
+TOLERANCE = 1e-13  # demanded of the relative residual
+MAX_ITERATIONS = 200
+
+
+class ConvergenceError(RuntimeError):
+    """The optimal projection was not found to the demanded residual."""
+
+
+class Rows:
+    """Activities, expressed in an orthonormal basis of their span where they are wider than many.
+
+    Args:
+        rows: (rows, width), finite.
+    """
+
+    def __init__(self, rows: Array) -> None:
+        self.basis: Array | None = None
+        self.rows = rows
+        if rows.shape[1] > rows.shape[0]:
+            self.basis, triangle = scipy.linalg.qr(rows.T, mode="economic", check_finite=False)
+            self.rows = triangle.T
+        self.norms = np.linalg.norm(rows, axis=1)
+
+    def unrotate(self, rows: Array) -> Array:
+        """Back to the original coordinates."""
+        return rows if self.basis is None else rows @ self.basis.T
+
+
+class ScoreProblem:
+    """min_B phi(T u) + lam/2 ||B||_F^2, in the coordinates of its `Rows`.
+
+    Args:
+        z: anchors.
+        c: contexts.
+        pairs: who is scored against whom.
+        loss: phi and T.
+        penalty: lam.
+    """
+
+    def __init__(self, z: Rows, c: Rows, pairs: Direction, loss: PairLoss, penalty: float) -> None:
+        self.z, self.c, self.pairs, self.loss, self.penalty = z, c, pairs, loss, penalty
+        self.contrasts = loss.contrasts(pairs)
+        self.pair_norms = z.norms[pairs.anchor_index] * c.norms[pairs.reference_index]
+
+    @property
+    def b_shape(self) -> tuple[int, int]:
+        """(width, context width) of B in the rotated coordinates."""
+        return self.z.rows.shape[1], self.c.rows.shape[1]
+
+    @property
+    def num_entries(self) -> int:
+        return int(self.b_shape[0] * self.b_shape[1])
+
+    def margins(self, b: Array) -> Array:
+        """T u: Phi applied to B."""
+        left = (self.z.rows @ b)[self.pairs.anchor_index]
+        u = np.einsum("pj,pj->p", left, self.c.rows[self.pairs.reference_index])
+        return self.contrasts.apply(u)
+
+    def combine(self, dual: Array) -> Array:
+        """sum over margins of dual times feature: Phi^T applied to dual variables."""
+        coefficients = self.pairs.coefficient_matrix(self.contrasts.adjoint(dual))
+        return self.z.rows.T @ (coefficients @ self.c.rows)
+
+    def features(self) -> Array:
+        """Phi, (margins, entries of B)."""
+        z = self.z.rows[self.pairs.anchor_index]
+        c = self.c.rows[self.pairs.reference_index]
+        return self.contrasts.apply(np.einsum("pi,pj->pij", z, c).reshape(len(z), -1))
+
+    def kernel(self) -> Array:
+        """Q = T [(Z Z^T) * (C C^T)] T^T, (margins, margins), gathered from two Gram matrices."""
+        a, r = self.pairs.anchor_index, self.pairs.reference_index
+        # take along one axis after the other is several times faster than a table of indices.
+        kernel = (self.z.rows @ self.z.rows.T).take(a, axis=0).take(a, axis=1)
+        kernel *= (self.c.rows @ self.c.rows.T).take(r, axis=0).take(r, axis=1)
+        return self.contrasts.conjugate(kernel)
+
+    def energy(self, b: Array, m: Array) -> float:
+        return self.loss.value(m, self.pairs) + 0.5 * self.penalty * float(np.sum(b**2))
+
+    def stationarity(self, b: Array, by_margin: Array) -> Array:
+        """lam B + Phi^T grad phi: the gradient of the energy by B."""
+        return self.penalty * b + self.combine(by_margin)
+
+    def residual(self, b: Array, by_margin: Array, gradient: Array) -> float:
+        """||gradient|| over the sum of the norms of the terms that it is the sum of."""
+        pushes = np.abs(self.contrasts.adjoint(by_margin))
+        terms = self.penalty * float(np.linalg.norm(b)) + float(pushes @ self.pair_norms)
+        return float(np.linalg.norm(gradient)) / terms if terms > 0 else 0.0
+
+    def solution(
+        self, b: Array, m: Array, by_margin: Array, curvature: Array, iterations: int, method: str
+    ) -> Projection:
+        residual = self.residual(b, by_margin, self.stationarity(b, by_margin))
+        slopes = -self.contrasts.adjoint(by_margin)
+        return Projection(slopes, m, residual, iterations, method, self, b, curvature)
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The minimiser B and what certifies it.
+
+    Attributes:
+        matrix: B, (width, context width).
+        projected: B c for every reference, (references, width).
+        slopes: (pairs,) beta = -d phi / d u = lam alpha, the push on each score; at a kink the
+            element of the subdifferential that makes B stationary.
+        margins: (margins,) m = T u at the optimum.
+        residual: relative stationarity residual, the norm of a sum over the sum of the norms of
+            its terms, ||lam B - sum_p beta_p z c^T|| / (lam ||B|| + sum_p |beta_p| ||z|| ||c||).
+        condition_number: of the Newton matrix lam I + H^(1/2) Q H^(1/2).
+        cancellation: in the sum that is B. Rounding changes an update by at most about the larger
+            of both times the machine epsilon.
+        iterations: Newton steps.
+        method: "closed form", "dual", "primal" or "active set".
+    """
+
+    slopes: Array
+    margins: Array
+    residual: float
+    iterations: int
+    method: str
+    _problem: ScoreProblem
+    _b: Array
+    _curvature: Array
+
+    @cached_property
+    def matrix(self) -> Array:
+        """B, (width, context width)."""
+        return self._problem.z.unrotate(self._problem.c.unrotate(self._b).T).T
+
+    @cached_property
+    def projected(self) -> Array:
+        """B c for every reference, (references, width)."""
+        return self._problem.z.unrotate(self._problem.c.rows @ self._b.T)
+
+    @property
+    def relative_gradient(self) -> float:
+        """||d energy / d B|| / ||lam B||: stricter than `residual` where terms cancel."""
+        penalty = self._problem.penalty * self._b
+        push = self._problem.z.rows.T @ self.coefficients @ self._problem.c.rows
+        size = float(np.linalg.norm(penalty))
+        return float(np.linalg.norm(penalty - push)) / size if size > 0 else 0.0
+
+    @cached_property
+    def coefficients(self) -> Array:
+        """sum_p beta_p e_a e_r^T, (anchors, references)."""
+        return self._problem.pairs.coefficient_matrix(self.slopes)
+
+    @cached_property
+    def cancellation(self) -> float:
+        """sum_p |beta_p| ||z|| ||c|| / ||lam B||: how far the terms of B exceed their sum."""
+        terms = float(np.abs(self.slopes) @ self._problem.pair_norms)
+        size = self._problem.penalty * float(np.linalg.norm(self._b))
+        return terms / size if size > 0 else 1.0
+
+    @cached_property
+    def condition_number(self) -> float:
+        """Condition number of the Newton matrix lam I + H^(1/2) Q H^(1/2).
+
+        For the hinge, whose H is infinite on the margin, that of Q among the pairs on it.
+        """
+        q, penalty = self._problem.kernel(), self._problem.penalty
+        if np.isinf(self._curvature).any():
+            free = np.flatnonzero(self._curvature)
+            spectrum = scipy.linalg.eigvalsh(q[np.ix_(free, free)]) if free.size else np.ones(1)
+            spectrum = spectrum[spectrum > spectrum[-1] * len(spectrum) * np.finfo(float).eps]
+            return float(spectrum[-1] / spectrum[0]) if spectrum.size else 1.0
+        if self._curvature.ndim == 1:
+            half = np.diag(np.sqrt(self._curvature))
+        else:
+            values, vectors = scipy.linalg.eigh(self._curvature)
+            half = vectors * np.sqrt(np.maximum(values, 0.0))
+        spectrum = np.maximum(scipy.linalg.eigvalsh(half.T @ q @ half), 0.0)
+        return float((penalty + spectrum[-1]) / (penalty + spectrum[0]))

@@ -1,0 +1,17 @@
+from . import (
+    encoding as encoding,
+    images as images,
+    inference as inference,
+    sampling as sampling,
+    theory as theory,
+    trees as trees,
+)
+from .grammar import BLANK as BLANK, Grammar as Grammar
+from .inference import (
+    BayesError as BayesError,
+    Posterior as Posterior,
+    bayes_error as bayes_error,
+    sample_posterior as sample_posterior,
+)
+from .model import RandomHierarchyModel as RandomHierarchyModel
+from .trees import Trees as Trees

@@ -1,0 +1,8 @@
+from .comparison import (
+    compare as compare,
+    compare_signals as compare_signals,
+    global_update as global_update,
+    local_update as local_update,
+    mismatch as mismatch,
+)
+from .signals import Signals as Signals

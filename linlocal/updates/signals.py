@@ -1,0 +1,342 @@
+"""The error signals of one rule on one network and batch: local, global, and everything between.
+
+An *error* is minus the derivative of a loss by the activities, (samples, width). Every update of a
+weight is phi' * error times the activities below (`Network.update`), so rules differ in their
+errors only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+
+from linlocal import inputs
+from linlocal.inputs import Array, Index
+from linlocal.losses import Goodness, PairLoss, ViewLoss
+from linlocal.networks import DeepLinear, Masks, Network, average_pooling
+from linlocal.pairs import Direction, Pairs
+from linlocal.projection import Projection, Rows, optimal_projection
+from linlocal.rules import Penalty, Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The scored pairs of one direction in one layer.
+
+    Attributes:
+        coefficients: sum_p beta_p e_a e_r^T with beta = -d phi/d u, (anchors, references).
+        projected: what each reference sends to an anchor, B_l c in the coordinates of the layer,
+            (references, width_l).
+        contexts: C, (references, context width).
+        projection: the optimal projection, None if B_l is fixed.
+    """
+
+    coefficients: Array
+    projected: Array
+    contexts: Array
+    projection: Projection | None
+
+    @property
+    def error(self) -> Array:
+        """(anchors, width_l)."""
+        return self.coefficients @ self.projected
+
+
+class Signals:
+    """All error signals of ``rule``; what is asked for is computed once and kept.
+
+    Args:
+        network: a `DeepLinear` or `DeepReLU`.
+        pairs: the batch.
+        rule: the local rule; its top-layer loss is the global one.
+
+    Raises:
+        ValueError: network, pairs and rule do not go together; the message says why.
+        TypeError: one of them is something else.
+    """
+
+    def __init__(self, network: Network, pairs: Pairs, rule: Rule) -> None:
+        check_kinds(network, pairs, rule)
+        self.network, self.pairs, self.rule = network, pairs, rule
+        self.penalty = cast(Penalty, rule.penalty)
+        self.activities = network.activities(pairs.samples)
+        self._scored: dict[int, tuple[Scored, ...]] = {}
+        self._seen: dict[int, Array] = {}
+        self._rows: dict[tuple[int, bytes], Rows] = {}
+        self._check()
+
+    def _check(self) -> None:
+        rule, network, pairs = self.rule, self.network, self.pairs
+        if rule.kind == "view" and pairs.views is None:
+            raise ValueError(
+                f"{rule.name} compares two views; build the pairs with Pairs.from_views."
+            )
+        if rule.kind != "view":
+            pairs.require_negatives(rule.name)
+        if rule.context == "self" and any(
+            (d.anchor != d.reference).any() for d in pairs.directions
+        ):
+            raise ValueError(
+                f"{rule.name} judges single samples; build the pairs with "
+                "Pairs.from_positive_negative (SCFF judges pairs)."
+            )
+        if rule.pooling is not None:
+            if len(rule.pooling) != network.depth:
+                raise ValueError(
+                    f"pooling has {len(rule.pooling)} windows for {network.depth} layers."
+                )
+            if rule.kind != "pair":
+                raise ValueError("Pooling is defined for losses of scored pairs only.")
+            for l in network.layers:
+                if network.map_shape(l) is None and rule.pooling[l - 1] != 1:
+                    raise ValueError(f"Layer {l} has no feature map to pool; its window must be 1.")
+        needs_linear = rule.projection == "matched" or self.penalty.metric == "downstream"
+        if needs_linear and not isinstance(network, DeepLinear):
+            raise ValueError(
+                "A matched projection and a penalty in the downstream metric need one downstream "
+                "map for all samples: a linear network."
+            )
+        onto_top = rule.context == "top" and rule.projection == "identity"
+        if onto_top and len(set(network.widths[1:])) > 1:
+            raise ValueError(
+                "An identity projection onto the top layer needs layers of equal width, got "
+                f"{list(network.widths[1:])}."
+            )
+
+    @property
+    def size(self) -> int:
+        """The largest number of rows of a matrix in these computations."""
+        return max(*self.network.widths, *(len(d.anchor) for d in self.pairs.directions))
+
+    # -- read-outs and contexts ----------------------------------------------------------------
+
+    def _pooling(self, layer: int) -> Array | None:
+        shape = self.network.map_shape(layer)
+        if self.rule.pooling is None or shape is None or self.rule.pooling[layer - 1] == 1:
+            return None
+        return average_pooling(shape, self.rule.pooling[layer - 1])
+
+    def readout(self, layer: int) -> Array | None:
+        """The map P_l through which a projection sees layer l; None for the identity.
+
+        Pooling of the feature map; under a penalty in the downstream metric, B = V^T M V, the
+        downstream map and the pooling of the top layer.
+        """
+        if self.penalty.metric == "frobenius" or layer == self.network.depth:
+            return self._pooling(layer)
+        down, pool = (
+            cast(DeepLinear, self.network).downstream(layer),
+            self._pooling(self.network.depth),
+        )
+        return down if pool is None else pool @ down
+
+    def _read(self, layer: int) -> Array:
+        """P_l z_l of all samples."""
+        if layer not in self._seen:
+            readout, z = self.readout(layer), self.activities.z[layer]
+            self._seen[layer] = z if readout is None else z @ readout.T
+        return self._seen[layer]
+
+    def _prepared(self, layer: int, rows: Index) -> Rows:
+        """Read-out activities of some samples: anchors of one direction, contexts of another."""
+        key = (layer, rows.tobytes())
+        if key not in self._rows:
+            self._rows[key] = Rows(self._read(layer)[rows])
+        return self._rows[key]
+
+    def contexts(self, layer: int) -> Array:
+        """c_l of all samples, as a projection sees them."""
+        top = self.network.depth
+        if self.rule.context == "top" or layer == top:
+            return self._read(top)
+        if self.rule.context == "both":
+            return np.hstack([self._read(layer), self._read(top)])
+        return self._read(layer)
+
+    # -- local errors --------------------------------------------------------------------------
+
+    def scored(self, layer: int) -> tuple[Scored, ...]:
+        """The scored pairs of each view direction in one layer (rules of scored pairs only)."""
+        if layer not in self._scored:
+            self._scored[layer] = tuple(
+                self._score(layer, i, d) for i, d in enumerate(self.pairs.directions)
+            )
+        return self._scored[layer]
+
+    def _score(self, layer: int, number: int, direction: Direction) -> Scored:
+        loss = cast(PairLoss, self.rule.loss)
+        readout = self.readout(layer)
+        z = self._read(layer)[direction.anchor_rows]
+        c = self.contexts(layer)[direction.reference_rows]
+        strength = self.penalty.at(layer, self.network.depth)
+        kind = self.rule.projection
+        if kind == "optimal" or (kind != "identity" and layer == self.network.depth):
+            source = self.network.depth if self.rule.context == "top" else layer
+            twofold = self.rule.context == "both" and layer != self.network.depth
+            solved = optimal_projection(
+                self._prepared(layer, direction.anchor_rows),
+                c if twofold else self._prepared(source, direction.reference_rows),
+                direction,
+                loss,
+                strength,
+            )
+            coefficients, projected = solved.coefficients, solved.projected
+        else:
+            solved = None
+            matrix = self._fixed_matrix(layer, number, z.shape[1], c.shape[1])
+            projected = c @ matrix.T
+            if kind == "matched":
+                # The same scores as in the top layer, hence the same slopes, at a kink too.
+                coefficients = self.scored(self.network.depth)[number].coefficients
+            else:
+                scores = (z @ projected.T)[direction.anchor_index, direction.reference_index]
+                contrasts = loss.contrasts(direction)
+                by_score = contrasts.adjoint(loss.gradient(contrasts.apply(scores), direction))
+                coefficients = direction.coefficient_matrix(-by_score)
+        if readout is not None:
+            projected = projected @ readout
+        return Scored(coefficients, projected, c, solved)
+
+    def _fixed_matrix(self, layer: int, number: int, width: int, context_width: int) -> Array:
+        if self.rule.projection == "identity":
+            return np.eye(width)
+        if self.rule.projection == "random":
+            rng = np.random.default_rng([self.rule.seed, layer, number])
+            return rng.uniform(-1.0, 1.0, (width, context_width)) / np.sqrt(width)
+        if self.penalty.metric == "downstream":
+            # Anchors and contexts are read out in the top layer already.
+            top = self.scored(self.network.depth)[number]
+            assert top.projection is not None
+            matrix = top.projection.matrix
+            return np.hstack([matrix, matrix]) / 2.0 if self.rule.context == "both" else matrix
+        network = cast(DeepLinear, self.network)
+        down, pool, pool_top = (
+            network.downstream(layer),
+            self._pooling(layer),
+            self._pooling(network.depth),
+        )
+        if pool is not None:
+            raise ValueError(
+                "A matched projection sees the whole feature map: pool the top layer only, or "
+                "take the penalty in the downstream metric."
+            )
+        if pool_top is not None:
+            down = pool_top @ down
+        top = self.scored(network.depth)[number]
+        assert top.projection is not None
+        matched = down.T @ top.projection.matrix
+        if self.rule.context == "top":
+            return matched
+        if self.rule.context == "both":
+            return np.hstack([matched @ down, matched]) / 2.0
+        return matched @ down
+
+    def local_error(self, layer: int) -> Array:
+        """Minus the derivative of the loss of layer l by z_l, (samples, width_l)."""
+        z = self.activities.z[layer]
+        if self.rule.kind == "pair":
+            return self._spread(layer, [s.error for s in self.scored(layer)])
+        if self.rule.kind == "goodness":
+            return self.goodness_matrix(layer) @ z
+        first, second = cast(tuple[Index, Index], self.pairs.views)
+        by_first, by_second = cast(ViewLoss, self.rule.loss).gradients(z[first], z[second])
+        error = np.zeros_like(z)
+        np.add.at(error, first, -by_first)
+        np.add.at(error, second, -by_second)
+        return error
+
+    def _spread(self, layer: int, by_direction: list[Array]) -> Array:
+        """Errors at the anchors of each direction, added up over all samples."""
+        error = np.zeros_like(self.activities.z[layer])
+        for direction, anchors in zip(self.pairs.directions, by_direction, strict=True):
+            error[direction.anchor_rows] += anchors
+        return error
+
+    def goodness_matrix(self, layer: int) -> Array:
+        """S with error = S z_l: a goodness is a function of inner products of the activities."""
+        z, loss = self.activities.z[layer], cast(Goodness, self.rule.loss)
+        total = np.zeros((len(z), len(z)))
+        for d in self.pairs.directions:
+            judged = z[d.anchor] if self.rule.context == "self" else z[d.anchor] + z[d.reference]
+            push = -2.0 * loss.gradient(np.sum(judged**2, axis=1), d)
+            ends = [d.anchor] if self.rule.context == "self" else [d.anchor, d.reference]
+            for left in ends:
+                for right in ends:
+                    np.add.at(total, (left, right), push)
+        return total
+
+    # -- global errors -------------------------------------------------------------------------
+
+    @cached_property
+    def global_errors(self) -> tuple[Array, ...]:
+        """The top-layer loss backpropagated: errors[l - 1] is (samples, width_l)."""
+        return self.backpropagated("sample")
+
+    def backpropagated(self, masks: Masks) -> tuple[Array, ...]:
+        """The same with the downstream masks per sample, averaged over the batch, or removed."""
+        top = self.local_error(self.network.depth)
+        return self.network.backpropagate(self.activities, top, masks)
+
+    # -- between local and global --------------------------------------------------------------
+
+    def mismatch_errors(self, layer: int) -> dict[str, Array] | None:
+        """global - local error of a layer as a sum of three terms.
+
+        local  =   A_l [C_l C_l^T] A_l^T Z_l / lam_l      (A: slopes beta as a matrix)
+        step 1 = s A_L [C_l C_l^T] A_L^T Z_l              dual: the dual variables of the top
+        step 2 = t A_L [C_L C_L^T] A_L^T Z_l              context: the context kernel of the top
+        global =   A_L [C_L C_L^T] A_L^T Z_L V_l / lam_L  metric: the downstream map, twice
+
+        Each step is the multiple (s, t) nearest to the step before. Scale is so left to the metric
+        term: quantities that differ by a factor (conformal maps, rescaled penalties) count as
+        equal, and no term is larger than the updates themselves. A fixed projection takes the place
+        of [C C^T] A^T Z, and its last two steps are one. A goodness has no context.
+
+        Returns:
+            "dual", "context", "metric", each (samples, width_l); None for losses of two views,
+            which have no dual form.
+        """
+        if self.rule.kind == "view":
+            return None
+        local, goal = self.local_error(layer), self.global_errors[layer - 1]
+        if self.rule.kind == "goodness":
+            dual = self.goodness_matrix(self.network.depth) @ self.activities.z[layer]
+            context = dual
+        else:
+            dual, context = self._hybrids(layer)
+        dual = _nearest_multiple(dual, local)
+        context = _nearest_multiple(context, dual)
+        return {"dual": dual - local, "context": context - dual, "metric": goal - context}
+
+    def _hybrids(self, layer: int) -> tuple[Array, Array]:
+        """The errors of step 1 and step 2, but for a factor."""
+        readout, read = self.readout(layer), self._read(layer)
+        dual, context = [], []
+        tops = self.scored(self.network.depth)
+        for d, here, top in zip(self.pairs.directions, self.scored(layer), tops, strict=True):
+            push = top.coefficients
+            if here.projection is None:
+                dual.append(push @ here.projected)
+                context.append(dual[-1])
+                continue
+            left = read[d.anchor_rows] if readout is None else read[d.anchor_rows] @ readout
+            sent = push.T @ left
+            dual.append(push @ (here.contexts @ (here.contexts.T @ sent)))
+            context.append(push @ (top.contexts @ (top.contexts.T @ sent)))
+        return self._spread(layer, dual), self._spread(layer, context)
+
+
+def check_kinds(network: Network, pairs: Pairs, rule: Rule) -> None:
+    """Raise a TypeError unless each of the three is what it should be."""
+    inputs.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
+    inputs.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
+    inputs.instance(rule, Rule, "rule", "a `Rule`, made by rules.CLAPP() or its like")
+
+
+def _nearest_multiple(of: Array, to: Array) -> Array:
+    """The multiple of ``of`` that is nearest to ``to`` in Frobenius norm."""
+    size = float(np.sum(of**2))
+    return of * (float(np.sum(of * to)) / size) if size > 0 else of

@@ -1,0 +1,1 @@
+"""The figures: every module in this folder is one."""

@@ -1,0 +1,115 @@
+"""Whether local rules whose updates are closer to backpropagation learn better representations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from paper_figures.claims import Claim
+from paper_figures.look import panels, style
+
+INPUTS = ("local_rules",)
+
+RESAMPLES = 2000
+MARKERS = "osD^v<>PX*"
+MEASURES = {
+    "accuracy": "test accuracy",
+    "gain": "test accuracy minus that of\nbackpropagation of the same loss",
+}
+
+
+def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
+    """A column for each data set; a row for the accuracy and one for its distance to BP."""
+    data = datasets["local_rules"]
+    figure = Figure(figsize=(style.PAGE, 4.8))
+    grid = figure.subplots(2, data.sizes["data"], sharex=True, squeeze=False)
+    for column, name in zip(grid.T, data["data"].values, strict=True):
+        for axes, (measure, words) in zip(column, MEASURES.items(), strict=True):
+            scatter(axes, data.sel(data=name), measure)
+            axes.set_title(f"{name}: {_correlated(data.sel(data=name), measure)[1]}", size=8)
+            if axes in grid[:, 0]:
+                axes.set_ylabel(words)
+        column[-1].set_xlabel("mean cosine along local training,\nlayers below the top")
+    panels.legend_below(figure, grid[0, 0], columns=5)
+    panels.headline(figure, "Alignment with backpropagation against accuracy, ten local rules")
+    return panels.finish(figure, data)
+
+
+def scatter(axes: Axes, data: xr.Dataset, measure: str) -> None:
+    """A point for each rule, with both its intervals."""
+    x, x_half = style.interval(alignment(data), "repetition")
+    y, y_half = style.interval(judged(data)[measure], "repetition")
+    for k, rule in enumerate(data["rule"].values):
+        color = style.PALETTE[k % len(style.PALETTE)]
+        at = {"rule": rule}
+        axes.errorbar(
+            x.sel(at),
+            y.sel(at),
+            y_half.fillna(0).sel(at),
+            x_half.fillna(0).sel(at),
+            color=color,
+            marker=MARKERS[k % len(MARKERS)],
+            linestyle="",
+            elinewidth=0.5,
+            label=rule,
+        )
+    if measure == "gain":
+        axes.axhline(0, color="#999999", linewidth=0.5)
+
+
+def alignment(data: xr.Dataset) -> xr.DataArray:
+    """Mean cosine over the recorded steps and the layers below the top."""
+    return data["cosine"].isel(layer=slice(-1)).mean(["step", "layer"])
+
+
+def judged(data: xr.Dataset) -> xr.Dataset:
+    """Accuracy of local training, and how far it lies above backpropagation's."""
+    local = data["accuracy"].sel(credit="local", drop=True)
+    backpropagated = data["accuracy"].sel(credit="backpropagation", drop=True)
+    return xr.Dataset({"accuracy": local, "gain": local - backpropagated})
+
+
+def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
+    """Rank correlations across rules, with bootstrap intervals over the rules."""
+    data = datasets["local_rules"]
+    return [
+        Claim(
+            f"{name}: rules with more alignment have a higher {words}",
+            *_correlated(data.sel(data=name), measure),
+            "more alignment goes with better accuracy, for CLAPP++ and its feedback variants on "
+            "natural images (arXiv 2601.21683)",
+        )
+        for name in data["data"].values
+        for measure, words in (
+            ("accuracy", "accuracy"),
+            ("gain", "accuracy relative to backpropagation of their loss"),
+        )
+    ]
+
+
+def _correlated(data: xr.Dataset, measure: str) -> tuple[bool | None, str]:
+    """Whether Spearman's correlation is positive beyond its 95 % interval, and both as text."""
+    x = alignment(data).mean("repetition").values
+    y = judged(data)[measure].mean("repetition").values
+    usable = np.isfinite(x) & np.isfinite(y)
+    x, y = x[usable], y[usable]
+    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None, f"only {len(x)} rules to rank"
+    rows = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
+    drawn = np.array([_spearman(x[row], y[row]) for row in rows])
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    holds = True if low > 0 else False if high < 0 else None
+    return holds, f"rank correlation {_spearman(x, y):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Correlation of ranks; NaN where all values of one are equal."""
+    a, b = (rank - rank.mean() for rank in (rankdata(x), rankdata(y)))
+    norm = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norm) if norm > 0 else float("nan")

@@ -1,0 +1,139 @@
+"""Corrupted images read from networks trained blockwise, with noise and without, and end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType
+
+from paper_figures.claims import Claim
+from paper_figures.figures.blockwise_ssl import BASE, END_TO_END, UNTRAINED, bounds, difference
+from paper_figures.look import panels, style
+
+INPUTS = ("blockwise_ssl",)
+
+PUBLISHED = "ImageNet-C, measured in arXiv 2302.01647, numbers not public to us"
+DIFFERENCE = "here the same types of corruption but frost, made on small RHM images"
+NOISE = "Barlow Twins, simultaneous, noise per {}"
+LABELS = {
+    BASE: "blockwise",
+    NOISE.format("channel"): "blockwise, noise per channel",
+    END_TO_END: "end to end",
+    UNTRAINED: "untrained",
+}
+LINES: dict[str, LineStyleType] = dict(zip(LABELS, ("-", "-", "--", "-."), strict=True))
+COLORS = dict(zip(LABELS, (*style.PALETTE[:3], "#999999"), strict=True))
+
+
+def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
+    """Left: accuracy against severity, the mean over corruptions. Right: each corruption."""
+    data = datasets["blockwise_ssl"]
+    figure = Figure(figsize=(style.PAGE, 3.6))
+    along, each = figure.subplots(1, 2, width_ratios=[1, 1.3])
+    _severities(along, data)
+    _corruptions(each, data)
+    figure.supxlabel(f"Published: {PUBLISHED};\n{DIFFERENCE}.", size=6, color="#555555")
+    panels.headline(figure, _result(data))
+    return panels.finish(figure, data)
+
+
+def _result(data: xr.Dataset) -> str:
+    """What the headline says: the accuracy on corrupted images, and what noise does to it."""
+    harmed = _harmed(data)
+    base, noisy, whole = (float(harmed.sel(variant=name).mean()) for name in list(LABELS)[:3])
+    low, high = bounds(harmed.sel(variant=NOISE.format("channel")) - harmed.sel(variant=BASE))
+    verdict = "helps" if low > 0 else "harms" if high < 0 else "undecided"
+    return (
+        f"Corrupted images: {base:.2f} blockwise, {noisy:.2f} with noise, {whole:.2f} end to end; "
+        f"noise {verdict}"
+    )
+
+
+def _severities(axes: Axes, data: xr.Dataset) -> None:
+    accuracy = data["corrupted_accuracy"].mean("corruption")
+    for name, label in LABELS.items():
+        values = accuracy.sel(variant=name)
+        style.band(axes, values, "repetition", color=COLORS[name], label=label)
+        axes.lines[-1].set_linestyle(LINES[name])
+    axes.axhline(float(data["chance"]), color="#999999", linestyle=":", linewidth=0.8)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("severity (0: clean)")
+    axes.set_ylabel("accuracy of the last block's linear probe", size=7)
+    axes.set_title("mean over corruptions; bands: 95 %")
+    axes.legend(fontsize=6, loc="upper right")
+
+
+def _corruptions(axes: Axes, data: xr.Dataset) -> None:
+    harmed = data["corrupted_accuracy"].sel(severity=slice(1, None)).mean("severity")
+    places = np.arange(harmed.sizes["corruption"])
+    for name, shift in zip(list(LABELS)[:3], (-0.22, 0, 0.22), strict=True):
+        mean, half = style.interval(harmed.sel(variant=name), "repetition")
+        axes.errorbar(
+            mean, places + shift, xerr=half, color=COLORS[name], fmt="o", markersize=3, elinewidth=1
+        )
+    axes.set_yticks(places, [str(c).replace("_", " ") for c in harmed["corruption"].values], size=7)
+    axes.invert_yaxis()
+    axes.axvline(float(data["chance"]), color="#999999", linestyle=":", linewidth=0.8)
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("accuracy, mean over severities 1 to 5")
+    axes.set_title("each corruption")
+
+
+def _harmed(data: xr.Dataset) -> xr.DataArray:
+    """The mean over corruptions and severities, over variant and repetition."""
+    return data["corrupted_accuracy"].sel(severity=slice(1, None)).mean(("severity", "corruption"))
+
+
+def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
+    """Corruption harms; blockwise against end to end; whether noise helps."""
+    data = datasets["blockwise_ssl"]
+    harmed = _harmed(data)
+    clean = data["corrupted_accuracy"].sel(severity=0, drop=True).mean("corruption")
+    accuracy = data["corrupted_accuracy"].mean("corruption")
+    trained = [name for name in data["variant"].values.tolist() if name != UNTRAINED]
+    fallen = (accuracy.isel(severity=0) - accuracy.isel(severity=-1)).sel(variant=trained)
+    mean, half = style.interval(fallen, "repetition")
+    falls, rises = mean - half > 0, mean + half < 0
+    published = f"{PUBLISHED}; {DIFFERENCE}"
+    return [
+        Claim(
+            "the accuracy, mean over corruptions, falls from clean images to severity 5, for every "
+            "trained variant",
+            True if falls.all() else False if rises.any() else None,
+            f"in {int(falls.sum())} of {len(trained)} variants; blockwise "
+            f"{panels.numbers(accuracy.sel(variant=BASE).mean('repetition'))} at severities 0 to 5",
+        ),
+        difference(
+            harmed,
+            BASE,
+            END_TO_END,
+            "Barlow Twins: corrupted images are read from blockwise training no worse than from "
+            "end to end (within 0.05)",
+            least=-0.05,
+            published=published,
+        ),
+        difference(
+            harmed - clean,
+            BASE,
+            END_TO_END,
+            "Barlow Twins: blockwise training loses no more accuracy to corruptions than end to "
+            "end (within 0.05)",
+            least=-0.05,
+            published=published,
+        ),
+        *(
+            difference(
+                harmed,
+                NOISE.format(spread),
+                BASE,
+                f"noise per {spread} between the blocks raises the accuracy on corrupted images",
+                least=0.0,
+                published=published,
+            )
+            for spread in ("channel", "map", "tensor")
+        ),
+    ]

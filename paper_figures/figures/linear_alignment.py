@@ -1,0 +1,153 @@
+"""With orthogonal weights and optimal projections local learning is backpropagation to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from paper_figures.claims import Claim
+from paper_figures.look import panels, style
+
+INPUTS = ("linear_alignment",)
+
+# Fig. 2 of arXiv 2601.21683, layers 1-6, measured on MNIST.
+PUBLISHED = {
+    "default init": (0.25, 0.31, 0.40, 0.55, 0.71, 1.0),
+    "ReLU + orthogonal": (0.20, 0.37, 0.51, 0.61, 0.67, 1.0),
+}
+PUBLISHED_ERROR = 3e-7
+EXACT = "all assumptions"
+LIMIT = 1e-10
+# Published means are of one draw of images and weights, rounded to two digits.
+CLOSE = 0.05
+
+
+def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
+    """Cosines per layer and condition on each kind of images, and the error of the exact row."""
+    results = datasets["linear_alignment"]
+    sources = results["data"].values
+    figure = Figure(figsize=(style.PAGE, 2.9))
+    *cosines, errors = figure.subplots(1, len(sources) + 1)
+    for source, axes in zip(sources, cosines, strict=True):
+        for color, condition in zip(style.PALETTE, results["condition"].values, strict=False):
+            measured = results["cosine"].sel(data=source, condition=condition)
+            style.band(axes, measured, "batch", color=color, label=condition)
+            if condition in PUBLISHED and len(PUBLISHED[condition]) == measured.sizes["layer"]:
+                axes.plot(
+                    results["layer"],
+                    PUBLISHED[condition],
+                    linestyle="none",
+                    marker="D",
+                    markersize=5,
+                    markerfacecolor="none",
+                    markeredgecolor=color,
+                )
+        axes.axhline(0, color="#777777", linewidth=0.6)
+        axes.set(title=source)
+        axes.set_ylim(max(-1.08, axes.get_ylim()[0]), 1.08)
+        panels.layer_axis(axes, results["layer"])
+    cosines[0].set_ylabel("cosine of local\nand global update")
+    _draw_errors(errors, results)
+    diamond = Line2D([], [], linestyle="none", marker="D", markerfacecolor="none", color="#777777")
+    panels.legend_below(figure, cosines[0], 3, extra=[(diamond, "published (MNIST)")])
+    panels.headline(figure, "Drop one assumption, and local updates leave backpropagation")
+    return panels.finish(figure, results)
+
+
+def _draw_errors(axes: Axes, results: xr.Dataset) -> None:
+    exact = results.sel(condition=EXACT)
+    below = exact.sel(layer=results["layer"][:-1])  # local and global are one in the top layer
+    markers = zip(results["data"].values, "osv", strict=False)
+    for source, marker in markers:
+        worst = below["relative_error"].sel(data=source).max("batch")
+        axes.plot(
+            worst["layer"],
+            worst.clip(min=panels.FLOOR),
+            color=style.PALETTE[0],
+            marker=marker,
+            linestyle=":" if marker != "o" else "-",
+            label=source,
+        )
+    rounding = np.finfo(float).eps * float(exact["condition_number"].max())
+    for height, text in (
+        (PUBLISHED_ERROR, "published"),
+        (rounding, "rounding × condition"),
+        (LIMIT, None),
+    ):
+        if text:
+            axes.axhline(height, color="#777777", linewidth=0.8, linestyle="--")
+            axes.text(1, height * 1.4, text, size=6, color="#777777")
+    many = results.sizes["data"] > 2
+    axes.set(yscale="log", ylim=(1e-19 if many else 1e-16, 1e-5), title=EXACT)
+    axes.set_ylabel("relative error, worst batch")
+    axes.legend(loc="lower left", fontsize=7, ncols=1 if many else 2, columnspacing=1)
+    panels.layer_axis(axes, below["layer"])
+
+
+def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
+    """Exactness, the order of the layers, and the distance to the published cosines."""
+    results = datasets["linear_alignment"]
+    decided = [_exactness(results)]
+    for source in results["data"].values:
+        here = results["cosine"].sel(data=source)
+        mean = here.mean("batch")
+        for condition in ("default init", "ReLU + orthogonal", "ReLU + default"):
+            row = mean.sel(condition=condition)
+            published = PUBLISHED.get(condition)
+            decided.append(
+                Claim(
+                    f"{source}, {condition}: the cosine increases with the layer",
+                    bool((row.diff("layer") > 0).all()),
+                    panels.numbers(row),
+                    " ".join(f"{value:.2f}" for value in published) if published else None,
+                )
+            )
+        decided += _against_published(str(source), mean)
+    return decided
+
+
+def _exactness(results: xr.Dataset) -> Claim:
+    exact = results.sel(condition=EXACT)
+    worst = float(exact["relative_error"].max())
+    condition = float(exact["condition_number"].max())
+    rounding = np.finfo(float).eps * condition
+    return Claim(
+        f"{EXACT}: cosine 1 and relative error at most {LIMIT:g} in every layer and batch",
+        worst <= LIMIT and bool((np.abs(exact["cosine"] - 1) <= LIMIT).all()),
+        f"worst {worst:.1e}; rounding times the condition number {condition:.1e} is {rounding:.1e}",
+        f"cosine 1.0000, error {PUBLISHED_ERROR:g}",
+    )
+
+
+def _against_published(source: str, mean: xr.DataArray) -> list[Claim]:
+    if any(len(values) != mean.sizes["layer"] for values in PUBLISHED.values()):
+        return []
+    decided = []
+    for condition, published in PUBLISHED.items():
+        apart = mean.sel(condition=condition) - np.array(published)
+        worst = float(np.abs(apart).max())
+        decided.append(
+            Claim(
+                f"{source}, {condition}: the published cosines within {CLOSE} (of MNIST)",
+                worst <= CLOSE if source == "mnist" else None,
+                f"differs by at most {worst:.2f}: {panels.numbers(apart, sign='+')}",
+                " ".join(f"{value:.2f}" for value in published),
+            )
+        )
+    gap = np.subtract(PUBLISHED["ReLU + orthogonal"], PUBLISHED["default init"])[:-1]
+    ours = (mean.sel(condition="ReLU + orthogonal") - mean.sel(condition="default init"))[:-1]
+    decided.append(
+        Claim(
+            f"{source}: ReLU + orthogonal lies above default init exactly in layers "
+            + " ".join(str(l) for l, value in enumerate(gap, 1) if value > 0),
+            bool((np.sign(ours) == np.sign(gap)).all()),
+            f"difference {panels.numbers(ours, sign='+')} in layers {panels.span(ours['layer'])}",
+            " ".join(f"{value:+.2f}" for value in gap),
+        )
+    )
+    return decided

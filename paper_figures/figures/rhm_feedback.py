@@ -1,0 +1,148 @@
+"""Where rules that send the error directly to each layer fail to learn the hierarchy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from paper_figures.claims import Claim
+from paper_figures.look import panels, style
+
+INPUTS = ("rhm_feedback",)
+
+LEARNED, FAILED = 0.9, 0.5
+BACKPROPAGATION = "backpropagation"
+DIRECT = (
+    "direct feedback alignment",
+    "direct feedback, no local derivative",
+    "direct random target projection",
+)
+
+
+def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
+    """Test accuracy of every rule (row) at every setting (column), with its interval."""
+    data = datasets["rhm_feedback"]
+    figure = Figure(figsize=(style.PAGE, 0.32 * data.sizes["rule"] + 1.9))
+    axes = figure.subplots()
+    heatmap(figure, axes, data, data["rule"].values.tolist())
+    panels.headline(figure, headline(data))
+    return panels.finish(figure, data)
+
+
+def heatmap(figure: Figure, axes: object, data: xr.Dataset, rules: list[str]) -> None:
+    """Accuracies as colours and numbers; settings are named by what differs from the first."""
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    mean, half = style.interval(data["test_accuracy"].sel(rule=rules), "repetition")
+    image = axes.imshow(
+        mean.transpose("rule", "setting"), vmin=0, vmax=1, aspect="auto", cmap="cividis"
+    )
+    for row, rule in enumerate(rules):
+        for column in range(data.sizes["setting"]):
+            value = float(mean.sel(rule=rule)[column])
+            spread = float(half.sel(rule=rule)[column])
+            note = f"\n±{spread:.2f}" if np.isfinite(spread) else ""
+            axes.text(
+                column,
+                row,
+                f"{value:.2f}{note}",
+                ha="center",
+                va="center",
+                size=5.5,
+                color="black" if value > 0.55 else "white",
+            )
+    axes.set_yticks(range(len(rules)), rules)
+    axes.set_xticks(range(data.sizes["setting"]), setting_names(data), size=6.5)
+    axes.set_xlabel("what differs from the reference", size=7)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(image, ax=axes, label="test accuracy", fraction=0.03)
+
+
+def setting_names(data: xr.Dataset) -> list[str]:
+    """The reference in full, the others by what differs."""
+    first = data.isel(setting=0)
+    names = [
+        f"reference:\nL={int(first['levels'])} m={int(first['synonyms'])}\n"
+        f"P={float(first['multiples']):g} P*\nwidth {int(first['widths'])}"
+    ]
+    words = {
+        "levels": "L = {}",
+        "synonyms": "m = {}",
+        "multiples": "P =\n{:g} P*",
+        "widths": "width\n{}",
+        "extras": "{} layers\nmore",
+        "optimisers": "{}",
+    }
+    for position in range(1, data.sizes["setting"]):
+        here = data.isel(setting=position)
+        axis = str(here["axis"].values)
+        names.append(words[axis].format(here[axis].values.item()))
+    return names
+
+
+def headline(data: xr.Dataset) -> str:
+    """What the accuracies say of direct feedback, as a count."""
+    mean = data["test_accuracy"].mean("repetition")
+    solved = mean.sel(rule=BACKPROPAGATION) >= LEARNED
+    best = mean.sel(rule=list(DIRECT)).max("rule")
+    return (
+        f"Direct feedback stays below {LEARNED:g} in {int((best < LEARNED)[solved].sum())} of the "
+        f"{int(solved.sum())} settings that backpropagation solves"
+    )
+
+
+def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
+    """The published failure, setting by setting."""
+    data = datasets["rhm_feedback"]
+    mean = data["test_accuracy"].mean("repetition")
+    solved = mean.sel(rule=BACKPROPAGATION) >= LEARNED
+    names = np.array([text.replace("\n", " ") for text in setting_names(data)])
+    best = mean.sel(rule=list(DIRECT)).max("rule")
+    gap = mean.sel(rule=BACKPROPAGATION) - best
+    if not bool(solved.any()):
+        return [
+            Claim(
+                "all direct-feedback rules fail where backpropagation learns",
+                None,
+                f"backpropagation reaches at most "
+                f"{float(mean.sel(rule=BACKPROPAGATION).max()):.2f} here: nothing to compare",
+                "all fail (arXiv 2605.18557)",
+            )
+        ]
+    failing = (best < FAILED) & solved
+    listed = ", ".join(
+        f"{name}: {float(value):.2f}"
+        for name, value, relevant in zip(names, best, solved, strict=True)
+        if bool(relevant)
+    )
+    beats = bool((gap > 0).where(solved, True).all())
+    return [
+        Claim(
+            f"all direct-feedback rules fail (accuracy below {FAILED:g}) wherever backpropagation "
+            f"learns (above {LEARNED:g})",
+            bool(failing[solved].all()),
+            f"best direct-feedback rule {listed}",
+            "all fail (arXiv 2605.18557, no numbers known)",
+        ),
+        Claim(
+            "backpropagation is better than every direct-feedback rule in every setting that it "
+            "solves",
+            beats,
+            f"better by {float(gap[solved].min()):.2f} to {float(gap[solved].max()):.2f}",
+        ),
+        *(
+            Claim(
+                f"{rule}: fails (below {FAILED:g}) in every setting that backpropagation solves",
+                bool((mean.sel(rule=rule) < FAILED)[solved].all()),
+                f"{float(mean.sel(rule=rule)[solved].min()):.2f} to "
+                f"{float(mean.sel(rule=rule)[solved].max()):.2f}",
+                "fails (arXiv 2605.18557)",
+            )
+            for rule in DIRECT
+        ),
+    ]

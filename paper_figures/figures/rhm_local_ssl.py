@@ -1,0 +1,215 @@
+"""Layer-local self-supervised rules learn the hierarchy, and from how much data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from paper_figures.claims import Claim
+from paper_figures.look import panels, style
+
+INPUTS = ("rhm_local_ssl",)
+
+NEGLIGIBLE = 0.05
+SUPERVISED, UNTRAINED = "supervised backpropagation labels", "untrained"
+SHORT = {"test_accuracy": "(linear readout)", "hidden_accuracy": "(top layer refitted)"}
+COLORS = dict(
+    zip(("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins"), style.PALETTE, strict=False)
+)
+LINES: dict[tuple[str, str], tuple[Any, str]] = {
+    ("local", "views"): ("-", "o"),
+    ("end to end", "views"): ("--", "s"),
+    ("local", "fresh views"): (":", "^"),
+    ("local", "siblings"): ("-.", "D"),
+    ("local", "masked halves"): ((0, (1, 3)), "v"),
+}
+READOUTS = {
+    "test_accuracy": "linear readout of the top layer",
+    "hidden_accuracy": "readout with the top layer refitted",
+}
+
+
+def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
+    """One column for each grammar, one row for each readout."""
+    data = datasets["rhm_local_ssl"]
+    figure = Figure(figsize=(style.PAGE, 4.6))
+    grid = figure.subplots(2, data.sizes["grammar"], sharex=True, sharey=True, squeeze=False)
+    for number, (row, readout) in enumerate(zip(grid, READOUTS, strict=True)):
+        for axes, grammar in zip(row, data["grammar"].values, strict=True):
+            here = data[readout].sel(grammar=grammar)
+            # Supervised training brings a readout of its own.
+            here = here.where(here["rule"] != SUPERVISED, data["own_accuracy"].sel(grammar=grammar))
+            mean, half = style.interval(here, "repetition")
+            for rule in data["rule"].values:
+                color, line, marker, words = look(data.sel(rule=rule))
+                axes.errorbar(
+                    data["multiple"],
+                    mean.sel(rule=rule),
+                    half.sel(rule=rule),
+                    color=color,
+                    linestyle=line,
+                    marker=marker,
+                    markerfacecolor="none",
+                    linewidth=1,
+                    elinewidth=0.5,
+                    label=words,
+                )
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(data["multiple"].values, [f"{x:g}" for x in data["multiple"].values])
+            axes.minorticks_off()
+            axes.set_ylim(0, 1.05)
+            if number == 0:
+                axes.set_title(grammar + _note(grammar))
+            else:
+                axes.set_xlabel("data seen / (n m^L)")
+        row[0].set_ylabel(f"test accuracy\n{SHORT[readout]}")
+    panels.legend_below(figure, grid[0, 0], columns=3)
+    labelled = json.loads(data.attrs["config"])["num_labelled"]
+    panels.headline(
+        figure, f"What layer-local rules learn without labels (readouts: {labelled} other data)"
+    )
+    return panels.finish(figure, data)
+
+
+def look(rule: xr.Dataset) -> tuple[str, Any, str, str]:
+    """Color, line, marker and label of a rule."""
+    name = str(rule["rule"].values)
+    if name == SUPERVISED:
+        return style.PALETTE[6], "-", "*", "supervised backpropagation (the data are labelled)"
+    if name == UNTRAINED:
+        return "#999999", ":", "", "untrained network"
+    loss, credit, positives = (str(rule[key].values) for key in ("loss", "credit", "positives"))
+    line, marker = LINES[credit, positives]
+    return COLORS[loss], line, marker, f"{loss}, {credit}, {positives}"
+
+
+def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
+    """Data efficiency against supervised backpropagation; depth of credit; siblings; control."""
+    data = datasets["rhm_local_ssl"]
+    control = np.array([bool(_note(grammar)) for grammar in data["grammar"].values])
+    mean = data[list(READOUTS)].mean("repetition")
+    local = (data["credit"] == "local") & (data["positives"] == "views")
+    decided = []
+    if not control.all():
+        usual = mean.isel(grammar=~control)
+        taught = data["own_accuracy"].isel(grammar=~control).sel(rule=SUPERVISED)
+        for (readout, words), multiple in product(READOUTS.items(), data["multiple"].values):
+            rules = usual[readout].sel(rule=data["rule"][local], multiple=multiple)
+            gain = (rules - taught.mean("repetition").sel(multiple=multiple)).min("grammar")
+            decided.append(
+                Claim(
+                    f"from {multiple:g} n m^L data, views counted, every layer-local rule reads "
+                    f"out ({words}) no lower than supervised backpropagation of so many labels, "
+                    "within 0.02",
+                    bool((gain >= -0.02).all()),
+                    f"differences {_by_loss(gain)}; supervised "
+                    f"{float(taught.sel(multiple=multiple).mean()):.2f}",
+                    "as data-efficient (arXiv 2605.18557, no numbers known)",
+                )
+            )
+        untrained = usual["hidden_accuracy"].sel(rule=UNTRAINED)
+        lift = (usual["hidden_accuracy"].sel(rule=data["rule"][local]) - untrained).isel(
+            multiple=-1
+        )
+        decided.append(
+            Claim(
+                "every layer-local rule learns: at the largest number of data the refitted "
+                "readout is at least 0.2 above that of an untrained network",
+                bool((lift >= 0.2).all()),
+                _by_loss(lift.min("grammar")),
+                "they learn it (arXiv 2605.18557)",
+            )
+        )
+        for loss in _losses(data, "end to end", "views"):
+            near = usual["hidden_accuracy"].sel(rule=f"{loss} local views")
+            far = usual["hidden_accuracy"].sel(rule=f"{loss} end to end views")
+            gap = near - far
+            decided.append(
+                Claim(
+                    f"{loss} in every layer learns no less than the same loss backpropagated from "
+                    "the top (refitted readout, within 0.02)",
+                    bool((gap >= -0.02).all()),
+                    f"local minus end to end {float(gap.min()):+.2f} to {float(gap.max()):+.2f}",
+                )
+            )
+        for loss, positives in _alone(data):
+            rule = f"{loss} local {positives}"
+            linear, hidden = (usual[readout].sel(rule=rule) for readout in READOUTS)
+            decided.append(
+                Claim(
+                    f"{loss} from {positives} alone, without any side information, learns: "
+                    "refitted readout at least 0.2 above an untrained network at the largest "
+                    "number of data",
+                    bool((hidden - untrained).isel(multiple=-1).min() >= 0.2),
+                    f"refitted {float(hidden.isel(multiple=-1).min()):.2f}, untrained "
+                    f"{float(untrained.isel(multiple=-1).max()):.2f}, linear readout of the top "
+                    f"layer{', which has no siblings,' if positives == 'siblings' else ''} "
+                    f"{float(linear.isel(multiple=-1).min()):.2f}",
+                )
+            )
+    if control.any():
+        silent = data.isel(grammar=control)
+        alone = _alone(data)
+        silenced = [f"{loss} local {positives}" for loss, positives in alone]
+        gain = silent["hidden_accuracy"].sel(rule=silenced) - silent["hidden_accuracy"].sel(
+            rule=UNTRAINED
+        )
+        learned = silent["own_accuracy"].sel(rule=SUPERVISED).mean("repetition")
+        center, half = style.interval(gain.mean(["grammar", "multiple"]), "repetition")
+        decided.append(
+            Claim(
+                "negative control m = v^(s-1): rules without side information gain nothing over "
+                "an untrained network (95 % interval), supervised backpropagation learns",
+                _nothing(center, half) if float(learned.max()) > 0.9 else False,
+                "gain "
+                + ", ".join(
+                    f"{loss} from {positives} {float(center.sel(rule=rule)):+.2f} ± "
+                    f"{float(half.sel(rule=rule)):.2f}"
+                    for (loss, positives), rule in zip(alone, silenced, strict=True)
+                )
+                + f"; supervised {float(learned.max()):.2f}",
+                "no signal: the covariance of leaves is 0 (arXiv 2406.00048)",
+            )
+        )
+    return decided
+
+
+def _nothing(center: xr.DataArray, half: xr.DataArray) -> bool | None:
+    """Whether gains are none: all intervals below `NEGLIGIBLE`, or some above 0; else undecided."""
+    if bool((center - half > 0).any()):
+        return False
+    return True if bool((center + half < NEGLIGIBLE).all()) else None
+
+
+def _losses(data: xr.Dataset, credit: str, positives: str) -> list[str]:
+    chosen = (data["credit"] == credit) & (data["positives"] == positives)
+    return [str(loss) for loss in data["loss"].values[chosen.values]]
+
+
+def _alone(data: xr.Dataset) -> list[tuple[str, str]]:
+    """Losses and positives without side information: data alone, at most their tuples."""
+    return [
+        (loss, positives)
+        for positives in ("siblings", "masked halves")
+        for loss in _losses(data, "local", positives)
+    ]
+
+
+def _by_loss(values: xr.DataArray) -> str:
+    """Signed numbers over rules, in words."""
+    return ", ".join(
+        f"{str(rule).partition(' local')[0]} {float(values.sel(rule=rule)):+.2f}"
+        for rule in values["rule"].values
+    )
+
+
+def _note(grammar: str) -> str:
+    """Whether a grammar is the negative control."""
+    v, m, _ = (word.partition("=")[2] for word in grammar.split())
+    return "\n(control: leaves are independent)" if v == m else ""

@@ -1,0 +1,126 @@
+"""What the input-specific masks of backpropagation contribute to learning the hierarchy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from paper_figures.claims import Claim
+from paper_figures.figures.rhm_feedback import BACKPROPAGATION, LEARNED, setting_names
+from paper_figures.look import panels, style
+
+INPUTS = ("rhm_feedback",)
+
+# Error carried by the transposed weights or by random ones, each with and without masks.
+LOOKS = {
+    "backpropagation": (style.PALETTE[0], "o"),
+    "backpropagation, masks averaged over the batch": (style.PALETTE[5], "s"),
+    "backpropagation, masks removed": (style.PALETTE[2], "D"),
+    "feedback alignment": (style.PALETTE[1], "v"),
+    "feedback alignment, masks removed": (style.PALETTE[4], "^"),
+    "direct feedback alignment": (style.PALETTE[6], "x"),
+}
+HALF = 0.5
+
+
+def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
+    """Accuracies side by side, one group for each setting."""
+    data = datasets["rhm_feedback"]
+    figure = Figure(figsize=(style.PAGE, 3.2))
+    axes = figure.subplots()
+    mean, half = style.interval(data["test_accuracy"], "repetition")
+    places = np.arange(data.sizes["setting"])
+    for number, (rule, (color, marker)) in enumerate(LOOKS.items()):
+        axes.errorbar(
+            places + 0.12 * (number - 2.5),
+            mean.sel(rule=rule),
+            half.sel(rule=rule),
+            fmt=marker,
+            color=color,
+            markersize=4,
+            markerfacecolor="none",
+            elinewidth=0.8,
+            label=rule,
+        )
+    chance = 1 / json.loads(data.attrs["config"])["num_symbols"]
+    axes.axhline(chance, color="#777777", linewidth=0.8, linestyle=":")
+    axes.set_xticks(places, setting_names(data), size=6.5)
+    axes.set(ylim=(0, 1.05), ylabel="test accuracy", xlabel="what differs from the reference")
+    axes.set_xlim(-0.5, len(places) - 0.5)
+    panels.legend_below(figure, axes, columns=2)
+    masks, weights, _ = (float(each.mean()) for each in contributions(data))
+    panels.headline(
+        figure,
+        f"On average, removing the masks costs {masks:.2f} of accuracy, random weights on the way "
+        f"down {weights:.2f}",
+    )
+    return panels.finish(figure, data)
+
+
+def contributions(data: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """What removing masks and randomising weights cost in accuracy, and masks given back."""
+    mean = data["test_accuracy"].mean("repetition")
+    masks = mean.sel(rule=BACKPROPAGATION) - mean.sel(rule="backpropagation, masks removed")
+    weights = mean.sel(rule=BACKPROPAGATION) - mean.sel(rule="feedback alignment")
+    restored = mean.sel(rule="feedback alignment") - mean.sel(
+        rule="feedback alignment, masks removed"
+    )
+    return masks, weights, restored
+
+
+def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
+    """Whether missing masks explain the failure of direct feedback."""
+    data = datasets["rhm_feedback"]
+    mean = data["test_accuracy"].mean("repetition")
+    solved = (mean.sel(rule=BACKPROPAGATION) >= LEARNED).values
+    masks, weights, restored = contributions(data)
+    gap = mean.sel(rule=BACKPROPAGATION) - mean.sel(rule="direct feedback alignment")
+    if not solved.any():
+        return [
+            Claim(
+                "missing masks explain why direct feedback fails",
+                None,
+                f"backpropagation reaches at most "
+                f"{float(mean.sel(rule=BACKPROPAGATION).max()):.2f} here: nothing to explain",
+                "they do (arXiv 2605.18557)",
+            )
+        ]
+    return [
+        Claim(
+            "missing masks explain the failure: removing the downstream masks from "
+            "backpropagation costs at least half of the gap to direct feedback alignment, in "
+            "every setting that backpropagation solves",
+            bool((masks >= HALF * gap)[solved].all()),
+            f"masks cost {_range(masks, solved)}, the gap is {_range(gap, solved)}; at least half "
+            f"of it in: {_where(data, (masks >= HALF * gap).values & solved)}",
+            "they do (arXiv 2605.18557)",
+        ),
+        Claim(
+            "giving direct feedback the true masks restores it: feedback alignment with them "
+            f"reaches {LEARNED:g} in every setting that backpropagation solves",
+            bool((mean.sel(rule="feedback alignment") >= LEARNED)[solved].all()),
+            f"{_range(mean.sel(rule='feedback alignment'), solved)}; the masks give "
+            f"{_range(restored, solved, '+')}",
+        ),
+        Claim(
+            "random weights on the way down cost more than missing masks, in every setting that "
+            "backpropagation solves",
+            bool((weights > masks)[solved].all()),
+            f"random weights cost {_range(weights, solved)}, missing masks {_range(masks, solved)}",
+        ),
+    ]
+
+
+def _where(data: xr.Dataset, chosen: NDArray[np.bool_]) -> str:
+    names = [name.replace("\n", " ") for name in setting_names(data)]
+    return ", ".join(name for name, here in zip(names, chosen, strict=True) if here) or "none"
+
+
+def _range(values: xr.DataArray, where: NDArray[np.bool_], sign: str = "") -> str:
+    chosen = values.values[where]
+    return f"{chosen.min():{sign}.2f} to {chosen.max():{sign}.2f}"

@@ -1,0 +1,2 @@
+from . import panels as panels, style as style, training_panels as training_panels
+from .style import PAGE as PAGE, PALETTE as PALETTE

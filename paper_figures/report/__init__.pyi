@@ -1,0 +1,1 @@
+from . import contents as contents, sources as sources

@@ -1,0 +1,209 @@
+"""The report: every figure with the claims it tests, where its numbers come from, and how."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from linlocal.analysis.results import PRESETS, Address
+from paper_figures import claims, registry
+from paper_figures.claims import Verdict
+from paper_figures.report import page as report_page, sources as drawing
+
+TITLE = "linlocal: every figure, every claim"
+VERDICTS = get_args(Verdict)
+# Where a figure belongs; what is not named here is our own.
+PAPERS = {
+    "A. Local self-supervised learning against backpropagation (arXiv 2601.21683)": (
+        "linear_alignment",
+        "narrowing",
+        "linear_cnn",
+        "trained_mlp",
+        "trained_cnn",
+        "local_rules_table",
+        "alignment_accuracy",
+        "cosines_in_training",
+        "training_cost",
+    ),
+    "B. Local rules on the Random Hierarchy Model (arXiv 2605.18557, 2307.02129, 2406.00048)": (
+        "rhm_covariances",
+        "rhm_sample_complexity",
+        "rhm_feedback",
+        "rhm_masks",
+        "rhm_local_ssl",
+        "rhm_representations",
+    ),
+    "C. Blockwise self-supervised learning (arXiv 2302.01647)": (
+        "blockwise_ssl",
+        "blockwise_robustness",
+    ),
+}
+OWN = "Our own"
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One figure of the report.
+
+    Attributes:
+        name: of the figure.
+        caption: what it shows.
+        claims: as recorded in ``claims.json``; none if it is missing.
+        runs: for each result that it shows, labels and what they say.
+        commands: lines for the shell that make it, in their order.
+        larger: those that draw it from results of larger presets which lie in the same folder.
+        pictures: its files by suffix; none if it is missing.
+    """
+
+    name: str
+    caption: str
+    claims: Sequence[Mapping[str, Any]]
+    runs: Sequence[Mapping[str, str]]
+    commands: Sequence[str]
+    larger: Sequence[str]
+    pictures: Mapping[str, Path]
+
+    def count(self, verdict: str) -> int:
+        """How many of its claims have this verdict."""
+        return sum(claim["verdict"] == verdict for claim in self.claims)
+
+
+def write(
+    out: Path, preset: str, seed: int, results: Path, missing: Collection[str] = ()
+) -> tuple[Path, Path]:
+    """Write ``report.html``, readable on its own, and ``report.md`` beside the pictures.
+
+    Args:
+        out: folder of the figures and their ``claims.json``.
+        preset: size of the runs.
+        seed: of the runs.
+        results: their folder.
+        missing: figures that could not be drawn now, whatever lies in the folder.
+
+    Returns:
+        The paths of page and text.
+    """
+
+    def draw(name: str, preset: str, out: Path) -> str:
+        folders = f"--results {shlex.quote(str(results))} --out {shlex.quote(str(out))}"
+        return f"python -m paper_figures {name} --preset {preset} --seed {seed} {folders}"
+
+    known = claims.entries(out)
+    exhibits = {}
+    for name in registry.NAMES:
+        module = registry.load(name)
+        addresses = {
+            size: [Address(each, size, seed, results) for each in module.INPUTS] for size in PRESETS
+        }
+        larger = [
+            size
+            for size in PRESETS[PRESETS.index(preset) + 1 :]
+            if all(address.path.exists() for address in addresses[size])
+        ]
+        entry = known.get(name, {}) if name not in missing else {}
+        exhibits[name] = Exhibit(
+            name=name,
+            caption=registry.caption(module),
+            claims=entry.get("claims", []),
+            runs=[_run(each) for each in entry.get("inputs", [])],
+            commands=[*map(drawing.command, addresses[preset]), draw(name, preset, out)],
+            larger=[draw(name, size, out / size) for size in larger],
+            pictures={Path(file).suffix: out / file for file in entry.get("pictures", {})},
+        )
+    paper = {name: title for title, names in PAPERS.items() for name in names}
+    groups = {
+        title: [each for name, each in exhibits.items() if paper.get(name, OWN) == title]
+        for title in (*PAPERS, OWN)
+    }
+    groups = {title: group for title, group in groups.items() if group}
+    drawn_with = {
+        f"{package} {number}"
+        for name in exhibits.keys() - set(missing)
+        for package, number in known.get(name, {}).get("drawn with", {}).items()
+    }
+    preface = [
+        f"Runs of preset {preset} with seed {seed}. A verdict is what a check on the saved "
+        "numbers said: “open” means that intervals do not decide, or that data or hardware are "
+        "lacking. Where the published data differ from ours, so may the verdicts.",
+        "Below each figure stand the result files that its numbers come from, with the first 12 "
+        "digits of their SHA-256, and the commands that make them; `python` is the interpreter "
+        "of the environment `.venv`. `python -m experiments verify` computes some of the files "
+        f"again and compares. Drawn with {', '.join(sorted(drawn_with)) or 'nothing yet'}.",
+    ]
+    page, text = out / "report.html", out / "report.md"
+    out.mkdir(parents=True, exist_ok=True)
+    claims.replace_text(page, report_page.render(TITLE, preface, groups, VERDICTS))
+    claims.replace_text(text, _markdown(preface, groups))
+    return page, text
+
+
+def _run(stored: Mapping[str, Any]) -> dict[str, str]:
+    """Where the numbers of one result come from, as labels and text."""
+    machine = stored["hardware"]
+    hardware = [str(machine["processor"]), f"{machine['cores']} cores"]
+    hardware += [f"{machine['memory_gib']} GiB"] if "memory_gib" in machine else []
+    hardware += [str(machine[key]) for key in ("accelerator", "machine") if key in machine]
+    commit, dash, local = stored["commit"].partition("-")
+    return {
+        "result": stored["file"],
+        "SHA-256": stored["sha256"][:12],
+        "run": f"preset {stored['preset']}, seed {stored['seed']}",
+        "parameters": _listed(stored["config"]),
+        "made": f"{stored['date'] or 'date not recorded'}, in {_duration(stored['duration_s'])}",
+        "hardware": ", ".join(hardware),
+        "commit": f"{commit[:12]}{dash}{local}, code {stored['code']}",
+        "versions": _listed(stored["packages"]),
+    }
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Three digits are enough: 6.48 s, 8 min 48 s, 1 h 24 min."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = seconds / 60
+    if minutes < 60:
+        return f"{int(minutes)} min {int(seconds) % 60} s"
+    return f"{int(minutes / 60)} h {int(minutes) % 60} min"
+
+
+def _markdown(preface: Sequence[str], groups: Mapping[str, Sequence[Exhibit]]) -> str:
+    lines = [f"# {TITLE}", "", *(line for part in preface for line in (part, ""))]
+    lines += [f"| figure | {' | '.join(VERDICTS)} |", f"|---|{'---:|' * len(VERDICTS)}"]
+    exhibits = [each for group in groups.values() for each in group]
+    for each in exhibits:
+        counts = [each.count(verdict) for verdict in VERDICTS]
+        cells = counts if each.pictures else ["missing", "", ""]
+        lines.append(f"| [{each.name}](#{each.name}) | {' | '.join(map(str, cells))} |")
+    totals = [sum(each.count(verdict) for each in exhibits) for verdict in VERDICTS]
+    lines += [f"| all | {' | '.join(map(str, totals))} |", ""]
+    for title, group in groups.items():
+        lines += [f"## {title}", ""]
+        for each in group:
+            lines += [f"### {each.name}", "", each.caption, ""]
+            if each.pictures:
+                picture = each.pictures[".png"].name
+                lines += [f"![{each.caption}]({picture})", "", *claims.table(each.claims), ""]
+            else:
+                lines += ["**Missing.** Make it with the commands:", ""]
+            for run in each.runs:
+                lines += [*(f"- {label}: {text}" for label, text in run.items()), ""]
+            lines += [*(f"    {command}" for command in each.commands), ""]
+            if each.larger:
+                lines += [
+                    report_page.LARGER,
+                    "",
+                    *(f"    {line}" for line in each.larger),
+                    "",
+                ]
+    return "\n".join(lines)
