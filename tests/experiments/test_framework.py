@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from experiments.__main__ import app
 from experiments.runner import Parts, Sweep, registry
 from linlocal.analysis import results
-from linlocal.analysis.results import Provenance
+from linlocal.analysis.results import Provenance, provenance as provenance_module
 
 
 @pytest.fixture
