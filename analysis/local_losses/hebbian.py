@@ -81,9 +81,8 @@ def gates(u: Tensor, score: Score, negatives: Negatives) -> Tensor:
 
 def _dendritic_prediction(here: Tensor, loss: ScoredPairs, score: Score, top: Tensor) -> Tensor:
     """The gated P^T B P' c of every anchor, in the shape of the map ``here``."""
-    parts = [
-        gates(z @ sent.T, score, loss.negatives) @ sent for z, sent in loss.directions(here, top)
-    ]
+    z, sent = loss.directions(here, top)
+    parts = [gates(a @ b.T, score, loss.negatives) @ b for a, b in zip(z, sent, strict=True)]
     rows, columns = (loss.pool.along(n).to(here) for n in here.shape[2:])
     pooled = torch.cat(parts).view(len(here), here.shape[1], len(rows), len(columns))
     return torch.einsum("ncrs,rh,sw->nchw", pooled, rows, columns)

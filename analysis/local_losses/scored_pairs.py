@@ -11,7 +11,7 @@ B, or have one each (as in `linlocal`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from linlocal.analysis.local_losses.contract import LocalLoss, views_of
 from linlocal.analysis.local_losses.pooling import Pool
 from linlocal.analysis.local_losses.projections import Projection
-from linlocal.autodiff import pair_formula
+from linlocal.autodiff import pair_formula, summed
 from linlocal.losses import PairLoss
 
 Negatives = Literal["next", "all"]
@@ -105,26 +105,34 @@ class ScoredPairs(LocalLoss):
         return (error - global_error.detach()).square().sum()
 
     def _pairs_loss(self, here: Tensor, top: Tensor | None, through_projections: bool) -> Tensor:
-        losses = []
-        for z, sent in self.directions(here, top):
-            # The context is detached, so the projection is all that this detaches.
-            sent = sent if through_projections else sent.detach()
-            losses.append(self.formula(*pair_scores(z, sent, self.negatives)))
-        return torch.stack(losses).sum()
+        z, sent = self.directions(here, top)
+        # The context is detached, so the projection is all that this detaches.
+        sent = sent if through_projections else sent.detach()
+        return summed(self.formula, *pair_scores(z, sent, self.negatives))
 
-    def directions(self, here: Tensor, top: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pooled anchors P z and what their references send them, B P' c: (N, features) each."""
-        z = views_of(self.pool(here))
+    def directions(self, here: Tensor, top: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Pooled anchors P z of both directions, and what their references send them, B P' c.
+
+        Returns:
+            (2, N, features) each; the first direction has the first view as anchors.
+        """
+        z = stacked_views(self.pool(here))
         # Detached before it is pooled, so that no graph of the context is built.
         contexts = ((cast(Tensor, top) if onto_top else here, p) for onto_top, p in self.contexts)
-        seen = [views_of(p(c.detach())) for c, p in contexts]
-        for anchor, reference in ((0, 1), (1, 0)):
-            if not self.projections:
-                yield z[anchor], seen[0][reference]
-                continue
-            directed = cast(nn.ModuleList, self.projections[anchor % len(self.projections)])
-            sent = [b(c[reference]) for b, c in zip(directed, seen, strict=True)]
-            yield z[anchor], torch.stack(sent).sum(0) if len(sent) > 1 else sent[0]
+        seen = [stacked_views(p(c.detach())) for c, p in contexts]
+        if not self.projections:
+            return z, seen[0].flip(0)
+        by_context = zip(*(cast(nn.ModuleList, each) for each in self.projections), strict=True)
+        sent = [_sent(projections, c) for projections, c in zip(by_context, seen, strict=True)]
+        return z, torch.stack(sent).sum(0) if len(sent) > 1 else sent[0]
+
+
+def _sent(projections: Sequence[nn.Module], c: Tensor) -> Tensor:
+    """B c for both directions, in which the other view is the reference; (2, N, context)."""
+    if len(projections) == 1:  # shared, so all at once
+        sent: Tensor = projections[0](c.flatten(0, 1))
+        return sent.view(2, -1, sent.shape[1]).flip(0)
+    return torch.stack([b(c[reference]) for b, reference in zip(projections, (1, 0), strict=True)])
 
 
 def check_negatives(negatives: str) -> None:
@@ -137,23 +145,30 @@ def pair_scores(z: Tensor, sent: Tensor, negatives: Negatives) -> tuple[Tensor, 
     """u = z . (B c) of every reference with its own anchor and with those of other samples.
 
     Args:
-        z: (samples, features) anchors.
-        sent: (samples, features) B c of the references.
+        z: (directions, samples, features) anchors.
+        sent: (directions, samples, features) B c of the references.
         negatives: "next": the anchor of the next sample (cyclic); "all": those of all others.
 
     Returns:
-        (samples,) positive and (samples, negatives) negative scores, in float32 or wider.
+        (directions, samples) positive and (directions, samples, negatives) negative scores, in
+        float32 or wider.
     """
     wide = torch.promote_types(z.dtype, torch.float32)
     z, sent = z.to(wide), sent.to(wide)
-    positive = (z * sent).sum(1)
+    positive = (z * sent).sum(2)
     if negatives == "next":
-        return positive, (z.roll(-1, 0) * sent).sum(1, keepdim=True)
+        return positive, (z.roll(-1, 1) * sent).sum(2, keepdim=True)
     with torch.autocast(z.device.type, enabled=False):
-        return positive, without_diagonal(sent @ z.T)
+        return positive, without_diagonal(sent @ z.transpose(1, 2))
 
 
 def without_diagonal(k: Tensor) -> Tensor:
-    """(n, n) to (n, n - 1): each row without its entry on the diagonal."""
-    n = len(k)
-    return k.flatten()[1:].view(n - 1, n + 1)[:, :-1].reshape(n, n - 1)
+    """(directions, n, n) to (directions, n, n - 1): each row without its entry on the diagonal."""
+    n = k.shape[1]
+    return k.flatten(1)[:, 1:].view(-1, n - 1, n + 1)[:, :, :-1].reshape(-1, n, n - 1)
+
+
+def stacked_views(here: Tensor) -> Tensor:
+    """(2N, features) to (2, N, features); raises as `views_of`."""
+    first, _ = views_of(here)
+    return here.view(2, *first.shape)

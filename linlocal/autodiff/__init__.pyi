@@ -2,6 +2,7 @@ from .pairs import (
     PairFormula as PairFormula,
     goodness_formula as goodness_formula,
     pair_formula as pair_formula,
+    summed as summed,
 )
 from .projection import MAX_ENTRIES as MAX_ENTRIES, optimal_projection as optimal_projection
 from .scores import Elementwise as Elementwise, score_formula as score_formula, slope as slope

@@ -44,6 +44,20 @@ def pair_formula(loss: PairLoss) -> PairFormula:
     return NumpyPairLoss(loss) if known is None else partial(known, loss)
 
 
+def summed(formula: PairFormula, positive: Tensor, negative: Tensor) -> Tensor:
+    """The sum of a loss of scored pairs over view directions.
+
+    Args:
+        formula: of `pair_formula`.
+        positive: (directions, references).
+        negative: (directions, references, negatives).
+    """
+    if isinstance(formula, NumpyPairLoss):
+        return torch.stack([formula(p, n) for p, n in zip(positive, negative, strict=True)]).sum()
+    # The named losses are means over references, so all directions are judged in one call.
+    return len(positive) * formula(positive.flatten(), negative.flatten(0, 1))
+
+
 def goodness_formula(loss: Goodness) -> Callable[[Tensor, Tensor], Tensor]:
     """Goodness in torch: a function of the goodness of good samples and of that of bad ones."""
     formula = pair_formula(TypeTwo(loss.score))
