@@ -55,7 +55,7 @@ clean: ## remove .venv and caches; results/ and figures/ stay
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BASE): EXTRA := [sweep,train,vision]
+$(BASE): EXTRA := [experiments,sweep,vision]
 $(DEV): EXTRA := [dev]
 $(BASE) $(DEV): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linlocal needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ": make $(MAKECMDGOALS) PYTHON=/path/to/python3.11")'

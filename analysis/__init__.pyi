@@ -1,4 +1,6 @@
 from . import (
+    alignment as alignment,
+    explore as explore,
     hierarchy as hierarchy,
     local_losses as local_losses,
     probing as probing,

@@ -12,10 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from linlocal import DeepLinear, DeepReLU, Pairs, compare, rules
+from linlocal.doors import missing_explained
 from linlocal.networks import Network
+
+with missing_explained(__name__):
+    from matplotlib.figure import Figure
 
 RULES = {"same layer": rules.CLAPP, "direct feedback": rules.CLAPP_DFB, "both": rules.CLAPP_BOTH}
 SCORES = ("linear", "softplus", "hinge")

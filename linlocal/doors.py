@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lazy_loader
 
 Door = tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]
 
-# Which extra of `pip install 'linlocal[EXTRA]'` brings a module.
+# Which extra of `pip install 'linlocal[EXTRA]'` brings a library; None: linlocal itself does.
 EXTRAS = {
+    "sympy": None,
     "torch": "torch",
     "tqdm": "torch",
-    "sklearn": "torch",
     "matplotlib": "plots",
     "hypothesis": "testing",
     "lightning_fabric": "train",
@@ -23,6 +24,9 @@ EXTRAS = {
     "timm": "vision",
     "distributed": "sweep",
     "ipywidgets": "notebooks",
+    "sklearn": "experiments",
+    "PIL": "experiments",
+    "typer": "experiments",
 }
 
 
@@ -37,42 +41,45 @@ def lazily(package: str, file: str) -> Door:
         file: its ``__file__``.
 
     Raises:
-        ImportError: on use of a name, when a library is missing; the message names the extra.
+        ModuleNotFoundError: on use of a name, when a library is missing; the message names the
+            extra that brings it.
     """
     load, names, everything = lazy_loader.attach_stub(package, file)
 
     def attribute(name: str) -> Any:
-        try:
+        if name not in everything:
+            # With name and obj, Python adds what else could have been meant.
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}",
+                name=name,
+                obj=sys.modules.get(package),
+            )
+        with missing_explained(f"{package}.{name}"):
             return load(name)
-        except ModuleNotFoundError as error:
-            raise explained(error, f"{package}.{name}") from error
 
     return attribute, names, everything
 
 
-def needs(module: str, who: str) -> None:
-    """Import a library that only some parts of the package use.
+@contextmanager
+def missing_explained(who: str) -> Iterator[None]:
+    """Inside it, a library that is missing is reported with the command that installs it.
 
     Args:
-        module: the library.
-        who: needs it, for the message.
+        who: needs the library, for the message. Where several are inside each other, the outermost
+            is named: that is what the user wrote.
 
     Raises:
-        ImportError: it is missing; the message names the extra that brings it.
+        ModuleNotFoundError: a library of `EXTRAS` is missing.
     """
     try:
-        importlib.import_module(module)
+        yield
     except ModuleNotFoundError as error:
-        raise explained(error, who) from error
-
-
-def explained(error: ModuleNotFoundError, who: str) -> ImportError:
-    """The same error with the extra that brings the missing module, if one does."""
-    missing = (error.name or "").split(".")[0]
-    if missing not in EXTRAS:
-        return error
-    return ImportError(
-        f"{who} needs {missing}, which is not installed: "
-        f"pip install 'linlocal[{EXTRAS[missing]}]'.",
-        name=missing,
-    )
+        missing = (error.name or "").split(".")[0]
+        # A library that is there but lacks a part has been imported; no extra helps.
+        if missing not in EXTRAS or sys.modules.get(missing) is not None:
+            raise
+        extra = EXTRAS[missing]
+        target = "linlocal" if extra is None else f"'linlocal[{extra}]'"
+        raise ModuleNotFoundError(
+            f"{who} needs {missing}, which is not installed: pip install {target}", name=missing
+        ) from (error.__cause__ or error)

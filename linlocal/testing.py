@@ -19,15 +19,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
 from linlocal import inputs, losses, rules
+from linlocal.doors import missing_explained
 from linlocal.losses import Score, scores
 from linlocal.networks import DeepLinear, DeepReLU, Network
 from linlocal.pairs import Pairs
 from linlocal.rhm import RandomHierarchyModel
 from linlocal.rules import Penalty, Rule
+
+with missing_explained(__name__):
+    from hypothesis import strategies as st
 
 Array = NDArray[np.float64]
 Range = tuple[int, int]

@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
 
 from paper_figures.claims import Claim
-from paper_figures.figures.blockwise_ssl import BASE, END_TO_END, UNTRAINED, bounds, difference
 from paper_figures.look import panels, style
 
 INPUTS = ("blockwise_ssl",)
+
+BASE, END_TO_END = "Barlow Twins, simultaneous", "Barlow Twins, end to end"
+UNTRAINED = "untrained"
 
 PUBLISHED = "ImageNet-C, measured in arXiv 2302.01647, numbers not public to us"
 DIFFERENCE = "here the same types of corruption but frost, made on small RHM images"
@@ -45,7 +47,9 @@ def _result(data: xr.Dataset) -> str:
     """What the headline says: the accuracy on corrupted images, and what noise does to it."""
     harmed = _harmed(data)
     base, noisy, whole = (float(harmed.sel(variant=name).mean()) for name in list(LABELS)[:3])
-    low, high = bounds(harmed.sel(variant=NOISE.format("channel")) - harmed.sel(variant=BASE))
+    low, high = panels.bounds(
+        harmed.sel(variant=NOISE.format("channel")) - harmed.sel(variant=BASE)
+    )
     verdict = "helps" if low > 0 else "harms" if high < 0 else "undecided"
     return (
         f"Corrupted images: {base:.2f} blockwise, {noisy:.2f} with noise, {whole:.2f} end to end; "
@@ -107,7 +111,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             f"in {int(falls.sum())} of {len(trained)} variants; blockwise "
             f"{panels.numbers(accuracy.sel(variant=BASE).mean('repetition'))} at severities 0 to 5",
         ),
-        difference(
+        panels.difference(
             harmed,
             BASE,
             END_TO_END,
@@ -116,7 +120,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             least=-0.05,
             published=published,
         ),
-        difference(
+        panels.difference(
             harmed - clean,
             BASE,
             END_TO_END,
@@ -126,7 +130,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             published=published,
         ),
         *(
-            difference(
+            panels.difference(
                 harmed,
                 NOISE.format(spread),
                 BASE,

@@ -47,7 +47,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 def _result(data: xr.Dataset) -> str:
     """What the headline says: the last block, blockwise against end to end."""
     top = data["accuracy"].isel(layer=-1)
-    low, high = bounds(top.sel(variant=BASE) - top.sel(variant=END_TO_END))
+    low, high = panels.bounds(top.sel(variant=BASE) - top.sel(variant=END_TO_END))
     local, whole = (float(top.sel(variant=name).mean()) for name in (BASE, END_TO_END))
     verdict = "better" if low > 0 else "worse" if high < 0 else "not shown to differ"
     return (
@@ -123,7 +123,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     for loss in dict.fromkeys(data["loss"].values.tolist()):
         local, whole = (f"{loss}, {order}" for order in ("simultaneous", "end to end"))
         decided.append(
-            difference(
+            panels.difference(
                 top,
                 local,
                 UNTRAINED,
@@ -133,7 +133,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             )
         )
     decided.append(
-        difference(
+        panels.difference(
             top,
             BASE,
             END_TO_END,
@@ -143,7 +143,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         )
     )
     decided.append(
-        difference(
+        panels.difference(
             top,
             "Barlow Twins, simultaneous, noise per channel",
             BASE,
@@ -153,7 +153,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         )
     )
     decided.extend(
-        difference(
+        panels.difference(
             top,
             BASE,
             f"{BASE}, {words}",
@@ -164,7 +164,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         for words in ("local pooling", "global pooling")
     )
     decided.append(
-        difference(
+        panels.difference(
             top,
             BASE,
             "Barlow Twins, sequential",
@@ -175,33 +175,6 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         )
     )
     return decided
-
-
-def difference(
-    values: xr.DataArray, better: str, worse: str, text: str, least: float, published: str
-) -> Claim:
-    """That a paired difference is above ``least``; open where its 95 % interval holds both.
-
-    Args:
-        values: over variant and repetition.
-        better: name of the variant that should have the larger ones.
-        worse: name of the other.
-        text: the claim.
-        least: what the difference must exceed.
-        published: what is known of it.
-    """
-    low, high = bounds(values.sel(variant=better) - values.sel(variant=worse))
-    holds = True if low > least else False if high <= least else None
-    measured = " against ".join(
-        f"{float(values.sel(variant=v).mean()):.3f}" for v in (better, worse)
-    )
-    return Claim(text, holds, f"{measured}, difference {low:+.3f} to {high:+.3f}", published)
-
-
-def bounds(values: xr.DataArray) -> tuple[float, float]:
-    """The 95 % interval over repetitions; NaN for a single one."""
-    mean, half = style.interval(values, "repetition")
-    return float(mean - half), float(mean + half)
 
 
 def _names(data: xr.Dataset) -> list[str]:

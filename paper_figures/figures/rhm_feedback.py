@@ -9,11 +9,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.look import feedback_settings as settings, panels, style
 
 INPUTS = ("rhm_feedback",)
 
-LEARNED, FAILED = 0.9, 0.5
+LEARNED, FAILED = settings.LEARNED, 0.5
 BACKPROPAGATION = "backpropagation"
 DIRECT = (
     "direct feedback alignment",
@@ -56,33 +56,11 @@ def heatmap(figure: Figure, axes: object, data: xr.Dataset, rules: list[str]) ->
                 color="black" if value > 0.55 else "white",
             )
     axes.set_yticks(range(len(rules)), rules)
-    axes.set_xticks(range(data.sizes["setting"]), setting_names(data), size=6.5)
+    axes.set_xticks(range(data.sizes["setting"]), settings.names(data), size=6.5)
     axes.set_xlabel("what differs from the reference", size=7)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="test accuracy", fraction=0.03)
-
-
-def setting_names(data: xr.Dataset) -> list[str]:
-    """The reference in full, the others by what differs."""
-    first = data.isel(setting=0)
-    names = [
-        f"reference:\nL={int(first['levels'])} m={int(first['synonyms'])}\n"
-        f"P={float(first['multiples']):g} P*\nwidth {int(first['widths'])}"
-    ]
-    words = {
-        "levels": "L = {}",
-        "synonyms": "m = {}",
-        "multiples": "P =\n{:g} P*",
-        "widths": "width\n{}",
-        "extras": "{} layers\nmore",
-        "optimisers": "{}",
-    }
-    for position in range(1, data.sizes["setting"]):
-        here = data.isel(setting=position)
-        axis = str(here["axis"].values)
-        names.append(words[axis].format(here[axis].values.item()))
-    return names
 
 
 def headline(data: xr.Dataset) -> str:
@@ -101,7 +79,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     data = datasets["rhm_feedback"]
     mean = data["test_accuracy"].mean("repetition")
     solved = mean.sel(rule=BACKPROPAGATION) >= LEARNED
-    names = np.array([text.replace("\n", " ") for text in setting_names(data)])
+    names = np.array([text.replace("\n", " ") for text in settings.names(data)])
     best = mean.sel(rule=list(DIRECT)).max("rule")
     gap = mean.sel(rule=BACKPROPAGATION) - best
     if not bool(solved.any()):

@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from paper_figures.claims import Claim
-from paper_figures.figures.rhm_feedback import BACKPROPAGATION, LEARNED, setting_names
-from paper_figures.look import panels, style
+from paper_figures.look import feedback_settings as settings, panels, style
 
 INPUTS = ("rhm_feedback",)
+
+LEARNED = settings.LEARNED
+BACKPROPAGATION = "backpropagation"
 
 # Error carried by the transposed weights or by random ones, each with and without masks.
 LOOKS = {
@@ -49,7 +51,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         )
     chance = 1 / json.loads(data.attrs["config"])["num_symbols"]
     axes.axhline(chance, color="#777777", linewidth=0.8, linestyle=":")
-    axes.set_xticks(places, setting_names(data), size=6.5)
+    axes.set_xticks(places, settings.names(data), size=6.5)
     axes.set(ylim=(0, 1.05), ylabel="test accuracy", xlabel="what differs from the reference")
     axes.set_xlim(-0.5, len(places) - 0.5)
     panels.legend_below(figure, axes, columns=2)
@@ -117,7 +119,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 
 
 def _where(data: xr.Dataset, chosen: NDArray[np.bool_]) -> str:
-    names = [name.replace("\n", " ") for name in setting_names(data)]
+    names = [name.replace("\n", " ") for name in settings.names(data)]
     return ", ".join(name for name, here in zip(names, chosen, strict=True) if here) or "none"
 
 

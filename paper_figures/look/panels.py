@@ -106,6 +106,33 @@ def raises(
     return Claim(text, bool(wins.all()), measured, published)
 
 
+def difference(
+    values: xr.DataArray, better: str, worse: str, text: str, least: float, published: str
+) -> Claim:
+    """That a paired difference is above ``least``; open where its 95 % interval holds both.
+
+    Args:
+        values: over variant and repetition.
+        better: name of the variant that should have the larger ones.
+        worse: name of the other.
+        text: the claim.
+        least: what the difference must exceed.
+        published: what is known of it.
+    """
+    low, high = bounds(values.sel(variant=better) - values.sel(variant=worse))
+    holds = True if low > least else False if high <= least else None
+    measured = " against ".join(
+        f"{float(values.sel(variant=v).mean()):.3f}" for v in (better, worse)
+    )
+    return Claim(text, holds, f"{measured}, difference {low:+.3f} to {high:+.3f}", published)
+
+
+def bounds(values: xr.DataArray) -> tuple[float, float]:
+    """The 95 % interval over repetitions; NaN for a single one."""
+    mean, half = style.interval(values, "repetition")
+    return float(mean - half), float(mean + half)
+
+
 def span(layers: xr.DataArray) -> str:
     """First and last layer, as in "1-5"."""
     return f"{int(layers[0])}-{int(layers[-1])}"

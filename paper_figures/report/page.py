@@ -6,10 +6,8 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from paper_figures.report.contents import Exhibit
+from paper_figures.report.exhibit import Exhibit
 
 LARGER = "The results of a larger run are there, too. To draw them:"
 

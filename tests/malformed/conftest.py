@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = tuple(str(ROOT / p) for p in ("linlocal", "analysis", "experiments", "paper_figures"))
+# The instruments are in linlocal, too.
+OURS = tuple(str(ROOT / name) for name in ("linlocal", "experiments", "paper_figures"))
 
 
 @pytest.fixture
