@@ -41,6 +41,8 @@ def window(
 
     def after(position: int) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, Tensor):
+                return look(position, output)
             z, rest = _first(output, blocks[position].name, tuples)
             replaced = look(position, z)
             return None if replaced is None else rest(replaced)
@@ -237,9 +239,7 @@ def disorder(blocks: Sequence[Block], ran: Sequence[str]) -> str:
 
 
 def _first(output: Any, name: str, tuples: bool) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The tensor of an output, and the output with another one in its place."""
-    if isinstance(output, Tensor):
-        return output, lambda z: z
+    """The tensor that a tuple begins with, and the tuple with another one in its place."""
     begins = isinstance(output, tuple | list) and output and isinstance(output[0], Tensor)
     if tuples and begins:
 

@@ -23,7 +23,7 @@ from experiments.training.hierarchies import (
 from linlocal import losses
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.local_losses import CLAPP, LocalLoss, LocalRule, Shape, Views, on_network
-from linlocal.analysis.training import GlobalTrainer, LocalTrainer
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
 from linlocal.rhm import RandomHierarchyModel, Trees, trees
 from linlocal.rules import Rule
 from linlocal.seeds import stream
@@ -166,14 +166,17 @@ def fit_pairs(
     # A single position has no sibling.
     depth = len(net.layers) - 1 if siblings else len(net.layers)
     rng = stream("pairs", seed)
-    trainer = (LocalTrainer if local else GlobalTrainer)(
-        net,
-        [f"layers.{l}" for l in range(depth)],
-        _OnRows(rule, siblings, rng),
-        shape=(source.rhm.num_leaves, source.rhm.num_symbols),
-        optimiser=recipe.optimise,
-        fabric=fabric_on(torch.device("cpu")),
-        seed=seed,
+    names, built = [f"layers.{l}" for l in range(depth)], _OnRows(rule, siblings, rng)
+    options: dict[str, Any] = {
+        "shape": (source.rhm.num_leaves, source.rhm.num_symbols),
+        "optimiser": recipe.optimise,
+        "fabric": fabric_on(torch.device("cpu")),
+        "seed": seed,
+    }
+    trainer: Trainer = (
+        LocalTrainer(net, names, built, one_pass=True, **options)
+        if local
+        else GlobalTrainer(net, names, built, **options)
     )
     data = source.stored() if source.positives != "fresh views" else []
     net.train()
