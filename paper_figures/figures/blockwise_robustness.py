@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
 
 from paper_figures.claims import Claim
-from paper_figures.figures.blockwise_ssl import BASE, END_TO_END, UNTRAINED, bounds, difference
-from paper_figures.look import panels, style
+from paper_figures.look import blockwise, comparisons, panels, style
 
 INPUTS = ("blockwise_ssl",)
 
@@ -20,10 +19,10 @@ PUBLISHED = "ImageNet-C, measured in arXiv 2302.01647, numbers not public to us"
 DIFFERENCE = "here the same types of corruption but frost, made on small RHM images"
 NOISE = "Barlow Twins, simultaneous, noise per {}"
 LABELS = {
-    BASE: "blockwise",
+    blockwise.BASE: "blockwise",
     NOISE.format("channel"): "blockwise, noise per channel",
-    END_TO_END: "end to end",
-    UNTRAINED: "untrained",
+    blockwise.END_TO_END: "end to end",
+    blockwise.UNTRAINED: "untrained",
 }
 LINES: dict[str, LineStyleType] = dict(zip(LABELS, ("-", "-", "--", "-."), strict=True))
 COLORS = dict(zip(LABELS, (*style.PALETTE[:3], "#999999"), strict=True))
@@ -45,7 +44,9 @@ def _result(data: xr.Dataset) -> str:
     """What the headline says: the accuracy on corrupted images, and what noise does to it."""
     harmed = _harmed(data)
     base, noisy, whole = (float(harmed.sel(variant=name).mean()) for name in list(LABELS)[:3])
-    low, high = bounds(harmed.sel(variant=NOISE.format("channel")) - harmed.sel(variant=BASE))
+    low, high = comparisons.bounds(
+        harmed.sel(variant=NOISE.format("channel")) - harmed.sel(variant=blockwise.BASE)
+    )
     verdict = "helps" if low > 0 else "harms" if high < 0 else "undecided"
     return (
         f"Corrupted images: {base:.2f} blockwise, {noisy:.2f} with noise, {whole:.2f} end to end; "
@@ -94,10 +95,11 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     harmed = _harmed(data)
     clean = data["corrupted_accuracy"].sel(severity=0, drop=True).mean("corruption")
     accuracy = data["corrupted_accuracy"].mean("corruption")
-    trained = [name for name in data["variant"].values.tolist() if name != UNTRAINED]
+    trained = [name for name in data["variant"].values.tolist() if name != blockwise.UNTRAINED]
     fallen = (accuracy.isel(severity=0) - accuracy.isel(severity=-1)).sel(variant=trained)
     mean, half = style.interval(fallen, "repetition")
     falls, rises = mean - half > 0, mean + half < 0
+    base = accuracy.sel(variant=blockwise.BASE).mean("repetition")
     published = f"{PUBLISHED}; {DIFFERENCE}"
     return [
         Claim(
@@ -105,31 +107,31 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             "trained variant",
             True if falls.all() else False if rises.any() else None,
             f"in {int(falls.sum())} of {len(trained)} variants; blockwise "
-            f"{panels.numbers(accuracy.sel(variant=BASE).mean('repetition'))} at severities 0 to 5",
+            f"{panels.numbers(base)} at severities 0 to 5",
         ),
-        difference(
+        comparisons.difference(
             harmed,
-            BASE,
-            END_TO_END,
+            blockwise.BASE,
+            blockwise.END_TO_END,
             "Barlow Twins: corrupted images are read from blockwise training no worse than from "
             "end to end (within 0.05)",
             least=-0.05,
             published=published,
         ),
-        difference(
+        comparisons.difference(
             harmed - clean,
-            BASE,
-            END_TO_END,
+            blockwise.BASE,
+            blockwise.END_TO_END,
             "Barlow Twins: blockwise training loses no more accuracy to corruptions than end to "
             "end (within 0.05)",
             least=-0.05,
             published=published,
         ),
         *(
-            difference(
+            comparisons.difference(
                 harmed,
                 NOISE.format(spread),
-                BASE,
+                blockwise.BASE,
                 f"noise per {spread} between the blocks raises the accuracy on corrupted images",
                 least=0.0,
                 published=published,

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.look import feedback, panels, style
 
 INPUTS = ("rhm_feedback",)
 
-LEARNED, FAILED = 0.9, 0.5
-BACKPROPAGATION = "backpropagation"
+FAILED = 0.5
 DIRECT = (
     "direct feedback alignment",
     "direct feedback, no local derivative",
@@ -32,11 +32,8 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     return panels.finish(figure, data)
 
 
-def heatmap(figure: Figure, axes: object, data: xr.Dataset, rules: list[str]) -> None:
+def heatmap(figure: Figure, axes: Axes, data: xr.Dataset, rules: list[str]) -> None:
     """Accuracies as colours and numbers; settings are named by what differs from the first."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
     mean, half = style.interval(data["test_accuracy"].sel(rule=rules), "repetition")
     image = axes.imshow(
         mean.transpose("rule", "setting"), vmin=0, vmax=1, aspect="auto", cmap="cividis"
@@ -56,42 +53,21 @@ def heatmap(figure: Figure, axes: object, data: xr.Dataset, rules: list[str]) ->
                 color="black" if value > 0.55 else "white",
             )
     axes.set_yticks(range(len(rules)), rules)
-    axes.set_xticks(range(data.sizes["setting"]), setting_names(data), size=6.5)
+    axes.set_xticks(range(data.sizes["setting"]), feedback.setting_names(data), size=6.5)
     axes.set_xlabel("what differs from the reference", size=7)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="test accuracy", fraction=0.03)
 
 
-def setting_names(data: xr.Dataset) -> list[str]:
-    """The reference in full, the others by what differs."""
-    first = data.isel(setting=0)
-    names = [
-        f"reference:\nL={int(first['levels'])} m={int(first['synonyms'])}\n"
-        f"P={float(first['multiples']):g} P*\nwidth {int(first['widths'])}"
-    ]
-    words = {
-        "levels": "L = {}",
-        "synonyms": "m = {}",
-        "multiples": "P =\n{:g} P*",
-        "widths": "width\n{}",
-        "extras": "{} layers\nmore",
-        "optimisers": "{}",
-    }
-    for position in range(1, data.sizes["setting"]):
-        here = data.isel(setting=position)
-        axis = str(here["axis"].values)
-        names.append(words[axis].format(here[axis].values.item()))
-    return names
-
-
 def headline(data: xr.Dataset) -> str:
     """What the accuracies say of direct feedback, as a count."""
     mean = data["test_accuracy"].mean("repetition")
-    solved = mean.sel(rule=BACKPROPAGATION) >= LEARNED
+    solved = mean.sel(rule=feedback.BACKPROPAGATION) >= feedback.LEARNED
     best = mean.sel(rule=list(DIRECT)).max("rule")
+    low = int((best < feedback.LEARNED)[solved].sum())
     return (
-        f"Direct feedback stays below {LEARNED:g} in {int((best < LEARNED)[solved].sum())} of the "
+        f"Direct feedback stays below {feedback.LEARNED:g} in {low} of the "
         f"{int(solved.sum())} settings that backpropagation solves"
     )
 
@@ -100,17 +76,18 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """The published failure, setting by setting."""
     data = datasets["rhm_feedback"]
     mean = data["test_accuracy"].mean("repetition")
-    solved = mean.sel(rule=BACKPROPAGATION) >= LEARNED
-    names = np.array([text.replace("\n", " ") for text in setting_names(data)])
+    taught = mean.sel(rule=feedback.BACKPROPAGATION)
+    solved = taught >= feedback.LEARNED
+    names = np.array([text.replace("\n", " ") for text in feedback.setting_names(data)])
     best = mean.sel(rule=list(DIRECT)).max("rule")
-    gap = mean.sel(rule=BACKPROPAGATION) - best
+    gap = taught - best
     if not bool(solved.any()):
         return [
             Claim(
                 "all direct-feedback rules fail where backpropagation learns",
                 None,
-                f"backpropagation reaches at most "
-                f"{float(mean.sel(rule=BACKPROPAGATION).max()):.2f} here: nothing to compare",
+                f"backpropagation reaches at most {float(taught.max()):.2f} here: nothing "
+                "to compare",
                 "all fail (arXiv 2605.18557)",
             )
         ]
@@ -124,7 +101,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     return [
         Claim(
             f"all direct-feedback rules fail (accuracy below {FAILED:g}) wherever backpropagation "
-            f"learns (above {LEARNED:g})",
+            f"learns (above {feedback.LEARNED:g})",
             bool(failing[solved].all()),
             f"best direct-feedback rule {listed}",
             "all fail (arXiv 2605.18557, no numbers known)",

@@ -8,8 +8,8 @@ import xarray as xr
 
 from paper_figures.figures import blockwise_robustness, blockwise_ssl, training_cost
 from paper_figures.figures.blockwise_robustness import NOISE
-from paper_figures.figures.blockwise_ssl import BASE, END_TO_END, UNTRAINED
 from paper_figures.look import style
+from paper_figures.look.blockwise import BASE, END_TO_END, UNTRAINED
 
 HOLDS, FAILS, OPEN = "reproduced", "not reproduced", "open"
 LOSSES = ("Barlow Twins", "VICReg", "SimCLR", "supervised")
