@@ -16,7 +16,7 @@ from paper_figures.look import blockwise, comparisons, panels, style
 INPUTS = ("blockwise_ssl",)
 
 PUBLISHED = "ImageNet-C, measured in arXiv 2302.01647, numbers not public to us"
-DIFFERENCE = "here the same types of corruption but frost, made on small RHM images"
+DIFFERENCE = "here the same types of corruption except frost, on small RHM images"
 NOISE = "Barlow Twins, simultaneous, noise per {}"
 LABELS = {
     blockwise.BASE: "blockwise",
@@ -103,7 +103,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     published = f"{PUBLISHED}; {DIFFERENCE}"
     return [
         Claim(
-            "the accuracy, mean over corruptions, falls from clean images to severity 5, for every "
+            "the mean accuracy over corruptions falls from clean images to severity 5, for every "
             "trained variant",
             True if falls.all() else False if rises.any() else None,
             f"in {int(falls.sum())} of {len(trained)} variants; blockwise "
@@ -113,8 +113,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             harmed,
             blockwise.BASE,
             blockwise.END_TO_END,
-            "Barlow Twins: corrupted images are read from blockwise training no worse than from "
-            "end to end (within 0.05)",
+            "Barlow Twins: corrupted images are read no worse after blockwise training than after "
+            "end-to-end training (within 0.05)",
             least=-0.05,
             published=published,
         ),
@@ -122,8 +122,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             harmed - clean,
             blockwise.BASE,
             blockwise.END_TO_END,
-            "Barlow Twins: blockwise training loses no more accuracy to corruptions than end to "
-            "end (within 0.05)",
+            "Barlow Twins: blockwise training loses no more accuracy to corruptions than "
+            "end-to-end training (within 0.05)",
             least=-0.05,
             published=published,
         ),

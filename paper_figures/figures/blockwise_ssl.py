@@ -18,7 +18,9 @@ PUBLISHED = (
     "ImageNet, ResNet-50, block 4: with noise 70.48, without 70.15 (secondary source), end to end "
     "71.57 (arXiv 2302.01647)"
 )
-DIFFERENCE = "here small RHM images and a narrow network: differences compare, accuracies do not"
+DIFFERENCE = (
+    "here small RHM images and a narrow network: differences can be compared, accuracies cannot"
+)
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
@@ -115,7 +117,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     above, below = mean - half > chance, mean + half < chance
     decided = [
         Claim(
-            "every block of every trained variant is read above chance (95 % interval)",
+            "a linear probe reads every block of every trained variant above chance "
+            "(95 % interval)",
             True if above.all() else False if below.any() else None,
             f"lowest accuracy {float(mean.min()):.2f}, chance {chance:.3f}; "
             f"{int((~above).sum())} of {above.size} not above it",
@@ -129,7 +132,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 top,
                 local,
                 blockwise.UNTRAINED,
-                f"{loss}, blockwise: the last block is read better than without training",
+                f"{loss}, blockwise: a probe reads the last block better than without training",
                 least=0.0,
                 published=f"none; end to end here {float(top.sel(variant=whole).mean()):.3f}",
             )
@@ -139,7 +142,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             top,
             blockwise.BASE,
             blockwise.END_TO_END,
-            "Barlow Twins: blockwise training comes within 0.05 of end to end in the last block",
+            "Barlow Twins: blockwise training comes within 0.05 of end-to-end training in the last "
+            "block",
             least=-0.05,
             published=f"0.7015 against 0.7157; {PUBLISHED}; {DIFFERENCE}",
         )
@@ -170,8 +174,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             top,
             blockwise.BASE,
             "Barlow Twins, sequential",
-            "training all blocks at once is no worse than one after the other, as many steps for "
-            "each block (within 0.02)",
+            "training all blocks at once is no worse than training one after the other, with as "
+            "many steps for each block (within 0.02)",
             least=-0.02,
             published="both in the paper, numbers not public to us",
         )

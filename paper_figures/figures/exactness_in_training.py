@@ -111,5 +111,5 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             loss["training"].values, first.values, end.values, strict=True
         )
     )
-    decided.append(Claim("the loss falls in all three", bool((end < first).all()), falls))
+    decided.append(Claim("the loss falls in all three trainings", bool((end < first).all()), falls))
     return decided

@@ -77,13 +77,13 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     panels.legend_below(figure, grid[0, 0], columns=3)
     labelled = json.loads(data.attrs["config"])["num_labelled"]
     panels.headline(
-        figure, f"What layer-local rules learn without labels (readouts: {labelled} other data)"
+        figure, f"What layer-local rules learn without labels (read out with {labelled} other data)"
     )
     return panels.finish(figure, data)
 
 
 def look(rule: xr.Dataset) -> tuple[str, Any, str, str]:
-    """Color, line, marker and label of a rule."""
+    """Colour, line, marker and label of a rule."""
     loss, credit, positives = (str(rule[key].values) for key in ("loss", "credit", "positives"))
     if loss == SUPERVISED:
         return style.PALETTE[6], "-", "*", "supervised backpropagation (the data are labelled)"
@@ -108,9 +108,9 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             gain = (rules - taught.mean("repetition").sel(multiple=multiple)).min("grammar")
             decided.append(
                 Claim(
-                    f"from {multiple:g} n m^L data, views counted, every layer-local rule reads "
-                    f"out ({words}) no lower than supervised backpropagation of so many labels, "
-                    "within 0.02",
+                    f"from {multiple:g} n m^L data, views included, every layer-local rule "
+                    f"({words}) is no less accurate than supervised backpropagation with as many "
+                    "labels, within 0.02",
                     bool((gain >= -0.02).all()),
                     f"differences {_by_loss(gain)}; supervised "
                     f"{float(taught.sel(multiple=multiple).mean()):.2f}",

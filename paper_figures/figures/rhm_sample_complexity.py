@@ -88,7 +88,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 "P* ~ n m^L (arXiv 2307.02129)",
             ),
             Claim(
-                "they grow with n m^L to the power 1",
+                "the data it needs grow with n m^L to the power 1",
                 bool(abs(slope - 1) <= half),
                 f"power {slope:.2f}, 95 % interval +-{half:.2f} over {known.sizes['grammar']} "
                 "grammars",

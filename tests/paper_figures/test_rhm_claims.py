@@ -104,7 +104,7 @@ def test_true_masks_restore_feedback_that_learns_with_them(stored):
 
 # -- local learning --------------------------------------------------------------------------------
 
-EFFICIENT = "every layer-local rule reads out (linear readout"
+EFFICIENT = "every layer-local rule (linear readout"
 LEARNS = "every layer-local rule learns"
 
 
