@@ -88,7 +88,7 @@ WIDE = np.array([-0.1, 0.0, 0.12])
         (BASE, END_TO_END, "comes within 0.05 of end-to-end", -0.05),
         (NOISE.format("channel"), BASE, "noise per channel raises", 0.0),
         (BASE, f"{BASE}, local pooling", "better than local pooling", 0.0),
-        (BASE, "Barlow Twins, sequential", "no worse than one after the other", -0.02),
+        (BASE, "Barlow Twins, sequential", "no worse than training one after the other", -0.02),
         ("VICReg, simultaneous", UNTRAINED, "VICReg, blockwise: a probe reads", 0.0),
     ],
     ids=["end to end", "noise", "pooling", "order", "training"],
