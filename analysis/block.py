@@ -27,11 +27,13 @@ class Block:
     Attributes:
         name: of the submodule whose output is the block's.
         module: that submodule.
+        first: the submodule whose input is the block's: where it is a run, the first of it.
         parameters: the block's own, by their names in the network; frozen ones included.
     """
 
     name: str
     module: nn.Module
+    first: nn.Module
     parameters: Mapping[str, nn.Parameter]
 
 
@@ -59,14 +61,23 @@ def blocks(model: nn.Module, names: Iterable[str] | None = None) -> tuple[str, .
     return tuple(block.name for block in resolve(model, names))
 
 
-def resolve(model: nn.Module, names: Iterable[str] | None = None) -> tuple[Block, ...]:
-    """The blocks themselves; arguments and errors as of `blocks`."""
+def resolve(
+    model: nn.Module, names: Iterable[str] | None = None, *, strict: bool = True
+) -> tuple[Block, ...]:
+    """The blocks themselves; arguments and errors as of `blocks`.
+
+    Args:
+        model: the network.
+        names: the blocks.
+        strict: whether every block must have parameters, and share none.
+    """
     network = unwrap(model)
     chosen = _find(network) if names is None else _checked(network, names)
     for name in chosen:
         _refuse_compiled(network, name)
     runs = {name: _run(network, name, chosen) for name in chosen}
-    _refuse_sharing(network, runs)
+    if strict:
+        _refuse_sharing(network, runs)
     resolved = []
     for name, run in runs.items():
         parameters = {
@@ -74,12 +85,13 @@ def resolve(model: nn.Module, names: Iterable[str] | None = None) -> tuple[Block
             for member in run
             for parameter_name, parameter in network.get_submodule(member).named_parameters(member)
         }
-        if not parameters:
+        if strict and not parameters:
             raise ValueError(
                 f"Block {name!r} ({type(network.get_submodule(name)).__name__}) has no parameters, "
                 "so there is no gradient to compare: name a module with weights."
             )
-        resolved.append(Block(name, network.get_submodule(name), parameters))
+        first = network.get_submodule(run[0])
+        resolved.append(Block(name, network.get_submodule(name), first, parameters))
     return tuple(resolved)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,13 +27,14 @@ PROJECTIONS: tuple[str, ...] = get_args(ProjectionKind)
 
 @dataclass(frozen=True)
 class Penalty:
-    """The penalty strength/2 ||M||_F^2 on a projection B.
+    """The penalty strength/2 ||M||_F^2 on a projection B: plain, or the *metric penalty*.
 
     Attributes:
         strength: lam > 0, one for all layers or one for each of the layers 1..L ("rescaled").
-        metric: "frobenius" penalises B itself (M = B). "downstream" writes B_l = V_l^T M V_l (same
-            layer context) or V_l^T M (top context) and penalises M; for invertible G_l that is
-            lam/2 tr(G^-1 B G^-1 B^T) or lam/2 tr(B^T G^-1 B). Statement 4 of the theory.
+        metric: "frobenius" penalises B itself (M = B). "downstream" is the metric penalty: it
+            writes B_l = V_l^T M V_l (same layer context) or V_l^T M (top context) and penalises M;
+            for invertible G_l that is lam/2 tr(G^-1 B G^-1 B^T) or lam/2 tr(B^T G^-1 B). Statement
+            4 of the theory.
 
     Raises:
         ValueError: a strength that is not positive and finite, or an unknown metric.
@@ -59,6 +61,11 @@ class Penalty:
         if np.ndim(self.strength):
             object.__setattr__(self, "strength", tuple(float(v) for v in values))
 
+    @classmethod
+    def of(cls, penalty: Penalty | float | tuple[float, ...]) -> Penalty:
+        """A penalty; a number stands for its strength."""
+        return penalty if isinstance(penalty, Penalty) else cls(penalty)
+
     def at(self, layer: int, depth: int) -> float:
         """The strength at one layer.
 
@@ -80,7 +87,7 @@ class Rule:
     """A local learning rule.
 
     Attributes:
-        name: for labels.
+        name: stands in labels.
         loss: a `PairLoss`, a `Goodness` or a `ViewLoss`.
         context: what the activity z_l of an anchor is compared with. "same" or "top": the
             reference's activity in the same or the top layer, detached; "both": the two
@@ -91,10 +98,10 @@ class Rule:
             fixed, uniform on +-1/sqrt(width_l), in the layers below the top, and optimal in the
             top layer (the published baseline). "matched": V_l^T B_L V_l or V_l^T B_L (statement
             1). "none": the loss needs no projection.
-        penalty: on an optimal projection; a number stands for `Penalty(number)`.
+        penalty: penalises an optimal projection; a number stands for `Penalty(number)`.
         pooling: window of the average pooling of the map of each layer 1..L before the loss.
-        seed: of a random projection.
-        source: where the rule comes from.
+        seed: seeds a random projection.
+        source: says where the rule comes from.
 
     Raises:
         ValueError: parts that do not go together.
@@ -105,14 +112,13 @@ class Rule:
     loss: PairLoss | Goodness | ViewLoss
     context: Context = "same"
     projection: ProjectionKind = "optimal"
-    penalty: Penalty | float = Penalty()
+    penalty: Penalty = Penalty()
     pooling: tuple[int, ...] | None = None
     seed: int = 0
     source: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.penalty, Penalty):
-            object.__setattr__(self, "penalty", Penalty(self.penalty))
+        object.__setattr__(self, "penalty", Penalty.of(self.penalty))
         for what, value, known in (
             ("context", self.context, CONTEXTS),
             ("projection", self.projection, PROJECTIONS),
@@ -154,11 +160,27 @@ class Rule:
             "curvature (of pairs), or value and gradients (of two views)."
         )
 
+    @property
+    def has_linear_score(self) -> bool:
+        """Whether f is the linear score, so the slopes are constant."""
+        return type(getattr(self.loss, "score", None)) is scores.Linear
+
+    @property
+    def pair_loss(self) -> PairLoss:
+        """The loss of a rule of scored pairs.
+
+        Raises:
+            TypeError: it is a rule of another kind.
+        """
+        if self.kind != "pair":
+            raise TypeError(f"{self.name} is no rule of scored pairs: its loss is of {self.kind}s.")
+        assert isinstance(self.loss, PairLoss)
+        return self.loss
+
     def with_penalty(
         self, strength: float | tuple[float, ...], metric: Metric | None = None
     ) -> Rule:
         """The same rule with another penalty."""
-        assert isinstance(self.penalty, Penalty)
         return replace(self, penalty=Penalty(strength, metric or self.penalty.metric))
 
 
@@ -167,7 +189,14 @@ def CLAPP(
 ) -> Rule:
     """Contrastive, local and predictive plasticity: same layer, trained B, type 2."""
     loss = losses.TypeTwo(scores.from_name(score, margin))
-    return Rule("CLAPP", loss, "same", "optimal", penalty, source="Illing 2021, arXiv 2010.08262")
+    return Rule(
+        "CLAPP",
+        loss,
+        "same",
+        "optimal",
+        Penalty.of(penalty),
+        source="Illing 2021, arXiv 2010.08262",
+    )
 
 
 def CLAPP_DFB(
@@ -176,7 +205,9 @@ def CLAPP_DFB(
     """CLAPP with direct feedback: the context is the reference's top-layer activity."""
     loss = losses.TypeTwo(scores.from_name(score, margin))
     source = "Wu 2026, arXiv 2601.21683"
-    return Rule("CLAPP + direct feedback", loss, "top", "optimal", penalty, source=source)
+    return Rule(
+        "CLAPP + direct feedback", loss, "top", "optimal", Penalty.of(penalty), source=source
+    )
 
 
 def CLAPP_BOTH(
@@ -185,7 +216,7 @@ def CLAPP_BOTH(
     """CLAPP with the same layer and the top layer as context, two projections, scores summed."""
     loss = losses.TypeTwo(scores.from_name(score, margin))
     source = "Wu 2026, arXiv 2601.21683"
-    return Rule("CLAPP both", loss, "both", "optimal", penalty, source=source)
+    return Rule("CLAPP both", loss, "both", "optimal", Penalty.of(penalty), source=source)
 
 
 def PhyLL(score: str | Score = "softplus", margin: float = 0.0) -> Rule:
@@ -194,22 +225,25 @@ def PhyLL(score: str | Score = "softplus", margin: float = 0.0) -> Rule:
     return Rule("PhyLL", loss, "same", "identity", source="Momeni 2023, Science 382, 1297")
 
 
-def ForwardForward(threshold: float = 1.0) -> Rule:
+def ForwardForward(
+    threshold: float = 1.0, score: str | Score = "softplus", margin: float = 0.0
+) -> Rule:
     """Goodness ||z||^2 of positive and negative samples against a threshold."""
-    source = "Hinton 2022, arXiv 2212.13345"
-    return Rule("Forward-Forward", Goodness(threshold), "self", "none", source=source)
+    loss = Goodness(threshold, scores.from_name(score, margin))
+    return Rule("Forward-Forward", loss, "self", "none", source="Hinton 2022, arXiv 2212.13345")
 
 
-def SCFF(threshold: float = 1.0) -> Rule:
+def SCFF(threshold: float = 1.0, score: str | Score = "softplus", margin: float = 0.0) -> Rule:
     """Self-contrastive Forward-Forward: goodness of concatenated positive and negative pairs."""
-    return Rule("SCFF", Goodness(threshold), "sum", "none", source="Chen 2025")
+    loss = Goodness(threshold, scores.from_name(score, margin))
+    return Rule("SCFF", loss, "sum", "none", source="Chen 2025")
 
 
 def GreedyInfoMax(temperature: float = 1.0, penalty: Penalty | float = 0.01) -> Rule:
     """Greedy InfoMax / CPC: same layer, trained B, InfoNCE over the negatives."""
     source = "Loewe 2019, arXiv 1905.11786"
     loss = losses.InfoNCE(temperature)
-    return Rule("Greedy InfoMax", loss, "same", "optimal", penalty, source=source)
+    return Rule("Greedy InfoMax", loss, "same", "optimal", Penalty.of(penalty), source=source)
 
 
 def _view_rule(name: str, loss: ViewLoss, source: str) -> Rule:
@@ -278,7 +312,9 @@ def from_name(name: str, **options: Any) -> Rule:
         ValueError: the name is unknown.
     """
     if name not in NAMES:
-        raise ValueError(f"Unknown rule {name!r}; known rules are {', '.join(NAMES)}.")
+        near = get_close_matches(str(name), NAMES, n=1, cutoff=0.5)
+        hint = f" did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown rule {name!r};{hint} known rules are {', '.join(NAMES)}.")
     rule = getattr(sys.modules[__name__], name)(**options)
     assert isinstance(rule, Rule)
     return rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ def align(
     rule: RuleOrLosses | Mapping[str, RuleOrLosses],
     *views: Tensor,
     global_loss: Callable[[Tensor], Tensor] | None = None,
+    batch: Any = None,
 ) -> xr.Dataset:
     """The local against the global gradient of every block on one batch.
 
@@ -33,11 +35,12 @@ def align(
     Args:
         model: the network.
         names: its blocks, as for `blocks`.
-        rule: what builds the local losses, or these losses, one per block; or several of them by
-            name, measured side by side.
+        rule: a `linlocal.Rule`, a `NetworkRule`, or your own with a method build; or its losses,
+            one per block; or several of these by name, measured side by side.
         views: both views (N, ...) of the batch, or one tensor with them stacked (2N, ...).
         global_loss: a function of the network's output. By default the global loss of a rule is its
             local loss on the last block, backpropagated.
+        batch: what local losses that read labels are given, (inputs, labels).
 
     Returns:
         A Dataset over ``layer`` = 1..L (its coordinate ``block`` has the names), ``parameter`` and
@@ -63,7 +66,7 @@ def align(
         inputs.instance(view, Tensor, "a view", "a tensor (samples, ...)")
     blocks = resolve(model, names)
     meter = Meter(blocks, rule, backward=global_loss is not None, view_parts=True)
-    with untouched(model), torch.enable_grad(), meter.watching(model):
+    with untouched(model), torch.enable_grad(), meter.watching(model, batch=batch):
         output = model(torch.cat(views) if len(views) > 1 else views[0])
         if global_loss is not None:
             trained = [p for b in blocks for p in b.parameters.values() if p.requires_grad]

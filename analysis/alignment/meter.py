@@ -8,22 +8,28 @@ at the end of the forward pass, and what is kept of them are sums in float64 on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from linlocal import inputs
 from linlocal.analysis.alignment.sums import ErrorSignals, Sums, add, views
 from linlocal.analysis.block import Block
-from linlocal.analysis.local_losses import LocalRule
-from linlocal.analysis.watching import Rescale, error_signal, local_gradient, untouched, watch
+from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network
+from linlocal.analysis.watching import (
+    Rescale,
+    error_signal,
+    hooked,
+    local_gradient,
+    untouched,
+    watch,
+)
+from linlocal.rules import Rule
 
-RuleOrLosses = LocalRule | nn.ModuleList
+RuleOrLosses = Rule | LocalRule | nn.ModuleList
 
 
 def _unchanged(value: Tensor) -> Tensor:
@@ -63,29 +69,32 @@ class Meter:
         self.rules = dict(rule) if isinstance(rule, Mapping) else {"": rule}
         if not self.rules:
             raise ValueError("No rule was given: give one, or several by name.")
-        for each in self.rules.values():
-            if not (isinstance(each, nn.ModuleList) or callable(getattr(each, "build", None))):
-                raise TypeError(
-                    "rule must be one of `linlocal.analysis.local_losses`, or a ModuleList with a "
-                    f"loss for each block, got {inputs.described(each)}."
-                )
+        self._builders = {
+            name: each if isinstance(each, nn.ModuleList) else on_network(each)
+            for name, each in self.rules.items()
+        }
         if trains_rule and (len(self.rules) > 1 or not backward or view_parts):
             raise ValueError(
                 "trains_rule says that the training backpropagates the last loss of the one rule: "
                 'give one rule, against="backward" and no view_parts.'
             )
         self.trains_rule = trains_rule
-        self._losses: list[nn.ModuleList] = []
+        self._losses: list[list[LocalLoss]] = []
         self._parameters = {n: p for b in blocks for n, p in b.parameters.items()}
         self.parameter_names = list(self._parameters)
         self._sums = self._empty()
         self._busy = False
         self._rescale: Rescale = _unchanged
         self._factor: Rescale = _unchanged
+        self._batch: Any = None
 
     @contextmanager
     def watching(
-        self, model: nn.Module, rescale: Rescale = _unchanged, factor: Rescale = _unchanged
+        self,
+        model: nn.Module,
+        rescale: Rescale = _unchanged,
+        factor: Rescale = _unchanged,
+        batch: Any = None,
     ) -> Iterator[None]:
         """Measure the forward (and backward) passes inside; `finish` gives the sums.
 
@@ -93,16 +102,17 @@ class Meter:
             model: the network.
             rescale: what is done to the local losses; as the caller does to the loss.
             factor: the part of it that shall not show in the norms (a gradient scaler's).
+            batch: what local losses that read labels are given.
         """
         self._sums = self._empty()
-        self._rescale, self._factor = rescale, factor
+        self._rescale, self._factor, self._batch = rescale, factor, batch
         handles = self._sums.handles
         try:
             if self.backward:
                 for name, parameter in self._parameters.items():
                     if parameter.requires_grad:
                         keep = partial(self._on_parameter, name)
-                        handles.append(_hooked(parameter, keep))
+                        handles.append(hooked(parameter, keep))
             with watch(model, self.blocks, self._on_forward):
                 yield
         finally:
@@ -142,17 +152,18 @@ class Meter:
         self._sums.settle()
         sums, top = self._sums, outputs[-1].detach()
         if not self._losses:
-            self._losses = [self._built(rule, outputs) for rule in self.rules.values()]
+            self._losses = [self._built(each, outputs) for each in self._builders.values()]
         if sums.factor is None:
             sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()
         self._busy = True
         try:
             # A checkpointed block runs once more here.
-            with untouched(*(block.module for block in self.blocks), *self._losses):
+            judges = [loss for losses in self._losses for loss in losses]
+            with untouched(*(block.module for block in self.blocks), *judges):
                 sums.open = ErrorSignals([], [[None] * len(outputs) for _ in sums.goal])
                 for r, losses in enumerate(self._losses):
                     errors = [
-                        error_signal(loss, z, top, self._rescale)
+                        error_signal(loss, z, top, self._rescale, self._batch)
                         for loss, z in zip(losses, outputs, strict=True)
                     ]
                     sums.open.local.append(errors)
@@ -167,7 +178,7 @@ class Meter:
             for l, z in enumerate(outputs):
                 if z.requires_grad:
                     keep = partial(self._on_error, sums.open, l)
-                    sums.handles.append(_hooked(z, keep))
+                    sums.handles.append(hooked(z, keep))
 
     def _add_local(self, r: int, l: int, z: Tensor, error: Tensor) -> None:
         trained = {n: p for n, p in self.blocks[l].parameters.items() if p.requires_grad}
@@ -220,7 +231,9 @@ class Meter:
             before = of.goal[0][l]
             of.goal[0][l] = gradient if before is None else before + gradient
 
-    def _built(self, rule: RuleOrLosses, outputs: tuple[Tensor, ...]) -> nn.ModuleList:
+    def _built(
+        self, rule: LocalRule | nn.ModuleList, outputs: tuple[Tensor, ...]
+    ) -> list[LocalLoss]:
         if isinstance(rule, nn.ModuleList):
             losses = rule
         else:
@@ -233,13 +246,7 @@ class Meter:
                 f"A rule needs one local loss per block: {len(losses)} losses for "
                 f"{len(self.blocks)} blocks."
             )
-        return losses
+        return [cast(LocalLoss, loss) for loss in contracted(nn.ModuleList(losses))]
 
     def _empty(self) -> Sums:
         return Sums.empty(len(self.rules), 1 if self.backward else len(self.rules))
-
-
-def _hooked(tensor: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:
-    # Typed in some versions of torch only.
-    handle: RemovableHandle = tensor.register_hook(hook)
-    return handle

@@ -66,8 +66,8 @@ class AlignmentRecorder:
     Args:
         model: the network; wrapped in DistributedDataParallel or by Fabric if it is trained so.
         blocks: as for `blocks`.
-        rule: what builds the local losses, or these losses themselves (if they are trained); or
-            several of them by name, recorded side by side.
+        rule: a `linlocal.Rule`, a `NetworkRule`, or your own with a method build; or its losses
+            themselves (if they are trained); or several of these by name, recorded side by side.
         every: n for the steps 0, n, 2 n, ..., or a function of the step such as `log_spaced`.
         path: folder of the recorded series (`alignment.read` reads it at any time); None
             keeps it in memory. A series that is there is continued after its last step.
@@ -124,13 +124,18 @@ class AlignmentRecorder:
 
     @contextmanager
     def step(
-        self, *, weight: float = 1.0, scaler: torch.amp.GradScaler | None = None
+        self,
+        *,
+        weight: float = 1.0,
+        scaler: torch.amp.GradScaler | None = None,
+        batch: Any = None,
     ) -> Iterator[bool]:
         """One step of the training: its forward and backward passes, all micro-batches of it.
 
         Args:
             weight: what the training multiplies its loss with (1/k for k micro-batches).
             scaler: the training's gradient scaler; norms are given without its factor.
+            batch: what local losses that read labels are given, (inputs, labels).
 
         Yields:
             Whether this step is recorded.
@@ -148,7 +153,10 @@ class AlignmentRecorder:
         def factor(value: Tensor) -> Tensor:
             return value if scaler is None else scaler.scale(value)
 
-        with self._meter.watching(self._model, lambda value: factor(value * weight), factor):
+        watching = self._meter.watching(
+            self._model, lambda value: factor(value * weight), factor, batch
+        )
+        with watching:
             yield True
         self._waiting.append((step, self._meter.finish()))
         if len(self._waiting) >= self._flush_every:

@@ -1,4 +1,10 @@
-from . import view_losses as view_losses
+from .contract import (
+    LocalLoss as LocalLoss,
+    LocalRule as LocalRule,
+    contracted as contracted,
+    labels_of as labels_of,
+    views_of as views_of,
+)
 from .gather import GatheredRule as GatheredRule
 from .heads import (
     ActivityNoise as ActivityNoise,
@@ -6,20 +12,18 @@ from .heads import (
     HeadedRule as HeadedRule,
     HeadedViews as HeadedViews,
     HeadKind as HeadKind,
-    Labels as Labels,
     Spread as Spread,
 )
 from .hebbian import hebbian_update as hebbian_update
 from .hybrids import hybrid_images as hybrid_images
-from .pooling import Cells as Cells, Shape as Shape, Window as Window
-from .rules import (
+from .named import (
     CLAPP as CLAPP,
     SCFF as SCFF,
     ForwardForward as ForwardForward,
     InfoNCE as InfoNCE,
-    LocalRule as LocalRule,
     PhyLL as PhyLL,
     Views as Views,
-    checked_rule as checked_rule,
 )
-from .scored_pairs import ScoredPairs as ScoredPairs, ScoredRule as ScoredRule
+from .network_rule import NetworkRule as NetworkRule, on_network as on_network
+from .pooling import Cells as Cells, Shape as Shape, Window as Window
+from .scored_pairs import ScoredPairs as ScoredPairs

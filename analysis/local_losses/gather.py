@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from linlocal.analysis.local_losses.pair_losses import views_of
+from linlocal.analysis.local_losses.contract import LocalLoss, LocalRule, contracted, views_of
+from linlocal.analysis.local_losses.network_rule import on_network
 from linlocal.analysis.local_losses.pooling import Shape
-from linlocal.analysis.local_losses.rules import LocalRule
-from linlocal.analysis.watching import NoTop
+from linlocal.rules import Rule
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def gather_views(stacked: Tensor) -> Tensor:
     return torch.cat([gathered, gather(second)])
 
 
-class Gathered(nn.Module):
+class Gathered(LocalLoss):
     """A local loss L of the joined batch of all R processes.
 
     Every process computes the same L(z_1, ..., z_R), so that the gradient of its rows, a sum over
@@ -75,15 +75,15 @@ class Gathered(nn.Module):
         loss: of `local_losses`, or your own.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: LocalLoss) -> None:
         super().__init__()
         self.loss = loss
+        self.reads_top, self.needs_global_error = loss.reads_top, loss.needs_global_error
 
-    def forward(self, here: Tensor, top: Tensor) -> Tensor:
-        """The loss of the joined batch; arguments as of any local loss."""
-        # A top activity that is not known is not gathered: only a loss that reads it needs it.
-        joined = top if isinstance(top, NoTop) else gather_views(top)
-        return cast(Tensor, self.loss(gather_views(here), joined))
+    def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        """The loss of the joined batch; of a batch with labels only those of this process."""
+        joined = gather_views(top) if self.reads_top and top is not None else top
+        return cast(Tensor, self.loss(gather_views(here), joined, batch))
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,12 @@ class GatheredRule:
         rule: of `local_losses`, or your own.
     """
 
-    rule: LocalRule
+    rule: Rule | LocalRule
 
     def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
         """One loss for each block; see `local_losses.LocalRule`."""
-        return nn.ModuleList(Gathered(loss) for loss in self.rule.build(shapes, seed))
+        losses = contracted(on_network(self.rule).build(shapes, seed))
+        return nn.ModuleList(Gathered(cast(LocalLoss, loss)) for loss in losses)
 
 
 class _Gather(torch.autograd.Function):

@@ -9,16 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linlocal.analysis.local_losses import view_losses
+from linlocal import inputs
+from linlocal.analysis.local_losses.contract import LocalLoss, labels_of, views_of
 from linlocal.analysis.local_losses.gather import gather_views
-from linlocal.analysis.local_losses.pair_losses import views_of
 from linlocal.analysis.local_losses.pooling import Cells, Shape, as_map
+from linlocal.autodiff import view_formula
+from linlocal.losses import BarlowTwins, ViewLoss
 
 HeadKind = Literal["expansion", "local", "global"]
 Spread = Literal["channel", "map", "tensor"]
@@ -133,55 +135,23 @@ def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Labels:
-    """The labels of the present batch, for losses that are told nothing but activities.
-
-    Attributes:
-        present: (rows,) set before each step; None before the first, when trainers try the losses
-            out: all rows are then of class 0.
-    """
-
-    def __init__(self) -> None:
-        self.present: Tensor | None = None
-
-    def of(self, rows: int, device: torch.device) -> Tensor:
-        """The labels of a batch.
-
-        Args:
-            rows: how many there must be.
-            device: where.
-
-        Raises:
-            ValueError: labels of another batch.
-        """
-        if self.present is None:
-            return torch.zeros(rows, dtype=torch.long, device=device)
-        if len(self.present) != rows:
-            raise ValueError(
-                f"A batch of {rows} rows, both views together, came with {len(self.present)} "
-                "labels: set `Labels.present` to a label for each row before every step."
-            )
-        return self.present.to(device)
-
-
-class HeadedLoss(nn.Module):
+class HeadedLoss(LocalLoss):
     """A loss behind a head and a projector of its own. Built by a `HeadedRule`.
 
     Args:
         head: from a block's output to a vector.
         projector: of this vector.
-        judge: the loss of what they give, (2N, features).
+        judge: the loss of what they give, (2N, features), and of the batch.
     """
 
     def __init__(
-        self, head: nn.Module, projector: nn.Module, judge: Callable[[Tensor], Tensor]
+        self, head: nn.Module, projector: nn.Module, judge: Callable[[Tensor, Any], Tensor]
     ) -> None:
         super().__init__()
         self.head, self.projector, self.judge = head, projector, judge
 
-    def forward(self, here: Tensor, top: Tensor) -> Tensor:
-        """The loss; ``top`` is not used."""
-        return self.judge(self.projector(self.head(here)))
+    def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        return self.judge(self.projector(self.head(here)), batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,15 +169,15 @@ class HeadedRule(ABC):
     widths: tuple[int, ...] = (8192, 8192, 8192)
 
     @abstractmethod
-    def judge(self, z: Tensor) -> Tensor:
-        """The loss of projected activities, (2N, features)."""
+    def judge(self, z: Tensor, batch: Any) -> Tensor:
+        """The loss of projected activities, (2N, features), and of the batch with its labels."""
 
     def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
         """One `HeadedLoss` for each block; the global random state stays as it is.
 
         Args:
             shapes: of the blocks' outputs, without the axis of samples.
-            seed: of the weights.
+            seed: seeds the weights.
         """
         losses = nn.ModuleList()
         with torch.random.fork_rng([]):
@@ -228,32 +198,31 @@ class HeadedViews(HeadedRule):
     Siddiqui et al. 2023 (arXiv 2302.01647), by default with the published loss.
 
     Attributes:
-        loss: of `local_losses`, or your own.
+        loss: of `linlocal.losses`, or your own.
         scale: its factor.
-        gathered: whether it is the loss of all processes' batches, see `local_losses`.
+        gathered: whether it is the loss of the joined batch of all processes, see `GatheredRule`.
     """
 
-    loss: view_losses.ViewLoss = field(
-        default_factory=lambda: view_losses.BarlowTwins(weight=0.0051)
-    )
+    loss: ViewLoss = field(default_factory=lambda: BarlowTwins(weight=0.0051))
     scale: float = 0.024
     gathered: bool = False
 
-    def judge(self, z: Tensor) -> Tensor:
+    def __post_init__(self) -> None:
+        inputs.finite(self.scale, "scale")
+
+    def judge(self, z: Tensor, batch: Any) -> Tensor:
         # Behind the projector little is sent.
-        return self.scale * self.loss(*views_of(gather_views(z) if self.gathered else z))
+        z = gather_views(z) if self.gathered else z
+        return self.scale * view_formula(self.loss)(*views_of(z))
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadedClasses(HeadedRule):
     """Cross-entropy of classes behind a head and a projector, in every block.
 
-    Attributes:
-        labels: those of the present batch, one for each row of both views. The last of the
-            projector's ``widths`` must be the number of classes.
+    It reads the labels of the batch, see `labels_of`. The last of the projector's ``widths`` must
+    be the number of classes.
     """
 
-    labels: Labels
-
-    def judge(self, z: Tensor) -> Tensor:
-        return F.cross_entropy(z.float(), self.labels.of(len(z), z.device))
+    def judge(self, z: Tensor, batch: Any) -> Tensor:
+        return F.cross_entropy(z.float(), labels_of(batch, len(z), z.device))

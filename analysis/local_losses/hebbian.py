@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from linlocal.analysis.local_losses.pair_losses import Negatives, TypeTwo, score_slope
 from linlocal.analysis.local_losses.pooling import as_map
-from linlocal.analysis.local_losses.scored_pairs import ScoredPairs
-from linlocal.losses import Score
+from linlocal.analysis.local_losses.scored_pairs import Negatives, ScoredPairs
+from linlocal.autodiff import slope
+from linlocal.losses import Score, TypeTwo
 
 
 @torch.no_grad()
@@ -74,8 +74,8 @@ def gates(u: Tensor, score: Score, negatives: Negatives) -> Tensor:
     """
     positive = torch.eye(len(u), dtype=u.dtype, device=u.device)
     negative = positive.roll(1, 0) if negatives == "next" else 1.0 - positive
-    pull = -score_slope(score, u) * positive / positive.sum()
-    push = score_slope(score, -u) * negative / negative.sum()
+    pull = -slope(score, u) * positive / positive.sum()
+    push = slope(score, -u) * negative / negative.sum()
     return pull + push
 
 

@@ -6,8 +6,7 @@ classifier is fitted again on all of them; the test data are only judged, never 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -19,7 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linlocal.analysis.block import Block, resolve
 from linlocal.analysis.probing.linear_classifiers import Scores, logistic_scores, ridge_scores
+from linlocal.analysis.watching import one_pass, untouched
 
 Kind = Literal["ridge", "logistic"]
 Loader = Iterable[tuple[Tensor, Tensor]]
@@ -107,7 +108,7 @@ def linear_probe(
 
 def probe_blocks(
     model: nn.Module,
-    blocks: Sequence[str],
+    blocks: Iterable[str] | None,
     train_loader: Loader,
     test_loader: Loader,
     *,
@@ -125,7 +126,7 @@ def probe_blocks(
 
     Args:
         model: maps the inputs of the loaders to anything.
-        blocks: names of submodules, in forward order.
+        blocks: as for `linlocal.analysis.blocks`.
         train_loader: batches (inputs, labels).
         test_loader: the same.
         seed: of the held-out training samples, the same ones for every block.
@@ -139,11 +140,13 @@ def probe_blocks(
         "1".."L" and "all", with the coordinate ``name``.
 
     Raises:
-        ValueError: a block that does not exist, or runs not exactly once in a forward pass.
-        TypeError: a block returns something else than one tensor.
+        ValueError: as `linlocal.analysis.blocks`, no batch, or a block returns something else than
+            one tensor.
+        RuntimeError: the blocks do not run once each, in this order.
     """
-    features, labels = _block_features(model, blocks, train_loader, pooling)
-    test_features, test_labels = _block_features(model, blocks, test_loader, pooling)
+    watched = resolve(model, blocks, strict=False)
+    features, labels = _block_features(model, watched, train_loader, pooling)
+    test_features, test_labels = _block_features(model, watched, test_loader, pooling)
     probe = partial(linear_probe, seed=seed, kind=kind, validation=validation, strengths=strengths)
     results = [
         probe(here, labels, there, test_labels)
@@ -157,8 +160,8 @@ def probe_blocks(
     return xr.Dataset(
         {key: ("block", [row[key] for row in rows]) for key in rows[0]},
         {
-            "block": [*map(str, range(1, len(blocks) + 1)), "all"],
-            "name": ("block", [*blocks, "all"]),
+            "block": [*map(str, range(1, len(watched) + 1)), "all"],
+            "name": ("block", [*(block.name for block in watched), "all"]),
         },
         {"kind": kind, "pooling": pooling, "seed": seed},
     )
@@ -236,56 +239,27 @@ def _classifier(kind: Kind, x: Tensor, labels: NDArray[Any], new: Tensor) -> Sco
 
 
 def _block_features(
-    model: nn.Module, blocks: Sequence[str], loader: Loader, pooling: int
+    model: nn.Module, watched: Sequence[Block], loader: Loader, pooling: int
 ) -> tuple[list[Tensor], Tensor]:
-    parts: list[list[Tensor]] = [[] for _ in blocks]
+    parts: list[list[Tensor]] = [[] for _ in watched]
     labels = []
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with _evaluating(model, blocks, parts, pooling), torch.no_grad():
-        for batch, (inputs, target) in enumerate(loader, start=1):
-            model(inputs.to(device))
+
+    def look(position: int, z: Tensor) -> None:
+        parts[position].append(_pooled(z, pooling))
+
+    with untouched(model), torch.no_grad():
+        model.eval()
+        for inputs, target in loader:
+            with one_pass(watched, look):
+                model(inputs.to(device))
             labels.append(target)
-            for name, part in zip(blocks, parts, strict=True):
-                if len(part) != batch:
-                    raise ValueError(
-                        f"Block {name!r} ran {len(part) - batch + 1} times in one forward pass; a "
-                        "probe needs blocks that run exactly once."
-                    )
-    if not labels or not blocks:
-        raise ValueError(f"Nothing to probe: {len(labels)} batches and {len(blocks)} blocks.")
+    if not labels:
+        raise ValueError("Nothing to probe: the loader gave no batch.")
     return [torch.cat(part) for part in parts], torch.cat(labels)
 
 
-@contextmanager
-def _evaluating(
-    model: nn.Module, blocks: Sequence[str], parts: list[list[Tensor]], pooling: int
-) -> Iterator[None]:
-    modules = dict(model.named_modules())
-    if missing := [name for name in blocks if name not in modules]:
-        raise ValueError(f"The model has no submodule {missing[0]!r}; see model.named_modules().")
-    modes = {module: module.training for module in model.modules()}
-    hooks = []
-    try:
-        for name, part in zip(blocks, parts, strict=True):
-            hooks.append(
-                modules[name].register_forward_hook(
-                    lambda _module, _inputs, output, part=part, name=name: part.append(
-                        _pooled(output, pooling, name)
-                    )
-                )
-            )
-        model.eval()
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _pooled(output: Any, pooling: int, name: str) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(f"Block {name!r} returned {type(output).__name__}, expected one tensor.")
+def _pooled(output: Tensor, pooling: int) -> Tensor:
     output = output.detach().float()
     if output.ndim == 4:
         height, width = (min(pooling, side) for side in output.shape[2:])

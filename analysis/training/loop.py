@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from linlocal.analysis.block import resolve
-from linlocal.analysis.local_losses import LocalRule
+from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network
 from linlocal.analysis.random_states import (
     drawing,
     random_states,
@@ -35,9 +35,10 @@ from linlocal.analysis.training.sharding import (
     sharded,
     whole,
 )
-from linlocal.analysis.training.synchronise import GradientMeans, from_above
-from linlocal.analysis.watching import blockwise
-from linlocal.seeds import number as stream
+from linlocal.analysis.training.synchronise import GradientMeans
+from linlocal.analysis.watching import complete_from_above, survey
+from linlocal.rules import Rule
+from linlocal.seeds import number
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,8 +48,7 @@ MakeScheduler = Callable[[Optimizer], LRScheduler]
 Log = Callable[[int, Mapping[str, float]], None]
 
 ADAMW: MakeOptimiser = partial(torch.optim.AdamW, lr=2e-4)
-# Enough for BatchNorm of a single pixel, and for negatives; nothing is learned from them.
-_ROWS_OF_A_PASS, _ROWS_OF_A_LOSS = 2, 8
+_ROWS = 2  # of a pass that shows shapes: enough for BatchNorm of a single pixel
 
 
 class Trainer(ABC):
@@ -70,16 +70,16 @@ class Trainer(ABC):
         blocks: as for `blocks`.
         rule: of `local_losses`, or your own.
         shape: of one input of the network, without the axis of samples.
-        optimiser: makes the optimiser of a block from its parameters and those of its loss; one
-            for all, or one for each block.
+        optimiser: makes the optimiser of all parameters, those of the losses included; or one for
+            each block, from its parameters and those of its loss.
         scheduler: makes the scheduler of each optimiser; it is stepped after every step.
         augment: makes stacked views (2N, ...) of a batch's inputs, on the device; None where the
             loader gives them. All that it draws from torch is a function of (seed, process, step).
         fabric: device, precision and strategy; by default one device, float32.
         shard: each process holds a part of the weights, gradients and optimiser states of each
             block and its loss; see `training`. Nothing changes with one process.
-        seed: of the projections of the losses, of what networks, losses and ``augment`` draw in
-            each step, and of the global random states at the first step.
+        seed: seeds the projections of the losses, what networks, losses and ``augment`` draw in
+            each step, and the global random states at the first step.
         log: called after every step with its number and the loss of each block, "loss/1" and so on.
 
     Raises:
@@ -92,7 +92,7 @@ class Trainer(ABC):
         self,
         model: nn.Module,
         blocks: Iterable[str] | None,
-        rule: LocalRule | None,
+        rule: Rule | LocalRule | None,
         *,
         shape: Sequence[int],
         optimiser: MakeOptimiser | Sequence[MakeOptimiser] = ADAMW,
@@ -121,21 +121,38 @@ class Trainer(ABC):
             own = {name: value for name, value in own.items() if not sharded(value)}
             self.model.load_state_dict(self.fabric.broadcast(own), strict=False)
         with self.fabric.autocast():
-            found = blockwise.survey(self.model, self.blocks, self._zeros(_ROWS_OF_A_PASS, shape))
+            zeros = torch.zeros(_ROWS, *shape, dtype=self._dtype, device=self.fabric.device)
+            found = survey(self.model, self.blocks, zeros)
         self.shapes = found.shapes
-        self.losses = nn.ModuleList() if rule is None else rule.build(found.shapes, seed)
+        losses = [] if rule is None else [*contracted(on_network(rule).build(found.shapes, seed))]
+        if rule is not None and len(losses) != len(self.blocks):
+            raise ValueError(
+                f"A rule needs one local loss per block: {len(losses)} losses for "
+                f"{len(self.blocks)} blocks."
+            )
+        self.losses = nn.ModuleList(losses[-1:] if self.end_to_end else losses)
+        self._judges = cast(Sequence[LocalLoss], self.losses)
         self.losses.to(self.fabric.device, self._dtype)
         self.parameters = self._parameters(found.parameters)
-        makers = [optimiser] * len(self.blocks) if callable(optimiser) else list(optimiser)
-        if len(makers) != len(self.blocks):
+        # One for all is the same as one for each block, in a single call.
+        makers, groups = [optimiser], [[p for group in self.parameters for p in group]]
+        if not callable(optimiser):
+            makers, groups = list(optimiser), list(self.parameters)
+        if len(makers) != len(groups):
             raise ValueError(f"{len(makers)} optimisers for {len(self.blocks)} blocks.")
         self.optimisers = [
-            make(group) for make, group in zip(makers, self.parameters, strict=True) if group
+            make(group)
+            for make, group in zip(cast(list[MakeOptimiser], makers), groups, strict=True)
+            if group
         ]
         self.schedulers = [scheduler(o) for o in self.optimisers] if scheduler else []
         self.epoch = self.position = self.steps = 0
         self._shard = shard and self.fabric.world_size > 1
         self._means: GradientMeans | None = None
+        self._list()
+
+    end_to_end = False
+    """Whether one loss trains all blocks."""
 
     @abstractmethod
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
@@ -169,20 +186,26 @@ class Trainer(ABC):
                 before the step.
         """
         self._distribute()
-        modules = (self.model, self.losses)
-        buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
-        batch = self.fabric.to_device(batch)
+        # What a backward pass of the user's may have left is not part of this step.
+        self._clear()
+        buffers = [
+            (of_module, name, buffer, buffer.clone())
+            for of_module in self._buffers
+            for name, buffer in of_module.items()
+            if buffer is not None
+        ]
+        batch = self._on_device(batch)
         drawn = drawing(self.fabric.device, self.seed, self.fabric.global_rank, self.steps)
         with drawn, self._averaging():
             losses = self.backward(self._views(batch), batch)
-        together = torch.stack([value.double() for value in losses.values()])
+        together = torch.stack([*losses.values()]).double()
         if self.fabric.world_size > 1:
             together = self._mean(together)
         values = dict(zip(losses, together.tolist(), strict=True))
         for l, value in values.items():
             if not math.isfinite(value):
-                for buffer, before in buffers:
-                    buffer.copy_(before)
+                for of_module, name, buffer, before in buffers:
+                    of_module[name] = buffer.copy_(before)
                 self._clear()
                 raise FloatingPointError(
                     f"The loss of block {l} ({self.blocks[l - 1].name}) is {value} at step "
@@ -219,7 +242,7 @@ class Trainer(ABC):
         if state is not None:
             self.load_state_dict(state)
         elif self.steps == 0:
-            seed_everything(stream(self.seed, self.fabric.global_rank))
+            seed_everything(number(self.seed, self.fabric.global_rank))
         while self.epoch < epochs:
             described = f"epoch {self.epoch + 1}/{epochs}"
             batches = loader.batches(self.epoch, self.position)
@@ -278,13 +301,6 @@ class Trainer(ABC):
         self._precision.load_state_dict(state["scaler"])
         set_random_states(state["random"])
 
-    def _outputs(self) -> list[Tensor]:
-        """Something shaped as the blocks' outputs of a small batch."""
-        return [self._zeros(_ROWS_OF_A_LOSS, shape) for shape in self.shapes]
-
-    def _zeros(self, rows: int, shape: Sequence[int]) -> Tensor:
-        return torch.zeros(rows, *shape, dtype=self._dtype, device=self.fabric.device)
-
     def _identity(self) -> dict[str, Any]:
         names = [block.name for block in self.blocks]
         return {"trainer": type(self).__name__, "blocks": names, "seed": self.seed}
@@ -295,16 +311,26 @@ class Trainer(ABC):
             checkpoints.save(self.steps, state)
         self.fabric.barrier()
 
+    def _on_device(self, batch: Any) -> Any:
+        if isinstance(batch, Tensor):
+            return batch.to(self.fabric.device)
+        return self.fabric.to_device(batch)
+
     def _views(self, batch: Any) -> Tensor:
         inputs = batch[0] if isinstance(batch, tuple | list) else batch
         views: Tensor = self.augment(inputs) if self.augment else inputs
         return views.to(self._dtype) if views.is_floating_point() else views
 
     def _backpropagate(self, loss: Tensor) -> None:
-        if loss.requires_grad:  # a frozen block may have nothing to train
-            # A cut pass comes here in the middle of a forward pass under autocast.
-            with torch.autocast(self.fabric.device.type, enabled=False):
-                self.fabric.backward(loss)
+        if not loss.requires_grad:  # a frozen block may have nothing to train
+            return
+        device = self.fabric.device.type
+        if not torch.is_autocast_enabled(device):
+            self.fabric.backward(loss)
+            return
+        # A cut pass comes here in the middle of a forward pass under autocast.
+        with torch.autocast(device, enabled=False):
+            self.fabric.backward(loss)
 
     def _distribute(self) -> None:
         """Before the first step, as those who make a trainer may still run its losses whole."""
@@ -315,6 +341,7 @@ class Trainer(ABC):
             self.parameters = tuple([moved[p] for p in group] for group in self.parameters)
             for optimiser in self.optimisers:
                 exchange(optimiser, moved)
+            self._list()
         self._means = GradientMeans([list(filterfalse(sharded, g)) for g in self.parameters])
 
     @contextmanager
@@ -323,8 +350,8 @@ class Trainer(ABC):
         if self._means is None:
             yield
             return
-        end_to_end = len(self.losses) < len(self.blocks)
-        reported = from_above(self.blocks, self._ready) if end_to_end else nullcontext()
+        above = complete_from_above(self.blocks, self._ready)
+        reported = above if self.end_to_end else nullcontext()
         with self._means.sending(), reported:
             yield
 
@@ -353,8 +380,14 @@ class Trainer(ABC):
         self._clear()
 
     def _clear(self) -> None:
-        self.model.zero_grad(set_to_none=True)
-        self.losses.zero_grad(set_to_none=True)
+        for parameter in self._all_parameters:
+            parameter.grad = None
+
+    def _list(self) -> None:
+        """Once: walking through the modules in every step would cost as much as a small network."""
+        modules = [part for root in (self.model, self.losses) for part in root.modules()]
+        self._buffers = [part._buffers for part in modules if part._buffers]
+        self._all_parameters = [*self.model.parameters(), *self.losses.parameters()]
 
 
 def _default_fabric() -> Fabric:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from linlocal.analysis.block import Block
 
 
 class GradientMeans:
@@ -133,31 +131,3 @@ def _buckets(group: Sequence[nn.Parameter]) -> list[_Bucket]:
     for parameter in group:
         kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
     return [_Bucket(parameters) for parameters in kinds.values()]
-
-
-@contextmanager
-def from_above(blocks: Sequence[Block], ready: Callable[[int], None]) -> Iterator[None]:
-    """In a forward and backward pass inside, ``ready(l)`` is called as block l + 1 is complete.
-
-    That is when the gradient by z_l, the output of the block below, is: autograd runs operations in
-    the reverse of their order, so that all of the blocks above have run. Block 1 is never reported,
-    as nothing lies below.
-
-    Args:
-        blocks: of `block.resolve`.
-        ready: called with positions from 0.
-    """
-
-    def watch(position: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.requires_grad:
-                cast(Any, output).register_hook(lambda gradient: ready(position + 1))
-
-        return hook
-
-    handles = [b.module.register_forward_hook(watch(i)) for i, b in enumerate(blocks[:-1])]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -10,14 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from linlocal.analysis.local_losses import LocalRule, checked_rule
-from linlocal.analysis.training.loop import Log, Trainer
-from linlocal.analysis.watching import MicroBatches, blockwise, untouched
+from linlocal.analysis.local_losses import LocalRule
+from linlocal.analysis.training.loop import (
+    ADAMW,
+    Log,
+    MakeOptimiser,
+    MakeScheduler,
+    Trainer,
+)
+from linlocal.analysis.watching import MicroBatches, cut, one_pass, untouched
+from linlocal.rules import Rule
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 GlobalLoss = Callable[[Tensor, Any], Tensor]
 
@@ -28,8 +38,8 @@ class LocalTrainer(Trainer):
     A block runs on the detached output of the one below, its loss is backpropagated at once, and
     its graph is freed before the next block runs: the memory for activities is that of the largest
     block, whatever the depth. Gradients are those of a network with a detach between blocks and one
-    backward pass of the summed losses (Loewe et al. 2019, arXiv 1905.11786). All optimisers step
-    after the last block, so that a loss that is not finite changes nothing.
+    backward pass of the summed losses (Loewe et al. 2019, arXiv 1905.11786). Weights change after
+    the last block has run, so a loss that is not finite changes nothing.
 
     Losses that read the top activity (direct feedback) need it before: a pass without gradients
     computes it, which keeps one activity, draws the same dropout masks and moves no statistics. It
@@ -41,44 +51,79 @@ class LocalTrainer(Trainer):
 
     Args:
         model: the network.
-        blocks: as for `blocks`.
-        rule: of `local_losses`, or your own.
+        blocks: as for `linlocal.analysis.blocks`.
+        rule: a `linlocal.Rule`, a `NetworkRule`, or your own with a method build.
+        shape: as of `Trainer`, with all that follows but the last.
+        optimiser: see there.
+        scheduler: see there.
+        augment: see there.
+        fabric: see there.
+        shard: see there.
+        seed: see there.
+        log: see there.
         micro_batch: rows that a block runs on at a time, both views counted; None takes all. The
             gradients are the same, but for random numbers: dropout draws other masks.
-        options: as of `training.Trainer`.
 
     Raises:
-        ValueError: as `Trainer`, parameters of a loss that its value does not train, or
-            ``micro_batch`` below 1; in a step, as `watching.MicroBatches`.
+        ValueError: as `Trainer`, a loss whose own parameters learn from the backpropagated error,
+            or ``micro_batch`` below 1; in a step, as `watching.MicroBatches`, and in the first one,
+            trainable parameters of a loss, or all of a block, that get no gradient.
         TypeError: ``rule`` cannot build losses.
     """
+
+    knows_global_error = False
+    """Whether a subclass gives the backpropagated error to losses that learn from it."""
 
     def __init__(
         self,
         model: nn.Module,
         blocks: Iterable[str] | None,
-        rule: LocalRule,
+        rule: Rule | LocalRule,
         *,
+        shape: Sequence[int],
+        optimiser: MakeOptimiser | Sequence[MakeOptimiser] = ADAMW,
+        scheduler: MakeScheduler | None = None,
+        augment: Callable[[Any], Tensor] | None = None,
+        fabric: Fabric | None = None,
+        shard: bool = False,
+        seed: int = 0,
+        log: Log | None = None,
         micro_batch: int | None = None,
-        **options: Any,
     ) -> None:
-        super().__init__(model, blocks, checked_rule(rule), **options)
+        super().__init__(
+            model,
+            blocks,
+            rule,
+            shape=shape,
+            optimiser=optimiser,
+            scheduler=scheduler,
+            augment=augment,
+            fabric=fabric,
+            shard=shard,
+            seed=seed,
+            log=log,
+        )
         self._micro = None if micro_batch is None else MicroBatches(self.blocks, micro_batch)
-        outputs = self._outputs()
-        with self.fabric.autocast():
-            below = list(zip(self.losses, outputs, strict=True))[:-1]
-            self.two_passes = any(blockwise.reads_top(loss, z) for loss, z in below)
-            for l, (loss, z) in enumerate(zip(self.losses, outputs, strict=True), start=1):
-                _check_that_it_trains(loss, z, outputs[-1], l)
+        self.two_passes = any(loss.reads_top for loss in self._judges[:-1])
+        self._unseen = set(range(len(self.blocks)))
+        for l, loss in enumerate(self._judges, start=1):
+            if loss.needs_global_error and not self.knows_global_error:
+                raise ValueError(
+                    f"The projection of block {l} is matched: it learns from the backpropagated "
+                    "error, which local training has not. Train it with the loss, or take a random "
+                    "one."
+                )
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
-        top = self._top(views) if self.two_passes else blockwise.no_top()
+        top = self._top(views) if self.two_passes else None
         values: dict[int, Tensor] = {}
 
         def visit(position: int, z: Tensor) -> None:
             last = position == len(self.blocks) - 1
-            value = self.losses[position](z, z.detach() if last else top)
+            value = self._judges[position](z, z.detach() if last else top, batch)
             self._backpropagate(value)
+            if position in self._unseen:
+                self._check_that_it_trains(position)
             self._ready(position)
             values[position + 1] = value.detach()
 
@@ -98,10 +143,30 @@ class LocalTrainer(Trainer):
             self._run(views, visit)
         return kept[0]
 
-    def _run(self, views: Tensor, visit: blockwise.Visit) -> None:
-        cut = self._micro.cut() if self._micro else nullcontext()
-        with self.fabric.autocast(), cut, blockwise.walls(self.blocks, visit):
+    def _run(self, views: Tensor, visit: Callable[[int, Tensor], None]) -> None:
+        parts = self._micro.cut() if self._micro else nullcontext()
+        with self.fabric.autocast(), parts, cut(self.blocks, visit):
             self.model(views)
+
+    def _check_that_it_trains(self, position: int) -> None:
+        """After the first backward pass of a block: has it reached what it should train?"""
+        loss = self._judges[position]
+        own = loss.named_parameters()
+        idle = [name for name, p in own if p.requires_grad and p.grad is None]
+        if idle and not loss.needs_global_error:
+            raise ValueError(
+                f"The local loss of block {position + 1} does not train its own "
+                f"{', '.join(idle)}: use these parameters in its value, or freeze them."
+            )
+        trained = self.parameters[position]
+        if trained and all(p.grad is None for p in trained):
+            raise ValueError(
+                f"The local loss of block {position + 1} ({self.blocks[position].name}) reached "
+                "none of the block's parameters: was its output detached, or does a reentrant "
+                "checkpoint lie inside (use_reentrant=False works)? Freeze the block if it is not "
+                "to be trained."
+            )
+        self._unseen.discard(position)
 
     def _parameters(
         self, parameters: Sequence[Sequence[nn.Parameter]]
@@ -117,53 +182,77 @@ class GlobalTrainer(Trainer):
 
     Args:
         model: the network.
-        blocks: as for `blocks`.
+        blocks: as for `linlocal.analysis.blocks`.
         rule: whose loss of the last block is taken; None with a ``loss``.
         loss: of your own, instead: of the network's output and the batch as the loader gave it.
-        options: as of `training.Trainer`.
+        shape: as of `Trainer`, with all that follows.
+        optimiser: see there.
+        scheduler: see there.
+        augment: see there.
+        fabric: see there.
+        shard: see there.
+        seed: see there.
+        log: see there.
 
     Raises:
         ValueError: as `Trainer`, or not one of rule and loss.
     """
 
+    end_to_end = True
+
     def __init__(
         self,
         model: nn.Module,
         blocks: Iterable[str] | None,
-        rule: LocalRule | None = None,
+        rule: Rule | LocalRule | None = None,
         *,
         loss: GlobalLoss | None = None,
-        **options: Any,
+        shape: Sequence[int],
+        optimiser: MakeOptimiser | Sequence[MakeOptimiser] = ADAMW,
+        scheduler: MakeScheduler | None = None,
+        augment: Callable[[Any], Tensor] | None = None,
+        fabric: Fabric | None = None,
+        shard: bool = False,
+        seed: int = 0,
+        log: Log | None = None,
     ) -> None:
         if (rule is None) == (loss is None):
             raise ValueError("Give a rule, whose loss of the last block is taken, or a loss.")
         self.loss = loss
-        super().__init__(model, blocks, rule, **options)
+        super().__init__(
+            model,
+            blocks,
+            rule,
+            shape=shape,
+            optimiser=optimiser,
+            scheduler=scheduler,
+            augment=augment,
+            fabric=fabric,
+            shard=shard,
+            seed=seed,
+            log=log,
+        )
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
         outputs: list[Tensor] = []
 
-        def keep(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            outputs.append(output)
-            return output.clone()  # what follows may work on it in place
+        def keep(position: int, z: Tensor) -> Tensor:
+            outputs.append(z)
+            return z.clone()  # what follows may work on it in place
 
-        handle = self.blocks[-1].module.register_forward_hook(keep)
-        try:
-            with torch.enable_grad(), self.fabric.autocast():
-                answer = self.model(views)
-                if self.loss is not None:
-                    value = self.loss(answer, batch)
-                else:
-                    value = self.losses[-1](outputs[-1], outputs[-1].detach())
-        finally:
-            handle.remove()
+        with torch.enable_grad(), self.fabric.autocast():
+            if self.loss is not None:
+                value = self.loss(self.model(views), batch)
+            else:
+                with one_pass(self.blocks[-1:], keep):
+                    self.model(views)
+                value = self._judges[-1](outputs[0], outputs[0].detach(), batch)
         self._backpropagate(value)
         return {len(self.blocks): value.detach()}
 
     def _parameters(
         self, parameters: Sequence[Sequence[nn.Parameter]]
     ) -> tuple[list[nn.Parameter], ...]:
-        self.losses = self.losses[-1:]
         owned = {id(p) for group in parameters for p in group}
         head = [p for p in self.model.parameters() if p.requires_grad and id(p) not in owned]
         top = [*parameters[-1], *head, *(p for p in self.losses.parameters() if p.requires_grad)]
@@ -190,17 +279,3 @@ def tensorboard_log(folder: str | Path) -> Log:
             writer.add_scalar(name, value, step)
 
     return log
-
-
-def _check_that_it_trains(loss: nn.Module, z: Tensor, top: Tensor, l: int) -> None:
-    trained = {name: p for name, p in loss.named_parameters() if p.requires_grad}
-    if not trained:
-        return
-    with untouched(loss), torch.enable_grad():
-        reached = {id(leaf) for leaf in blockwise.leaves(loss(z, top))}
-    if idle := [name for name, p in trained.items() if id(p) not in reached]:
-        raise ValueError(
-            f"The local loss of block {l} does not train its own {', '.join(idle)}: a matched "
-            "projection learns from the backpropagated error, which local training has not. Use "
-            'projection="trained" or "random", or freeze these parameters.'
-        )

@@ -1,14 +1,18 @@
-from . import blockwise as blockwise
-from .blockwise import NoTop as NoTop
+from .gradients import (
+    Rescale as Rescale,
+    error_signal as error_signal,
+    local_gradient as local_gradient,
+)
 from .locality import LocalityError as LocalityError, audit_locality as audit_locality
 from .masking import Masks as Masks, masked_gradients as masked_gradients
 from .micro_batches import MicroBatches as MicroBatches
+from .restore import untouched as untouched
+from .surveys import Survey as Survey, leaves as leaves, survey as survey
 from .window import (
-    Rescale as Rescale,
     capture as capture,
-    error_signal as error_signal,
-    local_gradient as local_gradient,
-    output_shapes as output_shapes,
-    untouched as untouched,
+    complete_from_above as complete_from_above,
+    cut as cut,
+    hooked as hooked,
+    one_pass as one_pass,
     watch as watch,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,12 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from linlocal.analysis.local_losses import LocalRule, checked_rule
-from linlocal.inputs import instance, sequence
+from linlocal.analysis.block import Block, resolve
+from linlocal.analysis.local_losses import LocalRule, contracted, on_network
+from linlocal.analysis.watching.restore import untouched
+from linlocal.analysis.watching.window import one_pass
+from linlocal.inputs import instance
+from linlocal.rules import Rule
 
 
 class LocalityError(RuntimeError):
@@ -20,7 +24,11 @@ class LocalityError(RuntimeError):
 
 
 def audit_locality(
-    model: nn.Module, blocks: Sequence[str], rule: LocalRule, inputs: Tensor
+    model: nn.Module,
+    blocks: Iterable[str] | None,
+    rule: Rule | LocalRule,
+    inputs: Tensor,
+    batch: Any = None,
 ) -> xr.Dataset:
     """Proves by autograd that d loss_l / d parameters_m does not exist for blocks l != m.
 
@@ -30,9 +38,10 @@ def audit_locality(
 
     Args:
         model: the network.
-        blocks: names of its submodules, in forward order.
-        rule: of `local_losses`, or your own.
+        blocks: as for `linlocal.analysis.blocks`.
+        rule: a `linlocal.Rule`, a `NetworkRule`, or your own with a method build.
         inputs: (2N, ...) both views of a batch, stacked.
+        batch: what losses that read labels are given.
 
     Returns:
         A Dataset with ``reached`` (loss, block): how many parameter tensors of each block the local
@@ -41,46 +50,59 @@ def audit_locality(
 
     Raises:
         LocalityError: a loss reaches another block's parameters; the message names them.
-        ValueError: no blocks, names that the model has not, blocks within each other, or a block
-            that does not run exactly once or returns no tensor.
+        RuntimeError: the blocks did not run once each, in this order.
+        ValueError: as `linlocal.analysis.blocks`, but for parameters that blocks share: this is
+            what the audit is about; or a block returns no tensor.
         TypeError: no module, names, rule or tensor.
     """
-    instance(model, nn.Module, "model", "a torch.nn.Module")
-    sequence(blocks, "blocks", "names of submodules")
     instance(inputs, Tensor, "inputs", "a tensor (2N, ...) with both views")
-    checked_rule(rule)
+    building = on_network(rule)
+    resolve(model, blocks, strict=False)
     model = copy.deepcopy(model)
-    modules = _modules(model, blocks)
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(sorted(d.index or 0 for d in devices)), torch.enable_grad():
-        outputs = _outputs(model, modules, inputs)
-        losses = rule.build([tuple(z.shape[1:]) for z in outputs])
+    resolved = resolve(model, blocks, strict=False)
+    names = [block.name for block in resolved]
+    with untouched(model), torch.enable_grad():
+        outputs = _outputs(model, resolved, inputs)
+        losses = contracted(building.build([tuple(z.shape[1:]) for z in outputs]))
         for loss, z in zip(losses, outputs, strict=True):
             loss.to(z.device, z.dtype)
-        values = [loss(z, outputs[-1]) for loss, z in zip(losses, outputs, strict=True)]
+        values = [loss(z, outputs[-1], batch) for loss, z in zip(losses, outputs, strict=True)]
 
-    owned = {name: dict(module.named_parameters()) for name, module in modules.items()}
-    reached = np.zeros((len(blocks), len(blocks)), dtype=np.int64)
+    owned = {block.name: block.parameters for block in resolved}
+    reached = np.zeros((len(names), len(names)), dtype=np.int64)
     for l, value in enumerate(values):
         for m, (name, parameters) in enumerate(owned.items()):
             found = _reached(value, parameters)
             reached[l, m] = len(found)
             if l != m and found:
                 raise LocalityError(
-                    f"The local loss of block {l + 1} ({blocks[l]}) reaches parameters of block "
-                    f"{m + 1} ({name}): {', '.join(found)}. {_cause(l, m, blocks, owned, found)}"
+                    f"The local loss of block {l + 1} ({names[l]}) reaches parameters of block "
+                    f"{m + 1} ({name}): {', '.join(found)}. {_cause(l, m, names, owned, found)}"
                 )
-    numbers = list(range(1, len(blocks) + 1))
+    numbers = list(range(1, len(names) + 1))
     return xr.Dataset(
         {
             "reached": (("loss", "block"), reached),
             "parameters": ("block", [len(p) for p in owned.values()]),
         },
-        coords={"loss": numbers, "block": numbers, "name": ("block", list(blocks))},
+        coords={"loss": numbers, "block": numbers, "name": ("block", names)},
     )
 
 
-def _reached(value: Tensor, parameters: dict[str, nn.Parameter]) -> list[str]:
+def _outputs(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> list[Tensor]:
+    """The output of every block, each with a graph of its own."""
+    outputs: list[Tensor] = []
+
+    def look(position: int, z: Tensor) -> Tensor:
+        outputs.append(z)
+        return z.clone()  # an operation in place may follow
+
+    with one_pass(blocks, look, detached=True):
+        model(inputs)
+    return outputs
+
+
+def _reached(value: Tensor, parameters: Mapping[str, nn.Parameter]) -> list[str]:
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
     if not trained or not value.requires_grad:
         return []
@@ -94,7 +116,7 @@ def _cause(
     l: int,
     m: int,
     blocks: Sequence[str],
-    owned: dict[str, dict[str, nn.Parameter]],
+    owned: Mapping[str, Mapping[str, nn.Parameter]],
     found: Sequence[str],
 ) -> str:
     own = {id(p) for p in owned[blocks[l]].values()}
@@ -106,64 +128,3 @@ def _cause(
         "An activity goes past the boundary between them, stored by one block and read by another: "
         "pass it as an argument, which is detached, or make one block of both."
     )
-
-
-def _modules(model: nn.Module, blocks: Sequence[str]) -> dict[str, nn.Module]:
-    named = dict(model.named_modules())
-    unknown = [name for name in blocks if name not in named]
-    if not blocks or unknown:
-        raise ValueError(
-            f"blocks must name submodules of the model, in forward order, got {list(blocks)}; "
-            f"unknown: {unknown}; the model has {[n for n in named if n][:20]}."
-        )
-    modules = {name: named[name] for name in blocks}
-    for name, module in modules.items():
-        inside = {id(m) for m in module.modules()} - {id(module)}
-        others = [n for n, other in modules.items() if n != name and id(other) in inside]
-        if others or len(modules) < len(blocks):
-            raise ValueError(f"Blocks must be apart, got {list(blocks)}: {others} inside {name}.")
-    return modules
-
-
-def _outputs(model: nn.Module, modules: dict[str, nn.Module], inputs: Tensor) -> list[Tensor]:
-    """The output of every block, each with a graph of its own."""
-    outputs: dict[str, list[Any]] = {name: [] for name in modules}
-    handles = []
-
-    def wall(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        return _detached(args), _detached(kwargs)
-
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            outputs[name].append(output)
-            # Cloned: an operation in place may follow.
-            return output.clone() if isinstance(output, Tensor) else output
-
-        return hook
-
-    for name, module in modules.items():
-        handles.append(module.register_forward_pre_hook(wall, with_kwargs=True))
-        handles.append(module.register_forward_hook(keep(name)))
-    try:
-        model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, found in outputs.items():
-        if len(found) != 1 or not isinstance(found[0], Tensor):
-            raise ValueError(
-                f"Block {name} must run once and return a tensor; it ran {len(found)} times and "
-                f"returned {[type(z).__name__ for z in found]}; choose another block."
-            )
-    return [found[0] for found in outputs.values()]
-
-
-def _detached(value: Any) -> Any:
-    """A copy of nested arguments with every tensor detached."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()  # cloned: the block may work on it in place
-    if isinstance(value, tuple | list):
-        return type(value)(_detached(v) for v in value)
-    if isinstance(value, dict):
-        return {k: _detached(v) for k, v in value.items()}
-    return value

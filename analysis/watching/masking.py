@@ -12,8 +12,7 @@ with a_l = W_l h_{l-1}, h_l = relu(a_l) and g_l the error at h_l.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from linlocal.analysis.watching.restore import untouched
 from linlocal.inputs import instance
 
 Masks = Literal["sample", "batch", "none"]
@@ -65,7 +65,7 @@ def masked_gradients(
     instance(model, nn.Module, "model", "a torch.nn.Module")
     instance(inputs, Tensor, "inputs", "a tensor (samples, ...)")
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with _restored(model, inputs.device), torch.enable_grad():
+    with untouched(model), torch.enable_grad():
         with _CutAtReLU() as cut:
             output = model(inputs)
         loss = loss_fn(output)
@@ -121,19 +121,6 @@ class _CutAtReLU(TorchFunctionMode):
             below = {"sample": mask, "batch": mask.mean(dim=0), "none": torch.ones_like(mask)}
             _add(errors[:l], preactivation, self.outputs[:l], below[masks] * error)
         return gradients
-
-
-@contextmanager
-def _restored(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Running statistics and random numbers come back, whatever the forward pass does to them."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
 
 
 def _add(

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from linlocal.analysis.block import Block
 from linlocal.analysis.random_states import drawing
-from linlocal.analysis.watching.window import untouched
+from linlocal.analysis.watching.restore import untouched
 
 # Large, so that statistics of a batch move far more than by rounding; a power of two is exact.
 _CHANGE = -8

@@ -1,7 +1,8 @@
-"""Block outputs of a running network, by forward hooks, and local gradients from the same graph.
+"""The one window onto a running network: what each block gives, in forward order.
 
-A hook hands a copy of the block's output on to the rest of the network, so that an in-place
-activation there overwrites the copy and not what was captured.
+Every forward hook of the project is set here, checked in one way, and removed whatever happens. The
+network runs as it is written, so a stem, a flattening or a positional embedding between two blocks
+needs no description.
 """
 
 from __future__ import annotations
@@ -12,45 +13,124 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from linlocal.analysis.block import Block, resolve, unwrap
 
+Look = Callable[[int, Tensor], Tensor | None]
 OnForward = Callable[[tuple[Tensor, ...]], None]
-Rescale = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def capture(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs z_l of the blocks in every forward pass inside.
+def window(
+    blocks: Sequence[Block], look: Look, *, tuples: bool = False, detached: bool = False
+) -> Iterator[None]:
+    """In every forward pass inside, ``look(l - 1, z_l)`` is called as block l has run.
+
+    What ``look`` returns takes the place of z_l in the rest of the network; None leaves z_l there.
 
     Args:
-        model: the network.
-        names: as for `blocks`.
-
-    Yields:
-        The outputs by block name, with their graph; empty until the network has run, then those of
-        the latest forward pass with gradients enabled.
+        blocks: of `block.resolve`.
+        look: called with the position of a block, from 0, and its output.
+        tuples: whether a block may return a tuple, of which the first entry is then z_l.
+        detached: whether every block runs on detached copies of what it is called with.
 
     Raises:
-        ValueError: as `blocks`, or an output is no tensor or tuple of them.
-        RuntimeError: the blocks did not run once each, in this order.
+        ValueError: an output is no tensor (nor a tuple that begins with one, if these are allowed).
     """
-    blocks = resolve(model, names)
-    outputs: dict[str, Tensor] = {}
 
-    def keep(captured: tuple[Tensor, ...]) -> None:
-        outputs.update((block.name, z) for block, z in zip(blocks, captured, strict=True))
+    def after(position: int) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            z, rest = _first(output, blocks[position].name, tuples)
+            replaced = look(position, z)
+            return None if replaced is None else rest(replaced)
 
-    with watch(model, blocks, keep):
-        yield outputs
+        return hook
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return _detached(args), _detached(kwargs)
+
+    handles: list[RemovableHandle] = []
+    try:
+        for position, block in enumerate(blocks):
+            if detached:
+                handles.append(block.first.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(block.module.register_forward_hook(after(position)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def one_pass(
+    blocks: Sequence[Block], look: Look, *, tuples: bool = False, detached: bool = False
+) -> Iterator[None]:
+    """A `window` for one forward pass, in which the blocks must run once each, in their order.
+
+    Args:
+        blocks: as for `window`.
+        look: as for `window`.
+        tuples: as for `window`.
+        detached: as for `window`.
+
+    Raises:
+        RuntimeError: blocks did not run once each, in this order.
+        ValueError: as `window`.
+    """
+    ran: list[str] = []
+
+    def counted(position: int, z: Tensor) -> Tensor | None:
+        ran.append(blocks[position].name)
+        if position != len(ran) - 1:
+            raise RuntimeError(disorder(blocks, ran))
+        return look(position, z)
+
+    with window(blocks, counted, tuples=tuples, detached=detached):
+        yield
+        if len(ran) != len(blocks):
+            raise RuntimeError(disorder(blocks, ran))
+
+
+@contextmanager
+def cut(blocks: Sequence[Block], visit: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """`one_pass` that is cut after every block: the rest of the network gets z_l detached.
+
+    The graph of z_l ends at the input of the block; if the visitor keeps nothing of it, it is freed
+    before the next block runs. Without gradients enabled there is no graph.
+
+    Args:
+        blocks: as for `window`.
+        visit: called with the position of a block, from 0, and its output.
+
+    Raises:
+        RuntimeError, ValueError: as `one_pass`.
+    """
+
+    def look(position: int, z: Tensor) -> Tensor:
+        visit(position, z)
+        return z.detach()
+
+    with one_pass(blocks, look):
+        yield
 
 
 @contextmanager
 def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> Iterator[None]:
     """Call ``on_forward`` with all block outputs at the end of every forward pass of the network.
 
-    Passes without gradients (a validation, a teacher) do not count, nor do the blocks that
-    activation checkpointing runs again. No hook is left afterwards. Raises as `capture`.
+    The rest of the network gets copies, so an in-place activation there overwrites the copy and not
+    what was captured. Passes without gradients (a validation, a teacher) do not count, nor do
+    the blocks that activation checkpointing runs again.
+
+    Args:
+        model: the network.
+        blocks: as for `window`.
+        on_forward: called with z_1..z_L.
+
+    Raises:
+        RuntimeError: the blocks did not run once each, in this order.
+        ValueError: an output is no tensor or tuple of them.
     """
     network = unwrap(model)
     outputs: list[Tensor] = []
@@ -60,6 +140,15 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
         nonlocal running
         running = torch.is_grad_enabled()
         outputs.clear()
+
+    def look(position: int, z: Tensor) -> Tensor | None:
+        if not (running and torch.is_grad_enabled()):
+            return None
+        if position != len(outputs):
+            ran = [block.name for block in blocks[: len(outputs)]] + [blocks[position].name]
+            raise RuntimeError(disorder(blocks, ran))
+        outputs.append(z)
+        return z.clone()
 
     def end(module: nn.Module, args: Any, output: Any) -> None:
         nonlocal running
@@ -74,133 +163,105 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
             on_forward(tuple(outputs))
             outputs.clear()
 
-    def collect(position: int) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            if not (running and torch.is_grad_enabled()):
-                return None
-            if position != len(outputs):
-                ran = [block.name for block in blocks[: len(outputs)]] + [blocks[position].name]
-                raise RuntimeError(
-                    f"Blocks must run once each in forward order; they ran as {', '.join(ran)}. "
-                    "Name them in that order; a block that runs twice in one pass has no single "
-                    "output: put both runs into one block."
-                )
-            z, replaced = _split(output, blocks[position].name)
-            outputs.append(z)
-            return replaced
-
-        return hook
-
     handles = [network.register_forward_pre_hook(begin)]
     try:
-        handles += [b.module.register_forward_hook(collect(i)) for i, b in enumerate(blocks)]
-        handles.append(network.register_forward_hook(end))
-        yield
+        with window(blocks, look, tuples=True):
+            handles.append(network.register_forward_hook(end))
+            yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def output_shapes(
-    model: nn.Module, names: Iterable[str] | None, inputs: Tensor
-) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the block outputs without the batch dimension; leaves the network as it was.
+@contextmanager
+def capture(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs z_l of the blocks in every forward pass inside.
 
     Args:
         model: the network.
-        names: as for `blocks`.
-        inputs: a batch.
+        names: as for `linlocal.analysis.blocks`.
+
+    Yields:
+        The outputs by block name, with their graph; empty until the network has run, then those of
+        the latest forward pass with gradients enabled.
+
+    Raises:
+        ValueError: as `linlocal.analysis.blocks`, or an output is no tensor or tuple of them.
+        RuntimeError: the blocks did not run once each, in this order.
     """
-    with untouched(model), torch.enable_grad(), capture(model, names) as outputs:
-        model(inputs)
-    return tuple(tuple(z.shape[1:]) for z in outputs.values())
+    blocks = resolve(model, names)
+    outputs: dict[str, Tensor] = {}
+
+    def keep(captured: tuple[Tensor, ...]) -> None:
+        outputs.update((block.name, z) for block, z in zip(blocks, captured, strict=True))
+
+    with watch(model, blocks, keep):
+        yield outputs
 
 
 @contextmanager
-def untouched(*modules: nn.Module) -> Iterator[None]:
-    """Give buffers and random number generators back as they were."""
-    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
-    cuda = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
-    kept = [(buffer, buffer.clone()) for m in modules for buffer in m.buffers()]
-    with torch.random.fork_rng(cuda):
-        try:
-            yield
-        finally:
-            for buffer, value in kept:
-                # Behind autograd's back: a graph that saved the buffer may still have to run.
-                buffer.data.copy_(value)
+def complete_from_above(blocks: Sequence[Block], ready: Callable[[int], None]) -> Iterator[None]:
+    """In a forward and backward pass inside, ``ready(l)`` is called as block l + 1 is complete.
 
-
-def error_signal(loss: nn.Module, here: Tensor, top: Tensor, rescale: Rescale) -> Tensor:
-    """dLoss_l/dz_l of a block's local loss, in the shape of z_l.
-
-    The loss sees a copy without graph: whatever it does, no gradient leaves the block. Of a loss
-    that has an ``activity_loss``, the part of it that depends on the activity, only this is run: a
-    penalty on large projections costs as much as the pairs.
+    That is when the gradient by z_l, the output of the block below, is: autograd runs operations in
+    the reverse of their order, so all of the blocks above have run. Block 1 is never reported, as
+    nothing lies below.
 
     Args:
-        loss: the local loss of the block.
-        here: the block's output.
-        top: the last block's output, detached.
-        rescale: what the loss is multiplied with.
-
-    Raises:
-        ValueError: the loss is no scalar.
+        blocks: as for `window`.
+        ready: called with positions from 0.
     """
-    leaf = here.detach().requires_grad_()
-    value = getattr(loss, "activity_loss", loss)(leaf, top)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
-            f"A local loss must return one number, {type(loss).__name__} returned {got}: take the "
-            "mean over samples in it."
-        )
-    if not value.requires_grad:
-        return torch.zeros_like(leaf)
-    (error,) = torch.autograd.grad(rescale(value), leaf, materialize_grads=True)
-    return error
+
+    def look(position: int, z: Tensor) -> None:
+        if z.requires_grad:
+            hooked(z, lambda gradient: ready(position + 1))
+
+    with window(blocks[:-1], look, tuples=True):
+        yield
 
 
-def local_gradient(
-    here: Tensor, parameters: Sequence[nn.Parameter], error: Tensor
-) -> tuple[Tensor, ...]:
-    """(dz_l/dtheta_l)^T error: the gradient of a block's parameters, from its own output.
+def hooked(tensor: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call a hook with the gradient by a tensor."""
+    # Typed in some versions of torch only.
+    handle: RemovableHandle = tensor.register_hook(hook)
+    return handle
 
-    Nothing below the block is computed, since none of the parameters lies there. The graph stays.
 
-    Args:
-        here: z_l with its graph.
-        parameters: the block's parameters that require a gradient.
-        error: in the shape of z_l.
-
-    Returns:
-        One tensor per parameter, zero where it was not used.
-
-    Raises:
-        RuntimeError: the block ran without a graph.
-    """
-    if not parameters:
-        return ()
-    if not here.requires_grad:
-        raise RuntimeError(
-            "A block with trainable parameters ran without a graph: its output was detached or "
-            "computed under no_grad."
-        )
-    return torch.autograd.grad(
-        here, parameters, error, retain_graph=True, allow_unused=True, materialize_grads=True
+def disorder(blocks: Sequence[Block], ran: Sequence[str]) -> str:
+    """What to say of blocks that ran otherwise."""
+    return (
+        f"Blocks must run once each and in the order {', '.join(b.name for b in blocks)}; they ran "
+        f"as {', '.join(ran) or 'none'}. Name them in forward order; a block that runs twice (also "
+        "by activation checkpointing around it) must lie inside a larger one."
     )
 
 
-def _split(output: Any, name: str) -> tuple[Tensor, Any]:
-    """The captured tensor, and what the rest of the network gets in its place."""
+def _first(output: Any, name: str, tuples: bool) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The tensor of an output, and the output with another one in its place."""
     if isinstance(output, Tensor):
-        return output, output.clone()
-    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
-        items = [output[0].clone(), *output[1:]]
-        # A namedtuple takes its fields one by one.
-        replaced = type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
-        return output[0], replaced
+        return output, lambda z: z
+    begins = isinstance(output, tuple | list) and output and isinstance(output[0], Tensor)
+    if tuples and begins:
+
+        def rest(z: Tensor) -> Any:
+            items = [z, *output[1:]]
+            # A namedtuple takes its fields one by one.
+            return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+
+        return output[0], rest
+    expected = "a tensor, or a tuple whose first entry is one" if tuples else "one tensor"
     raise ValueError(
-        f"Block {name!r} returned {type(output).__name__}; expected a tensor, or a tuple whose "
-        "first entry is one."
+        f"Block {name!r} returned {type(output).__name__}, expected {expected}: choose a "
+        "module that returns its activity alone."
     )
+
+
+def _detached(value: Any) -> Any:
+    """A copy of nested arguments with every tensor detached."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()  # cloned: the block may work on it in place
+    if isinstance(value, tuple | list):
+        return type(value)(_detached(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _detached(v) for k, v in value.items()}
+    return value

@@ -21,8 +21,9 @@ import xarray as xr
 from torch import Tensor, nn
 
 from linlocal.analysis.alignment import AlignmentRecorder
+from linlocal.analysis.block import resolve
 from linlocal.analysis.local_losses import CLAPP
-from linlocal.analysis.watching import output_shapes
+from linlocal.analysis.watching import survey
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _measure(config: Config, folder: Path) -> xr.Dataset:
     torch.manual_seed(config.seed)
     model = encoder(config).to(config.device)
     images = torch.randn(config.batch, 3, config.size, config.size, device=config.device)
-    losses = CLAPP(context="top").build(output_shapes(model, None, images), config.seed)
+    losses = CLAPP(context="top").build(survey(model, resolve(model), images).shapes, config.seed)
     losses.to(config.device)
     recorder = AlignmentRecorder(
         model, rule=losses, every=2, path=folder, flush_every=10**9, trains_rule=True

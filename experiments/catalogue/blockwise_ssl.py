@@ -36,7 +36,7 @@ from experiments.training import (
     train,
 )
 from linlocal.analysis.alignment import log_spaced
-from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, HeadKind, Labels, Spread
+from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, HeadKind, Spread
 from linlocal.analysis.probing import probe_blocks, stratified_split
 from linlocal.analysis.random_states import drawing
 from linlocal.analysis.training import Trainer
@@ -243,15 +243,13 @@ def _trained(
     network = build(config, variant, seed).to(config.device)
     if not variant.order:
         return network
-    labels = Labels()
     try:
         train(
             network,
-            rule_of(config, variant, labels),
+            rule_of(config, variant),
             lambda step: images.labelled_views(step, config.batch, seed),
             BlockwiseRecipe(config.steps, learning_rate),
             variant.order,
-            labels=labels,
             seed=seed,
             before_step=before_step,
         )
@@ -274,12 +272,11 @@ def build(config: Config, variant: Variant, seed: int) -> nn.Sequential:
     return cut(whole, noise=noise)
 
 
-def rule_of(config: Config, variant: Variant, labels: Labels) -> HeadedRule:
+def rule_of(config: Config, variant: Variant) -> HeadedRule:
     """The loss of each block."""
     return headed(
         variant.loss,
         NUM_CLASSES,
-        labels,
         width=config.width,
         projector=config.projector,
         kind=variant.head,

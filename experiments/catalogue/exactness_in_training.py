@@ -18,7 +18,6 @@ from experiments.runner import Sweep, grid, stack
 from linlocal import (
     DeepLinear,
     Pairs,
-    Penalty,
     Rule,
     compare,
     local_update,
@@ -126,7 +125,6 @@ def record(network: DeepLinear, start: DeepLinear, pairs: Pairs, rule: Rule) -> 
 
 def top_loss(network: DeepLinear, pairs: Pairs, rule: Rule) -> float:
     """phi + lam/2 ||B_L||^2 at the optimal projections of the top layer, summed over directions."""
-    assert isinstance(rule.penalty, Penalty)
     assert isinstance(rule.loss, PairLoss)
     top = network.activities(pairs.samples).z[network.depth]
     strength = rule.penalty.at(network.depth, network.depth)

@@ -20,6 +20,7 @@ from experiments.data import Images, SourceName, in_batches, named_data, source,
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, searched, stack, words
 from experiments.training import Credit, Divergence, Schedule, fit, fit_supervised
+from linlocal import losses
 from linlocal.analysis.local_losses import (
     CLAPP,
     SCFF,
@@ -28,7 +29,6 @@ from linlocal.analysis.local_losses import (
     LocalRule,
     PhyLL,
     Views,
-    view_losses,
 )
 from linlocal.analysis.probing import probe_blocks
 
@@ -87,9 +87,9 @@ RULES: dict[str, LocalRule] = {
     "PhyLL": PhyLL(),
     "Forward-Forward": ForwardForward(goodness="mean"),
     "SCFF": SCFF(goodness="mean"),
-    "LPL": Views(view_losses.LPL()),
-    "VICReg": Views(view_losses.VICReg()),
-    "Barlow Twins": Views(view_losses.BarlowTwins()),
+    "LPL": Views(losses.LPL()),
+    "VICReg": Views(losses.VICReg()),
+    "Barlow Twins": Views(losses.BarlowTwins()),
 }
 # In the last block there is no feedback, so that these have one loss to backpropagate.
 SAME_AT_THE_TOP = {"CLAPP++ DFB": "CLAPP++", "CLAPP++ both": "CLAPP++"}
@@ -169,7 +169,7 @@ def learn(
         )
     if rule not in RULES:
         return without_cosines(schedule)
-    hybrids = isinstance(RULES[rule], ForwardForward)
+    hybrids = rule == "Forward-Forward"
 
     def stacked(views: Tensor, step: int) -> Tensor:
         return with_hybrids(views, seed + step) if hybrids else views

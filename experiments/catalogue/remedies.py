@@ -15,7 +15,7 @@ import xarray as xr
 
 from experiments.data import PATCH_WIDTH, default_source, patch_batches
 from experiments.runner import Sweep, grid, stack
-from linlocal import DeepLinear, Penalty, Rule, compare, rules
+from linlocal import DeepLinear, Rule, compare, rules
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,6 @@ def treat(
             return network, rule
         # G_l = a I: the projection of layer l is a (direct feedback) or a^2 (same layer) times too
         # strong for its penalty, statement 3.
-        assert isinstance(rule.penalty, Penalty)
         power = 1 if rule.context == "top" else 2
         factors = (scale ** (2 * (network.depth - l)) for l in network.layers)
         strengths = tuple(
@@ -117,7 +116,6 @@ def treat(
         return network, rule.with_penalty(strengths)
     network = DeepLinear.gaussian(widths, seed)
     if remedy == "metric penalty":
-        assert isinstance(rule.penalty, Penalty)
         return network, rule.with_penalty(rule.penalty.strength, "downstream")
     if remedy == "matched projection":
         return network, replace(rule, projection="matched")

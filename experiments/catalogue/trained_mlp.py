@@ -7,8 +7,9 @@ pixels, in both columns, as in the linear experiments; the negative is the next 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import xarray as xr
@@ -67,13 +68,13 @@ PRESETS = {
 PUBLISHED = "Fig. 3b of arXiv 2601.21683"
 
 AVAILABLE = {"digits": 1797, "mnist": 60_000}
-_CLAPP = CLAPP(score="softplus", margin=1.0, penalty=0.01, shared=False, pooling=1)
-_FED = replace(_CLAPP, context="top")
+_PUBLISHED: dict[str, Any] = {"score": "softplus", "shared": False, "pooling": 1}
+_FED = {**_PUBLISHED, "context": "top"}
 RULES: dict[str, LocalRule] = {
-    "same layer": _CLAPP,
-    "direct feedback": _FED,
-    "direct feedback, matched B": replace(_FED, projection="matched"),
-    "direct feedback, random B": replace(_FED, projection="random"),
+    "same layer": CLAPP(**_PUBLISHED),
+    "direct feedback": CLAPP(**_FED),
+    "direct feedback, matched B": CLAPP(**_FED, projection="matched"),
+    "direct feedback, random B": CLAPP(**_FED, projection="random"),
 }
 
 

@@ -128,7 +128,6 @@ def estimate(run: Pretraining, folder: Path) -> Estimate:
     """
     trainer, settings, device = run.trainer, run.settings, run.fabric.device
     batch, read, loader_s = _loaded(run)
-    run.labels.present = batch[1]
 
     def step() -> None:
         trainer.step(batch)

@@ -28,7 +28,7 @@ from experiments.pretrain.settings import Settings, Synchronised, network_of, ru
 from experiments.training import BlockwiseRecipe
 from linlocal.analysis import results
 from linlocal.analysis.alignment import AlignmentRecorder, series
-from linlocal.analysis.local_losses import Labels, LocalRule
+from linlocal.analysis.local_losses import LocalRule
 from linlocal.analysis.probing import probe_blocks
 from linlocal.analysis.random_states import drawing
 from linlocal.analysis.results import Provenance, ResultError
@@ -78,10 +78,7 @@ class Pretraining:
                 f"{self.stream.num_classes} classes: it needs {_PER_CLASS} for each class."
             )
         self.steps = settings.steps or settings.epochs * self.stream.length
-        self.labels = Labels()
-        rule: LocalRule = rule_of(
-            settings, self.stream.num_classes, self.labels, fabric.world_size > 1
-        )
+        rule: LocalRule = rule_of(settings, self.stream.num_classes, fabric.world_size > 1)
         try:
             network = network_of(settings)
         except (ImportError, ValueError) as error:
@@ -128,10 +125,9 @@ class Pretraining:
         """
         trainer, fabric = self.trainer, self.fabric
         key = (trainer.seed, fabric.global_rank, trainer.steps)
-        with recorder.step() as due:
+        with recorder.step(batch=batch) as due:
             if due:
                 inputs = fabric.to_device(batch[0])
-                self.labels.present = batch[1]
                 with (
                     untouched(trainer.model, trainer.losses),
                     drawing(fabric.device, *key),
@@ -208,7 +204,6 @@ class _Watched:
         for _ in range(min(left, run.stream.length - start)):
             with clock.waiting():
                 batch = next(batches)
-            run.labels.present = batch[1]
             if self.recorder is not None:
                 run.record(self.recorder, batch)
             yield batch

@@ -15,7 +15,7 @@ from experiments.networks import cut, encoders as networks, narrow_resnet
 from experiments.training import SUPERVISED, headed
 from linlocal.analysis import results
 from linlocal.analysis.alignment import Cadence, log_spaced
-from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, Labels, LocalRule, Shape
+from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, LocalRule, Shape
 from linlocal.analysis.results import ResultError
 
 NETWORKS = ("resnet50", "resnet18", "vit", "narrow")
@@ -180,12 +180,11 @@ def network_of(settings: Settings) -> nn.Sequential:
     return cut(networks.build(name, image_size=settings.size, seed=settings.seed), noise=noise)
 
 
-def rule_of(settings: Settings, num_classes: int, labels: Labels, gathered: bool) -> HeadedRule:
+def rule_of(settings: Settings, num_classes: int, gathered: bool) -> HeadedRule:
     """The loss of each block, of the joined batch of all processes if ``gathered``."""
     return headed(
         LOSS_NAMES[settings.loss],
         num_classes,
-        labels,
         width=settings.width,
         projector=settings.projector,
         gathered=gathered,

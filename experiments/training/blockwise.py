@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from experiments.training.optimisers import lars, warm_up_cosine
-from linlocal.analysis.local_losses import ActivityNoise, Labels, LocalRule
+from linlocal.analysis.local_losses import ActivityNoise, LocalRule
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
 
 Order = Literal["simultaneous", "sequential", "end to end"]
@@ -51,7 +51,6 @@ def train(
     recipe: BlockwiseRecipe,
     order: Order,
     *,
-    labels: Labels | None = None,
     seed: int = 0,
     before_step: Callable[[int, Trainer], None] | None = None,
     **options: Any,
@@ -66,7 +65,6 @@ def train(
         order: "simultaneous": all blocks in each step, a stop-gradient between them; "sequential":
             one after the other, those below in eval mode but for the noise; "end to end": the loss
             of the last block through all of them.
-        labels: told the labels of each batch, for a rule that reads them.
         seed: of heads and noise.
         before_step: called with the number of each step, and after the last one with ``steps``.
         **options: more of `linlocal.analysis.training`, such as ``fabric``.
@@ -88,13 +86,13 @@ def train(
         for l, name in enumerate(names, start=1):
             _freeze(network[: l - 1])
             trainer: Trainer = LocalTrainer(network[:l], [name], rule, **options)
-            _run(trainer, batches, recipe.steps, labels, None)
+            _run(trainer, batches, recipe.steps, None)
             losses.extend(trainer.losses)
         network.requires_grad_(True).train()
         return losses
     kind = LocalTrainer if order == "simultaneous" else GlobalTrainer
     trainer = kind(network, names, rule, **options)
-    _run(trainer, batches, recipe.steps, labels, before_step)
+    _run(trainer, batches, recipe.steps, before_step)
     return trainer.losses
 
 
@@ -102,17 +100,13 @@ def _run(
     trainer: Trainer,
     batches: Batches,
     steps: int,
-    labels: Labels | None,
     before_step: Callable[[int, Trainer], None] | None,
 ) -> None:
     for step in range(steps + 1):
         if before_step is not None:
             before_step(step, trainer)
         if step < steps:
-            views, classes = batches(step)
-            if labels is not None:
-                labels.present = classes
-            trainer.step(views)
+            trainer.step(batches(step))
 
 
 def _freeze(blocks: nn.Module) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import xarray as xr
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.runner import stack
 from linlocal.analysis.alignment import align, log_spaced
-from linlocal.analysis.local_losses import LocalRule, ScoredPairs, ScoredRule
-from linlocal.analysis.watching import Masks, masked_gradients
+from linlocal.analysis.local_losses import LocalRule, NetworkRule, ScoredPairs
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer
+from linlocal.analysis.watching import Masks, capture, masked_gradients
+from linlocal.rules import Rule
 
 Credit = Literal["local", "backpropagation"]
 Batches = Callable[[int], Tensor]
@@ -43,20 +46,9 @@ class Schedule:
     learning_rate: float
     weight_decay: float = 0.01
 
-    def optimiser(
-        self, slow: Sequence[nn.Module], fast: Sequence[nn.Module] = ()
-    ) -> torch.optim.Optimizer:
-        """Of all parameters that require a gradient; of ``fast`` ones with a higher rate."""
-        groups = [
-            {"params": [p for m in modules for p in m.parameters() if p.requires_grad], "lr": rate}
-            for modules, rate in (
-                (slow, self.learning_rate),
-                (fast, MATCHING_SPEED * self.learning_rate),
-            )
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]], weight_decay=self.weight_decay
-        )
+    def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW of these parameters."""
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     @property
     def recorded(self) -> list[int]:
@@ -71,7 +63,7 @@ class Divergence(ArithmeticError):
 
 def fit(
     network: nn.Sequential,
-    rule: LocalRule,
+    rule: Rule | LocalRule,
     batches: Batches,
     schedule: Schedule,
     *,
@@ -86,69 +78,103 @@ def fit(
         rule: builds the local losses.
         batches: from the number of a step to both views, stacked (2N, ...).
         schedule: of the training.
-        credit: "local": the sum of all local losses, each block seeing a detached input;
-            "backpropagation": the loss of the last block through all blocks. Projections that are
-            matched learn from the backpropagated error only, ten times as fast.
-        seed: of the projections.
-        watched: batches on which the alignment is recorded; nothing is recorded without.
+        credit: "local": every block by its own loss; "backpropagation": the loss of the last block
+            through all blocks.
+        seed: seeds the projections.
+        watched: batches on which the alignment is recorded, of local training; without them nothing
+            is.
 
     Returns:
-        The local losses, and `aligned` over ``step``.
+        The losses, that of the last block alone after backpropagation; and `aligned` over ``step``.
 
     Raises:
         Divergence: a loss, or an activity after training, is not finite.
     """
     torch.set_num_threads(1)
     first = batches(0)
-    with torch.no_grad():
-        shapes = [tuple(z.shape[1:]) for z in outputs(network, first)]
-    losses = rule.build(shapes, seed).to(first.device)
-    matched = isinstance(rule, ScoredRule) and rule.projection == "matched"
-    fast = [*losses[:-1]] if matched else []
-    optimiser = schedule.optimiser([network, *(l for l in losses if l not in fast)], fast)
+    matched = isinstance(rule, NetworkRule) and rule.rule.projection == "matched"
+    local = MatchingTrainer if matched else LocalTrainer
+    trainer = (local if credit == "local" else GlobalTrainer)(
+        network,
+        None,
+        rule,
+        shape=first.shape[1:],
+        optimiser=schedule.optimiser,
+        fabric=fabric_on(first.device),
+        seed=seed,
+    )
+    if isinstance(trainer, MatchingTrainer):
+        trainer.match(MATCHING_SPEED * schedule.learning_rate)
     recorded = {}
     for step in range(schedule.steps + 1):
         if watched and step in schedule.recorded:
-            recorded[step] = aligned(network, losses, watched)
-        if step == schedule.steps:
-            break
-        views = batches(step)
-        optimiser.zero_grad()
-        local = credit == "local"
-        activities = outputs(network, views, detached=local)
-        top = activities[-1].detach()
-        judged = list(zip(losses, activities, strict=True))[0 if local else -1 :]
-        loss = torch.stack([judge(z, top) for judge, z in judged]).sum()
-        if not torch.isfinite(loss):
-            raise Divergence(f"The loss is {loss.item()} at step {step}; lower the learning rate.")
-        loss.backward()
-        if matched:
-            matching_loss(network, losses, views).backward()
-        optimiser.step()
+            recorded[step] = aligned(network, trainer.losses, watched)
+        if step < schedule.steps:
+            try:
+                trainer.step(batches(step))
+            except FloatingPointError as error:
+                raise Divergence(str(error)) from error
     _require_finite(network, first)
-    return losses, stack(recorded.values(), "step", [*recorded]) if recorded else xr.Dataset()
+    return trainer.losses, (
+        stack(recorded.values(), "step", [*recorded]) if recorded else xr.Dataset()
+    )
 
 
-def outputs(network: nn.Sequential, inputs: Tensor, *, detached: bool = False) -> list[Tensor]:
-    """z_1..z_L; ``detached`` cuts the graph below every block."""
-    activities, z = [], inputs
-    for block in network:
-        z = block(z.detach() if detached else z)
-        activities.append(z)
-    return activities
+class MatchingTrainer(LocalTrainer):
+    """Local training in which B learns from the backpropagated error only, ten times as fast.
+
+    It stands for the "theoretical optimum" of Wu et al. 2026 (arXiv 2601.21683): the network is
+    trained by local losses, and each B moves to where the local error is nearest to the
+    backpropagated one. That takes the gradient of the last block's loss, which no local rule has.
+    """
+
+    knows_global_error = True
+
+    def match(self, learning_rate: float) -> None:
+        """Let each B below the last block learn at a rate of its own."""
+        (optimiser,) = self.optimisers
+        optimiser.add_param_group({"params": self._matched(), "lr": learning_rate})
+
+    def _matched(self) -> list[nn.Parameter]:
+        return [p for loss in self.losses[:-1] for p in loss.parameters() if p.requires_grad]
+
+    def _parameters(
+        self, parameters: Sequence[Sequence[nn.Parameter]]
+    ) -> tuple[list[nn.Parameter], ...]:
+        (*_, last) = super()._parameters(parameters)
+        return (*(list(group) for group in parameters[:-1]), last)
+
+    def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
+        values = super().backward(views, batch)
+        with capture(self.model, [block.name for block in self.blocks]) as outputs:
+            self.model(views)
+        activities = [*outputs.values()]
+        matching_loss(activities, self.losses).backward()
+        return values
 
 
-def matching_loss(network: nn.Sequential, losses: nn.ModuleList, views: Tensor) -> Tensor:
-    """The sum over blocks below the last of ||dL_global/dz_l - dL_l/dz_l||^2, of projections."""
-    activities = outputs(network, views)
+def matching_loss(activities: Sequence[Tensor], losses: nn.ModuleList) -> Tensor:
+    """The sum over blocks below the last of ||dL_global/dz_l - dL_l/dz_l||^2, of projections.
+
+    Args:
+        activities: z_1..z_L, with their graph.
+        losses: of the blocks.
+    """
     top = activities[-1].detach()
-    goal = losses[-1](activities[-1], top)
-    errors = torch.autograd.grad(goal, activities[:-1])
-    total = goal.new_zeros(())
-    for loss, z, error in zip(losses, activities, errors, strict=False):
-        assert isinstance(loss, ScoredPairs)
-        total = total + loss.matching_loss(z, top, error)
-    return total
+    (*below, last) = losses
+    errors = torch.autograd.grad(last(activities[-1], top), activities[:-1])
+    parts = [
+        loss.matching_loss(z, top, error)
+        for loss, z, error in zip(below, activities[:-1], errors, strict=True)
+        if isinstance(loss, ScoredPairs)
+    ]
+    return torch.stack(parts).sum()
+
+
+def fabric_on(device: torch.device) -> Fabric:
+    """One process on a device."""
+    cuda = device.type == "cuda"
+    return Fabric(accelerator="cuda" if cuda else "cpu", devices=[device.index or 0] if cuda else 1)
 
 
 def aligned(network: nn.Module, losses: nn.ModuleList, watched: Sequence[Tensor]) -> xr.Dataset:
@@ -209,7 +235,7 @@ def fit_supervised(
         seed: of the readout.
 
     Raises:
-        Divergence: an activity after training is not finite.
+        Divergence: a loss, or an activity after training, is not finite.
     """
     torch.set_num_threads(1)
     first, _ = labelled(0)
@@ -218,19 +244,30 @@ def fit_supervised(
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
         readout = nn.Linear(features, classes).to(first.device)
-    optimiser = schedule.optimiser([network, readout])
+    trainer = GlobalTrainer(
+        nn.Sequential(network, nn.Flatten(), readout),
+        [f"0.{name}" for name, _ in network.named_children()],
+        loss=lambda answer, batch: F.cross_entropy(answer, batch[1]),
+        shape=first.shape[1:],
+        optimiser=schedule.optimiser,
+        fabric=fabric_on(first.device),
+        seed=seed,
+    )
     for step in range(schedule.steps):
-        inputs, labels = labelled(step)
-        optimiser.zero_grad()
-        F.cross_entropy(readout(network(inputs).flatten(1)), labels).backward()
-        optimiser.step()
+        try:
+            trainer.step(labelled(step))
+        except FloatingPointError as error:
+            raise Divergence(str(error)) from error
     _require_finite(network, first)
 
 
 def _require_finite(network: nn.Sequential, inputs: Tensor) -> None:
     with torch.no_grad():
-        if not all(z.isfinite().all() for z in outputs(network, inputs)):
-            raise Divergence("Training left activities that are not finite.")
+        z = inputs
+        for block in network:
+            z = block(z)
+            if not z.isfinite().all():
+                raise Divergence("Training left activities that are not finite.")
 
 
 def _of(parameter: str, block: str) -> bool:

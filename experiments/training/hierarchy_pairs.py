@@ -6,21 +6,26 @@ row k of one belongs to row k of the other, and gives them to the layer's own lo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from experiments.training.fitting import fabric_on
 from experiments.training.hierarchies import (
     Recipe,
     encode,
 )
+from linlocal import losses
 from linlocal.analysis.hierarchy import HierarchicalNet
-from linlocal.analysis.local_losses import CLAPP, LocalRule, Views, view_losses
+from linlocal.analysis.local_losses import CLAPP, LocalLoss, LocalRule, Shape, Views, on_network
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer
 from linlocal.rhm import RandomHierarchyModel, Trees, trees
+from linlocal.rules import Rule
 from linlocal.seeds import stream
 
 Positives = Literal["views", "fresh views", "siblings", "masked halves"]
@@ -139,7 +144,7 @@ class Projectors(nn.Module):
 def fit_pairs(
     net: HierarchicalNet,
     recipe: Recipe,
-    rule: LocalRule,
+    rule: Rule | LocalRule,
     source: Source,
     *,
     local: bool,
@@ -157,14 +162,19 @@ def fit_pairs(
         seed: of batches, projections and projectors.
     """
     torch.set_num_threads(1)
-    depth, width = len(net.layers), net.width
     siblings = source.positives == "siblings"
-    last = depth - 1 if siblings else depth  # a single position has no sibling
-    losses = rule.build([(width,)] * depth, seed)
-    projectors = nn.ModuleList(Projectors(width, seed + l) for l in range(depth))
-    trained: list[nn.Module] = [net.layers, losses, *([projectors] if siblings else [])]
-    optimiser = recipe.optimise([p for module in trained for p in module.parameters()])
+    # A single position has no sibling.
+    depth = len(net.layers) - 1 if siblings else len(net.layers)
     rng = stream("pairs", seed)
+    trainer = (LocalTrainer if local else GlobalTrainer)(
+        net,
+        [f"layers.{l}" for l in range(depth)],
+        _OnRows(rule, siblings, rng),
+        shape=(source.rhm.num_leaves, source.rhm.num_symbols),
+        optimiser=recipe.optimise,
+        fabric=fabric_on(torch.device("cpu")),
+        seed=seed,
+    )
     data = source.stored() if source.positives != "fresh views" else []
     net.train()
     for step in range(recipe.steps):
@@ -178,42 +188,56 @@ def fit_pairs(
         views = [each[rows] for each in data]
         if source.positives == "masked halves":
             views = halves(views[0], rng)
-        batch = torch.cat(views)
-        total: Tensor = torch.zeros(())
-        z = batch
-        for l in range(last):
-            z = net.layers[l](z.detach() if local else z)
-            if local or l == last - 1:
-                pair = projectors[l](z[:, 0::2], z[:, 1::2]) if siblings else z.chunk(2)
-                total = total + _loss(losses[l], pair, rng)
-        optimiser.zero_grad()
-        total.backward()
-        optimiser.step()
+        trainer.step(torch.cat(views))
 
 
-def _loss(loss: nn.Module, views: tuple[Tensor, ...], rng: np.random.Generator) -> Tensor:
-    """The loss of a layer on rows: positions after positions, at most `LARGEST_LOSS` of them."""
-    rows: NDArray[np.int64] | slice = slice(None)
-    total = views[0].shape[0] * views[0].shape[1]
-    if total > LARGEST_LOSS:
-        rows = rng.permutation(total)[:LARGEST_LOSS]
-    here = torch.cat([view.transpose(0, 1).flatten(0, 1)[rows] for view in views])
-    result: Tensor = loss(here, here.detach())
-    return result
+class _OnRows(LocalRule):
+    """A rule whose losses see the positions of a layer as rows, at most `LARGEST_LOSS` of them."""
+
+    def __init__(self, rule: Rule | LocalRule, siblings: bool, rng: np.random.Generator) -> None:
+        self.rule, self.siblings, self.rng = on_network(rule), siblings, rng
+
+    def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
+        losses = self.rule.build([shape[-1:] for shape in shapes], seed)
+        return nn.ModuleList(
+            _RowsLoss(loss, Projectors(shape[-1], seed + l) if self.siblings else None, self.rng)
+            for l, (loss, shape) in enumerate(zip(losses, shapes, strict=True))
+        )
+
+
+class _RowsLoss(LocalLoss):
+    def __init__(
+        self, loss: nn.Module, projectors: Projectors | None, rng: np.random.Generator
+    ) -> None:
+        super().__init__()
+        self.loss, self.projectors, self.rng = loss, projectors, rng
+
+    def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        """The loss of both views, or of left and right siblings; ``top`` is not used."""
+        views = here.chunk(2)
+        if self.projectors is not None:
+            views = self.projectors(here[:, 0::2], here[:, 1::2])
+        rows: NDArray[np.int64] | slice = slice(None)
+        total = views[0].shape[0] * views[0].shape[1]
+        if total > LARGEST_LOSS:
+            rows = self.rng.permutation(total)[:LARGEST_LOSS]
+        pairs = torch.cat([view.transpose(0, 1).flatten(0, 1)[rows] for view in views])
+        value: Tensor = self.loss(pairs, pairs.detach(), batch)
+        return value
 
 
 # For each loss the values of its own hyper-parameter that a search may choose from: how strongly
 # the two views are pulled together, or told from others.
 LOSSES: dict[str, tuple[LocalRule, LocalRule]] = {
     "CLAPP": (CLAPP(margin=1.0), CLAPP(margin=10.0)),
-    "InfoNCE": (Views(view_losses.NTXent(0.2)), Views(view_losses.NTXent(0.5))),
+    "InfoNCE": (Views(losses.NTXent(0.2)), Views(losses.NTXent(0.5))),
     "VICReg": (
-        Views(view_losses.VICReg(invariance=25.0)),
-        Views(view_losses.VICReg(invariance=100.0)),
+        Views(losses.VICReg(invariance=25.0)),
+        Views(losses.VICReg(invariance=100.0)),
     ),
-    "LPL": (Views(view_losses.LPL(predictive=1.0)), Views(view_losses.LPL(predictive=10.0))),
+    "LPL": (Views(losses.LPL(predictive=1.0)), Views(losses.LPL(predictive=10.0))),
     "Barlow Twins": (
-        Views(view_losses.BarlowTwins(weight=5e-3)),
-        Views(view_losses.BarlowTwins(weight=5e-2)),
+        Views(losses.BarlowTwins(weight=5e-3)),
+        Views(losses.BarlowTwins(weight=5e-2)),
     ),
 }

@@ -11,15 +11,19 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
-from linlocal import inputs, losses
-from linlocal.autodiff.losses import TorchLoss, goodness_loss, pair_loss, refuse_kink, view_loss
-from linlocal.autodiff.projection import minimise
-from linlocal.autodiff.tensors import index, tensor
+from linlocal import inputs
+from linlocal.autodiff.kinks import refuse_kink
+from linlocal.autodiff.pairs import goodness_formula, pair_formula
+from linlocal.autodiff.projection import judge_of, minimise
+from linlocal.autodiff.tensors import index, judged, tensor
+from linlocal.autodiff.views import view_formula
+from linlocal.losses import Goodness, ViewLoss
 from linlocal.networks import Convolution, Network, Weight
 from linlocal.pairs import Direction, Pairs
-from linlocal.rules import Penalty, Rule
+from linlocal.rules import Rule
 
 Projections = Sequence[Sequence[ArrayLike]]
+TorchLoss = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Graph:
 
     def read(self, layer: int, z: torch.Tensor) -> torch.Tensor:
         """What a projection sees of z_l; in the downstream metric, B = V^T M V, it is V z_l."""
-        if cast(Penalty, self.rule.penalty).metric == "downstream":
+        if self.rule.penalty.metric == "downstream":
             return self.through(layer, z)
         return self.pooled(layer, z)
 
@@ -132,9 +136,9 @@ class Graph:
                     f"(read-out width, context width), got {tuple(b.shape)}."
                 )
         elif kind == "optimal" or self.optimal_top(layer):
-            strength = cast(Penalty, self.rule.penalty).at(layer, self.depth)
+            strength = self.rule.penalty.at(layer, self.depth)
             anchors, references = seen[index(direction.anchor)], c[index(direction.reference)]
-            judge = pair_loss(self.user_loss or self.rule.loss)
+            judge = self.user_loss or judge_of(self.rule.pair_loss)
             b = minimise(anchors, references, direction, judge, strength)
         elif kind == "identity":
             b = torch.eye(seen.shape[1], dtype=torch.float64)
@@ -161,23 +165,32 @@ class Graph:
     def loss(self, layer: int, z: torch.Tensor) -> torch.Tensor:
         """The loss of layer l as a function of its activity; contexts and projections are fixed."""
         rule, chosen = self.rule, self.user_loss
+        if isinstance(rule.loss, Goodness):
+            return self._goodness(rule.loss, z)
         if rule.kind == "view":
             if self.pairs.views is None:
                 raise ValueError(f"{rule.name} compares two views; use Pairs.from_views.")
             first, second = (index(v) for v in self.pairs.views)
-            return (chosen or view_loss(rule.loss))(z[first], z[second])
+            return (chosen or view_formula(cast(ViewLoss, rule.loss)))(z[first], z[second])
         total = torch.zeros((), dtype=torch.float64)
-        if rule.kind == "goodness":
-            judge = chosen or goodness_loss(cast(losses.Goodness, rule.loss))
-            for d in self.pairs.directions:
-                judged = z[index(d.anchor)]
-                if rule.context == "sum":
-                    judged = judged + z[index(d.reference)]
-                total = total + judge(torch.sum(judged**2, dim=1), d)
-            return total
-        judge = pair_loss(chosen or rule.loss)
+        formula = pair_formula(rule.pair_loss)
         for d, scorer in zip(self.pairs.directions, self.scorers(layer), strict=True):
             u = scorer(z, d)
-            refuse_kink(rule.loss if chosen is None else None, u.detach(), d)
-            total = total + judge(u, d)
+            if chosen is None:
+                refuse_kink(rule.pair_loss, u.detach(), d)
+            total = total + (judged(formula, u, d) if chosen is None else chosen(u, d))
+        return total
+
+    def _goodness(self, loss: Goodness, z: torch.Tensor) -> torch.Tensor:
+        formula, total = goodness_formula(loss), torch.zeros((), dtype=torch.float64)
+        for d in self.pairs.directions:
+            s = z[index(d.anchor)]
+            if self.rule.context == "sum":
+                s = s + z[index(d.reference)]
+            goodness = torch.sum(s**2, dim=1)
+            if self.user_loss is None:
+                good, bad = (index(np.flatnonzero(d.sign == sign)) for sign in (1.0, -1.0))
+                total = total + formula(goodness[good], goodness[bad])
+            else:
+                total = total + self.user_loss(goodness, d)
         return total

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal.autodiff.losses import TorchLoss, pair_loss
-from linlocal.autodiff.tensors import index, tensor
+from linlocal.autodiff.kinks import has_kink
+from linlocal.autodiff.pairs import pair_formula
+from linlocal.autodiff.tensors import index, judged, tensor
+from linlocal.losses import PairLoss
 from linlocal.pairs import Direction
+
+Judge = Callable[[torch.Tensor, Direction], torch.Tensor]
 
 MAX_ENTRIES = 1024
 """Largest number of entries of B for which the dense Hessian of `optimal_projection` is built."""
 
 
 def optimal_projection(
-    z: ArrayLike, c: ArrayLike, pairs: Direction, loss: Any, penalty: float
+    z: ArrayLike, c: ArrayLike, pairs: Direction, loss: PairLoss, penalty: float
 ) -> NDArray[np.float64]:
     """argmin_B loss + penalty/2 ||B||_F^2 by Newton on vec(B) with the Hessian of autograd.
 
@@ -25,7 +30,7 @@ def optimal_projection(
         z: (anchors, width) activities of ``pairs.anchor_rows``, in that order.
         c: (references, context width) contexts of ``pairs.reference_rows``, in that order.
         pairs: who is scored against whom.
-        loss: a loss of scored pairs, or a torch function ``loss(u, pairs)``.
+        loss: a loss of scored pairs.
         penalty: lam > 0.
 
     Returns:
@@ -38,11 +43,26 @@ def optimal_projection(
     anchors, contexts = tensor(z), tensor(c)
     at = torch.unique(index(pairs.anchor), return_inverse=True)[1]
     referred = torch.unique(index(pairs.reference), return_inverse=True)[1]
-    return minimise(anchors[at], contexts[referred], pairs, pair_loss(loss), penalty).numpy()
+    return minimise(anchors[at], contexts[referred], pairs, judge_of(loss), penalty).numpy()
+
+
+def judge_of(loss: PairLoss) -> Judge:
+    """A loss of scored pairs as a function to minimise over B.
+
+    Raises:
+        ValueError: a hinge.
+    """
+    if has_kink(loss):
+        raise ValueError(
+            "The hinge has no derivative at its kink, where margins of the optimum sit, so "
+            "autograd can neither find its optimal projection nor differentiate there. Use "
+            "SmoothedHinge, or pass projections."
+        )
+    return partial(judged, pair_formula(loss))
 
 
 def minimise(
-    z: torch.Tensor, c: torch.Tensor, pairs: Direction, judge: TorchLoss, penalty: float
+    z: torch.Tensor, c: torch.Tensor, pairs: Direction, judge: Judge, penalty: float
 ) -> torch.Tensor:
     """argmin over b = vec(B), for z and c row by row for each pair."""
     shape = (z.shape[1], c.shape[1])
@@ -51,12 +71,6 @@ def minimise(
             f"The oracle minimises over all entries of B with a dense Hessian, affordable up to "
             f"{MAX_ENTRIES} of them; got {shape[0]} x {shape[1]}. Use smaller widths, or "
             "linlocal.optimal_projection, or pass projections."
-        )
-    if getattr(judge, "has_kink", False):
-        raise ValueError(
-            "The hinge has no derivative at its kink, where margins of the optimum sit, so "
-            "autograd can neither find its optimal projection nor differentiate there. Use "
-            "SmoothedHinge, or pass projections."
         )
     features = torch.einsum("pi,pj->pij", z, c).flatten(1)
 

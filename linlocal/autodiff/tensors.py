@@ -6,23 +6,28 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from linlocal.autodiff.numpy_only import NumpyPairLoss
+from linlocal.autodiff.pairs import PairFormula
 from linlocal.pairs import Direction
 
 
-def signs(d: Direction) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of the positive and of the negative pairs."""
-    positive, negative = np.flatnonzero(d.sign > 0), np.flatnonzero(d.sign < 0)
-    if len(negative) == 0:
+def judged(formula: PairFormula, u: torch.Tensor, d: Direction) -> torch.Tensor:
+    """A loss of scored pairs of the scores (pairs,) of a direction.
+
+    Raises:
+        ValueError: the direction has no negatives.
+    """
+    if d.num_negatives == 0:
         raise ValueError("The pairs have no negatives, but the rule needs them.")
-    return torch.as_tensor(positive), torch.as_tensor(negative)
-
-
-def partners(d: Direction) -> torch.Tensor:
-    """For each negative pair the position of the positive pair of its group."""
-    negative = np.flatnonzero(d.sign < 0)
-    return torch.tensor(
-        [int(np.flatnonzero((d.sign > 0) & (d.group == d.group[j]))[0]) for j in negative]
-    )
+    if isinstance(formula, NumpyPairLoss):
+        return formula.of_scores(u, d)
+    positive = np.flatnonzero(d.sign > 0)
+    rows = [np.flatnonzero((d.sign < 0) & (d.group == d.group[p])) for p in positive]
+    longest = max(map(len, rows))
+    real = np.array([[k < len(row) for k in range(longest)] for row in rows])
+    table = np.array([np.pad(row, (0, longest - len(row))) for row in rows])
+    there = None if real.all() else torch.from_numpy(real)
+    return formula(u[index(positive)], u[torch.from_numpy(table.astype(np.int64))], there)
 
 
 def tensor(array: ArrayLike) -> torch.Tensor:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from linlocal.autodiff.graph import Graph, Projections
-from linlocal.autodiff.losses import TorchLoss
+from linlocal.autodiff.graph import Graph, Projections, TorchLoss
 from linlocal.networks import Masks, Network
 from linlocal.pairs import Pairs
-from linlocal.rules import Penalty, Rule
+from linlocal.rules import Rule
 
 Array = NDArray[np.float64]
 
@@ -129,7 +126,7 @@ def loss(
         raise ValueError(f"Layers are numbered 1..{graph.depth}, got layer {layer}.")
     total = graph.loss(layer, graph.z[layer])
     if rule.kind == "pair" and (rule.projection == "optimal" or graph.optimal_top(layer)):
-        strength = cast(Penalty, rule.penalty).at(layer, graph.depth)
+        strength = rule.penalty.at(layer, graph.depth)
         for score in graph.scorers(layer):
             total = total + 0.5 * strength * torch.sum(score.b**2)
     return float(total)

@@ -10,7 +10,6 @@ import xarray as xr
 from linlocal.conditions.facts import (
     Facts,
     global_metric,
-    has_linear_score,
     isometry_gap,
     measured,
     rotation_gap,
@@ -121,7 +120,7 @@ def _cosine_bound(signals: Signals, facts: Facts, layer: int) -> tuple[float | N
     if not isinstance(network, DeepLinear):
         return None, "the network is not linear"
     fitting = rule.kind == "pair" and rule.projection == "optimal" and rule.context == "top"
-    if not (fitting and has_linear_score(rule)) or signals.readout(layer) is not None:
+    if not (fitting and rule.has_linear_score) or signals.readout(layer) is not None:
         return None, "a bound is known for linear f with direct feedback only"
     if network.map_shape(layer) is not None:
         return None, "the bound is for weights that are not shared"

@@ -8,9 +8,8 @@ from typing import cast
 import numpy as np
 
 from linlocal.inputs import Array
-from linlocal.losses import Linear, TypeOne, TypeTwo, ViewLoss
+from linlocal.losses import ViewLoss
 from linlocal.networks import DeepLinear
-from linlocal.rules import Rule
 from linlocal.updates import Signals
 
 # -- what is measured ----------------------------------------------------------------------------
@@ -88,8 +87,3 @@ def rotation_gap(signals: Signals, layer: int) -> float:
     rotated = np.vstack(loss.gradients(z[first] @ rotation, z[second] @ rotation))
     size = float(np.linalg.norm(plain))
     return float(np.linalg.norm(rotated - plain)) / size if size > 0 else 0.0
-
-
-def has_linear_score(rule: Rule) -> bool:
-    """Whether the loss is of scored pairs with a linear score."""
-    return isinstance(rule.loss, TypeOne | TypeTwo) and isinstance(rule.loss.score, Linear)

@@ -79,9 +79,9 @@ def optimal_projection(
     problem = ScoreProblem(anchors, contexts, pairs, loss, penalty)
     score = getattr(loss, "score", None)
     with one_if_small(problem.contrasts.num_margins):
-        if isinstance(score, Linear):
+        if type(score) is Linear:
             solution = _closed_form(problem)
-        elif isinstance(score, Hinge | SmoothedHinge):
+        elif type(score) is Hinge or type(score) is SmoothedHinge:
             solution = hinge.solve(problem, score)
         else:
             solution = newton.solve(problem, method)

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import cast
 
 import sympy as sp
 
-from linlocal.rules import Penalty, Rule
+from linlocal.rules import Rule
 from linlocal.symbolic import formulas
 from linlocal.symbolic.formulas import (
     FOLD_TOP,
@@ -200,7 +199,7 @@ def derive(rule: Rule) -> Condition:
         NotApplicable: a random projection, or a loss that is no function of inner products.
     """
     f = formulas.of_rule(rule)
-    one_strength = not isinstance(cast(Penalty, rule.penalty).strength, tuple)
+    one_strength = not isinstance(rule.penalty.strength, tuple)
     scalars: list[Substitution] = (
         [Substitution("one penalty", LAM_LAYER, LAM)] if one_strength else []
     )

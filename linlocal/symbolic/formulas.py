@@ -27,8 +27,8 @@ from typing import Literal, cast
 import numpy as np
 import sympy as sp
 
-from linlocal.losses import Goodness, Linear, TypeOne, TypeTwo, ViewLoss
-from linlocal.rules import Penalty, Rule
+from linlocal.losses import ViewLoss
+from linlocal.rules import Rule
 from linlocal.symbolic.words import Expression, Rewrite, hadamard, identity, letter
 
 Kind = Literal["optimal", "identity", "matched", "free"]
@@ -128,12 +128,6 @@ def of_rule(rule: Rule, projection: Kind | None = None) -> Formulas:
     return _of_pairs(rule, kind)
 
 
-def has_linear_score(rule: Rule) -> bool:
-    """Whether the slopes are the same for all scores."""
-    loss = rule.loss
-    return isinstance(loss, TypeOne | TypeTwo | Goodness) and isinstance(loss.score, Linear)
-
-
 def _of_views(rule: Rule) -> Formulas:
     """Loss = F(Z Z^T): the error is S Z with S = -2 dF/dK, symmetric."""
     if not depends_on_inner_products(cast(ViewLoss, rule.loss)):
@@ -163,14 +157,14 @@ def _of_goodness(rule: Rule) -> Formulas:
         "goodness",
         D,
         D_TOP,
-        has_linear_score(rule),
+        rule.has_linear_score,
     )
 
 
 def _of_pairs(rule: Rule, kind: Kind) -> Formulas:
     pooled = rule.pooling is not None and any(size != 1 for size in rule.pooling)
     top_readout = POOL_TOP if pooled else identity("L")
-    in_metric = cast(Penalty, rule.penalty).metric == "downstream"
+    in_metric = rule.penalty.metric == "downstream"
     readout = POOL if pooled else identity("l")
     if in_metric:
         readout = top_readout @ V
@@ -191,7 +185,7 @@ def _of_pairs(rule: Rule, kind: Kind) -> Formulas:
             "dual equation",
             D,
             D_TOP,
-            has_linear_score(rule),
+            rule.has_linear_score,
         )
     if pooled:
         raise NotApplicable(
@@ -210,7 +204,7 @@ def _of_pairs(rule: Rule, kind: Kind) -> Formulas:
         "scores",
         D,
         D_TOP,
-        has_linear_score(rule),
+        rule.has_linear_score,
     )
 
 

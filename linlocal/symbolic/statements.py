@@ -9,7 +9,7 @@ import sympy as sp
 
 from linlocal import losses, rules
 from linlocal.losses import scores
-from linlocal.rules import Penalty, Rule
+from linlocal.rules import Rule
 from linlocal.symbolic import formulas
 from linlocal.symbolic.formulas import (
     BELOW,
@@ -100,7 +100,7 @@ def _projection(kept: frozenset[str]) -> Kind:
 
 
 def _frobenius(rule: Rule) -> Rule:
-    return replace(rule, penalty=replace(cast(Penalty, rule.penalty), metric="frobenius"))
+    return replace(rule, penalty=replace(rule.penalty, metric="frobenius"))
 
 
 def _trained(rule: Rule) -> str:
@@ -265,7 +265,7 @@ CONFORMAL = Theorem(
     lambda rule: (
         _optimal(rule)
         or _unpooled(rule)
-        or ("it is exact already" if cast(Penalty, rule.penalty).metric == "downstream" else "")
+        or ("it is exact already" if rule.penalty.metric == "downstream" else "")
     ),
 )
 
@@ -275,7 +275,7 @@ CONFORMAL = Theorem(
 
 def _metric_penalty(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
     metric: rules.Metric = "downstream" if "metric" in kept else "frobenius"
-    ruled = replace(rule, penalty=replace(cast(Penalty, rule.penalty), metric=metric))
+    ruled = replace(rule, penalty=replace(rule.penalty, metric=metric))
     f = formulas.of_rule(ruled, _projection(kept))
     lemmas = _slopes_and_updates(f, (METRIC, *_same_penalty(rule, kept)))
     plain = rule.context != "both" and not _unpooled(rule)
@@ -393,7 +393,7 @@ INVARIANCE = Theorem(
 
 
 def _is_not_linear(rule: Rule) -> str:
-    return "" if formulas.has_linear_score(rule) else "its score is not linear"
+    return "" if rule.has_linear_score else "its score is not linear"
 
 
 def _linear_score(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
@@ -435,11 +435,7 @@ LINEAR_SCORE = Theorem(
         or _unpooled(rule)
         or _is_not_linear(rule)
         or ("it has two contexts; see derive" if rule.context == "both" else "")
-        or (
-            "its penalty makes it exact"
-            if cast(Penalty, rule.penalty).metric != "frobenius"
-            else ""
-        )
+        or ("its penalty makes it exact" if rule.penalty.metric != "frobenius" else "")
     ),
 )
 
@@ -592,7 +588,7 @@ def _convolution(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
         "scores",
         D,
         formulas.D_TOP,
-        formulas.has_linear_score(rule),
+        rule.has_linear_score,
     )
     commuting = (
         (Rewrite("pooling commutes", POOL_TOP @ V, U @ POOL),) if "commuting" in kept else ()

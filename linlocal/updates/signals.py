@@ -19,7 +19,7 @@ from linlocal.losses import Goodness, PairLoss, ViewLoss
 from linlocal.networks import DeepLinear, Masks, Network, average_pooling
 from linlocal.pairs import Direction, Pairs
 from linlocal.projection import Projection, Rows, optimal_projection
-from linlocal.rules import Penalty, Rule
+from linlocal.rules import Rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Signals:
     def __init__(self, network: Network, pairs: Pairs, rule: Rule) -> None:
         check_kinds(network, pairs, rule)
         self.network, self.pairs, self.rule = network, pairs, rule
-        self.penalty = cast(Penalty, rule.penalty)
+        self.penalty = rule.penalty
         self.activities = network.activities(pairs.samples)
         self._scored: dict[int, tuple[Scored, ...]] = {}
         self._seen: dict[int, Array] = {}

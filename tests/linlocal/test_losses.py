@@ -6,6 +6,7 @@ import torch
 
 import linlocal as ll
 from linlocal import autodiff, losses, testing
+from linlocal.autodiff.tensors import judged
 from linlocal.losses import scores
 from linlocal.pairs import Direction, Pairs
 
@@ -60,9 +61,8 @@ def test_values_of_pair_losses_as_functions_of_scores(name):
     """By autograd's version: sums over pairs instead of contrasts."""
     loss, d = PAIR_LOSSES[name], direction()
     u = np.random.default_rng(0).standard_normal(len(d.sign))
-    judge = autodiff.losses.pair_loss(loss)
     scores_ = torch.tensor(u, requires_grad=True)
-    value = judge(scores_, d)
+    value = judged(autodiff.pair_formula(loss), scores_, d)
     m = loss.contrasts(d).apply(u)
     assert loss.value(m, d) == pytest.approx(value.item(), rel=1e-14)
     value.backward()
@@ -119,7 +119,7 @@ def test_gradients_of_view_losses(name, width, samples):
     loss = VIEW_LOSSES[name]
     z, view = testing.samples(samples, width, 3)
     tensors = [torch.tensor(a, requires_grad=True) for a in (z, view)]
-    value = autodiff.losses.view_loss(loss)(*tensors)
+    value = autodiff.view_formula(loss)(*tensors)
     value.backward()
     assert loss.value(z, view) == pytest.approx(value.item(), rel=1e-12)
     scale = max(1e-3, max(float(t.grad.abs().max()) for t in tensors))

@@ -241,16 +241,68 @@ def torch_exponential(u, direction):
     return torch.exp(-u[sign > 0]).mean() + torch.exp(u[sign < 0]).mean()
 
 
-def test_a_score_of_ones_own_needs_a_torch_loss():
-    net, rule = NETWORKS["linear"](), Rule("mine", losses.TypeTwo(Exponential()), penalty=0.1)
+@pytest.mark.parametrize("loss", [None, torch_exponential], ids=["its numpy", "a torch loss"])
+@pytest.mark.parametrize("kind", ["pairs", "goodness"])
+def test_a_score_of_ones_own(kind, loss):
+    """Told by its derivatives in numpy, or, sharing nothing with them, by a torch function."""
+    rule = Rule("mine", losses.TypeTwo(Exponential()), penalty=0.1)
+    if kind == "goodness":
+        rule = Rule("mine", losses.Goodness(0.0, Exponential()), "sum", "none")
+    net = NETWORKS["linear"]()
+    options = {} if loss is None else {"loss": loss}
+    assert_oracle_agrees(net, fitting_pairs(rule, 6), rule, **options)
+
+
+class Steeper(scores.Hinge):
+    """A subclass of a named score is what its own methods say."""
+
+    def value(self, m):
+        return np.logaddexp(0.0, 2.0 * (self.margin - m))
+
+    def slope(self, m):
+        return -2.0 / (1.0 + np.exp(-2.0 * (self.margin - m)))
+
+    def curvature(self, m):
+        p = 1.0 / (1.0 + np.exp(-2.0 * (self.margin - m)))
+        return 4.0 * p * (1.0 - p)
+
+
+class Ranking:
+    """log-sum-exp over margins: a loss of pairs of one's own, its curvature no diagonal."""
+
+    def contrasts(self, pairs):
+        return pairs.differences
+
+    def value(self, m, pairs):
+        return float(np.logaddexp.reduce(-m))
+
+    def gradient(self, m, pairs):
+        return -np.exp(-m - np.logaddexp.reduce(-m))
+
+    def curvature(self, m, pairs):
+        p = -self.gradient(m, pairs)
+        return np.diag(p) - np.outer(p, p)
+
+
+def torch_ranking(u, direction):
+    negative = direction.sign < 0
+    return torch.logsumexp(u[negative] - u[torch.tensor(direction.positive_of)], 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": torch_ranking}], ids=["its numpy", "torch"])
+def test_a_loss_of_pairs_of_ones_own(options):
+    rule = Rule("mine", Ranking(), penalty=0.1)
+    assert_oracle_agrees(NETWORKS["linear"](), fitting_pairs(rule, 6), rule, **options)
+
+
+def test_a_subclass_of_a_named_score_is_what_its_methods_say():
+    rule = Rule("mine", losses.TypeTwo(Steeper()), penalty=0.1)
+    plain = Rule("hinge", losses.TypeTwo(scores.Hinge()), penalty=0.1)
+    net = NETWORKS["linear"]()
     pairs = fitting_pairs(rule, 6)
-    with pytest.raises(TypeError, match="no torch version of Exponential; pass loss="):
-        autodiff.local_update(net, pairs, rule)
-    assert_oracle_agrees(net, pairs, rule, loss=torch_exponential)
-    goodness = Rule("mine", losses.Goodness(0.0, Exponential()), "sum", "none")
-    with pytest.raises(TypeError, match="no torch version of Exponential"):
-        autodiff.local_update(net, pairs, goodness)
-    assert_oracle_agrees(net, pairs, goodness, loss=torch_exponential)
+    assert_oracle_agrees(net, pairs, rule)
+    mine, named = (ll.compare(net, pairs, each)["cosine"] for each in (rule, plain))
+    assert (abs(mine - named)[:-1] > 1e-6).all()
 
 
 class Distance:
@@ -263,12 +315,12 @@ class Distance:
         return 2 * (z - z_view), 2 * (z_view - z)
 
 
-def test_a_view_loss_of_ones_own_needs_a_torch_loss():
-    net, rule = NETWORKS["relu"](), Rule("mine", Distance(), "views", "none")
-    pairs = fitting_pairs(rule, 6)
-    with pytest.raises(TypeError, match="no torch version of Distance; pass loss="):
-        autodiff.local_update(net, pairs, rule)
-    assert_oracle_agrees(net, pairs, rule, loss=lambda z, v: torch.sum((z - v) ** 2))
+@pytest.mark.parametrize(
+    "options", [{}, {"loss": lambda z, v: torch.sum((z - v) ** 2)}], ids=["its numpy", "torch"]
+)
+def test_a_view_loss_of_ones_own(options):
+    rule = Rule("mine", Distance(), "views", "none")
+    assert_oracle_agrees(NETWORKS["relu"](), fitting_pairs(rule, 6), rule, **options)
 
 
 # -- the oracle's own parts ------------------------------------------------------------------------

@@ -816,11 +816,6 @@ CASES = {
         ),
     },
     "autodiff": {
-        "unknown score": (
-            lambda: autodiff.local_update(NET, PAIRS, rules.CLAPP(testing.Exponential())),
-            TypeError,
-            "Exponential",
-        ),
         "layer 0": (lambda: autodiff.loss(NET, PAIRS, RULE, 0), ValueError, "got layer 0"),
     },
     "testing": {

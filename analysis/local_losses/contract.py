@@ -1,0 +1,126 @@
+"""The contract of a local loss, and of what builds one for every block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from linlocal import inputs
+from linlocal.analysis.local_losses.pooling import Shape
+
+
+class LocalLoss(nn.Module, ABC):
+    """The loss of one block.
+
+    It may have parameters of its own (a projection, a head), which are trained with the block. The
+    global counterpart (BP-SSL) of a rule is the loss of the last block, backpropagated through all.
+
+    Attributes:
+        reads_top: whether it reads the last block's activity; ``top`` is None for one that says
+            that it does not. In local training reading it costs one more forward pass.
+        needs_global_error: whether its own parameters learn from the backpropagated error, which
+            local training has not.
+    """
+
+    reads_top: bool = False
+    needs_global_error: bool = False
+
+    @abstractmethod
+    def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        """The loss.
+
+        Args:
+            here: (2N, ...) this block's output; the first N rows one view and the last N rows the
+                other, row by row of the same data.
+            top: (2N, ...) the last block's output, stacked alike and detached.
+            batch: as the loader gave it, with its labels; None where nobody said.
+
+        Returns:
+            A scalar.
+        """
+
+    def activity_loss(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        """The part of the loss that depends on ``here``, cheaper where a penalty does not."""
+        value: Tensor = self(here, top, batch)
+        return value
+
+
+class PlainLoss(LocalLoss):
+    """A module that is called with ``here`` and ``top`` alone, and may read both.
+
+    Args:
+        loss: the module.
+    """
+
+    reads_top = True
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        value: Tensor = self.loss(here, top)
+        return value
+
+
+@runtime_checkable
+class LocalRule(Protocol):
+    """Anything that builds one local loss for each block."""
+
+    def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
+        """The local losses of blocks with outputs of these shapes (without the samples' axis)."""
+        ...
+
+
+def contracted(losses: nn.ModuleList) -> nn.ModuleList:
+    """The same list, each plain module in it as a `LocalLoss`."""
+    for l, loss in enumerate(losses):
+        if not isinstance(loss, LocalLoss):
+            losses[l] = PlainLoss(loss)
+    return losses
+
+
+def labels_of(batch: Any, rows: int, device: torch.device) -> Tensor:
+    """The label of each row of both views.
+
+    Args:
+        batch: (inputs, labels, ...) with a label for each row of both views, or for each datum,
+            which then counts for both.
+        rows: of both views together.
+        device: of the answer.
+
+    Raises:
+        ValueError: a batch without labels, or with those of another number of rows.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise ValueError(
+            "This loss reads labels: give it batches (inputs, labels), got "
+            f"{inputs.described(batch)}."
+        )
+    labels = torch.as_tensor(batch[1], device=device)
+    if labels.ndim != 1 or len(labels) not in (rows, rows // 2):
+        raise ValueError(
+            f"A batch of {rows} rows, both views together, came with labels of shape "
+            f"{tuple(labels.shape)}: one for each row, or one for each datum, is expected."
+        )
+    return labels if len(labels) == rows else torch.cat([labels, labels])
+
+
+def views_of(here: Tensor) -> tuple[Tensor, Tensor]:
+    """Both views of a stacked batch (2 samples, ...).
+
+    Raises:
+        ValueError: an odd number of rows, or fewer than 2 samples.
+    """
+    if len(here) % 2 or len(here) < 4:
+        raise ValueError(
+            f"A local loss needs both views of at least 2 samples, stacked: an even number of rows "
+            f"from 4 on, got {len(here)}; concatenate the views, and use drop_last=True in the "
+            "loader."
+        )
+    half = len(here) // 2
+    return here[:half], here[half:]

@@ -1,0 +1,251 @@
+"""A rule on a network: the `linlocal.Rule` itself, and how it reads maps and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from linlocal import inputs
+from linlocal.analysis.local_losses.contract import LocalLoss, LocalRule, views_of
+from linlocal.analysis.local_losses.pooling import Cells, Pool, Pooling, Shape, pools
+from linlocal.analysis.local_losses.projections import (
+    Projection,
+    num_parameters,
+    rank_within,
+    useful_rank,
+)
+from linlocal.analysis.local_losses.scored_pairs import Negatives, ScoredPairs, check_negatives
+from linlocal.autodiff import goodness_formula, view_formula
+from linlocal.losses import Goodness, InfoNCE, ViewLoss
+from linlocal.rules import Rule
+
+_POOLING: dict[str, Pooling] = {"pair": Cells(2), "goodness": 1, "view": "global"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkRule:
+    """A rule, and what only a network asks of it; a bare rule means the defaults.
+
+    Positive pairs are the two views of a datum, in both directions; for Forward-Forward the first
+    half of a batch is positive data and the last half negative data, which take the place of the
+    two views (`hybrid_images` makes negative images). SCFF sums both views of a datum, and, to be
+    told apart from that, a view and the other view of the next datum.
+
+    The rule's projection on a network: "optimal" is trained with the loss, "random" is frozen as
+    drawn, "matched" is trained by `ScoredPairs.matching_loss` alone, and "identity" is none. The
+    last block has no backpropagated error but its own: there random and matched ones are trained as
+    well.
+
+    Attributes:
+        rule: of `linlocal.rules`, or your own.
+        pooling: P of each block, see `pools`; by default the rule's own windows, else 2x2 cells for
+            scored pairs, none for goodness, and the average over the map for losses of two views.
+            "global" drops all dependence on the place in the image.
+        context_pooling: P' of each block, if not ``pooling``; the top context takes the last.
+        rank: of a low-rank B = left right; None for a full matrix, which is taken too where it has
+            no more parameters.
+        budget: parameters of all projections together: takes the largest common rank that fits.
+        shared: one B for both view directions, or one each.
+        negatives: "next": the next sample as anchor, same reference; "all": all other samples; by
+            default "all" for InfoNCE and "next" for others.
+        penalty: lam, where it is not the rule's; 0 trains B without a penalty.
+        goodness: "sum" of squares, or their "mean", which needs no threshold of each width.
+
+    Raises:
+        TypeError: ``rule`` is no `linlocal.Rule`.
+        ValueError: unknown names, options that do not go together, or that the rule has no use for.
+    """
+
+    rule: Rule
+    pooling: Pooling | None = None
+    context_pooling: Pooling | None = None
+    rank: int | None = None
+    budget: int | None = None
+    shared: bool = True
+    negatives: Negatives | None = None
+    penalty: float | None = None
+    goodness: Literal["sum", "mean"] = "sum"
+
+    def __post_init__(self) -> None:
+        inputs.instance(self.rule, Rule, "rule", "a `linlocal.Rule`, one of linlocal.rules")
+        if self.rule.kind != "pair":
+            own = {"context_pooling", "rank", "budget", "negatives", "penalty"}
+            given = sorted(name for name in own if getattr(self, name) is not None)
+            if given or not self.shared:
+                raise ValueError(
+                    f"{self.rule.name} scores no pairs: it has no use for "
+                    f"{', '.join(given) or 'projections of each direction'}."
+                )
+        if self.goodness not in ("sum", "mean"):
+            raise ValueError(f'goodness must be "sum" or "mean", got {self.goodness!r}.')
+        if self.goodness == "mean" and self.rule.kind != "goodness":
+            raise ValueError(f"{self.rule.name} judges no goodness: leave goodness out.")
+        if self.negatives is not None:
+            check_negatives(self.negatives)
+        if self.rank is not None and self.budget is not None:
+            raise ValueError("A budget chooses the rank: give one of rank and budget.")
+        if self.rank is not None:
+            inputs.whole(self.rank, "rank", 1)
+        if self.penalty is not None and not inputs.finite(self.penalty, "penalty") >= 0:
+            raise ValueError(f"penalty must not be negative, got {self.penalty}.")
+        if self.rule.penalty.metric != "frobenius":
+            raise ValueError(
+                f"{self.rule.name} has a metric penalty, which needs the downstream map of a "
+                'linear network: take the penalty in the metric "frobenius".'
+            )
+        identity = self.rule.projection == "identity"
+        if identity and (self.rule.context != "same" or self.context_pooling is not None):
+            raise ValueError(
+                "An identity projection compares activities of one kind: it needs context "
+                f'"same" and no pooling of its own for the context, got {self.rule.context!r} and '
+                f"{self.context_pooling!r}."
+            )
+
+    def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
+        """One local loss for each block.
+
+        Args:
+            shapes: of the blocks' outputs, without the axis of samples.
+            seed: seeds the projections; the global random state stays as it is.
+
+        Raises:
+            ValueError: no blocks, pooling that does not fit, or a budget that is too small.
+        """
+        own = self._pools(len(shapes))
+        loss: Any = self.rule.loss
+        if isinstance(loss, Goodness):
+            summed, mean = self.rule.context == "sum", self.goodness == "mean"
+            return nn.ModuleList(_GoodnessLoss(loss, p, summed, mean) for p in own)
+        if self.rule.kind == "view":
+            return nn.ModuleList(_PooledViews(loss, p) for p in own)
+        generator = torch.Generator().manual_seed(seed)
+        last = len(shapes) - 1
+        return nn.ModuleList(
+            self._scored(shapes, block, own[block], generator, block == last)
+            for block in range(len(shapes))
+        )
+
+    def num_parameters(self, shapes: Sequence[Shape]) -> tuple[int, ...]:
+        """Parameters of the projections of each block, without building them."""
+        return tuple(
+            (1 if self.shared else 2)
+            * sum(num_parameters(f, c, r) for f, c, r in self._plan(shapes, block))
+            for block in range(len(shapes))
+        )
+
+    def _scored(
+        self,
+        shapes: Sequence[Shape],
+        block: int,
+        pool: Pool,
+        generator: torch.Generator,
+        last: bool,
+    ) -> ScoredPairs:
+        sides, kind = self._plan(shapes, block), self.rule.projection
+        projections = [
+            [Projection(*side, generator) for side in sides]
+            for _ in range(1 if self.shared else 2)
+            if sides
+        ]
+        of_rule = self.rule.penalty.at(block + 1, len(shapes))
+        everywhere = isinstance(self.rule.pair_loss, InfoNCE)
+        module = ScoredPairs(
+            self.rule.pair_loss,
+            pool,
+            [(top, seen) for top, seen, _ in self._contexts(shapes, block)],
+            projections,
+            negatives=self.negatives or ("all" if everywhere else "next"),
+            penalty=of_rule if self.penalty is None else self.penalty,
+            trained=kind == "optimal" or last,
+            matched=kind == "matched" and not last,
+        )
+        return module.requires_grad_(kind != "random" or last)
+
+    def _pools(self, blocks: int) -> tuple[Pool, ...]:
+        if self.pooling is not None:
+            return pools(self.pooling, blocks)
+        windows = self.rule.pooling
+        return pools(_POOLING[self.rule.kind] if windows is None else list(windows), blocks)
+
+    def _contexts(self, shapes: Sequence[Shape], block: int) -> list[tuple[bool, Pool, int]]:
+        """(is it the top?, P', features) of each context of a block."""
+        blocks = len(shapes)
+        seen = self.context_pooling
+        windows, last = self._pools(blocks) if seen is None else pools(seen, blocks), blocks - 1
+        here = (False, windows[block], windows[block].features(shapes[block]))
+        top = (True, windows[last], windows[last].features(shapes[last]))
+        if self.rule.context == "same" or block == last:
+            return [here]
+        return [top] if self.rule.context == "top" else [here, top]
+
+    def _sides(self, shapes: Sequence[Shape], block: int) -> list[tuple[int, int]]:
+        features = self._pools(len(shapes))[block].features(shapes[block])
+        if self.rule.projection == "identity":
+            return []
+        return [(features, c) for _, _, c in self._contexts(shapes, block)]
+
+    def _plan(self, shapes: Sequence[Shape], block: int) -> list[tuple[int, int, int | None]]:
+        """(features, context features, rank) of the projections of a block, in one direction."""
+        rank = self.rank
+        if self.budget is not None:
+            every = [side for b in range(len(shapes)) for side in self._sides(shapes, b)]
+            rank = rank_within(self.budget // (1 if self.shared else 2), every)
+        return [(f, c, useful_rank(f, c, rank)) for f, c in self._sides(shapes, block)]
+
+
+def on_network(rule: Rule | LocalRule) -> LocalRule:
+    """What builds the local losses of a rule.
+
+    Args:
+        rule: a `linlocal.Rule`, which is read with the defaults of `NetworkRule`; or anything with
+            a method build.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: as `NetworkRule`.
+    """
+    if isinstance(rule, Rule):
+        return NetworkRule(rule=rule)
+    if isinstance(rule, LocalRule) and callable(rule.build):
+        return rule
+    raise TypeError(
+        "rule must be a `linlocal.Rule`, one of `linlocal.analysis.local_losses`, or your own with "
+        f"a method build, got {inputs.described(rule)}."
+    )
+
+
+class _GoodnessLoss(LocalLoss):
+    """Type 2 on goodness ||s||^2 - threshold, of pooled activities or of sums of two."""
+
+    def __init__(self, loss: Goodness, pool: Pool, summed: bool, mean: bool) -> None:
+        super().__init__()
+        self.pool, self.summed, self.mean = pool, summed, mean
+        self.formula = goodness_formula(loss)
+
+    def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        z = self.pool(here)
+        first, second = views_of(z.to(torch.promote_types(z.dtype, torch.float32)))
+        judged = [(first, second)]
+        if self.summed:
+            judged = [(a + b, a.roll(-1, 0) + b) for a, b in ((first, second), (second, first))]
+        return torch.stack(
+            [self.formula(self._size(good), self._size(bad)) for good, bad in judged]
+        ).sum()
+
+    def _size(self, s: Tensor) -> Tensor:
+        return s.square().mean(1) if self.mean else s.square().sum(1)
+
+
+class _PooledViews(LocalLoss):
+    """A loss of two views on pooled activities."""
+
+    def __init__(self, loss: ViewLoss, pool: Pool) -> None:
+        super().__init__()
+        self.formula, self.pool = view_formula(loss), pool
+
+    def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        return self.formula(*views_of(self.pool(here)))

@@ -1,0 +1,79 @@
+"""Local gradients from the graph of a running network: pure functions, without hooks.
+
+Symbols: z_l output of block l, theta_l its parameters, delta_l = dLoss_l/dz_l the error signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from linlocal.analysis.local_losses import LocalLoss
+
+Rescale = Callable[[Tensor], Tensor]
+
+
+def error_signal(
+    loss: LocalLoss, here: Tensor, top: Tensor | None, rescale: Rescale, batch: Any = None
+) -> Tensor:
+    """dLoss_l/dz_l of a block's local loss, in the shape of z_l.
+
+    The loss sees a copy without graph: whatever it does, no gradient leaves the block. Only the
+    part of it that depends on the activity is run: a penalty on large projections costs as much as
+    the pairs.
+
+    Args:
+        loss: the local loss of the block.
+        here: the block's output.
+        top: the last block's output, detached.
+        rescale: what the loss is multiplied with.
+        batch: as the loader gave it.
+
+    Raises:
+        ValueError: the loss is no scalar.
+    """
+    leaf = here.detach().requires_grad_()
+    value = loss.activity_loss(leaf, top, batch)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"A local loss must return one number, {type(loss).__name__} returned {got}: take the "
+            "mean over samples in it."
+        )
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    (error,) = torch.autograd.grad(rescale(value), leaf, materialize_grads=True)
+    return error
+
+
+def local_gradient(
+    here: Tensor, parameters: Sequence[nn.Parameter], error: Tensor
+) -> tuple[Tensor, ...]:
+    """(dz_l/dtheta_l)^T error: the gradient of a block's parameters, from its own output.
+
+    Nothing below the block is computed, since none of the parameters lies there. The graph stays.
+
+    Args:
+        here: z_l with its graph.
+        parameters: the block's parameters that require a gradient.
+        error: in the shape of z_l.
+
+    Returns:
+        One tensor per parameter, zero where it was not used.
+
+    Raises:
+        RuntimeError: the block ran without a graph.
+    """
+    if not parameters:
+        return ()
+    if not here.requires_grad:
+        raise RuntimeError(
+            "A block with trainable parameters ran without a graph: its output was detached or "
+            "computed under no_grad."
+        )
+    return torch.autograd.grad(
+        here, parameters, error, retain_graph=True, allow_unused=True, materialize_grads=True
+    )

@@ -1,0 +1,38 @@
+"""The one restoration of state: what a measurement may not change comes back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def untouched(*modules: nn.Module) -> Iterator[None]:
+    """Give buffers, modes and random number generators back as they were.
+
+    Buffers are put back by module and name, with their values, whether they were changed in place
+    or replaced.
+    """
+    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+    cuda = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+    parts = [part for module in modules for part in module.modules()]
+    modes = [part.training for part in parts]
+    kept = [
+        (part, name, buffer, buffer.clone())
+        for part in parts
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+    with torch.random.fork_rng(cuda):
+        try:
+            yield
+        finally:
+            for part, mode in zip(parts, modes, strict=True):
+                part.training = mode
+            for part, name, buffer, value in kept:
+                part._buffers[name] = buffer
+                # Behind autograd's back: a graph that saved the buffer may still have to run.
+                buffer.data.copy_(value)

@@ -1,0 +1,76 @@
+"""What one forward pass, which leaves no trace, shows of blocks: shapes and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from linlocal.analysis.block import Block
+from linlocal.analysis.watching.restore import untouched
+from linlocal.analysis.watching.window import cut
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a cut forward pass shows of each block.
+
+    Attributes:
+        shapes: of the outputs, without the axis of samples.
+        parameters: that a loss on the output can train: the block's own, and what lies between it
+            and the block below.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    parameters: tuple[tuple[nn.Parameter, ...], ...]
+
+
+def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
+    """Shapes and parameters of the blocks, from one forward pass that leaves no trace.
+
+    Args:
+        model: the network.
+        blocks: of `block.resolve`.
+        inputs: a batch.
+
+    Raises:
+        RuntimeError, ValueError: as `cut`, or a parameter outside of the blocks is used by two of
+            them.
+    """
+    shapes: list[tuple[int, ...]] = []
+    owners: dict[int, int] = {
+        id(p): position for position, b in enumerate(blocks) for p in b.parameters.values()
+    }
+
+    def visit(position: int, z: Tensor) -> None:
+        shapes.append(tuple(z.shape[1:]))
+        for leaf in leaves(z):
+            if owners.setdefault(id(leaf), position) != position:
+                name = next((n for n, p in model.named_parameters() if p is leaf), "a tensor")
+                first, second = blocks[owners[id(leaf)]].name, blocks[position].name
+                raise ValueError(
+                    f"{name} is used by the blocks {first!r} and {second!r}, so it belongs to "
+                    "neither: make one block of both, or freeze it."
+                )
+
+    with untouched(model), torch.enable_grad(), cut(blocks, visit):
+        model(inputs)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return Survey(
+        tuple(shapes),
+        tuple(tuple(p for p in trained if owners.get(id(p)) == l) for l in range(len(blocks))),
+    )
+
+
+def leaves(z: Tensor) -> Iterator[Tensor]:
+    """The leaves of a tensor's graph: what its gradient would reach."""
+    seen, stack = set(), [z.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if type(node).__name__ == "AccumulateGrad":
+                yield node.variable  # type: ignore[attr-defined]
+            stack += [following for following, _ in node.next_functions]

@@ -1,0 +1,236 @@
+"""Losses that only numpy knows, as torch functions with the derivatives that they bring along.
+
+A score or loss of one's own defines its value and derivatives in numpy. Here autograd is told these
+derivatives, so the same object works wherever torch is: in the oracle, on a network, on any device
+(by way of the CPU, in float64).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from linlocal.losses import PairLoss, ViewLoss
+from linlocal.pairs import Direction
+
+Array = NDArray[np.float64]
+Derivatives = Sequence[Callable[[Array], Array]]
+
+
+def elementwise(derivatives: Derivatives, m: Tensor) -> Tensor:
+    """f(m) elementwise, with f = derivatives[0], f' = derivatives[1] and so on.
+
+    Args:
+        derivatives: of f, as numpy functions.
+        m: any shape.
+
+    Raises:
+        NotImplementedError: autograd asks for a derivative beyond the last.
+    """
+    return _applied(_Elementwise, m, tuple(derivatives))
+
+
+class NumpyPairLoss:
+    """phi(T u) of a `PairLoss` of one's own; a `PairFormula`."""
+
+    def __init__(self, loss: PairLoss) -> None:
+        self.loss = loss
+
+    def __call__(self, positive: Tensor, negative: Tensor, real: Tensor | None = None) -> Tensor:
+        """The loss; arguments as of `PairFormula`."""
+        references, number = negative.shape
+        there = (
+            np.ones((references, number), dtype=bool)
+            if real is None
+            else np.asarray(real.cpu(), dtype=bool)
+        )
+        reference, place = np.nonzero(there)
+        own = np.arange(references)
+        direction = Direction(
+            np.concatenate([own, (reference + place + 1) % references]),
+            np.concatenate([own, reference]),
+            np.repeat([1.0, -1.0], [references, len(reference)]),
+            np.concatenate([own, reference]),
+        )
+        scores = torch.cat([positive, negative[torch.from_numpy(there)]])
+        return self.of_scores(scores, direction)
+
+    def of_scores(self, u: Tensor, pairs: Direction) -> Tensor:
+        """The loss of the scores (pairs,) of a direction."""
+        return _applied(_Phi, _applied(_Contrast, u, (self.loss, pairs)), (self.loss, pairs))
+
+
+def view_loss(loss: ViewLoss, first: Tensor, second: Tensor) -> Tensor:
+    """A `ViewLoss` of one's own, once differentiable."""
+    result: Tensor = _Views.apply(first, second, loss)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _applied(function: type[torch.autograd.Function], x: Tensor, told: Any) -> Tensor:
+    result: Tensor = function.apply(x, told)
+    return result
+
+
+def by_numpy(function: Callable[[Array], Any], x: Tensor) -> Tensor:
+    """A numpy function of a tensor, without a graph."""
+    array = x.detach().cpu().double().numpy()
+    return torch.as_tensor(function(array), dtype=x.dtype, device=x.device)
+
+
+class _Told(torch.autograd.Function):
+    """A function of one tensor that is told how to differentiate itself."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, ctx.told = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+
+class _Elementwise(_Told):
+    @staticmethod
+    def forward(x: Tensor, told: Any) -> Tensor:
+        if not told:
+            raise NotImplementedError(
+                "A score of your own brings its value and two derivatives; a third was asked for."
+            )
+        return by_numpy(told[0], x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * _applied(_Elementwise, x, ctx.told[1:]), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        result: Tensor = tangents[0] * _applied(_Elementwise, x, ctx.told[1:])
+        return result
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, told: Any) -> Any:
+        return _applied(_Elementwise, x, told), in_dims[0]
+
+
+class _Contrast(_Told):
+    """T u, which is linear; the transpose T^T is `_Adjoint`."""
+
+    @staticmethod
+    def forward(x: Tensor, told: Any) -> Tensor:
+        loss, pairs = told
+        return by_numpy(loss.contrasts(pairs).apply, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _applied(_Adjoint, gradients[0], ctx.told), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _applied(_Contrast, tangents[0], ctx.told)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, told: Any) -> Any:
+        return _row_by_row(_Contrast, in_dims, x, told)
+
+
+class _Adjoint(_Told):
+    @staticmethod
+    def forward(x: Tensor, told: Any) -> Tensor:
+        loss, pairs = told
+        return by_numpy(loss.contrasts(pairs).adjoint, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _applied(_Contrast, gradients[0], ctx.told), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _applied(_Adjoint, tangents[0], ctx.told)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, told: Any) -> Any:
+        return _row_by_row(_Adjoint, in_dims, x, told)
+
+
+class _Phi(_Told):
+    """phi(m), a scalar; its gradient is `_Gradient`."""
+
+    @staticmethod
+    def forward(x: Tensor, told: Any) -> Tensor:
+        loss, pairs = told
+        return by_numpy(lambda m: loss.value(m, pairs), x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * _applied(_Gradient, x, ctx.told), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (tangents[0] * _applied(_Gradient, x, ctx.told)).sum()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, told: Any) -> Any:
+        return _row_by_row(_Phi, in_dims, x, told)
+
+
+class _Gradient(_Told):
+    """d phi / d m; its derivative is the curvature, whose own derivative nobody told."""
+
+    @staticmethod
+    def forward(x: Tensor, told: Any) -> Tensor:
+        loss, pairs = told
+        return by_numpy(lambda m: loss.gradient(m, pairs), x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return _curved(x, ctx.told, gradients[0]), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _curved(x, ctx.told, tangents[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, told: Any) -> Any:
+        return _row_by_row(_Gradient, in_dims, x, told)
+
+
+def _curved(m: Tensor, told: Any, direction: Tensor) -> Tensor:
+    """The Hessian of phi at m times a vector."""
+    loss, pairs = told
+    hessian = by_numpy(lambda array: loss.curvature(array, pairs), m)
+    return hessian * direction if hessian.ndim == 1 else direction @ hessian
+
+
+def _row_by_row(
+    function: type[torch.autograd.Function], in_dims: tuple[int | None, ...], x: Tensor, told: Any
+) -> tuple[Tensor, int]:
+    axis = in_dims[0] or 0
+    return torch.stack([_applied(function, row, told) for row in x.movedim(axis, 0)]), 0
+
+
+class _Views(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, loss: ViewLoss) -> Tensor:
+        views = [v.detach().cpu().double().numpy() for v in (first, second)]
+        ctx.gradients = [
+            torch.as_tensor(g, dtype=first.dtype, device=first.device)
+            for g in loss.gradients(views[0], views[1])
+        ]
+        return torch.as_tensor(
+            loss.value(views[0], views[1]), dtype=first.dtype, device=first.device
+        )
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_first, by_second = (gradients[0] * g for g in ctx.gradients)
+        return by_first, by_second, None
