@@ -23,7 +23,7 @@ exclude_patterns = ["_build"]
 suppress_warnings = ["toc.empty_glob"]  # a pattern may stand for a page that is optional
 nitpicky = True
 # Other packages' objects: linking to them would need their inventories from the network.
-nitpick_ignore_regex = [("py:.*", r"(?!linlocal|analysis).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!linlocal).*")]
 
 # Docstrings are written for `help`: a word in backticks is a name if it is one, else code.
 default_role = "py:obj"

@@ -7,9 +7,9 @@ are written to be read as they stand; a little of their text has another meaning
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 import re
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -102,23 +102,28 @@ def plain_signature(
 
 
 def our_name(app: Any, env: Any, node: Any, content: Any) -> Any:
-    """Link ``package.module.name`` where the pages have it as ``package.name``.
+    """Link a name in the module that defines it to the door whose page shows it.
 
     What exists need not be on a page; a name that does not exist stays an error.
     """
     target = node.get("reftarget", "")
-    package, _, rest = target.partition(".")
-    if package not in ("linlocal", "analysis"):
+    package, _, _ = target.partition(".")
+    if package != "linlocal":
         return None
-    home, _, name = rest.rpartition(".")
-    if importlib.import_module(package)._HOME.get(name) == home:
-        public = f"{package}.{name}"
-        python = env.get_domain("py")
-        return python.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, content)
     try:
-        pkgutil.resolve_name(target)
+        meant = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError):
         return None
+    python = env.get_domain("py")
+    rooms, name = target.split("."), ""
+    while ".".join(rooms) not in sys.modules:
+        name = f".{rooms.pop()}{name}"
+    while rooms:
+        shown = ".".join(rooms) + name
+        if shown in python.objects and pkgutil.resolve_name(shown) == meant:
+            page = node["refdoc"]
+            return python.resolve_xref(env, page, app.builder, "obj", shown, node, content)
+        rooms.pop()
     return content
 
 

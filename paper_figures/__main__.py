@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +29,9 @@ def main(
         list[str],
         typer.Argument(
             metavar="NAME...",
-            help="Figures; or `all`; or `report`: all, and a page that shows them with their"
-            " claims and sources; or `list` to see what there is.",
+            help="Figures; or `all`; or `kept`: those whose results all lie in the folder; or"
+            " `report`: all, and a page that shows them with their claims and sources; or `list`"
+            " to see what there is.",
         ),
     ],
     preset: Annotated[str, typer.Option(help="Size of the runs: smoke, cpu or paper.")] = "cpu",
@@ -57,17 +58,22 @@ def main(
         return
     try:
         known_name("preset", preset, PRESETS)
-        names = registry.NAMES if wanted in (["all"], ["report"]) else wanted
-        figures = {each: registry.load(each) for each in names}
+        everything = wanted in (["all"], ["kept"], ["report"])
+        figures = {each: registry.load(each) for each in (registry.NAMES if everything else wanted)}
+        inputs = {
+            each: [Address(name, preset, seed, results_folder) for name in module.INPUTS]
+            for each, module in figures.items()
+        }
+        if wanted == ["kept"]:
+            inputs = kept(inputs)
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     failed = set()
     # disable=None: no bar where there is no terminal to draw it on.
-    for each, module in tqdm(figures.items(), "figures", unit="figure", disable=None):
-        addresses = [Address(name, preset, seed, results_folder) for name in module.INPUTS]
+    for each, addresses in tqdm(inputs.items(), "figures", unit="figure", disable=None):
         try:
-            draw_one(each, module, addresses, out, force)
+            draw_one(each, figures[each], addresses, out, force)
         except ResultError as error:
             # The others are still worth drawing.
             tqdm.write(f"error: {each}: {error}", file=sys.stderr)
@@ -101,6 +107,27 @@ def draw_one(
     claims.record(name, decided, run, out, source)
     lines = [" ".join(map(str, pictures)), *(f"  {claim}" for claim in decided)]
     tqdm.write("\n".join(lines), file=sys.stdout)
+
+
+def kept(inputs: Mapping[str, list[Address]]) -> dict[str, list[Address]]:
+    """The figures whose results all exist.
+
+    Args:
+        inputs: by figure, the addresses of its results.
+
+    Raises:
+        ResultError: there is no such figure.
+    """
+    found = {
+        name: addresses
+        for name, addresses in inputs.items()
+        if all(address.path.exists() for address in addresses)
+    }
+    if not found:
+        every = {address for addresses in inputs.values() for address in addresses}
+        commands = sorted(address.command for address in every)
+        raise ResultError("\n  ".join(["no figure has all its results; make them with", *commands]))
+    return found
 
 
 def load_inputs(addresses: Sequence[Address]) -> dict[str, xr.Dataset]:

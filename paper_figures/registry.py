@@ -22,10 +22,13 @@ class FigureModule(Protocol):
 
     Attributes:
         INPUTS: names of the experiments whose results it reads.
+        PAPER: "A", "B" or "C", the paper that it is about, see `report.contents.PAPERS`; "" for our
+            own.
     """
 
     __doc__: str | None
     INPUTS: Sequence[str]
+    PAPER: str
 
     def draw(self, datasets: Mapping[str, xr.Dataset]) -> Figure:
         """Draw the results, one dataset per name in INPUTS."""

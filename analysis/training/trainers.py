@@ -183,6 +183,7 @@ class LocalTrainer(Trainer):
 
     def _check_that_it_trains(self, position: int) -> None:
         """After the first backward pass of a block: has it reached what it should train?"""
+        self._unseen.discard(position)
         loss = self._judges[position]
         own = loss.named_parameters()
         idle = [name for name, p in own if p.requires_grad and p.grad is None]
@@ -192,14 +193,15 @@ class LocalTrainer(Trainer):
                 f"{', '.join(idle)}: use these parameters in its value, or freeze them."
             )
         trained = self.parameters[position]
-        if trained and all(p.grad is None for p in trained):
+        # On the device meta a network has other parameters than when the trainer was made.
+        moved = any(p.is_meta for p in self.model.parameters())
+        if trained and not moved and all(p.grad is None for p in trained):
             raise ValueError(
                 f"The local loss of block {position + 1} ({self.blocks[position].name}) reached "
                 "none of the block's parameters: was its output detached, or does a reentrant "
                 "checkpoint lie inside (use_reentrant=False works)? Freeze the block if it is not "
                 "to be trained."
             )
-        self._unseen.discard(position)
 
     def _parameters(
         self, parameters: Sequence[Sequence[nn.Parameter]]

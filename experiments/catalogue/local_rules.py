@@ -182,7 +182,7 @@ def learn(
         schedule,
         credit="local" if local else "backpropagation",
         seed=seed,
-        watched=[stacked(images.held_out_views(0, batch, seed), -1)] if local else (),
+        watched=[(stacked(images.held_out_views(0, batch, seed)[0], -1),)] if local else (),
     )
     return recorded.drop_vars("block") if local else without_cosines(schedule)
 

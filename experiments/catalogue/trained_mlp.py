@@ -104,7 +104,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             batches,
             Schedule(steps, config.learning_rate, weight_decay=0.0),
             seed=seed,
-            watched=[halves(part) for part in others.reshape(-1, config.batch, PIXELS, PIXELS)],
+            watched=[(halves(part),) for part in others.reshape(-1, config.batch, PIXELS, PIXELS)],
         )
         return recorded
 

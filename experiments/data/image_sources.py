@@ -76,10 +76,11 @@ class Images:
         """Both views of the batch of a step."""
         return self.make_views(self._batch(step, batch, seed), _view_seed(seed, step))
 
-    def held_out_views(self, number: int, batch: int, seed: int) -> Tensor:
-        """Both views of a batch that is never trained on."""
+    def held_out_views(self, number: int, batch: int, seed: int) -> Labelled:
+        """Both views of a batch that is never trained on, with the label of each."""
         rows = self.held_out[rows_of(number, len(self.held_out), batch, seed)]
-        return self.make_views(rows, _view_seed(seed, -1 - number))
+        labels = self.known[1][rows].repeat(2)
+        return self.make_views(rows, _view_seed(seed, -1 - number)), labels
 
     def labelled_views(self, step: int, batch: int, seed: int) -> Labelled:
         """The same as `views`, with the label of each."""

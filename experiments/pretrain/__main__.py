@@ -53,7 +53,8 @@ Try it within seconds, estimate a real run, start it, and start it again after a
 
 The same command goes on from the newest checkpoint in OUT; another one is refused there.
 OUT/log.jsonl has losses, images/s, what the bottleneck is, and how many images were skipped because
-they are damaged; `linlocal.analysis.alignment.read(Path("OUT/alignment"))` has the cosines so far.
+they are damaged; `linlocal.analysis.alignment.series.read(Path("OUT/alignment"))` has the cosines
+so far.
 """
 
 

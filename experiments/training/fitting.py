@@ -25,6 +25,7 @@ from linlocal.rules import Rule
 
 Credit = Literal["local", "backpropagation"]
 Batches = Callable[[int], Tensor]
+Batch = tuple[Tensor, ...]
 
 RECORDED_PER_DECADE = 3
 # Matched projections stand for an optimum: they must keep up with a network that moves.
@@ -71,7 +72,7 @@ def fit(
     *,
     credit: Credit = "local",
     seed: int = 0,
-    watched: Sequence[Tensor] = (),
+    watched: Sequence[Batch] = (),
 ) -> tuple[nn.ModuleList, xr.Dataset]:
     """Train the blocks of a network by a rule.
 
@@ -181,14 +182,20 @@ def fabric_on(device: torch.device) -> Fabric:
     return Fabric(accelerator="cuda" if cuda else "cpu", devices=[device.index or 0] if cuda else 1)
 
 
-def aligned(network: nn.Module, losses: nn.ModuleList, watched: Sequence[Tensor]) -> xr.Dataset:
-    """Cosine of the local and the global update per ``layer``, the mean over batches."""
-    parts = [align(network, None, losses, views)[["cosine"]] for views in watched]
+def aligned(network: nn.Module, losses: nn.ModuleList, watched: Sequence[Batch]) -> xr.Dataset:
+    """Cosine of the local and the global update per ``layer``, the mean over batches.
+
+    Args:
+        network: its children are the blocks.
+        losses: of the blocks.
+        watched: both views of each batch, stacked (2N, ...), and what else the losses read.
+    """
+    parts = [align(network, None, losses, each[0], batch=each)[["cosine"]] for each in watched]
     return xr.concat(parts, "batch").mean("batch").drop_vars(("parameter", "view"), errors="ignore")
 
 
 def masked_cosines(
-    network: nn.Sequential, last: nn.Module, watched: Sequence[Tensor]
+    network: nn.Sequential, last: nn.Module, watched: Sequence[Batch]
 ) -> xr.DataArray:
     """Cosine of masked with exact backpropagation of the last loss, over masks and layer.
 
@@ -204,7 +211,7 @@ def masked_cosines(
 
     cosines = torch.zeros(len(watched), len(APPROXIMATE_MASKS), len(network), dtype=torch.float64)
     names = [name for name, _ in network.named_children()]
-    for row, views in enumerate(watched):
+    for row, (views, *_) in enumerate(watched):
         gradients = partial(masked_gradients, network, views, loss_of)
         exact = gradients(masks="sample")
         for column, masks in enumerate(APPROXIMATE_MASKS):

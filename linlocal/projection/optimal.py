@@ -1,7 +1,7 @@
 """The optimal projection B of a convex pair loss: the public call that picks the solver.
 
-Closed form for a linear score, the box problem for hinges (`linlocal.projection`), Newton otherwise
-(`linlocal.projection`). What is solved is written down in `linlocal.projection`.
+Closed form for a linear score, the box problem for hinges (`projection.box`), Newton otherwise
+(`projection.newton`). What is solved is written down in `projection.problem`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("local_rules",)
+PAPER = "A"
 
 RESAMPLES = 2000
 MARKERS = "osD^v<>PX*"

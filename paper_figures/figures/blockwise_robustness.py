@@ -11,21 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.look import blockwise, comparisons, panels, style
 
 INPUTS = ("blockwise_ssl",)
-
-BASE, END_TO_END = "Barlow Twins, simultaneous", "Barlow Twins, end to end"
-UNTRAINED = "untrained"
+PAPER = "C"
 
 PUBLISHED = "ImageNet-C, measured in arXiv 2302.01647, numbers not public to us"
-DIFFERENCE = "here the same types of corruption but frost, made on small RHM images"
+DIFFERENCE = "here the same types of corruption except frost, on small RHM images"
 NOISE = "Barlow Twins, simultaneous, noise per {}"
 LABELS = {
-    BASE: "blockwise",
+    blockwise.BASE: "blockwise",
     NOISE.format("channel"): "blockwise, noise per channel",
-    END_TO_END: "end to end",
-    UNTRAINED: "untrained",
+    blockwise.END_TO_END: "end to end",
+    blockwise.UNTRAINED: "untrained",
 }
 LINES: dict[str, LineStyleType] = dict(zip(LABELS, ("-", "-", "--", "-."), strict=True))
 COLORS = dict(zip(LABELS, (*style.PALETTE[:3], "#999999"), strict=True))
@@ -47,8 +45,8 @@ def _result(data: xr.Dataset) -> str:
     """What the headline says: the accuracy on corrupted images, and what noise does to it."""
     harmed = _harmed(data)
     base, noisy, whole = (float(harmed.sel(variant=name).mean()) for name in list(LABELS)[:3])
-    low, high = panels.bounds(
-        harmed.sel(variant=NOISE.format("channel")) - harmed.sel(variant=BASE)
+    low, high = comparisons.bounds(
+        harmed.sel(variant=NOISE.format("channel")) - harmed.sel(variant=blockwise.BASE)
     )
     verdict = "helps" if low > 0 else "harms" if high < 0 else "undecided"
     return (
@@ -98,42 +96,43 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     harmed = _harmed(data)
     clean = data["corrupted_accuracy"].sel(severity=0, drop=True).mean("corruption")
     accuracy = data["corrupted_accuracy"].mean("corruption")
-    trained = [name for name in data["variant"].values.tolist() if name != UNTRAINED]
+    trained = [name for name in data["variant"].values.tolist() if name != blockwise.UNTRAINED]
     fallen = (accuracy.isel(severity=0) - accuracy.isel(severity=-1)).sel(variant=trained)
     mean, half = style.interval(fallen, "repetition")
     falls, rises = mean - half > 0, mean + half < 0
+    base = accuracy.sel(variant=blockwise.BASE).mean("repetition")
     published = f"{PUBLISHED}; {DIFFERENCE}"
     return [
         Claim(
-            "the accuracy, mean over corruptions, falls from clean images to severity 5, for every "
+            "the mean accuracy over corruptions falls from clean images to severity 5, for every "
             "trained variant",
             True if falls.all() else False if rises.any() else None,
             f"in {int(falls.sum())} of {len(trained)} variants; blockwise "
-            f"{panels.numbers(accuracy.sel(variant=BASE).mean('repetition'))} at severities 0 to 5",
+            f"{panels.numbers(base)} at severities 0 to 5",
         ),
-        panels.difference(
+        comparisons.difference(
             harmed,
-            BASE,
-            END_TO_END,
-            "Barlow Twins: corrupted images are read from blockwise training no worse than from "
-            "end to end (within 0.05)",
+            blockwise.BASE,
+            blockwise.END_TO_END,
+            "Barlow Twins: corrupted images are read no worse after blockwise training than after "
+            "end-to-end training (within 0.05)",
             least=-0.05,
             published=published,
         ),
-        panels.difference(
+        comparisons.difference(
             harmed - clean,
-            BASE,
-            END_TO_END,
-            "Barlow Twins: blockwise training loses no more accuracy to corruptions than end to "
-            "end (within 0.05)",
+            blockwise.BASE,
+            blockwise.END_TO_END,
+            "Barlow Twins: blockwise training loses no more accuracy to corruptions than "
+            "end-to-end training (within 0.05)",
             least=-0.05,
             published=published,
         ),
         *(
-            panels.difference(
+            comparisons.difference(
                 harmed,
                 NOISE.format(spread),
-                BASE,
+                blockwise.BASE,
                 f"noise per {spread} between the blocks raises the accuracy on corrupted images",
                 least=0.0,
                 published=published,

@@ -10,17 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.look import blockwise, comparisons, panels, style
 
 INPUTS = ("blockwise_ssl",)
+PAPER = "C"
 
 PUBLISHED = (
     "ImageNet, ResNet-50, block 4: with noise 70.48, without 70.15 (secondary source), end to end "
     "71.57 (arXiv 2302.01647)"
 )
-DIFFERENCE = "here small RHM images and a narrow network: differences compare, accuracies do not"
-UNTRAINED = "untrained"
-BASE, END_TO_END = "Barlow Twins, simultaneous", "Barlow Twins, end to end"
+DIFFERENCE = (
+    "here small RHM images and a narrow network: differences can be compared, accuracies cannot"
+)
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
@@ -30,7 +31,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     grid = figure.subplots(2, 2)
     _losses(grid[0, 0], data)
     _variants(grid[0, 1], data, "heads and order", _where(data, noise="", loss="Barlow Twins"))
-    noisy = [BASE, END_TO_END, *(v for v in _names(data) if "noise" in v)]
+    noisy = [blockwise.BASE, blockwise.END_TO_END, *(v for v in _names(data) if "noise" in v)]
     _variants(grid[1, 0], data, "noise between the blocks", noisy)
     _cosines(grid[1, 1], data)
     for axes in grid.flat[:3]:
@@ -47,8 +48,12 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 def _result(data: xr.Dataset) -> str:
     """What the headline says: the last block, blockwise against end to end."""
     top = data["accuracy"].isel(layer=-1)
-    low, high = panels.bounds(top.sel(variant=BASE) - top.sel(variant=END_TO_END))
-    local, whole = (float(top.sel(variant=name).mean()) for name in (BASE, END_TO_END))
+    low, high = comparisons.bounds(
+        top.sel(variant=blockwise.BASE) - top.sel(variant=blockwise.END_TO_END)
+    )
+    local, whole = (
+        float(top.sel(variant=name).mean()) for name in (blockwise.BASE, blockwise.END_TO_END)
+    )
     verdict = "better" if low > 0 else "worse" if high < 0 else "not shown to differ"
     return (
         f"Barlow Twins, last block: {local:.2f} blockwise against {whole:.2f} end to end, {verdict}"
@@ -61,7 +66,7 @@ def _losses(axes: Axes, data: xr.Dataset) -> None:
         for order, line in (("simultaneous", "-"), ("end to end", "--")):
             label = loss if order == "simultaneous" else ""
             _line(axes, data, f"{loss}, {order}", color, line, label)
-    _line(axes, data, UNTRAINED, "#999999", "-.", UNTRAINED)
+    _line(axes, data, blockwise.UNTRAINED, "#999999", "-.", blockwise.UNTRAINED)
     axes.set_title("losses; dashed: end to end")
     axes.legend(fontsize=6, loc="upper left")
 
@@ -69,7 +74,7 @@ def _losses(axes: Axes, data: xr.Dataset) -> None:
 def _variants(axes: Axes, data: xr.Dataset, title: str, names: Sequence[str]) -> None:
     for name, color in zip(names, style.PALETTE, strict=False):
         label = name.removeprefix("Barlow Twins, ").removeprefix("simultaneous, ")
-        _line(axes, data, name, color, "--" if name == END_TO_END else "-", label)
+        _line(axes, data, name, color, "--" if name == blockwise.END_TO_END else "-", label)
     axes.set_title(f"Barlow Twins: {title}")
     axes.legend(fontsize=6, loc="upper left")
 
@@ -90,7 +95,7 @@ def _line(axes: Axes, data: xr.Dataset, name: str, color: str, line: str, label:
 
 
 def _cosines(axes: Axes, data: xr.Dataset) -> None:
-    cosine = data["cosine"].sel(variant=BASE)
+    cosine = data["cosine"].sel(variant=blockwise.BASE)
     for layer, color in zip(data["layer"].values[:-1], style.PALETTE, strict=False):
         values = cosine.sel(layer=layer)
         style.band(axes, values, "repetition", color=color, label=f"block {layer}")
@@ -107,13 +112,14 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """Learning in every block; blockwise against end to end; noise, pooling, order."""
     data = datasets["blockwise_ssl"]
     accuracy = data["accuracy"]
-    trained = accuracy.sel(variant=[v for v in _names(data) if v != UNTRAINED])
+    trained = accuracy.sel(variant=[v for v in _names(data) if v != blockwise.UNTRAINED])
     mean, half = style.interval(trained, "repetition")
     chance = float(data["chance"])
     above, below = mean - half > chance, mean + half < chance
     decided = [
         Claim(
-            "every block of every trained variant is read above chance (95 % interval)",
+            "a linear probe reads every block of every trained variant above chance "
+            "(95 % interval)",
             True if above.all() else False if below.any() else None,
             f"lowest accuracy {float(mean.min()):.2f}, chance {chance:.3f}; "
             f"{int((~above).sum())} of {above.size} not above it",
@@ -123,40 +129,41 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     for loss in dict.fromkeys(data["loss"].values.tolist()):
         local, whole = (f"{loss}, {order}" for order in ("simultaneous", "end to end"))
         decided.append(
-            panels.difference(
+            comparisons.difference(
                 top,
                 local,
-                UNTRAINED,
-                f"{loss}, blockwise: the last block is read better than without training",
+                blockwise.UNTRAINED,
+                f"{loss}, blockwise: a probe reads the last block better than without training",
                 least=0.0,
                 published=f"none; end to end here {float(top.sel(variant=whole).mean()):.3f}",
             )
         )
     decided.append(
-        panels.difference(
+        comparisons.difference(
             top,
-            BASE,
-            END_TO_END,
-            "Barlow Twins: blockwise training comes within 0.05 of end to end in the last block",
+            blockwise.BASE,
+            blockwise.END_TO_END,
+            "Barlow Twins: blockwise training comes within 0.05 of end-to-end training in the last "
+            "block",
             least=-0.05,
             published=f"0.7015 against 0.7157; {PUBLISHED}; {DIFFERENCE}",
         )
     )
     decided.append(
-        panels.difference(
+        comparisons.difference(
             top,
             "Barlow Twins, simultaneous, noise per channel",
-            BASE,
+            blockwise.BASE,
             "noise per channel raises the accuracy of the last block",
             least=0.0,
             published=f"0.7048 against 0.7015; {DIFFERENCE}",
         )
     )
     decided.extend(
-        panels.difference(
+        comparisons.difference(
             top,
-            BASE,
-            f"{BASE}, {words}",
+            blockwise.BASE,
+            f"{blockwise.BASE}, {words}",
             f"the expansion is better than {words} in the last block",
             least=0.0,
             published="the expansion is the choice of the paper, curves only",
@@ -164,12 +171,12 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         for words in ("local pooling", "global pooling")
     )
     decided.append(
-        panels.difference(
+        comparisons.difference(
             top,
-            BASE,
+            blockwise.BASE,
             "Barlow Twins, sequential",
-            "training all blocks at once is no worse than one after the other, as many steps for "
-            "each block (within 0.02)",
+            "training all blocks at once is no worse than training one after the other, with as "
+            "many steps for each block (within 0.02)",
             least=-0.02,
             published="both in the paper, numbers not public to us",
         )
@@ -185,5 +192,7 @@ def _names(data: xr.Dataset) -> list[str]:
 def _where(data: xr.Dataset, **coordinates: str) -> list[str]:
     chosen = np.logical_and.reduce([data[k].values == v for k, v in coordinates.items()])
     return [
-        name for name, here in zip(_names(data), chosen, strict=True) if here and name != UNTRAINED
+        name
+        for name, here in zip(_names(data), chosen, strict=True)
+        if here and name != blockwise.UNTRAINED
     ]

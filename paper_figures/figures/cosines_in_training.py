@@ -14,6 +14,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style, training_panels
 
 INPUTS = ("local_rules",)
+PAPER = "A"
 
 COLUMNS = 5
 

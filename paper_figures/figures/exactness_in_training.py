@@ -11,6 +11,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("exactness_in_training",)
+PAPER = ""
 
 LIMIT = 1e-9
 VISIBLE = 0.01
@@ -111,5 +112,5 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             loss["training"].values, first.values, end.values, strict=True
         )
     )
-    decided.append(Claim("the loss falls in all three", bool((end < first).all()), falls))
+    decided.append(Claim("the loss falls in all three trainings", bool((end < first).all()), falls))
     return decided

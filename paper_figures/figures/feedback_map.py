@@ -13,6 +13,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("feedback_map",)
+PAPER = ""
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:

@@ -1,4 +1,4 @@
-"""With orthogonal weights and optimal projections local learning is backpropagation to rounding."""
+"""With orthogonal weights and optimal projections local and global updates agree to rounding."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("linear_alignment",)
+PAPER = "A"
 
 # Fig. 2 of arXiv 2601.21683, layers 1-6, measured on MNIST.
 PUBLISHED = {
@@ -133,7 +134,7 @@ def _against_published(source: str, mean: xr.DataArray) -> list[Claim]:
         worst = float(np.abs(apart).max())
         decided.append(
             Claim(
-                f"{source}, {condition}: the published cosines within {CLOSE} (of MNIST)",
+                f"{source}, {condition}: the published cosines (MNIST) are met within {CLOSE}",
                 worst <= CLOSE if source == "mnist" else None,
                 f"differs by at most {worst:.2f}: {panels.numbers(apart, sign='+')}",
                 " ".join(f"{value:.2f}" for value in published),

@@ -8,9 +8,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.look import comparisons, panels, style
 
 INPUTS = ("linear_cnn",)
+PAPER = "A"
 
 COLORS = {
     "no spatial dependence": style.PALETTE[1],
@@ -75,5 +76,5 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             ("direct feedback raises it further", feedback, place),
         ):
             claim = f"{source}: {text} in every layer below the top"
-            decided.append(panels.raises(claim, better, worse, "batch", digits=4))
+            decided.append(comparisons.raises(claim, better, worse, "batch", digits=4))
     return decided

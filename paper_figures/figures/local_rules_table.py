@@ -13,6 +13,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("local_rules",)
+PAPER = "A"
 
 # arXiv 2601.21683 on CIFAR-10, top-1 in per cent: local, and backpropagation of the same loss.
 PUBLISHED: dict[str, tuple[float | None, float | None]] = {

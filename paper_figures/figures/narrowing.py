@@ -10,9 +10,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.look import comparisons, panels, style
 
 INPUTS = ("narrowing",)
+PAPER = "A"
 
 LIMIT = 1e-10
 COLORS = {"same layer": style.PALETTE[1], "direct feedback": style.PALETTE[0]}
@@ -73,7 +74,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             here = below.sel(data=source, score=score)
             same, feedback = (here.sel(feedback=name) for name in COLORS)
             decided.append(
-                panels.raises(
+                comparisons.raises(
                     f"{source}, {score} f: direct feedback raises the cosine in every layer below "
                     "the top",
                     feedback["cosine"],

@@ -11,6 +11,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("remedies",)
+PAPER = ""
 
 LIMIT = 1e-10
 VISIBLE = 1e-3

@@ -12,6 +12,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("rhm_covariances",)
+PAPER = "B"
 
 CLOSE = 1.25
 
@@ -93,19 +94,19 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     silent = data["exact"].where(data["expected"] == 0)
     decided = [
         Claim(
-            "estimates deviate from the exact covariances by one standard error on root mean "
-            f"square, within a factor {CLOSE:g} for every grammar and kind",
+            "estimates deviate from the exact covariances by one standard error (root mean "
+            f"square), within a factor {CLOSE:g} for every grammar and kind",
             bool(((deviation >= 1 / CLOSE) & (deviation <= CLOSE)).where(agreeing > 0, True).all()),
             f"{float(deviation.min()):.2f} to {float(deviation.max()):.2f} standard errors; "
             f"{float(agreeing.mean()):.1%} of all entries within 3 of them",
         ),
         Claim(
-            f"our closed forms within a factor {CLOSE:g} of the exact root mean squares",
+            f"our closed forms are within a factor {CLOSE:g} of the exact root mean squares",
             float(ours.max()) <= CLOSE,
             f"factor up to {float(ours.max()):.2f}",
         ),
         Claim(
-            f"the published leading order C_l within a factor {CLOSE:g} at every level",
+            f"the published leading order C_l is within a factor {CLOSE:g} at every level",
             float(published.max()) <= CLOSE,
             f"factor up to {float(published.max()):.2f}",
             "leading order in large v and m",

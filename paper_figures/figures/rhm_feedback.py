@@ -6,15 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import feedback_settings as settings, panels, style
+from paper_figures.look import feedback, panels, style
 
 INPUTS = ("rhm_feedback",)
+PAPER = "B"
 
-LEARNED, FAILED = settings.LEARNED, 0.5
-BACKPROPAGATION = "backpropagation"
+FAILED = 0.5
 DIRECT = (
     "direct feedback alignment",
     "direct feedback, no local derivative",
@@ -32,11 +33,8 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     return panels.finish(figure, data)
 
 
-def heatmap(figure: Figure, axes: object, data: xr.Dataset, rules: list[str]) -> None:
+def heatmap(figure: Figure, axes: Axes, data: xr.Dataset, rules: list[str]) -> None:
     """Accuracies as colours and numbers; settings are named by what differs from the first."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
     mean, half = style.interval(data["test_accuracy"].sel(rule=rules), "repetition")
     image = axes.imshow(
         mean.transpose("rule", "setting"), vmin=0, vmax=1, aspect="auto", cmap="cividis"
@@ -56,7 +54,7 @@ def heatmap(figure: Figure, axes: object, data: xr.Dataset, rules: list[str]) ->
                 color="black" if value > 0.55 else "white",
             )
     axes.set_yticks(range(len(rules)), rules)
-    axes.set_xticks(range(data.sizes["setting"]), settings.names(data), size=6.5)
+    axes.set_xticks(range(data.sizes["setting"]), feedback.setting_names(data), size=6.5)
     axes.set_xlabel("what differs from the reference", size=7)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -66,10 +64,11 @@ def heatmap(figure: Figure, axes: object, data: xr.Dataset, rules: list[str]) ->
 def headline(data: xr.Dataset) -> str:
     """What the accuracies say of direct feedback, as a count."""
     mean = data["test_accuracy"].mean("repetition")
-    solved = mean.sel(rule=BACKPROPAGATION) >= LEARNED
+    solved = mean.sel(rule=feedback.BACKPROPAGATION) >= feedback.LEARNED
     best = mean.sel(rule=list(DIRECT)).max("rule")
+    low = int((best < feedback.LEARNED)[solved].sum())
     return (
-        f"Direct feedback stays below {LEARNED:g} in {int((best < LEARNED)[solved].sum())} of the "
+        f"Direct feedback stays below {feedback.LEARNED:g} in {low} of the "
         f"{int(solved.sum())} settings that backpropagation solves"
     )
 
@@ -78,17 +77,18 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """The published failure, setting by setting."""
     data = datasets["rhm_feedback"]
     mean = data["test_accuracy"].mean("repetition")
-    solved = mean.sel(rule=BACKPROPAGATION) >= LEARNED
-    names = np.array([text.replace("\n", " ") for text in settings.names(data)])
+    taught = mean.sel(rule=feedback.BACKPROPAGATION)
+    solved = taught >= feedback.LEARNED
+    names = np.array([text.replace("\n", " ") for text in feedback.setting_names(data)])
     best = mean.sel(rule=list(DIRECT)).max("rule")
-    gap = mean.sel(rule=BACKPROPAGATION) - best
+    gap = taught - best
     if not bool(solved.any()):
         return [
             Claim(
                 "all direct-feedback rules fail where backpropagation learns",
                 None,
-                f"backpropagation reaches at most "
-                f"{float(mean.sel(rule=BACKPROPAGATION).max()):.2f} here: nothing to compare",
+                f"backpropagation reaches at most {float(taught.max()):.2f} here: nothing "
+                "to compare",
                 "all fail (arXiv 2605.18557)",
             )
         ]
@@ -102,7 +102,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     return [
         Claim(
             f"all direct-feedback rules fail (accuracy below {FAILED:g}) wherever backpropagation "
-            f"learns (above {LEARNED:g})",
+            f"learns (above {feedback.LEARNED:g})",
             bool(failing[solved].all()),
             f"best direct-feedback rule {listed}",
             "all fail (arXiv 2605.18557, no numbers known)",

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("rhm_local_ssl",)
+PAPER = "B"
 
 NEGLIGIBLE = 0.05
-SUPERVISED, UNTRAINED = "supervised backpropagation labels", "untrained"
+SUPERVISED, UNTRAINED = "supervised backpropagation", "untrained"
 SHORT = {"test_accuracy": "(linear readout)", "hidden_accuracy": "(top layer refitted)"}
 COLORS = dict(
     zip(("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins"), style.PALETTE, strict=False)
@@ -41,10 +43,12 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     figure = Figure(figsize=(style.PAGE, 4.6))
     grid = figure.subplots(2, data.sizes["grammar"], sharex=True, sharey=True, squeeze=False)
     for number, (row, readout) in enumerate(zip(grid, READOUTS, strict=True)):
-        for axes, grammar in zip(row, data["grammar"].values, strict=True):
+        for axes, grammar, control in zip(
+            row, data["grammar"].values, _controls(data), strict=True
+        ):
             here = data[readout].sel(grammar=grammar)
             # Supervised training brings a readout of its own.
-            here = here.where(here["rule"] != SUPERVISED, data["own_accuracy"].sel(grammar=grammar))
+            here = here.where(here["loss"] != SUPERVISED, data["own_accuracy"].sel(grammar=grammar))
             mean, half = style.interval(here, "repetition")
             for rule in data["rule"].values:
                 color, line, marker, words = look(data.sel(rule=rule))
@@ -65,26 +69,27 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
             axes.minorticks_off()
             axes.set_ylim(0, 1.05)
             if number == 0:
-                axes.set_title(grammar + _note(grammar))
+                axes.set_title(
+                    f"{grammar}\n(control: leaves are independent)" if control else grammar
+                )
             else:
                 axes.set_xlabel("data seen / (n m^L)")
         row[0].set_ylabel(f"test accuracy\n{SHORT[readout]}")
     panels.legend_below(figure, grid[0, 0], columns=3)
     labelled = json.loads(data.attrs["config"])["num_labelled"]
     panels.headline(
-        figure, f"What layer-local rules learn without labels (readouts: {labelled} other data)"
+        figure, f"What layer-local rules learn without labels (read out with {labelled} other data)"
     )
     return panels.finish(figure, data)
 
 
 def look(rule: xr.Dataset) -> tuple[str, Any, str, str]:
-    """Color, line, marker and label of a rule."""
-    name = str(rule["rule"].values)
-    if name == SUPERVISED:
-        return style.PALETTE[6], "-", "*", "supervised backpropagation (the data are labelled)"
-    if name == UNTRAINED:
-        return "#999999", ":", "", "untrained network"
+    """Colour, line, marker and label of a rule."""
     loss, credit, positives = (str(rule[key].values) for key in ("loss", "credit", "positives"))
+    if loss == SUPERVISED:
+        return style.PALETTE[6], "-", "*", "supervised backpropagation (the data are labelled)"
+    if loss == UNTRAINED:
+        return "#999999", ":", "", "untrained network"
     line, marker = LINES[credit, positives]
     return COLORS[loss], line, marker, f"{loss}, {credit}, {positives}"
 
@@ -92,31 +97,29 @@ def look(rule: xr.Dataset) -> tuple[str, Any, str, str]:
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """Data efficiency against supervised backpropagation; depth of credit; siblings; control."""
     data = datasets["rhm_local_ssl"]
-    control = np.array([bool(_note(grammar)) for grammar in data["grammar"].values])
+    control = _controls(data)
     mean = data[list(READOUTS)].mean("repetition")
-    local = (data["credit"] == "local") & (data["positives"] == "views")
+    local = ((data["credit"] == "local") & (data["positives"] == "views")).values
     decided = []
     if not control.all():
         usual = mean.isel(grammar=~control)
-        taught = data["own_accuracy"].isel(grammar=~control).sel(rule=SUPERVISED)
+        taught = _only(data["own_accuracy"].isel(grammar=~control), loss=SUPERVISED)
         for (readout, words), multiple in product(READOUTS.items(), data["multiple"].values):
-            rules = usual[readout].sel(rule=data["rule"][local], multiple=multiple)
+            rules = usual[readout].isel(rule=local).sel(multiple=multiple)
             gain = (rules - taught.mean("repetition").sel(multiple=multiple)).min("grammar")
             decided.append(
                 Claim(
-                    f"from {multiple:g} n m^L data, views counted, every layer-local rule reads "
-                    f"out ({words}) no lower than supervised backpropagation of so many labels, "
-                    "within 0.02",
+                    f"from {multiple:g} n m^L data, views included, every layer-local rule "
+                    f"({words}) is no less accurate than supervised backpropagation with as many "
+                    "labels, within 0.02",
                     bool((gain >= -0.02).all()),
                     f"differences {_by_loss(gain)}; supervised "
                     f"{float(taught.sel(multiple=multiple).mean()):.2f}",
                     "as data-efficient (arXiv 2605.18557, no numbers known)",
                 )
             )
-        untrained = usual["hidden_accuracy"].sel(rule=UNTRAINED)
-        lift = (usual["hidden_accuracy"].sel(rule=data["rule"][local]) - untrained).isel(
-            multiple=-1
-        )
+        untrained = _only(usual["hidden_accuracy"], loss=UNTRAINED)
+        lift = (usual["hidden_accuracy"].isel(rule=local) - untrained).isel(multiple=-1)
         decided.append(
             Claim(
                 "every layer-local rule learns: at the largest number of data the refitted "
@@ -127,8 +130,10 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             )
         )
         for loss in _losses(data, "end to end", "views"):
-            near = usual["hidden_accuracy"].sel(rule=f"{loss} local views")
-            far = usual["hidden_accuracy"].sel(rule=f"{loss} end to end views")
+            near, far = (
+                _only(usual["hidden_accuracy"], loss=loss, credit=credit, positives="views")
+                for credit in ("local", "end to end")
+            )
             gap = near - far
             decided.append(
                 Claim(
@@ -139,8 +144,10 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 )
             )
         for loss, positives in _alone(data):
-            rule = f"{loss} local {positives}"
-            linear, hidden = (usual[readout].sel(rule=rule) for readout in READOUTS)
+            linear, hidden = (
+                _only(usual[readout], loss=loss, credit="local", positives=positives)
+                for readout in READOUTS
+            )
             decided.append(
                 Claim(
                     f"{loss} from {positives} alone, without any side information, learns: "
@@ -156,11 +163,10 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     if control.any():
         silent = data.isel(grammar=control)
         alone = _alone(data)
-        silenced = [f"{loss} local {positives}" for loss, positives in alone]
-        gain = silent["hidden_accuracy"].sel(rule=silenced) - silent["hidden_accuracy"].sel(
-            rule=UNTRAINED
-        )
-        learned = silent["own_accuracy"].sel(rule=SUPERVISED).mean("repetition")
+        hidden, without = silent["hidden_accuracy"], silent["credit"] == "local"
+        without &= silent["positives"].isin([positives for _, positives in alone])
+        gain = hidden.isel(rule=without.values) - _only(hidden, loss=UNTRAINED)
+        learned = _only(silent["own_accuracy"], loss=SUPERVISED).mean("repetition")
         center, half = style.interval(gain.mean(["grammar", "multiple"]), "repetition")
         decided.append(
             Claim(
@@ -169,9 +175,10 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 _nothing(center, half) if float(learned.max()) > 0.9 else False,
                 "gain "
                 + ", ".join(
-                    f"{loss} from {positives} {float(center.sel(rule=rule)):+.2f} ± "
-                    f"{float(half.sel(rule=rule)):.2f}"
-                    for (loss, positives), rule in zip(alone, silenced, strict=True)
+                    f"{loss} from {positives} "
+                    f"{float(_only(center, loss=loss, positives=positives)):+.2f} ± "
+                    f"{float(_only(half, loss=loss, positives=positives)):.2f}"
+                    for loss, positives in alone
                 )
                 + f"; supervised {float(learned.max()):.2f}",
                 "no signal: the covariance of leaves is 0 (arXiv 2406.00048)",
@@ -201,15 +208,21 @@ def _alone(data: xr.Dataset) -> list[tuple[str, str]]:
     ]
 
 
+def _only(data: xr.DataArray, **coordinates: str) -> xr.DataArray:
+    """The one rule that has these coordinates."""
+    chosen = np.logical_and.reduce([data[key].values == word for key, word in coordinates.items()])
+    (place,) = np.flatnonzero(chosen)
+    # Without the coordinates of the rule: other rules are subtracted from it.
+    return data.isel(rule=place, drop=True)
+
+
 def _by_loss(values: xr.DataArray) -> str:
     """Signed numbers over rules, in words."""
-    return ", ".join(
-        f"{str(rule).partition(' local')[0]} {float(values.sel(rule=rule)):+.2f}"
-        for rule in values["rule"].values
-    )
+    pairs = zip(values["loss"].values, values.values, strict=True)
+    return ", ".join(f"{loss} {value:+.2f}" for loss, value in pairs)
 
 
-def _note(grammar: str) -> str:
-    """Whether a grammar is the negative control."""
-    v, m, _ = (word.partition("=")[2] for word in grammar.split())
-    return "\n(control: leaves are independent)" if v == m else ""
+def _controls(data: xr.Dataset) -> NDArray[np.bool_]:
+    """Which grammars are negative controls: those in which any leaves are possible."""
+    grammars = json.loads(data.attrs["config"])["grammars"]
+    return np.array([num_symbols == num_synonyms for num_symbols, num_synonyms, _ in grammars])

@@ -11,12 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from paper_figures.claims import Claim
-from paper_figures.look import feedback_settings as settings, panels, style
+from paper_figures.look import feedback, panels, style
 
 INPUTS = ("rhm_feedback",)
-
-LEARNED = settings.LEARNED
-BACKPROPAGATION = "backpropagation"
+PAPER = "B"
 
 # Error carried by the transposed weights or by random ones, each with and without masks.
 LOOKS = {
@@ -51,7 +49,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         )
     chance = 1 / json.loads(data.attrs["config"])["num_symbols"]
     axes.axhline(chance, color="#777777", linewidth=0.8, linestyle=":")
-    axes.set_xticks(places, settings.names(data), size=6.5)
+    axes.set_xticks(places, feedback.setting_names(data), size=6.5)
     axes.set(ylim=(0, 1.05), ylabel="test accuracy", xlabel="what differs from the reference")
     axes.set_xlim(-0.5, len(places) - 0.5)
     panels.legend_below(figure, axes, columns=2)
@@ -67,8 +65,10 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 def contributions(data: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     """What removing masks and randomising weights cost in accuracy, and masks given back."""
     mean = data["test_accuracy"].mean("repetition")
-    masks = mean.sel(rule=BACKPROPAGATION) - mean.sel(rule="backpropagation, masks removed")
-    weights = mean.sel(rule=BACKPROPAGATION) - mean.sel(rule="feedback alignment")
+    masks = mean.sel(rule=feedback.BACKPROPAGATION) - mean.sel(
+        rule="backpropagation, masks removed"
+    )
+    weights = mean.sel(rule=feedback.BACKPROPAGATION) - mean.sel(rule="feedback alignment")
     restored = mean.sel(rule="feedback alignment") - mean.sel(
         rule="feedback alignment, masks removed"
     )
@@ -79,16 +79,17 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """Whether missing masks explain the failure of direct feedback."""
     data = datasets["rhm_feedback"]
     mean = data["test_accuracy"].mean("repetition")
-    solved = (mean.sel(rule=BACKPROPAGATION) >= LEARNED).values
+    taught = mean.sel(rule=feedback.BACKPROPAGATION)
+    solved = (taught >= feedback.LEARNED).values
     masks, weights, restored = contributions(data)
-    gap = mean.sel(rule=BACKPROPAGATION) - mean.sel(rule="direct feedback alignment")
+    gap = taught - mean.sel(rule="direct feedback alignment")
     if not solved.any():
         return [
             Claim(
                 "missing masks explain why direct feedback fails",
                 None,
-                f"backpropagation reaches at most "
-                f"{float(mean.sel(rule=BACKPROPAGATION).max()):.2f} here: nothing to explain",
+                f"backpropagation reaches at most {float(taught.max()):.2f} here: nothing "
+                "to explain",
                 "they do (arXiv 2605.18557)",
             )
         ]
@@ -104,8 +105,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         ),
         Claim(
             "giving direct feedback the true masks restores it: feedback alignment with them "
-            f"reaches {LEARNED:g} in every setting that backpropagation solves",
-            bool((mean.sel(rule="feedback alignment") >= LEARNED)[solved].all()),
+            f"reaches {feedback.LEARNED:g} in every setting that backpropagation solves",
+            bool((mean.sel(rule="feedback alignment") >= feedback.LEARNED)[solved].all()),
             f"{_range(mean.sel(rule='feedback alignment'), solved)}; the masks give "
             f"{_range(restored, solved, '+')}",
         ),
@@ -119,7 +120,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 
 
 def _where(data: xr.Dataset, chosen: NDArray[np.bool_]) -> str:
-    names = [name.replace("\n", " ") for name in settings.names(data)]
+    names = [name.replace("\n", " ") for name in feedback.setting_names(data)]
     return ", ".join(name for name, here in zip(names, chosen, strict=True) if here) or "none"
 
 

@@ -13,6 +13,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("rhm_representations",)
+PAPER = "B"
 
 INVARIANT = 0.5
 

@@ -13,6 +13,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("rhm_sample_complexity",)
+PAPER = "B"
 
 # Learned: the test error is a tenth of that of guessing.
 LEARNED = 0.1
@@ -88,7 +89,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 "P* ~ n m^L (arXiv 2307.02129)",
             ),
             Claim(
-                "they grow with n m^L to the power 1",
+                "the data it needs grow with n m^L to the power 1",
                 bool(abs(slope - 1) <= half),
                 f"power {slope:.2f}, 95 % interval +-{half:.2f} over {known.sizes['grammar']} "
                 "grammars",

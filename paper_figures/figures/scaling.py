@@ -10,18 +10,19 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import PAGE, PALETTE, panels
+from paper_figures.look import panels, style
 
 INPUTS = ("scaling",)
+PAPER = ""
 LABELS = {"pairs": "pairs per view direction", "width": "width of a layer", "depth": "layers"}
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     """Three panels, both axes logarithmic, with the slope of the last half of each curve."""
     data = datasets["scaling"]
-    figure = Figure(figsize=(PAGE, 2.6))
+    figure = Figure(figsize=(style.PAGE, 2.6))
     row = figure.subplots(1, 3, sharey=True)
-    for axes, (axis, label), color in zip(row, LABELS.items(), PALETTE, strict=False):
+    for axes, (axis, label), color in zip(row, LABELS.items(), style.PALETTE, strict=False):
         seconds = data[f"by_{axis}"]
         axes.loglog(seconds[axis], seconds, "o-", color=color)
         axes.set_xlabel(label)

@@ -12,6 +12,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("spectrum",)
+PAPER = ""
 
 BOUNDED = "linear f, direct feedback"
 ROUNDING = 1e-12

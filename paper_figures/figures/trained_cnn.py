@@ -8,9 +8,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style, training_panels
+from paper_figures.look import comparisons, panels, style, training_panels
 
 INPUTS = ("trained_cnn",)
+PAPER = "A"
 
 COLORS = {
     "CLAPP++": style.PALETTE[0],
@@ -52,20 +53,20 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     rule = {name: below.sel(rule=name, drop=True) for name in COLORS}
     masked = data["masked_cosine"].sel(rule=MASKED_IN, drop=True).isel(layer=slice(-1))
     return [
-        panels.raises(
+        comparisons.raises(
             "trained encoder: direct feedback raises the cosine of CLAPP++",
             rule["CLAPP++ DFB"],
             rule["CLAPP++"],
             "repetition",
         ),
-        panels.raises(
+        comparisons.raises(
             "trained encoder: B trained to match the backpropagated error raises it further",
             rule["CLAPP++ DFB, matched B"],
             rule["CLAPP++ DFB"],
             "repetition",
         ),
         *(
-            panels.raises(
+            comparisons.raises(
                 f"trained encoder: backpropagation with {words} stays closer to backpropagation "
                 "than CLAPP++ DFB does",
                 masked.sel(masks=name, drop=True),

@@ -8,9 +8,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style, training_panels
+from paper_figures.look import comparisons, panels, style, training_panels
 
 INPUTS = ("trained_mlp",)
+PAPER = "A"
 
 COLORS = {
     "same layer": style.PALETTE[0],
@@ -38,7 +39,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     below = last.isel(layer=slice(-1))
     rule = {name: below.sel(rule=name, drop=True) for name in COLORS}
     return [
-        panels.raises(f"trained network: {text}", rule[better], rule[worse], "repetition")
+        comparisons.raises(f"trained network: {text}", rule[better], rule[worse], "repetition")
         for text, better, worse in (
             ("direct feedback raises the cosine", "direct feedback", "same layer"),
             (

@@ -16,6 +16,7 @@ from paper_figures.claims import Claim
 from paper_figures.look import panels, style
 
 INPUTS = ("training_cost",)
+PAPER = "A"
 
 AXES = {"depth": "blocks", "batch": "images in a batch", "side": "side of the images, pixels"}
 ROWS = {"bytes": ("peak memory, MB", 1e6), "seconds": ("seconds per step", 1.0)}
@@ -131,7 +132,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         ratio = local / whole
         decided.append(
             Claim(
-                f"{network}: local training needs less memory than end to end at every depth",
+                f"{network}: local training needs less memory than end-to-end training at every "
+                "depth",
                 bool((ratio < 1).all()),
                 f"{panels.numbers(ratio)} of it at {panels.numbers(ratio['depth'], 0)} blocks",
             )
@@ -153,8 +155,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     slower = time.sel(training=MICRO) / time.sel(training="local")
     decided.append(
         Claim(
-            f"{ENCODER}: on micro-batches of {rows} rows, blocks need less memory than whole at "
-            "every depth",
+            f"{ENCODER}: on micro-batches of {rows} rows, blocks need less memory than on the "
+            "whole batch, at every depth",
             bool((cut < local).all()),
             f"{panels.numbers(cut / local)} of it at {panels.numbers(cut['depth'], 0)} blocks; "
             f"{panels.numbers(slower)} of the time",

@@ -1,4 +1,12 @@
-"""One look for all figures: style, panels."""
+"""One look for all figures, and what several of them share.
+
+style            colours, bands of confidence, files with the same bytes on every run
+panels           titles, layer axes, legends
+training_panels  cosines in networks that are trained
+comparisons      claims that one rule or variant is better than another
+blockwise        names of variants in the results of blockwise training
+feedback         names of settings in the results on feedback in hierarchies
+"""
 
 from linlocal.doors import lazily
 

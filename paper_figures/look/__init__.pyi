@@ -1,7 +1,8 @@
 from . import (
-    feedback_settings as feedback_settings,
+    blockwise as blockwise,
+    comparisons as comparisons,
+    feedback as feedback,
     panels as panels,
     style as style,
     training_panels as training_panels,
 )
-from .style import PAGE as PAGE, PALETTE as PALETTE

@@ -16,33 +16,13 @@ from paper_figures.report.exhibit import Exhibit
 
 TITLE = "linlocal: every figure, every claim"
 VERDICTS = get_args(Verdict)
-# Where a figure belongs; what is not named here is our own.
+# By the PAPER of a figure's module.
 PAPERS = {
-    "A. Local self-supervised learning against backpropagation (arXiv 2601.21683)": (
-        "linear_alignment",
-        "narrowing",
-        "linear_cnn",
-        "trained_mlp",
-        "trained_cnn",
-        "local_rules_table",
-        "alignment_accuracy",
-        "cosines_in_training",
-        "training_cost",
-    ),
-    "B. Local rules on the Random Hierarchy Model (arXiv 2605.18557, 2307.02129, 2406.00048)": (
-        "rhm_covariances",
-        "rhm_sample_complexity",
-        "rhm_feedback",
-        "rhm_masks",
-        "rhm_local_ssl",
-        "rhm_representations",
-    ),
-    "C. Blockwise self-supervised learning (arXiv 2302.01647)": (
-        "blockwise_ssl",
-        "blockwise_robustness",
-    ),
+    "A": "A. Local self-supervised learning against backpropagation (arXiv 2601.21683)",
+    "B": "B. Local rules on the Random Hierarchy Model (arXiv 2605.18557, 2307.02129, 2406.00048)",
+    "C": "C. Blockwise self-supervised learning (arXiv 2302.01647)",
+    "": "Our own",
 }
-OWN = "Our own"
 
 
 def write(
@@ -87,10 +67,9 @@ def write(
             larger=[draw(name, size, out / size) for size in larger],
             pictures={Path(file).suffix: out / file for file in entry.get("pictures", {})},
         )
-    paper = {name: title for title, names in PAPERS.items() for name in names}
     groups = {
-        title: [each for name, each in exhibits.items() if paper.get(name, OWN) == title]
-        for title in (*PAPERS, OWN)
+        title: [each for name, each in exhibits.items() if key == registry.load(name).PAPER]
+        for key, title in PAPERS.items()
     }
     groups = {title: group for title, group in groups.items() if group}
     drawn_with = {

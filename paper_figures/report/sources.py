@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from linlocal.analysis.results import Address, Provenance
+from linlocal.analysis.results import Address, Provenance, code_version
 
 _PACKAGES = ("matplotlib", "numpy", "scipy", "xarray")
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(address: Address) -> str:
@@ -75,18 +71,23 @@ def source(
 def fingerprint(module: str, addresses: Sequence[Address]) -> str | None:
     """A hash of all that decides how a figure looks: its results, its code, the libraries.
 
+    The code counts as `linlocal.analysis.results.code_version` reads it: a comment or a move to
+    another module does not change it.
+
     Args:
-        module: full name of the figure's module, imported before.
+        module: full name of the figure's module.
         addresses: of its inputs, all of which exist.
 
     Returns:
-        None if the module has no source file, so that nobody can say whether it has changed.
+        None if the module has no source file, so nobody can say whether it has changed.
     """
-    if getattr(sys.modules[module], "__file__", None) is None:
+    try:
+        code = code_version(module)
+    except ModuleNotFoundError:
         return None
     files = {address.path.as_posix(): digest(address.path) for address in addresses}
-    parts = [files, {name: digest(file) for name, file in _code(module).items()}, _versions()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    parts = json.dumps([files, code, _versions()], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def up_to_date(entry: Mapping[str, Any], fingerprint: str | None, folder: Path) -> bool:
@@ -106,34 +107,6 @@ def up_to_date(entry: Mapping[str, Any], fingerprint: str | None, folder: Path) 
 def digest(path: Path) -> str:
     """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _code(module: str) -> dict[str, Path]:
-    """The files of this package that ``module`` reaches by imports, and of linlocal, if any, all.
-
-    linlocal imports its own modules when first used, so its imports do not tell which count.
-    """
-    files: dict[str, Path] = {}
-    todo = [module]
-    while todo:
-        name = todo.pop()
-        loaded = sys.modules.get(name)
-        if loaded is None or loaded.__file__ is None or name in files:
-            continue
-        files[name] = Path(loaded.__file__)
-        for node in ast.walk(ast.parse(files[name].read_text(encoding="utf-8"))):
-            found = []
-            if isinstance(node, ast.Import):
-                found = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                relative = "." * node.level + (node.module or "")
-                base = resolve_name(relative, loaded.__package__)
-                found = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-            todo += [each for each in found if each.startswith("paper_figures.")]
-            if any(each.partition(".")[0] == "linlocal" for each in found):
-                theory = (_ROOT / "linlocal").rglob("*.py")
-                files |= {file.relative_to(_ROOT).as_posix(): file for file in theory}
-    return files
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from linlocal.analysis.watching.blockwise import no_top
 from torch.nn import functional as F
 
 from linlocal.analysis.local_losses import (
@@ -12,7 +13,6 @@ from linlocal.analysis.local_losses import (
     view_losses,
 )
 from linlocal.analysis.local_losses.heads import head, projector
-from linlocal.analysis.watching.blockwise import no_top
 
 SHAPES = {"maps": (5, 4, 6), "tokens": (7, 5), "vectors": (5,)}
 DOUBLE = torch.float64

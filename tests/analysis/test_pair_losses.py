@@ -3,9 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
-import linlocal as ll
-from linlocal import losses
 from linlocal.analysis.local_losses.pair_losses import (
     CrossEntropy,
     TypeOne,
@@ -15,6 +12,9 @@ from linlocal.analysis.local_losses.pair_losses import (
     score_value,
     without_diagonal,
 )
+
+import linlocal as ll
+from linlocal import losses
 from linlocal.losses import scores
 
 SCORES = [

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from linlocal.analysis import results
 from linlocal.analysis.results import Address, Provenance
+from linlocal.analysis.results.sources import files_of
 from paper_figures import registry
 from paper_figures.__main__ import app
 from paper_figures.claims import Claim, record
@@ -54,9 +55,9 @@ def claims(datasets):
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """The toy figure, registered as ``paper_figures.toy``, in an empty current folder."""
-    module = types.ModuleType("paper_figures.toy", "A toy.\n\nMore about it.")
-    module.INPUTS, module.draw, module.claims = ("toy",), draw, claims
+    """The toy figure, registered under the name ``toy``, in an empty current folder."""
+    module = types.ModuleType(registry.module_of("toy"), "A toy.\n\nMore about it.")
+    module.INPUTS, module.PAPER, module.draw, module.claims = ("toy",), "A", draw, claims
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(registry, "NAMES", ("toy",))
     monkeypatch.chdir(tmp_path)
@@ -118,8 +119,8 @@ def test_a_missing_result_prints_the_command_that_makes_it(toy):
 
 
 def test_a_missing_result_does_not_keep_the_other_figures_from_being_drawn(toy, monkeypatch):
-    lacking = types.ModuleType("paper_figures.lacking", "Lacks one.")
-    lacking.INPUTS = ("toy", "absent")
+    lacking = types.ModuleType(registry.module_of("lacking"), "Lacks one.")
+    lacking.INPUTS, lacking.PAPER = ("toy", "absent"), ""
     monkeypatch.setitem(sys.modules, lacking.__name__, lacking)
     monkeypatch.setattr(registry, "NAMES", ("lacking", "toy"))
     store()
@@ -128,6 +129,21 @@ def test_a_missing_result_does_not_keep_the_other_figures_from_being_drawn(toy, 
     assert "run absent --preset cpu" in done.output
     assert "run toy" not in done.output
     assert Path("figures/toy.png").exists()
+
+
+def test_kept_draws_the_figures_whose_results_all_exist(toy, monkeypatch):
+    lacking = types.ModuleType(registry.module_of("lacking"), "Lacks one.")
+    lacking.INPUTS, lacking.PAPER = ("toy", "absent"), ""
+    monkeypatch.setitem(sys.modules, lacking.__name__, lacking)
+    monkeypatch.setattr(registry, "NAMES", ("lacking", "toy"))
+    done = cli("kept --preset paper")
+    assert done.exit_code == 2
+    assert "run absent --preset paper" in done.output
+    store("paper")
+    store("cpu")
+    assert cli("kept --preset paper").exit_code == 0
+    assert set(json.loads(Path("figures/claims.json").read_text())) == {"toy"}
+    assert "preset paper" in Path("figures/claims.md").read_text()
 
 
 def test_a_damaged_result_costs_one_line(toy):
@@ -230,3 +246,10 @@ def test_all_registered_figures_load():
         module = registry.load(name)
         assert module.INPUTS
         assert registry.caption(module)
+
+
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_no_figure_imports_another(name):
+    files = files_of(registry.module_of(name))
+    assert len(files) > 1  # the look of the house is among them
+    assert [file.stem for file in files if file.parent.name == "figures"] == [name]

@@ -21,17 +21,17 @@ from linlocal.analysis.results import Address, Provenance
 from paper_figures import claims, registry
 from paper_figures.__main__ import app
 from paper_figures.claims import Claim
-from paper_figures.report import contents as report, page as report_page
+from paper_figures.report import contents as report, page as report_page, sources as drawing
 
-SHARED = "COLOR = 'k'\n"
 FIGURE = '''"""A toy <of> a figure."""
 
 from matplotlib.figure import Figure
 
-from paper_figures import toy_shared, style
 from paper_figures.claims import Claim
+from paper_figures.look import style
 
 INPUTS = ("toy",)
+PAPER = ""
 drawn = []
 
 
@@ -39,7 +39,7 @@ def draw(datasets):
     drawn.append(1)
     with style.house():
         figure = Figure()
-        figure.subplots().plot(datasets["toy"]["x"], color=toy_shared.COLOR)
+        figure.subplots().plot(datasets["toy"]["x"], color="k")
     return figure
 
 
@@ -54,28 +54,23 @@ def claims(datasets):
 '''
 
 
-def load(name, file):
-    spec = importlib.util.spec_from_file_location(f"paper_figures.{name}", file)
+def load(name, file, monkeypatch):
+    """A module from a file, as if it were one of the figures until the end of the test."""
+    spec = importlib.util.spec_from_file_location(registry.module_of(name), file)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
-    setattr(sys.modules["paper_figures"], name, module)
     return module
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """A figure and what it imports, in files of their own, its result in the current folder."""
+    """A figure in a file of its own, its result in the current folder."""
     monkeypatch.chdir(tmp_path)
-    for name, text in (("toy_shared", SHARED), ("toy", FIGURE)):
-        # Set and taken back by the fixture; `load` puts the modules in.
-        monkeypatch.setitem(sys.modules, f"paper_figures.{name}", None)
-        monkeypatch.setattr(f"paper_figures.{name}", None, raising=False)
-        Path(f"{name}.py").write_text(text)
-        module = load(name, tmp_path / f"{name}.py")
+    Path("toy.py").write_text(FIGURE)
     monkeypatch.setattr(registry, "NAMES", ("toy",))
     store()
-    return module
+    return load("toy", tmp_path / "toy.py", monkeypatch)
 
 
 def store(experiment="toy", value=0.5, preset="cpu"):
@@ -212,9 +207,7 @@ def test_what_was_not_recorded_is_said(toy):
 
 def test_a_missing_figure_is_listed_with_the_commands_that_make_it(toy, monkeypatch, tmp_path):
     Path("lacking.py").write_text(FIGURE.replace('("toy",)', '("toy", "absent")'))
-    monkeypatch.setitem(sys.modules, "paper_figures.lacking", None)
-    monkeypatch.setattr("paper_figures.lacking", None, raising=False)
-    load("lacking", tmp_path / "lacking.py")
+    load("lacking", tmp_path / "lacking.py", monkeypatch)
     monkeypatch.setattr(registry, "NAMES", ("lacking", "toy"))
     html, markdown = draw_report(code=2)
     assert "| [lacking](#lacking) | missing |  |  |" in markdown
@@ -250,9 +243,9 @@ def test_drawing_twice_gives_the_same_bytes(toy):
 
 def test_a_figure_is_drawn_again_only_if_something_changed_by_content(toy, tmp_path):
     def drawings():
-        before = len(sys.modules["paper_figures.toy"].drawn)
+        before = len(toy.drawn)
         output = cli("all").output
-        after = len(sys.modules["paper_figures.toy"].drawn)
+        after = len(toy.drawn)
         assert (after == before) == ("toy: up to date" in output)
         return after - before
 
@@ -263,9 +256,9 @@ def test_a_figure_is_drawn_again_only_if_something_changed_by_content(toy, tmp_p
     assert drawings() == 0
     store(value=0.25)
     assert drawings() == 1
-    Path("toy_shared.py").write_text(SHARED + "# edited\n")
-    assert drawings() == 1
     Path("toy.py").write_text(FIGURE + "# edited\n")
+    assert drawings() == 0
+    Path("toy.py").write_text(FIGURE.replace('"k"', '"r"'))
     assert drawings() == 1
     Path("figures/toy.png").write_bytes(b"spoiled")
     assert drawings() == 1
@@ -279,14 +272,35 @@ def test_a_figure_is_drawn_again_only_if_something_changed_by_content(toy, tmp_p
     assert "elsewhere/toy-cpu-seed0.nc" in Path("figures/claims.json").read_text()
 
 
-def test_a_figure_that_imports_the_theory_depends_on_all_of_it(toy, tmp_path):
-    from paper_figures.report.sources import _code
+def test_the_fingerprint_follows_code_results_and_no_comment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    room = Path("toy_room")
+    room.mkdir()
+    shared, figure = room / "shared.py", room / "figure.py"
+    for file, text in (
+        (room / "__init__.py", ""),
+        (shared, "COLOR = 'k'\n"),
+        (figure, "from toy_room.shared import COLOR\n"),
+    ):
+        file.write_text(text)
+    store()
 
-    assert set(_code("paper_figures.toy")) == {
-        f"paper_figures.{name}" for name in ("toy", "toy_shared", "style", "claims")
-    }
-    Path("toy.py").write_text(FIGURE.replace("from matplotlib", "import linlocal\nfrom matplotlib"))
-    assert "linlocal/rhm/grammar.py" in _code("paper_figures.toy")
+    def now():
+        return drawing.fingerprint("toy_room.figure", [Address("toy", "cpu", 0, Path("results"))])
+
+    first = now()
+    assert first is not None
+    shared.write_text("# A comment.\nCOLOR = 'k'\n")
+    assert now() == first
+    shared.write_text("COLOR = 'red'\n")
+    edited = now()
+    assert edited != first
+    figure.write_text("COLOR = 'red'\n")  # what stands here no longer stands there
+    assert now() == edited
+    store(value=0.25)
+    assert now() != edited
+    assert drawing.fingerprint("toy_room.absent", []) is None
 
 
 def test_many_writers_of_claims_lose_nothing(tmp_path):
@@ -334,6 +348,6 @@ def test_a_duration_in_words(seconds, words):
     assert report._duration(seconds) == words
 
 
-def test_every_figure_of_a_paper_exists():
-    for names in report.PAPERS.values():
-        assert set(names) <= set(registry.NAMES)
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_every_figure_says_which_paper_it_is_about(name):
+    assert registry.load(name).PAPER in report.PAPERS

@@ -1,5 +1,7 @@
 """The claims on the Random Hierarchy Model follow the numbers: other numbers, other verdicts."""
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -102,7 +104,7 @@ def test_true_masks_restore_feedback_that_learns_with_them(stored):
 
 # -- local learning --------------------------------------------------------------------------------
 
-EFFICIENT = "every layer-local rule reads out (linear readout"
+EFFICIENT = "every layer-local rule (linear readout"
 LEARNS = "every layer-local rule learns"
 
 
@@ -110,12 +112,12 @@ def ssl(stored, local, end_to_end, supervised, untrained=0.2, siblings=0.2):
     data = stored("rhm_local_ssl")
     numbers = {}
     for rule in data["rule"].values:
-        credit, positives = (
-            str(data[key].sel(rule=rule).values) for key in ("credit", "positives")
+        loss, credit, positives = (
+            str(data[key].sel(rule=rule).values) for key in ("loss", "credit", "positives")
         )
-        if rule == rhm_local_ssl.SUPERVISED:
+        if loss == rhm_local_ssl.SUPERVISED:
             numbers[str(rule)] = supervised
-        elif rule == rhm_local_ssl.UNTRAINED:
+        elif loss == rhm_local_ssl.UNTRAINED:
             numbers[str(rule)] = untrained
         elif positives == "siblings":
             numbers[str(rule)] = siblings
@@ -160,7 +162,8 @@ def test_the_control_is_silent_only_if_labels_teach_it_and_siblings_do_not(
     data["own_accuracy"][...] = supervised
     # Two repetitions with the same numbers: an interval of no width.
     data = xr.concat([data] * 2, "repetition", data_vars="minimal")
-    control = data.assign_coords(grammar=["v=4 m=4 L=2"])
+    config = json.loads(data.attrs["config"]) | {"grammars": [[4, 4, 2]]}
+    control = data.assign_attrs(config=json.dumps(config))
     assert verdict(rhm_local_ssl, control, "negative control") == expected
 
 

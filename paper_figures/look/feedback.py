@@ -1,17 +1,17 @@
-"""The settings of the experiment `rhm_feedback`: their names, and which count as learned."""
+"""What the figures on feedback in hierarchies share: the reference rule and names of settings."""
 
 from __future__ import annotations
 
 import xarray as xr
 
-LEARNED = 0.9
-"""Test accuracy from which on a rule has learned a setting."""
+BACKPROPAGATION = "backpropagation"
+LEARNED = 0.9  # a setting counts as solved from this test accuracy on
 
 
-def names(data: xr.Dataset) -> list[str]:
+def setting_names(data: xr.Dataset) -> list[str]:
     """The reference in full, the others by what differs."""
     first = data.isel(setting=0)
-    found = [
+    names = [
         f"reference:\nL={int(first['levels'])} m={int(first['synonyms'])}\n"
         f"P={float(first['multiples']):g} P*\nwidth {int(first['widths'])}"
     ]
@@ -26,5 +26,5 @@ def names(data: xr.Dataset) -> list[str]:
     for position in range(1, data.sizes["setting"]):
         here = data.isel(setting=position)
         axis = str(here["axis"].values)
-        found.append(words[axis].format(here[axis].values.item()))
-    return found
+        names.append(words[axis].format(here[axis].values.item()))
+    return names
