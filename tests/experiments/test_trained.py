@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from experiments.catalogue import local_rules, trained_cnn, trained_mlp
-from experiments.data import rows_of, sources as image_sources
+from experiments.data import image_sources, rows_of
 from experiments.training import Divergence, Schedule, fit, fit_supervised, masked_cosines
 from experiments.training.fitting import matching_loss, outputs
 from linlocal import Pairs
