@@ -22,8 +22,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(address: Address) -> str:
-    """The line for the shell that makes a result, with the interpreter called ``python``."""
-    return shlex.join(["python", *shlex.split(address.command)[1:]])
+    """The line for the shell that makes a result."""
+    size = ["--preset", address.preset, "--seed", str(address.seed), "--out", str(address.folder)]
+    return shlex.join(["python", "-m", "experiments", "run", address.experiment, *size])
 
 
 def source(

@@ -90,7 +90,7 @@ EVERY = (
     ("duration_s", 1.0),
     ("schema", 1),
 )
-NOT_OURS = "is damaged, cut off, or no result of `python -m experiments`: delete it"
+NOT_OURS = "is damaged, cut off, or no result of ours: delete it and make it again"
 
 RESULTS = {
     "empty": (lambda whole: b"", NOT_OURS),
@@ -104,10 +104,13 @@ RESULTS = {
     "text": (lambda whole: b"cosine,0.5\n" * 9, NOT_OURS),
     "an archive": (lambda whole: b"PK\x03\x04" + bytes(99), NOT_OURS),
     "a pickle": (lambda whole: pickle.dumps({"cosine": 1.0}), NOT_OURS),
-    "no provenance": (lambda whole: sealed(hdf5()), "without attributes experiment, preset, seed"),
+    "no provenance": (
+        lambda whole: sealed(hdf5()),
+        "lacks the attributes experiment, preset, seed",
+    ),
     "half a provenance": (
         lambda whole: sealed(hdf5(FIELDS)),
-        "without attributes commit, packages",
+        "lacks the attributes commit, packages",
     ),
     "a newer schema": (
         lambda whole: sealed(hdf5([*EVERY[:-1], ("schema", 99)])),
@@ -151,11 +154,7 @@ def test_a_result_that_is_no_file(refused, unchanged, what):
     if what == "a folder":
         (folder / "a.nc").mkdir()
     ready()
-    message = (
-        "does not exist: `python -m experiments list`"
-        if what == "missing"
-        else "cannot be read: Is a directory"
-    )
+    message = "does not exist." if what == "missing" else "cannot be read: Is a directory"
     refused(lambda: results.read(folder / "a.nc"), ResultError, message)
 
 
