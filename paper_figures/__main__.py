@@ -109,7 +109,11 @@ def load_inputs(addresses: Sequence[Address]) -> dict[str, xr.Dataset]:
     Raises:
         ResultError: some are missing; the message holds the commands that make them.
     """
-    absent = [drawing.command(address) for address in addresses if not address.path.exists()]
+    absent = [
+        drawing.command(address, sys.executable)
+        for address in addresses
+        if not address.path.exists()
+    ]
     if absent:
         raise ResultError("\n  ".join(["a result is missing; make it with", *absent]))
     return {address.experiment: results.read(address.path) for address in addresses}

@@ -21,10 +21,10 @@ _PACKAGES = ("matplotlib", "numpy", "scipy", "xarray")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(address: Address) -> str:
-    """The line for the shell that makes a result."""
+def command(address: Address, python: str = "python") -> str:
+    """The line for the shell that makes a result, in this interpreter."""
     size = ["--preset", address.preset, "--seed", str(address.seed), "--out", str(address.folder)]
-    return shlex.join(["python", "-m", "experiments", "run", address.experiment, *size])
+    return shlex.join([python, "-m", "experiments", "run", address.experiment, *size])
 
 
 def source(
