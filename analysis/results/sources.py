@@ -26,7 +26,8 @@ def code_version(module: str) -> str:
 
     Only linlocal and the package of ``module`` count. An import under ``if TYPE_CHECKING`` computes
     nothing and does not count. A name that is imported from a package leads to the module that
-    defines it, as the package's stub says; a package imported as a whole leads to all of these.
+    defines it, as the package's stub says; a package imported as a whole leads to all of these, or
+    to all modules in its folder where it has no stub.
 
     Args:
         module: full name of a module.
@@ -161,18 +162,27 @@ class _Project:
         return found
 
     def _offered(self, package: str) -> dict[str, str]:
-        """The names that a package offers, and the modules that define them, as its stub says."""
+        """The names that a package offers, and the modules that define them.
+
+        They are those of its stub, or all its modules where it has none.
+        """
         if package in self._homes:
             return self._homes[package]
         homes = self._homes[package] = {}
         file = self._find(package)
-        stub = None if file is None else file.with_suffix(".pyi")
-        if stub is not None and stub.is_file():
+        if file is None or file.stem != "__init__":
+            return homes
+        stub = file.with_suffix(".pyi")
+        if stub.is_file():
             for member in _read(stub).members:
                 named, name, _ = member
                 home = _absolute(package, True, member)
                 # A package may pass on what one inside it offers.
                 homes[name] = self._offered(home).get(name, home) if named else f"{home}.{name}"
+        else:
+            # A folder that is its own register: whoever has it finds all that lies in it.
+            names = {each.stem for each in file.parent.glob("*.py")} - {"__init__", "__main__"}
+            homes.update({name: f"{package}.{name}" for name in names})
         return homes
 
     def _source(self, module: str) -> _Source | None:

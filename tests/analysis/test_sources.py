@@ -260,6 +260,19 @@ def test_a_package_in_a_package_leads_to_what_it_offers(root, code):
     assert project(root, p_main=code) != before
 
 
+def test_a_folder_that_is_its_own_register_leads_to_all_in_it(root):
+    register = root / "linlocal" / "p_sets"
+    register.mkdir(parents=True)
+    for package in (root / "linlocal", register):
+        (package / "__init__.py").touch()
+    code = "from linlocal import p_sets\nx = p_sets.__path__\n"
+    versions = {project(root, p_main=code)}
+    for number in (1, 2):
+        (register / "p_digits.py").write_text(f"NAME = {number}\n")
+        versions.add(project(root, p_main=code))
+    assert len(versions) == 3
+
+
 def test_the_version_is_the_same_in_any_folder(small, tmp_path_factory, monkeypatch):
     here = code_version("experiments.p_chain")
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "copy"
