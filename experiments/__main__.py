@@ -18,7 +18,7 @@ import typer
 from tqdm import tqdm
 
 from experiments.data import DataError
-from experiments.runner import Experiment, Parts, Sweep, Workers, registry, verify
+from experiments.runner import Experiment, Parts, Sweep, Workers, commands, registry, verify
 from linlocal.analysis import results
 from linlocal.analysis.results import PRESETS, Address, Provenance, ResultError, known_name
 
@@ -108,7 +108,7 @@ def run(
                     config = registry.configure(experiment, preset, seed, data)
                     run_one(Address(each, preset, seed, out), experiment, config, force, several)
         except KeyboardInterrupt:
-            command = Address(name, preset, seed, out).command
+            command = commands.making(Address(name, preset, seed, out))
             option = f" --data {shlex.quote(str(data))}" if data else ""
             typer.echo(f"interrupted; resume with: {command}{option}", err=True)
             raise typer.Exit(130) from None
@@ -140,24 +140,33 @@ def verify_results(
 ) -> None:
     """Compute a random sample of stored results again and compare.
 
-    Each is computed by its own parameters and seed. Exit code 1 says that one differs or that a
-    file of the folder is damaged. Wall-clock times (units of s) are not compared. An interrupted
-    verification keeps its finished points; the command that it prints resumes it.
+    Each is computed by its own parameters and seed. Results of other code are only listed. Exit
+    code 1 says that one differs or that a file of the folder is damaged. Wall-clock times (units
+    of s) are not compared. An interrupted verification keeps its finished points; the command that
+    it prints resumes it.
     """
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     with one_line_errors():
         presets = (known_name("preset", preset, PRESETS),) if preset else PRESETS
-        found, skipped, damaged = verify.candidates(out, presets, any_version)
-        for name, reason in skipped.items():
+        found = verify.sort(out, presets, any_version)
+        for name, reason in (found.skipped | found.outdated).items():
             typer.echo(f"skipped: {name}: {reason}")
-        for reason in damaged.values():
+        for reason in found.damaged.values():
             typer.echo(f"damaged: {reason}")
-        if not (found or damaged):
+        if not (found.candidates or found.damaged or found.outdated):
             raise ResultError(f"{out} holds no result that can be computed again here.")
-        chosen = verify.draw(found, sample, seed)
+        if not found.candidates and found.outdated:
+            typer.echo(
+                f"nothing was compared: no result in {out} was made by the present code. "
+                "--any-version compares those of other code nevertheless; "
+                f"`{commands.line('run', 'NAME')}` makes new ones."
+            )
+            raise typer.Exit(1 if found.damaged else 0)
+        chosen = verify.draw(found.candidates, sample, seed)
         took = sum(each.stored.duration_s for each in chosen)
         typer.echo(
-            f"{len(chosen)} of {len(found)} results, drawn with seed {seed}, made in {took:.0f} s"
+            f"{len(chosen)} of {len(found.candidates)} results, drawn with seed {seed}, made in "
+            f"{took:.0f} s"
         )
         try:
             with Workers(workers) as pool:
@@ -170,11 +179,10 @@ def verify_results(
             words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
             words += ["--preset", preset] if preset else []
             words += ["--any-version"] if any_version else []
-            command = shlex.join([sys.executable, "-m", "experiments", "verify", *words])
-            typer.echo(f"interrupted; resume with: {command}", err=True)
+            typer.echo(f"interrupted; resume with: {commands.line('verify', *words)}", err=True)
             raise typer.Exit(130) from None
         verify.forget(out)
-    if damaged or "different" in verdicts:
+    if found.damaged or "different" in verdicts:
         raise typer.Exit(1)
 
 

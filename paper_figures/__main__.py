@@ -125,7 +125,7 @@ def kept(inputs: Mapping[str, list[Address]]) -> dict[str, list[Address]]:
     }
     if not found:
         every = {address for addresses in inputs.values() for address in addresses}
-        commands = sorted(address.command for address in every)
+        commands = sorted(drawing.command(address) for address in every)
         raise ResultError("\n  ".join(["no figure has all its results; make them with", *commands]))
     return found
 
@@ -136,7 +136,11 @@ def load_inputs(addresses: Sequence[Address]) -> dict[str, xr.Dataset]:
     Raises:
         ResultError: some are missing; the message holds the commands that make them.
     """
-    absent = [address.command for address in addresses if not address.path.exists()]
+    absent = [
+        drawing.command(address, sys.executable)
+        for address in addresses
+        if not address.path.exists()
+    ]
     if absent:
         raise ResultError("\n  ".join(["a result is missing; make it with", *absent]))
     return {address.experiment: results.read(address.path) for address in addresses}

@@ -52,6 +52,8 @@ MAY_USE = {
 REGISTERS = (
     "experiments.benchmarks",
     "experiments.catalogue",
+    "experiments.data.grey_sets",
+    "experiments.data.labelled_sets",
     "experiments.pretrain",
     "paper_figures.figures",
 )

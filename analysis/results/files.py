@@ -71,16 +71,13 @@ def read(path: Path) -> xr.Dataset:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ResultError(
-            f"{path} does not exist: `python -m experiments list` shows what makes it."
-        ) from None
+        raise ResultError(f"{path} does not exist.") from None
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}.") from error
     body, checksum = content[:-_CHECKSUM_SIZE], content[-_CHECKSUM_SIZE:]
     if _checksum(body) != checksum:
         raise ResultError(
-            f"{path} is damaged, cut off, or no result of `python -m experiments`: delete it and "
-            "run its experiment again."
+            f"{path} is damaged, cut off, or no result of ours: delete it and make it again."
         )
     # Some versions of xarray would make a time difference of any variable with unit "s".
     try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -54,7 +52,7 @@ def known_name(kind: str, name: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Address:
-    """Where one run keeps its result, and the command that makes it.
+    """Where one run keeps its result.
 
     Raises:
         ResultError: unknown preset.
@@ -72,14 +70,6 @@ class Address:
     def path(self) -> Path:
         """The result file."""
         return self.folder / f"{self.experiment}-{self.preset}-seed{self.seed}.nc"
-
-    @property
-    def command(self) -> str:
-        """A line for the shell that makes the result file."""
-        # Inside a virtual environment that is not activated, plain "python" is another one.
-        python = "python" if shutil.which("python") == sys.executable else sys.executable
-        options = f"--preset {self.preset} --seed {self.seed} --out {shlex.quote(str(self.folder))}"
-        return f"{shlex.quote(python)} -m experiments run {self.experiment} {options}"
 
 
 @dataclass(frozen=True)
@@ -159,9 +149,7 @@ class Provenance:
             )
         missing = [field.name for field in fields(cls) if field.name not in dataset.attrs]
         if missing:
-            raise ResultError(
-                f"no result of `python -m experiments`: without attributes {', '.join(missing)}."
-            )
+            raise ResultError(f"no result of ours: it lacks the attributes {', '.join(missing)}.")
         return cls(**{field.name: dataset.attrs[field.name] for field in fields(cls)})
 
     def repeats(self, other: Provenance) -> bool:

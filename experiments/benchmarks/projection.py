@@ -19,7 +19,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from experiments.data import PATCH_WIDTH, Array, ImageSource, patch_batches
+from experiments.data import PATCH_WIDTH, Array, patch_batches
 from experiments.runner import both_updates, seconds
 from linlocal import DeepLinear, DeepReLU, Pairs, rules
 from linlocal.networks import Network
@@ -45,7 +45,7 @@ class Config:
 
 
 CONFIGS = {"cpu": Config()}
-DATA: tuple[ImageSource, ...] = ("photographs", "digits")
+DATA: tuple[str, ...] = ("photographs", "digits")
 NETWORKS = {
     "orthogonal": DeepLinear.orthogonal,
     "default init": DeepLinear.uniform,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import xarray as xr
 
-from experiments.data import PATCH_WIDTH, ImageSource, compare_batches, patch_batches, sources
-from experiments.runner import Sweep, grid
+from experiments.data import PATCH_WIDTH, patch_batches, sources
+from experiments.runner import Sweep, compare_batches, grid
 from linlocal import DeepLinear, DeepReLU, rules
 from linlocal.networks import Network
 
@@ -71,7 +71,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     optimal = rules.CLAPP("softplus", config.margin, config.penalty)
     fixed = replace(optimal, projection="random", seed=config.seed)
 
-    def measure(data: ImageSource, condition: str) -> xr.Dataset:
+    def measure(data: str, condition: str) -> xr.Dataset:
         batches = patch_batches(
             data, config.batches, config.images_per_batch, config.seed, config.data
         )

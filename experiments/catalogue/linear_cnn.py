@@ -14,14 +14,12 @@ import xarray as xr
 
 from experiments.data import (
     PIXELS,
-    ImageSource,
     augmented_views,
-    compare_batches,
     load_images,
     sources,
     standardised,
 )
-from experiments.runner import Sweep, grid
+from experiments.runner import Sweep, compare_batches, grid
 from linlocal import Convolution, DeepLinear, Pairs, rules
 from linlocal.networks import nearest_isometry
 
@@ -88,7 +86,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         )
     )
 
-    def measure(data: ImageSource, condition: str) -> xr.Dataset:
+    def measure(data: str, condition: str) -> xr.Dataset:
         count = config.batches * config.images_per_batch
         images = standardised(load_images(data, count, PIXELS, config.seed, config.data))
         first, second = augmented_views(images, config.crop, np.random.default_rng(config.seed))

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor, nn
 
-from experiments.data import Images, SourceName, in_batches, named_data, source, with_hybrids
+from experiments.data import Images, in_batches, named_data, source, with_hybrids
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, searched, stack, words
 from experiments.training import Credit, Divergence, Schedule, fit, fit_supervised
@@ -53,7 +53,7 @@ class Config:
     steps: int = 100
     batch: int = 32
     learning_rates: tuple[float, ...] = (1e-3, 5e-3)
-    embedded: tuple[SourceName, ...] = ("digits", "RHM images")
+    embedded: tuple[str, ...] = ("digits", "RHM images")
     repetitions: int = 3
     device: str = "cpu"
     seed: int = 0
@@ -108,9 +108,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         and repetition: untrained, and backpropagation of labels.
     """
 
-    def measure(
-        data: SourceName, rule: str, credit: str, learning_rate: float, seed: int
-    ) -> xr.Dataset:
+    def measure(data: str, rule: str, credit: str, learning_rate: float, seed: int) -> xr.Dataset:
         images = source(data, seed, folder=config.data, device=config.device)
         network = cast(
             nn.Sequential,
@@ -129,7 +127,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             return unusable(schedule)
         return recorded.assign(judged(network, images, seed))
 
-    names: tuple[SourceName, ...] = (*config.embedded, *named_data(config.data))
+    names: tuple[str, ...] = (*config.embedded, *named_data(config.data))
     trained = [
         {"rule": rule, "credit": credit}
         for credit in get_args(Credit)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from experiments.data import PATCH_WIDTH, ImageSource, compare_batches, patch_batches, sources
-from experiments.runner import Sweep, grid
+from experiments.data import PATCH_WIDTH, patch_batches, sources
+from experiments.runner import Sweep, compare_batches, grid
 from linlocal import DeepLinear, Pairs, rules
 
 
@@ -61,17 +61,17 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """
     network = DeepLinear.orthogonal([PATCH_WIDTH, *config.widths], config.seed)
 
-    def batches(data: ImageSource) -> list[Pairs]:
+    def batches(data: str) -> list[Pairs]:
         return patch_batches(
             data, config.batches, config.images_per_batch, config.seed, config.data
         )
 
-    def measure(data: ImageSource, score: str, feedback: str) -> xr.Dataset:
+    def measure(data: str, score: str, feedback: str) -> xr.Dataset:
         make = rules.CLAPP if feedback == "same layer" else rules.CLAPP_DFB
         rule = make(score, config.margin, config.penalty)
         return compare_batches(network, batches(data), rule)
 
-    def predict(data: ImageSource) -> xr.Dataset:
+    def predict(data: str) -> xr.Dataset:
         values = [predicted_cosines(network, pairs) for pairs in batches(data)]
         return xr.Dataset(
             {"predicted_cosine": (("batch", "layer"), values)},

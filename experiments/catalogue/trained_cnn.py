@@ -14,7 +14,7 @@ from typing import cast
 import xarray as xr
 from torch import Tensor, nn
 
-from experiments.data import SourceName, named_data, source
+from experiments.data import named_data, source
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, grid
 from experiments.training import Schedule, fit, masked_cosines
@@ -74,8 +74,8 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         trained network over ``masks``; ``data``: what was trained on.
     """
     there = named_data(config.data)
-    wanted: tuple[SourceName, ...] = ("stl10", "cifar10")
-    name: SourceName = next((each for each in wanted if each in there), "digits")
+    wanted: tuple[str, ...] = ("stl10", "cifar10")
+    name: str = next((each for each in wanted if each in there), "digits")
 
     def measure(rule: str, repetition: int) -> xr.Dataset:
         seed = config.seed + repetition

@@ -20,7 +20,6 @@ from experiments.data import (
     PATCH_WIDTH,
     PIXELS,
     Array,
-    ImageSource,
     load_images,
     rows_of,
     standardised,
@@ -85,7 +84,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         ``cosine`` over rule, repetition, ``step`` of the training and layer; ``data``: what was
         trained on.
     """
-    name: ImageSource = "digits" if config.data is None else "mnist"
+    name: str = "digits" if config.data is None else "mnist"
 
     def measure(rule: str, repetition: int) -> xr.Dataset:
         seed = config.seed + repetition

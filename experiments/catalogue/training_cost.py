@@ -74,7 +74,7 @@ PRESETS = {
         sides=(16, 32),
         batch=2,
         side=16,
-        micro_batch=1,
+        micro_batch=2,
         width=1 / 64,
         published_width=1 / 64,
         steps=1,
@@ -122,21 +122,33 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     def measure(**point: Any) -> xr.Dataset:
         return xr.Dataset(measured(config, **point))
 
-    result = xr.Dataset()
     usual = {axis: getattr(config, axis) for axis in AXES}
+    sizes = {axis: [{**usual, axis: v} for v in getattr(config, AXES[axis])] for axis in AXES}
+    # The usual size lies on every axis, and is measured once.
+    points = [
+        {"network": network, "training": training, **dict(size)}
+        for network, training in product(NETWORKS, TRAININGS)
+        for size in dict.fromkeys(tuple(size.items()) for axis in AXES for size in sizes[axis])
+        if network == ENCODER or training != MICRO
+    ]
+    found = sweep(measure, points, "sizes", alone=True)
+    at = {tuple(point.values()): each for point, each in zip(points, found, strict=True)}
+    result = xr.Dataset()
     for axis, plural in AXES.items():
-        values = getattr(config, plural)
-        cells = [
-            c for c in product(NETWORKS, TRAININGS, values) if c[0] == ENCODER or c[1] != MICRO
-        ]
-        points = [{**usual, "network": n, "training": t, axis: value} for n, t, value in cells]
-        found = sweep(measure, points, f"by {axis}", alone=True)
-        coords = {"network": list(NETWORKS), "training": list(TRAININGS), axis: list(values)}
+        coords = {
+            "network": list(NETWORKS),
+            "training": list(TRAININGS),
+            axis: list(getattr(config, plural)),
+        }
         for quantity, unit in (("bytes", "bytes"), ("seconds", "s")):
-            array = xr.DataArray(np.nan, coords, list(coords))
-            for (network, training, value), each in zip(cells, found, strict=True):
-                array.loc[{"network": network, "training": training, axis: value}] = each[quantity]
-            result[f"{quantity}_by_{axis}"] = array.assign_attrs(units=unit)
+            values = [
+                float(at[cell][quantity]) if (cell := (n, t, *size.values())) in at else np.nan
+                for n, t, size in product(NETWORKS, TRAININGS, sizes[axis])
+            ]
+            shaped = np.reshape(values, [len(each) for each in coords.values()])
+            result[f"{quantity}_by_{axis}"] = xr.DataArray(
+                shaped, coords, list(coords), attrs={"units": unit}
+            )
     settings = [{"setting": s, "training": t} for s, t in product(SETTINGS, TRAININGS)]
     counted = sweep(
         lambda setting, training: xr.Dataset({"bytes": published(config, setting, training)}),
@@ -144,11 +156,11 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         "published sizes",
         alone=True,
     )
-    sizes = xr.DataArray([float(each["bytes"]) for each in counted])
+    whole = np.array([float(each["bytes"]) for each in counted])
     return result.assign_coords(setting=list(SETTINGS)).assign(
         published_bytes=(
             ("setting", "training"),
-            sizes.values.reshape(len(SETTINGS), len(TRAININGS)),
+            whole.reshape(len(SETTINGS), len(TRAININGS)),
             {"units": "bytes"},
         )
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from experiments.data.contract import MakeViews
+
 
 def simclr(size: int, num_channels: int = 3, strength: float = 0.5) -> nn.Module:
     """The augmentation of SimCLR (Chen et al. 2020, arXiv 2002.05709, appendix A).
@@ -74,3 +76,8 @@ def two_views(images: Tensor, augmentation: nn.Module, seed: int) -> Tensor:
         torch.manual_seed(seed)
         views: Tensor = augmentation(torch.cat([images, images]))
     return views
+
+
+def views_of(images: Tensor, augmentation: nn.Module) -> MakeViews:
+    """From rows of these images and a seed to both views of each, see `two_views`."""
+    return lambda rows, seed: two_views(images[rows], augmentation, seed)

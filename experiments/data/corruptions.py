@@ -21,8 +21,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from experiments.data.errors import DataError
 from experiments.data.folder import ImageFolder
-from experiments.data.grey_images import DataError
 from linlocal.analysis.results import known_name
 from linlocal.seeds import stream
 

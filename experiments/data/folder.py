@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from experiments.data.archives import decode
-from experiments.data.grey_images import DataError
+from experiments.data.errors import DataError
 
 _ENDINGS = {".jpeg", ".jpg", ".png"}
 

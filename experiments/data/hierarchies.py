@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.data.archives import ImageData
+from experiments.data.contract import ImageData
 from linlocal.rhm import RandomHierarchyModel, Trees, images, trees
 from linlocal.seeds import stream
 

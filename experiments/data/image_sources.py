@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.data import augmentation
-from experiments.data.archives import ImageData, load
-from experiments.data.hierarchies import RHMImages
-from linlocal.analysis.local_losses import (
-    hybrid_images,
-)
+from experiments.data.contract import Labelled, MakeViews
+from experiments.data.labelled_register import known_sets, load
+from linlocal.analysis.local_losses import hybrid_images
 from linlocal.analysis.probing import stratified_split
-from linlocal.rhm import RandomHierarchyModel
 from linlocal.seeds import stream
 
-SourceName = Literal["digits", "RHM images", "cifar10", "stl10", "tiny_imagenet"]
-Labelled = tuple[Tensor, Tensor]
-
 HELD_OUT = 0.2
-# What the archives unpack to.
-_FOLDERS: dict[SourceName, str] = {
-    "cifar10": "cifar-10-batches-bin",
-    "stl10": "stl10_binary",
-    "tiny_imagenet": "tiny-imagenet-200",
-}
-_RHM_TEST = 512
-
-
-def named_data(folder: Path | None) -> tuple[SourceName, ...]:
-    """The data sets of natural images whose unpacked archives lie in a folder."""
-    if folder is None:
-        return ()
-    return tuple(name for name, inner in _FOLDERS.items() if (folder / inner).is_dir())
 
 
 @dataclass(frozen=True)
@@ -52,7 +29,7 @@ class Images:
         held_out: the other rows, to choose learning rates by.
         test: images and labels, to report.
         num_classes: how many classes there are.
-        make_views: from rows of ``known`` and a seed to both views, stacked (2N, ...).
+        make_views: of rows of ``known``.
     """
 
     known: Labelled
@@ -60,7 +37,7 @@ class Images:
     held_out: Tensor
     test: Labelled
     num_classes: int
-    make_views: Callable[[Tensor, int], Tensor]
+    make_views: MakeViews
 
     @property
     def train(self) -> Labelled:
@@ -101,7 +78,7 @@ def with_hybrids(views: Tensor, seed: int) -> Tensor:
 # A sweep asks for the same images at point after point.
 @lru_cache(maxsize=4)
 def source(
-    name: SourceName,
+    name: str,
     seed: int,
     *,
     folder: Path | None = None,
@@ -111,58 +88,27 @@ def source(
     """Images of a data set.
 
     Args:
-        name: of the data set. The digits are seen through shifts by up to a pixel and noise,
-            natural images through the augmentation of SimCLR; views of an RHM image (v = n = 8,
-            m = 4, L = 2, 2x2 tuples) have everything below its latents of level 1 drawn anew.
-        seed: of the splits (and of the grammar).
-        folder: of natural images.
+        name: of the data set.
+        seed: of the splits, and of data that are drawn.
+        folder: where its files lie.
         size: side of the images, to which they are enlarged or reduced; None leaves them.
         device: where images and views are.
 
     Raises:
-        DataError: files that are missing or damaged.
+        DataError: unknown name, files that are missing or damaged.
     """
-    if name == "RHM images":
-        return _rhm(seed, device)
     data = load(name, folder, seed=seed)
     train, test = (_resized(part, size).to(device) for part in (data.train, data.test))
-    side, channels = train.shape[-1], train.shape[1]
-    augment = augmentation.mild(side) if name == "digits" else augmentation.simclr(side, channels)
     rest, held_out = map(torch.from_numpy, stratified_split(data.train_labels, HELD_OUT, seed))
-    return _split(
-        data,
-        (train, test),
-        (rest, held_out),
-        lambda rows, view_seed: augmentation.two_views(train[rows], augment, view_seed),
+    make_views = known_sets()[name].views(train, seed)
+    return Images(
+        known=(train, torch.from_numpy(data.train_labels).to(device)),
+        rows=rest,
+        held_out=held_out,
+        test=(test, torch.from_numpy(data.test_labels).to(device)),
+        num_classes=len(data.classes),
+        make_views=lambda rows, view_seed: _resized(make_views(rows, view_seed), size),
     )
-
-
-def _rhm(seed: int, device: str) -> Images:
-    rhm = RandomHierarchyModel(
-        num_classes=8, num_symbols=8, num_synonyms=4, num_levels=2, tuple_size=4, seed=seed
-    )
-    drawn = RHMImages(rhm, train=1280, test=_RHM_TEST, patch_size=2, seed=seed)
-    data = drawn.data()
-    rest, held_out = map(torch.from_numpy, stratified_split(data.train_labels, HELD_OUT, seed))
-    train, test = (torch.as_tensor(part).to(device) for part in (data.train, data.test))
-    return _split(
-        data,
-        (train, test),
-        (rest, held_out),
-        lambda rows, view_seed: drawn.two_views(rows.numpy(), level=1, seed=view_seed).to(device),
-    )
-
-
-def _split(
-    data: ImageData,
-    images: tuple[Tensor, Tensor],
-    parts: tuple[Tensor, Tensor],
-    make_views: Callable[[Tensor, int], Tensor],
-) -> Images:
-    (train, test), (rest, held_out) = images, parts
-    known = (train, torch.from_numpy(data.train_labels).to(train.device))
-    judged = (test, torch.from_numpy(data.test_labels).to(test.device))
-    return Images(known, rest, held_out, judged, len(data.classes), make_views)
 
 
 def _resized(images: object, size: int | None) -> Tensor:

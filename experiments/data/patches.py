@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import xarray as xr
-
-from experiments.data.grey_images import Array, ImageSource, load_images
-from experiments.runner import stack
-from linlocal import Pairs, Rule, compare
-from linlocal.networks import Network
+from experiments.data.contract import Array
+from experiments.data.grey_register import load_images
+from linlocal import Pairs
 
 PIXELS = 28
 PATCH = 14
 PATCH_WIDTH = PATCH**2  # width of the input of every network that reads patches
 
 
-def sources(folder: Path | None) -> tuple[ImageSource, ...]:
+def sources(folder: Path | None) -> tuple[str, ...]:
     """The kinds of images to measure on: always two that need no download, MNIST where it is."""
-    ours: tuple[ImageSource, ...] = ("photographs", "digits")
+    ours = ("photographs", "digits")
     return ours if folder is None else (*ours, "mnist")
 
 
@@ -30,7 +26,7 @@ def standardised(images: Array) -> Array:
 
 
 def patch_batches(
-    source: ImageSource, batches: int, images_per_batch: int, seed: int, folder: Path | None
+    source: str, batches: int, images_per_batch: int, seed: int, folder: Path | None
 ) -> list[Pairs]:
     """Batches of vertically adjacent 14x14 patches of 28x28 images, both columns.
 
@@ -48,9 +44,3 @@ def patch_batches(
     images = load_images(source, batches * images_per_batch, PIXELS, seed, folder)
     blocks = standardised(images).reshape(batches, images_per_batch, PIXELS, PIXELS)
     return [Pairs.from_image_patches(block, PATCH) for block in blocks]
-
-
-def compare_batches(network: Network, batches: Sequence[Pairs], rule: Rule) -> xr.Dataset:
-    """`linlocal.compare` on every batch, over the dimensions ``batch`` and ``layer``."""
-    parts = (compare(network, pairs, rule) for pairs in batches)
-    return stack(parts, "batch", range(len(batches)))

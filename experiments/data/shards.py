@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from experiments.data.archives import decode
+from experiments.data.errors import DataError
 from experiments.data.folder import centre
-from experiments.data.grey_images import DataError
 from linlocal.seeds import stream
 
 _IMAGES = ("jpg", "jpeg", "png")

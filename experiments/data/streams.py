@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from experiments.data import augmentation
+from experiments.data.contract import Labelled
 from experiments.data.device_images import DeviceImages
+from experiments.data.errors import DataError
 from experiments.data.folder import ImageFolder
-from experiments.data.grey_images import DataError
 from experiments.data.shards import TarShards, labels_in
 from linlocal.analysis.training import Loader, SeededLoader
 from linlocal.rhm import RandomHierarchyModel
 from linlocal.seeds import stream
 
 Kind = Literal["folder", "shards", "rhm"]
-Labelled = tuple[Tensor, Tensor]
 
 NUM_CHANNELS = 3
 # Files are decoded a little larger than views, which are crops of them.
@@ -38,8 +38,8 @@ _MARGIN = 8 / 7
 
 
 @dataclass(frozen=True)
-class Source:
-    """Which images.
+class Origin:
+    """Which images a run reads.
 
     Attributes:
         kind: see the module.
@@ -129,7 +129,7 @@ class Stream:
     prefetches: bool
 
 
-def open_stream(source: Source, request: Request) -> Stream:
+def open_stream(origin: Origin, request: Request) -> Stream:
     """The stream of a process.
 
     Raises:
@@ -140,7 +140,7 @@ def open_stream(source: Source, request: Request) -> Stream:
             f"A batch of {request.batch} cannot be dealt out to {request.world_size} processes, at "
             "least 2 images to each: --batch is that of all of them together."
         )
-    made = {"folder": _folder, "shards": _shards, "rhm": _rhm}[source.kind](source.path, request)
+    made = {"folder": _folder, "shards": _shards, "rhm": _rhm}[origin.kind](origin.path, request)
     if made.length < 1:
         raise DataError(f"{made.images} training images are fewer than a batch of {request.batch}.")
     return made

@@ -22,7 +22,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from experiments.data import NUM_CHANNELS, Request, Source, open_stream
+from experiments.data import NUM_CHANNELS, Origin, Request, open_stream
 from experiments.pretrain.journal import Clock, Journal
 from experiments.pretrain.settings import Settings, Synchronised, network_of, rule_of, synchronised
 from experiments.training import BlockwiseRecipe
@@ -58,7 +58,7 @@ class Pretraining:
     def __init__(self, settings: Settings, fabric: Fabric, workers: int = 0) -> None:
         self.settings, self.fabric, self.workers = settings, fabric, workers
         self.stream = open_stream(
-            Source.parse(settings.data),
+            Origin.parse(settings.data),
             Request(
                 size=settings.size,
                 batch=settings.batch,

@@ -35,7 +35,7 @@ class Settings:
     """Of a run: all that its weights depend on, and what is measured.
 
     Attributes:
-        data: as for `image_streams.Source`.
+        data: as for `experiments.data.Origin`.
         network: one of `NETWORKS`; "narrow" is a residual network of 4 stages, 8 to 64 channels.
         loss: one of `LOSS_NAMES`.
         order: "simultaneous" (each block by its own loss) or "end to end" (by that of the last).

@@ -1,4 +1,5 @@
-from . import registry as registry, verify as verify
+from . import commands as commands, registry as registry, verify as verify
+from .comparing import compare_batches as compare_batches
 from .grids import grid as grid, stack as stack
 from .registry import Experiment as Experiment
 from .search import SEARCH_SEED as SEARCH_SEED, searched as searched, words as words

@@ -50,6 +50,23 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Sorted:
+    """The result files of a folder.
+
+    Attributes:
+        candidates: those that can be computed again.
+        outdated: names of those that other code made, and which.
+        skipped: names of others that cannot be computed again, and why.
+        damaged: names of those that cannot be read, and why.
+    """
+
+    candidates: list[Candidate]
+    outdated: dict[str, str]
+    skipped: dict[str, str]
+    damaged: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Row:
     """One variable compared.
 
@@ -71,33 +88,30 @@ class Row:
         return f"  {self.variable:<32} {self.verdict:<18} {said}"
 
 
-def candidates(
-    folder: Path, presets: Collection[str], any_version: bool
-) -> tuple[list[Candidate], dict[str, str], dict[str, str]]:
+def sort(folder: Path, presets: Collection[str], any_version: bool) -> Sorted:
     """Sort the result files of a folder.
 
     Args:
         folder: that `python -m experiments run` filled.
         presets: leave out results of other sizes.
         any_version: take results of other code too.
-
-    Returns:
-        What can be computed again; file names and why the others cannot; damaged files and how.
     """
-    found, skipped, damaged = [], {}, {}
+    found = Sorted([], {}, {}, {})
     for path in sorted(folder.glob("*.nc")):
         try:
             stored = Provenance.of(results.read(path))
         except ResultError as error:
-            damaged[path.name] = str(error)
+            found.damaged[path.name] = str(error)
             continue
         if stored.preset not in presets:
             continue
         try:
-            found.append(_candidate(path, stored, any_version))
+            found.candidates.append(_candidate(path, stored, any_version))
+        except _OtherCode as error:
+            found.outdated[path.name] = str(error)
         except ResultError as error:
-            skipped[path.name] = str(error)
-    return found, skipped, damaged
+            found.skipped[path.name] = str(error)
+    return found
 
 
 def draw(found: list[Candidate], sample: int, seed: int) -> list[Candidate]:
@@ -158,11 +172,19 @@ def circumstances(stored: Provenance, now: Provenance) -> list[str]:
     return [f"{key} {before}, now {after}" for key, before, after in pairs if before != after]
 
 
+class _OtherCode(ResultError):
+    """A result that the present code did not make."""
+
+
 def _candidate(path: Path, stored: Provenance, any_version: bool) -> Candidate:
     """Raises ResultError with the reason if the file cannot be computed again here."""
     if stored.experiment not in registry.NAMES:
         raise ResultError(f"no experiment is called {stored.experiment!r}.")
     experiment = registry.load(stored.experiment)
+    code = results.code_version(registry.module_of(stored.experiment))
+    # First, because other code may have had other parameters.
+    if not any_version and code != stored.code:
+        raise _OtherCode(f"made by other code (commit {_short(stored.commit)}).")
     try:
         values = json.loads(stored.config)
     except ValueError:
@@ -175,11 +197,14 @@ def _candidate(path: Path, stored: Provenance, any_version: bool) -> Candidate:
     now = registry.provenance(stored.experiment, stored.preset, stored.seed, config)
     if now.config != stored.config:
         raise ResultError("its parameters are not those that this code knows.")
-    if not any_version and now.code != stored.code:
-        raise ResultError("made by other code; --any-version takes it nevertheless.")
     if str(values.get("device", "")).startswith("cuda") and not _has_cuda():
         raise ResultError("needs a CUDA device, and there is none.")
     return Candidate(path, stored, now, experiment, config)
+
+
+def _short(commit: str) -> str:
+    digits, dash, dirty = commit.partition("-")
+    return commit if commit == "unknown" else f"{digits[:7]}{dash}{dirty}"
 
 
 def _config(experiment: Experiment, preset: str, values: Mapping[str, Any]) -> Any:

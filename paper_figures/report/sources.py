@@ -17,9 +17,10 @@ from linlocal.analysis.results import Address, Provenance, code_version
 _PACKAGES = ("matplotlib", "numpy", "scipy", "xarray")
 
 
-def command(address: Address) -> str:
-    """The line for the shell that makes a result, with the interpreter called ``python``."""
-    return shlex.join(["python", *shlex.split(address.command)[1:]])
+def command(address: Address, python: str = "python") -> str:
+    """The line for the shell that makes a result, in this interpreter."""
+    size = ["--preset", address.preset, "--seed", str(address.seed), "--out", str(address.folder)]
+    return shlex.join([python, "-m", "experiments", "run", address.experiment, *size])
 
 
 def source(

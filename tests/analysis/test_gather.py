@@ -1,14 +1,9 @@
 """Two processes with gathered losses have the gradients of one on the joined batch."""
 
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from linlocal.analysis.watching.blockwise import no_top, reads_top
 from torch import nn
 
 from linlocal.analysis.local_losses import (
@@ -25,7 +20,7 @@ from linlocal.analysis.local_losses import (
 )
 from linlocal.analysis.local_losses.gather import Gathered, gather, gather_views
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.xdist_group("two processes")
 MAPS = Cells(2)
 RULES = {
     **{
@@ -97,35 +92,23 @@ def cases():
     yield ("headed", torch.float64, "raw"), HEADED()
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    found = {}
-    for case, rule in cases():
-        model = nn.parallel.DistributedDataParallel(Local(rule, case[1]))
-        found[case] = gradients(model, share(batch(case[1]), rank))
+def scenarios(fabric):
+    rank, found = fabric.global_rank, {}
+    for (name, dtype, way), rule in cases():
+        model = nn.parallel.DistributedDataParallel(Local(rule, dtype))
+        found[name, str(dtype), way] = gradients(model, share(batch(dtype), rank))
     x = share(batch(torch.float64), rank).requires_grad_()
     joined = gather_views(x)
     (slope,) = torch.autograd.grad(joined.pow(3).sum() / 3, x, create_graph=True)
     (curvature,) = torch.autograd.grad(slope.sum(), x)
     extra = {"joined": joined.detach(), "slope": slope.detach(), "curvature": curvature}
-    torch.save((found, extra), folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return found, extra
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(pair):
     """What both processes found."""
-    folder = tmp_path_factory.mktemp("gather")
-    code = (
-        "import runpy, sys; from pathlib import Path; "
-        f"runpy.run_path({__file__!r})['process'](int(sys.argv[1]), Path(sys.argv[2]))"
-    )
-    command = [sys.executable, "-c", code]
-    ranks = [subprocess.Popen([*command, str(r), str(folder)], cwd=ROOT) for r in range(2)]
-    assert [rank.wait(90) for rank in ranks] == [0, 0]
-    return [torch.load(folder / f"{r}.pt") for r in range(2)]
+    return pair(__file__, "scenarios")
 
 
 def error(got, expected):
@@ -137,22 +120,22 @@ def error(got, expected):
 def test_two_processes_have_the_gradient_of_one_on_the_joined_batch(name, dtype, two):
     expected = gradients(Local(RULES[name], dtype), batch(dtype))
     for found, _ in two:
-        assert error(found[name, dtype, "gathered"], expected) <= TOLERANCE[dtype]
+        assert error(found[name, str(dtype), "gathered"], expected) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_without_gathering_only_means_over_samples_have_it(name, two):
     expected = gradients(Local(RULES[name], torch.float64), batch(torch.float64))
     for found, _ in two:
-        off = error(found[name, torch.float64, "raw"], expected)
+        off = error(found[name, str(torch.float64), "raw"], expected)
         assert off <= 1e-12 if name in MEANS_OVER_SAMPLES else off > 1e-3
 
 
 def test_a_head_gathers_what_it_projects(two):
     expected = gradients(Local(HEADED(), torch.float64), batch(torch.float64))
     for found, _ in two:
-        assert error(found["headed", torch.float64, "gathered"], expected) <= 1e-12
-        assert error(found["headed", torch.float64, "raw"], expected) > 1e-3
+        assert error(found["headed", str(torch.float64), "gathered"], expected) <= 1e-12
+        assert error(found["headed", str(torch.float64), "raw"], expected) > 1e-3
 
 
 def test_the_joined_batch_has_the_first_views_of_all_and_then_the_second(two):
@@ -176,11 +159,11 @@ def test_one_process_has_the_plain_loss():
 
 
 def test_a_gathered_loss_reads_the_top_where_the_loss_does():
-    here = torch.randn(8, *SHAPES[0])
     for name in ("CLAPP", "CLAPP, direct feedback", "VICReg"):
         loss = GatheredRule(RULES[name]).build(SHAPES)[0]
-        assert reads_top(loss, here) == (name == "CLAPP, direct feedback")
-    assert torch.isfinite(Gathered(Views().build(SHAPES)[0])(here, no_top()))
+        assert loss.reads_top == (name == "CLAPP, direct feedback")
+    here = torch.randn(8, *SHAPES[0])
+    assert torch.isfinite(Gathered(Views().build(SHAPES)[0])(here, None))
 
 
 def test_an_odd_batch_is_refused():

@@ -1,17 +1,14 @@
 """Two processes with DistributedDataParallel measure what one does on the joined batch."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from linlocal.analysis.alignment import AlignmentRecorder, series
 
-ROOT = Path(__file__).resolve().parents[2]
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -50,22 +47,14 @@ def half(rank):
     return torch.cat([first.chunk(2)[rank], second.chunk(2)[rank]])
 
 
-def process(rank, folder):
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+def recorded(fabric, folder):
     model = nn.parallel.DistributedDataParallel(network())
-    record(model, half(rank), folder / "two")
-    dist.destroy_process_group()
+    record(model, half(fabric.global_rank), Path(folder) / "two")
 
 
-def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
-    code = (
-        "import runpy, sys; from pathlib import Path; "
-        f"runpy.run_path({__file__!r})['process'](int(sys.argv[1]), Path(sys.argv[2]))"
-    )
-    command = [sys.executable, "-c", code]
-    ranks = [subprocess.Popen([*command, str(r), str(tmp_path)], cwd=ROOT) for r in range(2)]
-    assert [rank.wait(60) for rank in ranks] == [0, 0]
+@pytest.mark.xdist_group("two processes")
+def test_two_processes_equal_one_on_the_joined_batch(tmp_path, pair):
+    pair(__file__, "recorded", tmp_path)
     record(network(), X, tmp_path / "one")
     record(network(), half(0), tmp_path / "half")
     one, two, alone = (series.read(tmp_path / name) for name in ("one", "two", "half"))

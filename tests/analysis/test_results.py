@@ -180,8 +180,8 @@ def test_other_readers_open_the_file(path, provenance):
         xr.testing.assert_equal(dataset.load(), make())
 
 
-def test_a_missing_file_says_how_it_is_made(path):
-    with pytest.raises(ResultError, match="python -m experiments"):
+def test_a_missing_file_is_named(path):
+    with pytest.raises(ResultError, match=rf"{path} does not exist\."):
         read(path)
 
 
@@ -193,13 +193,13 @@ def test_a_folder_is_refused(tmp_path):
 def test_a_file_of_others_is_refused(tmp_path):
     path = tmp_path / "other.nc"
     xr.Dataset({"x": 1}).to_netcdf(path, engine="h5netcdf")
-    with pytest.raises(ResultError, match=r"no result of .*experiment"):
+    with pytest.raises(ResultError, match=r"other\.nc is .*no result of ours"):
         read(path)
 
 
 @pytest.mark.parametrize("attrs", [{}, {"schema": "CF-1.8"}, {"schema": 1}])
 def test_a_dataset_of_others_has_no_provenance(attrs):
-    with pytest.raises(ResultError, match="without attributes experiment, preset, seed"):
+    with pytest.raises(ResultError, match="lacks the attributes experiment, preset, seed"):
         Provenance.of(xr.Dataset(attrs=attrs))
 
 
@@ -254,10 +254,8 @@ def test_a_run_repeats_another_if_code_and_parameters_agree(provenance):
         assert not provenance.repeats(replace(provenance, **{field: "other"}))
 
 
-def test_an_address_names_the_file_and_the_command_that_makes_it(tmp_path):
+def test_an_address_names_the_file(tmp_path):
     address = Address("toy", "smoke", 3, tmp_path / "my results")
     assert address.path == tmp_path / "my results" / "toy-smoke-seed3.nc"
-    options = f"run toy --preset smoke --seed 3 --out '{tmp_path}/my results'"
-    assert address.command.endswith(f" -m experiments {options}")
     with pytest.raises(ResultError, match="did you mean 'smoke'"):
         Address("toy", "smok", 3, tmp_path)

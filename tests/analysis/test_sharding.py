@@ -1,7 +1,6 @@
 """Sharded training takes the steps of whole training, in a part of its memory."""
 
 import runpy
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from linlocal.analysis.local_losses import Views
 from linlocal.analysis.training import Checkpoints, LocalTrainer, SeededLoader
 from linlocal.analysis.training.sharding import shard
 
-PAIR = runpy.run_path(str(Path(__file__).with_name("test_synchronise.py")))
-make, trained, alone, close = (PAIR[name] for name in ("make", "trained", "alone", "close"))
-TOLERANCE, KINDS, Net, X = (PAIR[name] for name in ("TOLERANCE", "KINDS", "Net", "X"))
-pytestmark = pytest.mark.timeout(600)
+SYNCHRONISED = runpy.run_path(str(Path(__file__).with_name("test_synchronise.py")))
+make, trained, alone, close = (SYNCHRONISED[name] for name in ("make", "trained", "alone", "close"))
+TOLERANCE, KINDS, Net, X = (SYNCHRONISED[name] for name in ("TOLERANCE", "KINDS", "Net", "X"))
+pytestmark = pytest.mark.xdist_group("two processes")
 
 
 class Lars(torch.optim.Optimizer):
@@ -70,8 +69,8 @@ def fitted(fabric, folder, epochs):
     return trainer.state_dict()
 
 
-def scenarios(fabric):
-    folder, found = Path(sys.argv[1]), {}
+def scenarios(fabric, folder):
+    folder, found = Path(folder), {}
     for kind in KINDS:
         for dtype in TOLERANCE:
             found[f"{kind} {dtype}"] = trained(make(kind, fabric, dtype, shard=True))
@@ -105,9 +104,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(folder):
+def two(folder, pair):
     fitted(alone(), folder / "one", 1)
-    return PAIR["launch"](__file__, "scenarios", folder)
+    return pair(__file__, "scenarios", folder)
 
 
 def same(a, b):

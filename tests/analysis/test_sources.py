@@ -114,19 +114,25 @@ def area(radius: float) -> float:
 
 LARGEST = 3
 '''
+UNCHECKED = CODE.replace("LARGEST", "if TYPE_CHECKING:\n    import os\nelse:\n    LARGEST")
 SAME = {
+    "what is for type checkers": UNCHECKED,
     "a comment": CODE + "# by the way\n",
     "another docstring": CODE.replace("pi r^2.", "Of a disc."),
     "no docstring": CODE.replace('    """pi r^2."""\n', ""),
     "layout": CODE.replace("radius**2", "(\n        radius ** 2\n    )"),
     "another order": "LARGEST = 3\n" + CODE.replace("LARGEST = 3\n", ""),
-    "another import of the same": CODE.replace("import math", "import math\nimport os"),
+    "an import that is not used": CODE.replace("import math", "import math\nimport os"),
 }
 OTHER = {
     "a number": CODE.replace("LARGEST = 3", "LARGEST = 4"),
     "an operator": CODE.replace("math.pi *", "math.pi +"),
     "a default": CODE.replace("radius: float", "radius: float = 1.0"),
     "a new statement": CODE + "LARGEST += 1\n",
+    "a statement with an effect": CODE + "area(LARGEST)\n",
+    "a function of the same name": CODE + "def area(radius):\n    return 0\n",
+    "what a name is imported from": CODE.replace("import math", "import cmath as math"),
+    "what is done where types are not checked": UNCHECKED.replace("LARGEST = 3", "LARGEST = 4"),
     "a text that is used": CODE.replace("LARGEST = 3", 'LARGEST = "3"'),
 }
 
@@ -148,20 +154,123 @@ def test_what_can_change_a_number_counts(root, change):
     assert version_of(root, CODE) != version_of(root, OTHER[change])
 
 
-def test_code_may_move_from_one_module_to_another(small):
-    before = code_version("experiments.p_chain")
-    (small / "linlocal/analysis/p_meter.py").rename(small / "linlocal/analysis/p_moved.py")
-    deep = small / "experiments" / "p_deep.py"
-    deep.write_text(deep.read_text().replace("p_meter", "p_moved"))
-    chain = small / "experiments" / "p_chain.py"
-    chain.write_text("from experiments.p_deep import run\n" + FILES["experiments/p_chain.py"])
-    assert code_version("experiments.p_chain") != before  # an import inside a function is executed
-    moved = code_version("experiments.p_chain")
-    (small / "linlocal/analysis/p_moved.py").write_text("")
-    (small / "experiments/__init__.py").write_text("x = 11\nx = 7\n")
-    assert code_version("experiments.p_chain") == moved
-    edit(small / "linlocal/analysis/p_moved.py")
-    assert code_version("experiments.p_chain") != moved
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x = 1\nx += 1\nx *= 2\n", "x = 1\nx *= 2\nx += 1\n"),
+        ("x = [1]\nx.append(2)\ny = sum(x)\n", "x = [1]\ny = sum(x)\nx.append(2)\n"),
+        ("def f():\n    return 1\ndef f():\n    return 2\n", "def f():\n    return 2\n" * 2),
+    ],
+    ids=["one name", "an effect", "one function"],
+)
+def test_the_order_counts_where_a_module_does_more_than_define(root, one, other):
+    assert version_of(root, one) != version_of(root, other)
+
+
+def project(root, **modules):
+    """The version of p_main, which has these modules beside it."""
+    shutil.rmtree(root / "experiments", ignore_errors=True)
+    (root / "experiments").mkdir()
+    (root / "experiments" / "__init__.py").touch()
+    for name, code in modules.items():
+        (root / "experiments" / f"{name}.py").write_text(code)
+    return code_version("experiments.p_main")
+
+
+USES = "from experiments.p_one import {}\nfrom experiments.p_two import {}\n"
+
+
+def test_code_may_move_from_one_module_to_another(root):
+    limit, small = "LIMIT = 3\n", "def small(x):\n    return x < LIMIT\n"
+    main = "def run():\n    return small(2)\n"
+    together = project(
+        root, p_main="from experiments.p_one import small\n" + main, p_one=limit + small
+    )
+    apart = project(
+        root,
+        p_main=main.replace("    return", "    from experiments.p_two import small\n    return"),
+        p_one=limit,
+        p_two="from experiments.p_one import LIMIT\n" + small,
+    )
+    in_one = project(root, p_main=limit + small + main)
+    assert together == apart == in_one
+    assert project(root, p_main=limit.replace("3", "4") + small + main) != together
+
+
+def test_which_of_two_definitions_a_name_means_counts(root):
+    one, two = "def f():\n    return 1\n", "def f():\n    return 2\n"
+    versions = {
+        project(root, p_main=USES.format(*names) + "x = f()\n", p_one=one, p_two=two)
+        for names in (("f", "f as g"), ("f as g", "f"))
+    }
+    through_modules = {
+        project(
+            root,
+            p_main=f"from experiments import p_one, p_two\nx = {module}.f()\n",
+            p_one=one,
+            p_two=two,
+        )
+        for module in ("p_one", "p_two")
+    }
+    assert len(versions) == len(through_modules) == 2
+
+
+def test_two_constants_of_one_name_may_not_change_places(root):
+    functions = {name: f"def {name}():\n    return LIMIT\n" for name in ("f", "g")}
+
+    def version(one, two):
+        return project(
+            root,
+            p_main=USES.format("f", "g") + "x = f(), g()\n",
+            p_one=f"LIMIT = {one}\n{functions['f']}",
+            p_two=f"LIMIT = {two}\n{functions['g']}",
+        )
+
+    assert version(1, 2) == version(1, 2) != version(2, 1)
+
+
+def test_modules_may_pass_a_name_to_each_other(root):
+    circle = {
+        "p_one": "def f():\n    from experiments.p_two import g\n    return g\n",
+        "p_two": "from experiments.p_one import f as g\n",
+        "p_main": "from experiments.p_two import g as h\nx = h\n",
+    }
+    assert project(root, **circle) == project(root, **circle)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from linlocal import p_wing\nx = p_wing.Rule\n",
+        "import linlocal\nx = linlocal.p_wing.Rule\n",
+        "import linlocal.p_wing\nx = linlocal.p_wing.Rule\n",
+        "from linlocal.p_wing import Rule\nx = Rule\n",
+    ],
+)
+def test_a_package_in_a_package_leads_to_what_it_offers(root, code):
+    wing = root / "linlocal" / "p_wing"
+    wing.mkdir(parents=True)
+    (root / "linlocal" / "__init__.py").touch()
+    (root / "linlocal" / "__init__.pyi").write_text("from . import p_wing as p_wing\n")
+    (wing / "__init__.py").touch()
+    (wing / "__init__.pyi").write_text("from .p_rules import Rule as Rule\n")
+    (wing / "p_rules.py").write_text("Rule = 1\n")
+    before = project(root, p_main=code)
+    (wing / "p_rules.py").write_text("Rule = 2\n")
+    assert project(root, p_main=code) != before
+
+
+def test_a_folder_that_is_its_own_register_leads_to_all_in_it(root):
+    register = root / "linlocal" / "p_sets"
+    register.mkdir(parents=True)
+    for package in (root / "linlocal", register):
+        (package / "__init__.py").touch()
+    code = "from linlocal import p_sets\nx = p_sets.__path__\n"
+    versions = {project(root, p_main=code)}
+    for number in (1, 2):
+        (register / "p_digits.py").write_text(f"NAME = {number}\n")
+        versions.add(project(root, p_main=code))
+    assert len(versions) == 3
 
 
 def test_the_version_is_the_same_in_any_folder(small, tmp_path_factory, monkeypatch):

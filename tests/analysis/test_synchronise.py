@@ -1,11 +1,6 @@
 """Gradients are averaged over processes block by block, while others are computed."""
 
-import os
-import socket
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +12,11 @@ from linlocal.analysis.local_losses import CLAPP, ForwardForward, GatheredRule
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer
 from linlocal.analysis.training.synchronise import GradientMeans
 
-ROOT = Path(__file__).resolve().parents[2]
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 KINDS = {"local": LocalTrainer, "global": GlobalTrainer}
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 STEPS, RATE, DECAY = 3, 0.5, 0.1
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.xdist_group("two processes")
 
 
 class Net(nn.Module):
@@ -68,36 +62,6 @@ def trained(trainer, steps=STEPS):
         "losses": trainer.state_dict()["losses"],
         "logged": [torch.tensor(list(values.values())).double() for values in logged],
     }
-
-
-def launch(source, scenarios, folder):
-    """What ``scenarios(fabric)`` of a test file returns in each of two processes."""
-    code = (
-        "import runpy, sys, torch; from lightning_fabric import Fabric; "
-        f"module = runpy.run_path({source!r}); "
-        "fabric = Fabric(accelerator='cpu', devices=2, strategy='ddp'); fabric.launch(); "
-        f"found = module[{scenarios!r}](fabric); "
-        "torch.save(found, f'{sys.argv[1]}/rank{fabric.global_rank}.pt'); "
-        "torch.distributed.destroy_process_group()"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    shared |= {"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
-    ranks = []
-    try:
-        for rank in "01":
-            environment = {**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}
-            command = [sys.executable, "-c", code, str(folder)]
-            ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
-        done = [rank.communicate(timeout=500)[1].decode()[-3000:] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(done)
-    return [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(2)]
 
 
 def alone():
@@ -247,8 +211,8 @@ def scenarios(fabric):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    return launch(__file__, "scenarios", tmp_path_factory.mktemp("two"))
+def two(pair):
+    return pair(__file__, "scenarios")
 
 
 # -- laws ------------------------------------------------------------------------------------------

@@ -1,9 +1,5 @@
 """Two processes take the steps of one on the joined batches."""
 
-import os
-import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +12,11 @@ from torch.utils.data import TensorDataset
 from linlocal.analysis.local_losses import ForwardForward
 from linlocal.analysis.training import Checkpoints, LocalTrainer, SeededLoader
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA = TensorDataset(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).double())
 
 
 def train(fabric, folder, batch_size):
+    folder = Path(folder)
     # Other weights in each process, until the trainer gives them those of the first.
     torch.manual_seed(fabric.global_rank)
     layers = (nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh()) for _ in range(3))
@@ -40,32 +36,18 @@ def train(fabric, folder, batch_size):
     torch.save(logged, folder / f"logged{fabric.global_rank}")
 
 
-def process(folder):
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
-    fabric.launch()
+def in_two(fabric, folder):
     train(fabric, folder, 5)
-    torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one_on_the_joined_batches(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = f"import runpy, pathlib; runpy.run_path({__file__!r})['process'](pathlib.Path('two'))"
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    ranks = []
+@pytest.mark.xdist_group("two processes")
+def test_two_processes_equal_one_on_the_joined_batches(tmp_path, pair):
     for name in ("one", "two", "half"):
         (tmp_path / name).mkdir()
-    for rank in "01":
-        own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
-        elastic = {"TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
-        environment = {**os.environ, **shared, **own, **elastic}
-        ranks.append(subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment))
+    pair(__file__, "in_two", tmp_path / "two")
     alone = Fabric(accelerator="cpu", devices=1)
     train(alone, tmp_path / "one", 10)
     train(alone, tmp_path / "half", 5)
-    assert [rank.wait(60) for rank in ranks] == [0, 0]
     one, two, half = (Checkpoints(tmp_path / name).load() for name in ("one", "two", "half"))
     torch.testing.assert_close(two["model"], one["model"], rtol=1e-12, atol=1e-12)
     assert two["place"] == one["place"]

@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from experiments.data import DataError, default_source, load_images
-from experiments.data.grey_images import read_idx
+from experiments.data.grey_sets.mnist import read_idx
 
 NAMES = [f"train-images{dot}idx3-ubyte{suffix}" for dot in "-." for suffix in ("", ".gz")]
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(7, 28, 28), dtype=np.uint8)
@@ -95,7 +95,7 @@ def test_crops_come_from_the_whole_of_both_photographs():
         ("digits", 1, 7, "8 pixels; 7 would lose"),
         ("mnist", 8, 28, "7 images, not 8"),
         ("mnist", 1, 27, "28 pixels; 27 would lose"),
-        ("paintings", 1, 28, "photographs, digits, mnist"),
+        ("paintings", 1, 28, "digits, mnist, photographs"),
     ],
 )
 def test_what_a_source_cannot_give_is_refused(folder, source, count, size, message):
@@ -163,7 +163,7 @@ def test_a_folder_without_mnist_names_the_closest_file(tmp_path):
     put(tmp_path, CONTENT, "notes.txt")
     with pytest.raises(DataError, match=r"expected train-images-idx3.*'t10k-images-idx3-ubyte'"):
         load_images("mnist", 1, folder=tmp_path)
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="there is no folder"):
         load_images("mnist", 1, folder=tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="0 other entries"):

@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from experiments.data import DataError
-from experiments.data.archives import load
+from experiments.data.labelled_register import load
 
 RNG = np.random.default_rng(0)
 CIFAR_FILES = [*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"]
@@ -201,7 +201,7 @@ def test_missing_files_are_named(name, tmp_path):
         load(name, tmp_path / "nowhere")
     with pytest.raises(DataError, match="name it"):
         load(name)
-    with pytest.raises(DataError, match="possible: digits, cifar10"):
+    with pytest.raises(DataError, match="possible: cifar10, digits"):
         load("mnist", tmp_path)
 
 

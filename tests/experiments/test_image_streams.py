@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.data import DataError, Request, Source, open_stream
+from experiments.data import DataError, Origin, Request, open_stream
 
 CLASSES, PER_CLASS, TESTS = 3, 8, 2
 SIZE = 14  # decoded files are 16 pixels wide
@@ -56,8 +56,8 @@ def add(archive, name, content):
 @pytest.fixture(params=["folder", "shards", "rhm"])
 def source(request):
     if request.param == "rhm":
-        return Source("rhm")
-    return Source(request.param, request.getfixturevalue(request.param))
+        return Origin("rhm")
+    return Origin(request.param, request.getfixturevalue(request.param))
 
 
 def stream_of(source, batch=4, **options):
@@ -107,7 +107,7 @@ def test_an_epoch_goes_on_at_any_batch(source):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_processes_see_different_images_and_together_all(folder, shards, workers):
-    for source in (Source("folder", folder), Source("shards", shards)):
+    for source in (Origin("folder", folder), Origin("shards", shards)):
         parts = []
         for rank in range(2):
             stream = stream_of(source, rank=rank, world_size=2, workers=workers)
@@ -120,7 +120,7 @@ def test_processes_see_different_images_and_together_all(folder, shards, workers
 
 def test_processes_draw_different_images():
     first, second = (
-        torch.cat([x for x, _ in stream_of(Source("rhm"), rank=r, world_size=2).train.batches(0)])
+        torch.cat([x for x, _ in stream_of(Origin("rhm"), rank=r, world_size=2).train.batches(0)])
         for r in range(2)
     )
     assert len(first) == len(second) == 24
@@ -132,7 +132,7 @@ def test_processes_draw_different_images():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_probe_sees_each_image_once_and_unaugmented(folder, shards, workers):
-    for source in (Source("folder", folder), Source("shards", shards)):
+    for source in (Origin("folder", folder), Origin("shards", shards)):
         stream = stream_of(source, workers=workers)
         found = [pair for x, y in stream.test() for pair in zip(levels(x), y.tolist(), strict=True)]
         expected = [(level_of(l, k), l) for l in range(CLASSES) for k in range(TESTS)]
@@ -146,7 +146,7 @@ def test_the_probe_sees_each_image_once_and_unaugmented(folder, shards, workers)
 
 
 def test_the_probe_of_drawn_images_shows_no_test_image():
-    stream = stream_of(Source("rhm"), test=200)
+    stream = stream_of(Origin("rhm"), test=200)
     judged = {image.numpy().tobytes() for x, _ in stream.test() for image in x}
     assert len(judged) == 200
     fitted = torch.cat([x for x, _ in stream.probe(101)])
@@ -165,7 +165,7 @@ def test_damaged_images_are_skipped_and_counted(folder, shards, workers):
         for label in range(CLASSES):
             add(archive, f"{label}.png", png(1) if label != 1 else b"no image")
             add(archive, f"{label}.cls", str(label).encode())
-    for source, val in ((Source("folder", folder), 1), (Source("shards", shards), 0)):
+    for source, val in ((Origin("folder", folder), 1), (Origin("shards", shards), 0)):
         stream = stream_of(source, workers=workers)
         assert sum(len(labels) for _, labels in stream.train.batches(0)) == 48
         # Workers that have read ahead may have met it again.
@@ -178,21 +178,21 @@ def test_damaged_images_are_skipped_and_counted(folder, shards, workers):
 def test_bad_input_is_refused(folder, shards, tmp_path):
     for text in ("folder", "shards:", "rhm:there", "imagenet:there"):
         with pytest.raises(DataError, match="must be folder:PATH, shards:PATH or rhm"):
-            Source.parse(text)
-    assert Source.parse("rhm") == Source("rhm")
-    assert Source.parse(f"folder:{folder}") == Source("folder", folder)
+            Origin.parse(text)
+    assert Origin.parse("rhm") == Origin("rhm")
+    assert Origin.parse(f"folder:{folder}") == Origin("folder", folder)
     with pytest.raises(DataError, match="There is no folder"):
-        stream_of(Source("folder", tmp_path / "nowhere"))
+        stream_of(Origin("folder", tmp_path / "nowhere"))
     with pytest.raises(DataError, match="0 training and 0 test images"):
-        stream_of(Source("shards", tmp_path / "nowhere"))
+        stream_of(Origin("shards", tmp_path / "nowhere"))
     with pytest.raises(DataError, match="cannot be dealt out to 3 processes"):
-        stream_of(Source("rhm"), world_size=3)
+        stream_of(Origin("rhm"), world_size=3)
     with pytest.raises(DataError, match="24 training images are fewer than a batch of 32"):
-        stream_of(Source("folder", folder), batch=32)
+        stream_of(Origin("folder", folder), batch=32)
     with pytest.raises(DataError, match="5 pixels is no multiple"):
-        stream_of(Source("rhm"), size=5)
+        stream_of(Origin("rhm"), size=5)
     with tarfile.open(shards / "val-9.tar", "w") as archive:
         add(archive, "a.png", png(0))
         add(archive, "a.cls", b"7")
     with pytest.raises(DataError, match="class 7 that training has not"):
-        stream_of(Source("shards", shards))
+        stream_of(Origin("shards", shards))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from experiments.catalogue import local_rules, trained_cnn, trained_mlp
-from experiments.data import rows_of, sources as image_sources
+from experiments.data import image_sources, named_data, rows_of
 from experiments.training import Divergence, Schedule, fit, fit_supervised, masked_cosines
 from experiments.training.fitting import matching_loss, outputs
 from linlocal import Pairs
@@ -185,9 +185,9 @@ def test_hybrids_mix_an_image_with_the_next():
 
 
 def test_named_data_are_taken_from_a_folder_that_has_them(tmp_path):
-    assert image_sources.named_data(None) == image_sources.named_data(tmp_path) == ()
+    assert named_data(None) == named_data(tmp_path) == ()
     (tmp_path / "stl10_binary").mkdir()
-    assert image_sources.named_data(tmp_path) == ("stl10",)
+    assert named_data(tmp_path) == ("stl10",)
 
 
 def test_halves_are_the_pairs_of_the_linear_experiments():

@@ -140,15 +140,47 @@ def test_a_file_is_computed_by_its_own_parameters(toy, monkeypatch):
 def test_a_result_of_other_code_is_skipped_unless_asked_for(toy):
     run()
     rewrite(code="0" * 16)
+    run(seed=1)
     done = cli("verify")
-    assert done.exit_code == 2
-    assert f"skipped: {RESULT.name}: made by other code; --any-version" in done.output
-    assert "no result that can be computed again" in done.output
+    assert done.exit_code == 0
+    assert f"skipped: {RESULT.name}: made by other code" in done.output
+    assert "1 of 1 results" in done.output
+    Path("results/toy-smoke-seed1.nc").unlink()
     done = cli("verify --any-version")
     assert done.exit_code == 0
     assert "exactly equal" in done.output
     rewrite(times(2))
     assert f"otherwise: code {'0' * 16}, now " in cli("verify --any-version").output
+
+
+def test_where_all_is_of_other_code_it_says_what_to_do(toy):
+    """As in a fresh clone, whose kept results are older than its code."""
+    for seed, commit in enumerate(("0123456789", "0123456789-dirty", "unknown")):
+        run(seed)
+        path = Path(f"results/toy-smoke-seed{seed}.nc")
+        # Its parameters may be others, too.
+        rewrite(path=path, code="0" * 16, commit=commit, config='{"colour": 1}')
+    toy.evaluated.clear()
+    done = cli("verify")
+    assert done.exit_code == 0
+    *skipped, sentence = done.output.splitlines()
+    for line, commit in zip(skipped, ("0123456", "0123456-dirty", "unknown"), strict=True):
+        assert line.endswith(f".nc: made by other code (commit {commit}).")
+    assert sentence.startswith("nothing was compared: no result in results was made by the present")
+    assert "--any-version" in sentence
+    assert "-m experiments run NAME" in sentence
+    assert not toy.evaluated
+    RESULT.write_bytes(b"damaged")
+    assert cli("verify").exit_code == 1
+
+
+@pytest.mark.parametrize("files", [[], ["notes.txt"]])
+def test_a_folder_without_results_is_a_mistake(tmp_path, files):
+    for name in files:
+        (tmp_path / name).touch()
+    done = cli(f"verify --out {tmp_path}")
+    assert done.exit_code == 2
+    assert "holds no result that can be computed again here" in done.output
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ import signal
 import time
 from pathlib import Path
 
-from experiments.workers import Workers
+from experiments.runner import Workers
 
 
 def seconds(folder, n):

@@ -13,7 +13,8 @@ import pytest
 import torch
 import xarray as xr
 
-from experiments.data import DataError, archives as image_folders, grey_images as data
+from experiments.data import DataError, archives, grey_register, labelled_register
+from experiments.data.grey_sets import mnist
 from linlocal.analysis import results
 from linlocal.analysis.alignment import series
 from linlocal.analysis.results import Provenance, ResultError
@@ -90,7 +91,7 @@ EVERY = (
     ("duration_s", 1.0),
     ("schema", 1),
 )
-NOT_OURS = "is damaged, cut off, or no result of `python -m experiments`: delete it"
+NOT_OURS = "is damaged, cut off, or no result of ours: delete it and make it again"
 
 RESULTS = {
     "empty": (lambda whole: b"", NOT_OURS),
@@ -104,10 +105,13 @@ RESULTS = {
     "text": (lambda whole: b"cosine,0.5\n" * 9, NOT_OURS),
     "an archive": (lambda whole: b"PK\x03\x04" + bytes(99), NOT_OURS),
     "a pickle": (lambda whole: pickle.dumps({"cosine": 1.0}), NOT_OURS),
-    "no provenance": (lambda whole: sealed(hdf5()), "without attributes experiment, preset, seed"),
+    "no provenance": (
+        lambda whole: sealed(hdf5()),
+        "lacks the attributes experiment, preset, seed",
+    ),
     "half a provenance": (
         lambda whole: sealed(hdf5(FIELDS)),
-        "without attributes commit, packages",
+        "lacks the attributes commit, packages",
     ),
     "a newer schema": (
         lambda whole: sealed(hdf5([*EVERY[:-1], ("schema", 99)])),
@@ -151,11 +155,7 @@ def test_a_result_that_is_no_file(refused, unchanged, what):
     if what == "a folder":
         (folder / "a.nc").mkdir()
     ready()
-    message = (
-        "does not exist: `python -m experiments list`"
-        if what == "missing"
-        else "cannot be read: Is a directory"
-    )
+    message = "does not exist." if what == "missing" else "cannot be read: Is a directory"
     refused(lambda: results.read(folder / "a.nc"), ResultError, message)
 
 
@@ -339,7 +339,7 @@ def test_a_damaged_file_of_images_is_refused(refused, unchanged, tmp_path, case)
     if content is not None:
         (folder / "images").write_bytes(content)
     ready()
-    refused(lambda: data.read_idx(folder / "images", 3), DataError, message)
+    refused(lambda: mnist.read_idx(folder / "images", 3), DataError, message)
 
 
 CIFAR = [f"data_batch_{k}.bin" for k in range(1, 6)] + ["test_batch.bin"]
@@ -382,44 +382,47 @@ def test_a_folder_of_something_else_is_refused(refused, unchanged, tmp_path, cas
         evil = pickle.dumps(Touch(tmp_path / "touched"))
         (folder / file).write_bytes(evil if content == "evil" else content)
     ready()
-    refused(lambda: image_folders.load(name, folder), DataError, message)
+    refused(lambda: labelled_register.load(name, folder), DataError, message)
 
 
 LOADS = {
     "unknown source": (
-        lambda: data.load_images("paintings", 3),
-        "unknown source 'paintings'; possible: photographs",
+        lambda: grey_register.load_images("paintings", 3),
+        "unknown data set 'paintings'; possible: digits, mnist, photographs",
     ),
-    "no images": (lambda: data.load_images("digits", 0), "count must be at least 1, got 0"),
+    "no images": (
+        lambda: grey_register.load_images("digits", 0),
+        "count must be at least 1, got 0",
+    ),
     "more images than there are": (
-        lambda: data.load_images("digits", 9999),
+        lambda: grey_register.load_images("digits", 9999),
         "digits has 1797 images, not 9999",
     ),
     "smaller than they are": (
-        lambda: data.load_images("digits", 3, size=4),
+        lambda: grey_register.load_images("digits", 3, size=4),
         "images of 8 pixels; 4 would lose some",
     ),
     "mnist without a folder": (
-        lambda: data.load_images("mnist", 3),
+        lambda: grey_register.load_images("mnist", 3),
         "mnist is read from a folder: name it",
     ),
     "mnist from nowhere": (
-        lambda: data.load_images("mnist", 3, folder=Path("/no/such/folder")),
-        "no MNIST images in .* there is no such folder",
+        lambda: grey_register.load_images("mnist", 3, folder=Path("/no/such/folder")),
+        "mnist is read from a folder, and there is no folder /no/such/folder",
     ),
     "unknown data set": (
-        lambda: image_folders.load("cifar11"),
-        "unknown data set 'cifar11'; possible: digits",
+        lambda: labelled_register.load("cifar11"),
+        "unknown data set 'cifar11'; possible: cifar10, digits",
     ),
     "cifar10 without a folder": (
-        lambda: image_folders.load("cifar10"),
+        lambda: labelled_register.load("cifar10"),
         "cifar10 is read from a folder: name it",
     ),
     "stl10 from nowhere": (
-        lambda: image_folders.load("stl10", Path("/no/such")),
+        lambda: labelled_register.load("stl10", Path("/no/such")),
         "there is no folder /no/such",
     ),
-    "no image": (lambda: image_folders.decode(Path(__file__)), "is no image that can be read"),
+    "no image": (lambda: archives.decode(Path(__file__)), "is no image that can be read"),
 }
 
 
@@ -459,7 +462,7 @@ def test_nothing_in_the_project_unpickles_a_file():
     """Whoever adds a reader that could run code has to change this test, and say why."""
     root = Path(__file__).resolve().parents[2]
     # Of functions that this process pickled itself, over a connection that it opened itself.
-    allowed = {Path("experiments/workers.py")}
+    allowed = {Path("experiments/runner/workers.py")}
     words = (
         "pickle.load",
         "allow_pickle=True",

@@ -113,7 +113,8 @@ framework.style.save(figure, Path(sys.argv[2]) / "there")
 def test_a_missing_result_prints_the_command_that_makes_it(toy):
     done = cli("all --preset smoke --seed 2 --results 'my results'")
     assert done.exit_code == 2
-    assert Address("toy", "smoke", 2, Path("my results")).command in done.output.splitlines()[-1]
+    command = " -m experiments run toy --preset smoke --seed 2 --out 'my results'"
+    assert done.output.splitlines()[-1].strip() == shlex.quote(sys.executable) + command
     store("smoke", 2, "my results")
     assert cli("all --preset smoke --seed 2 --results 'my results'").exit_code == 0
 

@@ -1,0 +1,48 @@
+"""The data sets of grey images that exist: the modules of `grey_sets`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data import grey_sets
+from experiments.data.contract import Array, GreySet
+from experiments.data.errors import DataError
+from experiments.data.registry import chosen, data_sets
+
+
+@cache
+def known_sets() -> dict[str, GreySet]:
+    """All of them, by name."""
+    return data_sets(grey_sets)
+
+
+def load_images(
+    name: str, count: int, size: int = 28, seed: int = 0, folder: Path | None = None
+) -> Array:
+    """Draw grey images, the same for the same arguments.
+
+    Args:
+        name: of the data set.
+        count: number of images.
+        size: height and width in pixels.
+        seed: of the draw.
+        folder: where the files lie.
+
+    Returns:
+        Intensities in [0, 1], shape (count, size, size).
+
+    Raises:
+        DataError: unknown name, too many or too large or too small images, damaged or no files.
+    """
+    if count < 1:
+        raise DataError(f"count must be at least 1, got {count}.")
+    data_set = chosen(name, known_sets(), folder, "photographs")
+    return data_set.grey(folder, count, size, np.random.default_rng(seed))
+
+
+def default_source(folder: Path | None) -> str:
+    """MNIST if the user named a folder with it, else the photographs."""
+    return "photographs" if folder is None else "mnist"

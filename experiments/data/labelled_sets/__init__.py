@@ -1,0 +1,1 @@
+"""Data sets with labels, a file each; see `LabelledSet` for what it defines."""

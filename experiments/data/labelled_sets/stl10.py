@@ -1,0 +1,63 @@
+"""STL-10, the binary version: 96x96 in 10 classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experiments.data import augmentation
+from experiments.data.archives import checked_labels, home_of, items_of
+from experiments.data.contract import ImageData, MakeViews
+from experiments.data.errors import DataError
+
+NAME, FOLDER = "stl10", "stl10_binary"
+
+_CLASSES = (
+    *("airplane", "bird", "car", "cat", "deer"),
+    *("dog", "horse", "monkey", "ship", "truck"),
+)
+
+
+def load(folder: Path | None, seed: int) -> ImageData:
+    """With the split that it comes with, and the images without labels."""
+    assert folder is not None
+    expected = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
+    home = home_of(folder, FOLDER, expected)
+    parts: list[Any] = []
+    for part in ("train", "test"):
+        images = items_of(home / f"{part}_X.bin", 3 * 96**2, "96x96x3")
+        labels = items_of(home / f"{part}_y.bin", 1, "one label")[:, 0]
+        if len(images) != len(labels):
+            raise DataError(
+                f"{home} has {len(images)} images but {len(labels)} labels in the {part} files: "
+                "fetch them again."
+            )
+        parts += [
+            np.ascontiguousarray(_upright(images)),
+            checked_labels(home / f"{part}_y.bin", labels, 1),
+        ]
+    more = home / "unlabeled_X.bin"
+    if not more.exists():
+        return ImageData(parts[0], parts[1], parts[2], parts[3], _CLASSES)
+    if not (size := more.stat().st_size) or size % (3 * 96**2):
+        raise DataError(
+            f"{more} is damaged: expected a multiple of {3 * 96**2} bytes (96x96x3), got {size}; "
+            "fetch it again."
+        )
+    # 2.7 GB: mapped, and read where it is used.
+    mapped = np.memmap(more, dtype=np.uint8, mode="r").reshape(-1, 3 * 96**2)
+    return ImageData(parts[0], parts[1], parts[2], parts[3], _CLASSES, _upright(mapped))
+
+
+def _upright(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # In the file each channel is stored column by column.
+    return images.reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
+
+
+def views(images: Tensor, seed: int) -> MakeViews:
+    """Seen through the augmentation of SimCLR."""
+    return augmentation.views_of(images, augmentation.simclr(images.shape[-1], images.shape[1]))

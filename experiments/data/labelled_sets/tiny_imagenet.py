@@ -1,0 +1,71 @@
+"""Tiny ImageNet: 64x64 in 200 classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experiments.data import augmentation
+from experiments.data.archives import decode, home_of
+from experiments.data.contract import ImageData, MakeViews
+from experiments.data.errors import DataError
+
+NAME, FOLDER = "tiny_imagenet", "tiny-imagenet-200"
+
+_SIDE = 64
+
+
+def load(folder: Path | None, seed: int) -> ImageData:
+    """Validation images serve as test images: those of the test have no labels."""
+    assert folder is not None
+    home = home_of(folder, FOLDER, ("wnids.txt", "train", "val/val_annotations.txt"))
+    classes = tuple((home / "wnids.txt").read_text(encoding="utf-8").split())
+    number = {name: k for k, name in enumerate(classes)}
+    files = [
+        (path, name)
+        for name in classes
+        for path in sorted((home / "train" / name / "images").glob("*.JPEG"))
+    ]
+    if empty := sorted({*classes} - {name for _, name in files}):
+        raise DataError(f"{home}/train has no images (*.JPEG) of the class {empty[0]}.")
+    test_files = []
+    annotations = home / "val" / "val_annotations.txt"
+    for row, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
+        image, name, *_ = [*line.split("\t"), ""]
+        if name not in number:
+            raise DataError(
+                f"{annotations}, line {row}: expected a file and a class of wnids.txt between "
+                f"tabs, got {line!r}."
+            )
+        test_files.append((home / "val" / "images" / image, name))
+    if not test_files:
+        raise DataError(f"{annotations} is empty: fetch it again.")
+    return ImageData(
+        _decoded([path for path, _ in files]),
+        np.array([number[name] for _, name in files]),
+        _decoded([path for path, _ in test_files]),
+        np.array([number[name] for _, name in test_files]),
+        classes,
+    )
+
+
+def views(images: Tensor, seed: int) -> MakeViews:
+    """Seen through the augmentation of SimCLR."""
+    return augmentation.views_of(images, augmentation.simclr(images.shape[-1], images.shape[1]))
+
+
+def _decoded(paths: Sequence[Path]) -> NDArray[np.uint8]:
+    images = np.empty((len(paths), 3, _SIDE, _SIDE), dtype=np.uint8)
+    for room, path in zip(images, paths, strict=True):
+        pixels = np.asarray(decode(path))
+        if pixels.shape != (_SIDE, _SIDE, 3):
+            raise DataError(
+                f"{path} should have {_SIDE}x{_SIDE} pixels, but has "
+                f"{pixels.shape[1]}x{pixels.shape[0]}: is this Tiny ImageNet?"
+            )
+        room[:] = pixels.transpose(2, 0, 1)
+    return images
