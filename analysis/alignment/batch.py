@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from linlocal import inputs
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.products import COUNT, divide, metrics
-from linlocal.analysis.alignment.sums import VIEWS
+from linlocal.analysis.alignment.sums import VIEWS, Measurement
 from linlocal.analysis.block import resolve
 from linlocal.analysis.watching import untouched
 
@@ -71,24 +71,20 @@ def align(
         if global_loss is not None:
             trained = [p for b in blocks for p in b.parameters.values() if p.requires_grad]
             torch.autograd.grad(global_loss(output), trained, allow_unused=True)
-    return to_dataset(meter, meter.finish().cpu().numpy())
+    return to_dataset(meter, meter.finish())
 
 
-def to_dataset(meter: Meter, sums: NDArray[np.float64]) -> xr.Dataset:
-    """The Dataset of `align` from what `Meter.finish` gave.
+def to_dataset(meter: Meter, measured: Measurement) -> xr.Dataset:
+    """The Dataset of `align`.
 
     Args:
         meter: who measured.
-        sums: one measurement, or (steps, ...) of them; then ``step`` is the first dimension.
+        measured: one measurement, or several stacked; then ``step`` is the first dimension.
     """
-    rules, layers = len(meter.rules), len(meter.blocks)
+    per_parameter, errors = (part.cpu().numpy() for part in measured)
     lengths = [len(block.parameters) for block in meter.blocks]
-    steps, width = sums.shape[:-1], COUNT + VIEWS * meter.view_parts
-    split = rules * sum(lengths) * width
-    per_parameter = sums[..., :split].reshape(*steps, rules, sum(lengths), width)
-    errors = sums[..., split:].reshape(*steps, rules, layers, VIEWS, COUNT)
     per_block = np.add.reduceat(per_parameter, np.cumsum([0, *lengths[:-1]]), axis=-2)
-    dims = (("step",) if steps else ()) + ("rule",)
+    dims = ("step", "rule") if errors.ndim == 5 else ("rule",)
     columns: dict[str, tuple[tuple[str, ...], NDArray[np.float64]]] = {}
 
     def put(
@@ -110,10 +106,10 @@ def to_dataset(meter: Meter, sums: NDArray[np.float64]) -> xr.Dataset:
         columns,
         coords={
             "rule": list(meter.rules),
-            "layer": np.arange(layers) + 1,
+            "layer": np.arange(len(lengths)) + 1,
             "block": ("layer", [block.name for block in meter.blocks]),
             "parameter": meter.parameter_names,
-            "parameter_layer": ("parameter", np.repeat(np.arange(layers) + 1, lengths)),
+            "parameter_layer": ("parameter", np.repeat(np.arange(len(lengths)) + 1, lengths)),
             "view": np.arange(VIEWS) + 1,
         },
     )

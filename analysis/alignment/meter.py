@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from linlocal.analysis.alignment.sums import ErrorSignals, Sums, add, views
+from linlocal.analysis.alignment.sums import ErrorSignals, Measurement, Sums, add, views
 from linlocal.analysis.block import Block
 from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network
 from linlocal.analysis.watching import (
@@ -121,8 +121,8 @@ class Meter:
             handles.clear()
 
     @torch.no_grad()
-    def finish(self) -> Tensor:
-        """All sums in one float64 vector on the device, averaged over processes.
+    def finish(self) -> Measurement:
+        """What was measured, on the device, averaged over processes.
 
         Raises:
             RuntimeError: no forward pass, or no backward pass, was seen.
@@ -134,17 +134,17 @@ class Meter:
                 "No forward pass with gradients was seen: call the network itself (not one of its "
                 "methods) inside, once per batch of both views."
             )
-        if not any(sums.goal) and any(p.requires_grad for p in self._parameters.values()):
+        if not any(sums.global_) and any(p.requires_grad for p in self._parameters.values()):
             raise RuntimeError(
                 "No gradient of the global loss reached a block: run loss.backward() inside, on a "
                 "loss of the network's output."
             )
         if self.trains_rule:
             last = self.blocks[-1].parameters
-            sums.local[0].update({n: g for n, g in sums.goal[0].items() if n in last})
-        flat = sums.vector(self._parameters, self.view_parts)
+            sums.local[0].update({n: g for n, g in sums.global_[0].items() if n in last})
+        measured = sums.measured(self._parameters, self.view_parts)
         self._sums = self._empty()
-        return flat
+        return measured
 
     # -- during the step -----------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Meter:
             # A checkpointed block runs once more here.
             judges = [loss for losses in self._losses for loss in losses]
             with untouched(*(block.module for block in self.blocks), *judges):
-                sums.open = ErrorSignals([], [[None] * len(outputs) for _ in sums.goal])
+                sums.open = ErrorSignals([], [[None] * len(outputs) for _ in sums.global_])
                 for r, losses in enumerate(self._losses):
                     errors = [
                         error_signal(loss, z, top, self._rescale, self._batch)
@@ -215,21 +215,21 @@ class Meter:
             materialize_grads=True,
         )
         for name, gradient in zip(names, gradients[: len(names)], strict=True):
-            add(sums.goal[r], name, gradient)
-        for l, goal in zip(below, gradients[len(names) :], strict=True):
-            sums.open.goal[r][l] = goal
-        sums.open.goal[r][-1] = error
+            add(sums.global_[r], name, gradient)
+        for l, global_ in zip(below, gradients[len(names) :], strict=True):
+            sums.open.global_[r][l] = global_
+        sums.open.global_[r][-1] = error
 
     def _on_parameter(self, name: str, gradient: Tensor) -> None:
         if not self._busy:
             # The very object: seeing it in use, autograd makes a copy for .grad. A detached one
             # would share its memory with .grad, which clipping and scalers overwrite.
-            add(self._sums.goal[0], name, gradient)
+            add(self._sums.global_[0], name, gradient)
 
     def _on_error(self, of: ErrorSignals, l: int, gradient: Tensor) -> None:
         if not self._busy:
-            before = of.goal[0][l]
-            of.goal[0][l] = gradient if before is None else before + gradient
+            before = of.global_[0][l]
+            of.global_[0][l] = gradient if before is None else before + gradient
 
     def _built(
         self, rule: LocalRule | nn.ModuleList, outputs: tuple[Tensor, ...]

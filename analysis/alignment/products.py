@@ -22,29 +22,29 @@ _CHUNK = {"cpu": 2**15}
 _CHUNK_ELSEWHERE = 2**24
 
 
-def products(local: Tensor, goal: Tensor) -> Tensor:
+def products(local: Tensor, global_: Tensor) -> Tensor:
     """<l, l>, <g, g>, <l, g>, <l - g, l - g> over all entries.
 
     Args:
         local: any shape and floating dtype.
-        goal: in the same shape.
+        global_: in the same shape.
 
     Returns:
         (4,) float64, on the device.
     """
     size = _CHUNK.get(local.device.type, _CHUNK_ELSEWHERE)
     total = torch.zeros(COUNT, dtype=torch.float64, device=local.device)
-    for l, g in zip(local.reshape(-1).split(size), goal.reshape(-1).split(size), strict=True):
+    for l, g in zip(local.reshape(-1).split(size), global_.reshape(-1).split(size), strict=True):
         l, g = l.double(), g.double()
         d = l - g
         total += torch.stack([l.dot(l), g.dot(g), l.dot(g), d.dot(d)])
     return total
 
 
-def inner(local: Tensor, goal: Tensor) -> Tensor:
+def inner(local: Tensor, global_: Tensor) -> Tensor:
     """<l, g> over all entries, a float64 scalar on the device."""
     size = _CHUNK.get(local.device.type, _CHUNK_ELSEWHERE)
-    parts = zip(local.reshape(-1).split(size), goal.reshape(-1).split(size), strict=True)
+    parts = zip(local.reshape(-1).split(size), global_.reshape(-1).split(size), strict=True)
     return torch.stack([l.double().dot(g.double()) for l, g in parts]).sum()
 
 
@@ -64,14 +64,14 @@ def metrics(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
     """
     sums = np.where(np.isfinite(sums).all(axis=-1, keepdims=True), sums, np.nan)
     ll, gg, lg, dd = np.moveaxis(sums, -1, 0)
-    local, goal = np.sqrt(ll), np.sqrt(gg)
-    both = local * goal
+    local, global_ = np.sqrt(ll), np.sqrt(gg)
+    both = local * global_
     return {
         "cosine": divide(lg, both),
-        "norm_ratio": divide(local, goal),
-        "relative_error": divide(np.sqrt(dd), goal),
+        "norm_ratio": divide(local, global_),
+        "relative_error": divide(np.sqrt(dd), global_),
         "local_norm": local,
-        "global_norm": goal,
+        "global_norm": global_,
     }
 
 

@@ -27,6 +27,7 @@ from linlocal import inputs
 from linlocal.analysis.alignment import series
 from linlocal.analysis.alignment.batch import to_dataset
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
+from linlocal.analysis.alignment.sums import Measurement
 from linlocal.analysis.block import resolve
 from linlocal.analysis.results import Provenance, ResultError
 
@@ -110,7 +111,7 @@ class AlignmentRecorder:
             trains_rule=trains_rule,
         )
         self._path = None if path is None else Path(path)
-        self._waiting: list[tuple[int, Tensor]] = []
+        self._waiting: list[tuple[int, Measurement]] = []
         self._kept: list[xr.Dataset] = []
         last = None if self._path is None else series.last_step(self._path)
         self._step = 0 if last is None else last + 1
@@ -170,7 +171,8 @@ class AlignmentRecorder:
         self._waiting = []
         if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
             return
-        piece = to_dataset(self._meter, torch.stack(sums).cpu().numpy())
+        stacked = Measurement(*(torch.stack(part) for part in zip(*sums, strict=True)))
+        piece = to_dataset(self._meter, stacked)
         piece = piece.assign_coords(step=np.asarray(steps))
         top_error = piece.error_relative_error.isel(layer=-1).values
         # Both come from the same operations; the order of sums may differ, not more.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from linlocal.analysis.alignment.products import inner, products
+from linlocal.analysis.alignment.products import COUNT, inner, products
 
 VIEWS = 2
 
@@ -19,7 +20,20 @@ class ErrorSignals:
     """Of one forward pass: [rule][block] local ones, and global ones as far as they came."""
 
     local: list[list[Tensor]]
-    goal: list[list[Tensor | None]]
+    global_: list[list[Tensor | None]]
+
+
+class Measurement(NamedTuple):
+    """One measurement, in float64; the four `products` of local with global tensors are last.
+
+    Attributes:
+        gradients: (rules, parameters, 4), and with view parts (rules, parameters, 4 + views): then
+            <part, global> of each view follow.
+        errors: (rules, blocks, views, 4) of the error signals.
+    """
+
+    gradients: Tensor
+    errors: Tensor
 
 
 @dataclass
@@ -29,7 +43,7 @@ class Sums:
     Attributes:
         local: [rule] the local gradients by parameter.
         parts: [rule] their parts by view.
-        goal: [rule] the global gradients; one entry if all rules are compared with the same.
+        global_: [rule] the global gradients; one entry if all rules are compared with the same.
         errors: (rule x block x view, 4) products of the error signals.
         factor: what the norms are to be divided by.
         open: the error signals of the latest pass, whose global ones may still come.
@@ -37,17 +51,17 @@ class Sums:
 
     local: list[dict[str, Tensor]]
     parts: list[dict[str, list[Tensor]]]
-    goal: list[dict[str, Tensor]]
+    global_: list[dict[str, Tensor]]
     errors: Tensor | None = None
     factor: Tensor | None = None
     open: ErrorSignals | None = None
     handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, num_rules: int, num_goals: int) -> Sums:
+    def empty(cls, num_rules: int, num_globals: int) -> Sums:
         """Nothing added yet."""
         rules = range(num_rules)
-        return cls([{} for _ in rules], [{} for _ in rules], [{} for _ in range(num_goals)])
+        return cls([{} for _ in rules], [{} for _ in rules], [{} for _ in range(num_globals)])
 
     def settle(self) -> None:
         """Reduce the error signals of the pass before, so that they do not pile up in memory."""
@@ -56,40 +70,41 @@ class Sums:
         rows: list[Tensor] = []
         for r, errors in enumerate(self.open.local):
             for l, error in enumerate(errors):
-                goal = self.open.goal[self._goal_of(r)][l]
-                goal = torch.zeros_like(error) if goal is None else goal
-                rows += [products(error[v], goal[v]) for v in views(error)]
+                global_ = self.open.global_[self._global_of(r)][l]
+                global_ = torch.zeros_like(error) if global_ is None else global_
+                rows += [products(error[v], global_[v]) for v in views(error)]
         stacked = torch.stack(rows)
         self.errors = stacked if self.errors is None else self.errors + stacked
         self.open = None
 
-    def vector(self, parameters: Mapping[str, nn.Parameter], view_parts: bool) -> Tensor:
-        """Everything in one float64 vector, averaged over processes.
-
-        Per rule and parameter 4 products (and <part, global> of each view), then those of the
-        error signals.
-        """
+    def measured(self, parameters: Mapping[str, nn.Parameter], view_parts: bool) -> Measurement:
+        """What was added up, averaged over processes."""
         assert self.errors is not None
         assert self.factor is not None
         self._complete(parameters)
         self._average(view_parts)
-        vector: list[Tensor] = []
+        rows = []
         for r, (local, parts) in enumerate(zip(self.local, self.parts, strict=True)):
-            for name, goal in self.goal[self._goal_of(r)].items():
-                vector.append(products(local[name], goal))
+            for name, global_ in self.global_[self._global_of(r)].items():
+                row = products(local[name], global_)
                 if view_parts:
-                    vector.append(torch.stack([inner(part, goal) for part in parts[name]]))
-        return torch.cat([*vector, self.errors.reshape(-1)]) / self.factor**2
+                    row = torch.cat([row, torch.stack([inner(p, global_) for p in parts[name]])])
+                rows.append(row)
+        squared = self.factor**2
+        return Measurement(
+            torch.stack(rows).unflatten(0, (len(self.local), -1)) / squared,
+            self.errors.view(len(self.local), -1, VIEWS, COUNT) / squared,
+        )
 
-    def _goal_of(self, r: int) -> int:
-        return r if len(self.goal) > 1 else 0
+    def _global_of(self, r: int) -> int:
+        return r if len(self.global_) > 1 else 0
 
     def _complete(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Zero for parameters that were frozen or not used, all in the same order."""
         # One number, stretched: it takes no memory.
         zeros = {name: p.new_zeros(()).expand_as(p) for name, p in parameters.items()}
         self.local = [{n: g.get(n, zero) for n, zero in zeros.items()} for g in self.local]
-        self.goal = [{n: g.get(n, zero) for n, zero in zeros.items()} for g in self.goal]
+        self.global_ = [{n: g.get(n, zero) for n, zero in zeros.items()} for g in self.global_]
         self.parts = [
             {n: g.get(n, [zero] * VIEWS) for n, zero in zeros.items()} for g in self.parts
         ]
@@ -99,7 +114,7 @@ class Sums:
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return
         world = dist.get_world_size()
-        for group in (*self.local, *self.goal):
+        for group in (*self.local, *self.global_):
             group.update(zip(group, _mean(list(group.values()), world), strict=True))
         if view_parts:
             for parts in self.parts:

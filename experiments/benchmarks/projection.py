@@ -231,7 +231,7 @@ def _one(
     ours_s = statistics.median(seconds(network, pairs, rule, 1) for _ in range(5))
     signals = both_updates(network, pairs, rule)
     local = [network.update(l, signals.activities, signals.local_error(l)) for l in network.layers]
-    goal = [
+    global_ = [
         network.update(l, signals.activities, signals.global_errors[l - 1]) for l in network.layers
     ]
     solved = [s.projection for l in network.layers for s in signals.scored(l) if s.projection]
@@ -251,7 +251,7 @@ def _one(
     return {
         "ours_s": ours_s,
         "published_s": published_s,
-        "ours_error": _worst(local, goal),
+        "ours_error": _worst(local, global_),
         "published_error": _worst(their_local, their_goal),
         "ours_residual": max(p.relative_gradient for p in solved),
         "published_residual": residual,
@@ -260,9 +260,10 @@ def _one(
     }
 
 
-def _worst(local: list[Array], goal: list[Array]) -> float:
+def _worst(local: list[Array], global_: list[Array]) -> float:
     return max(
-        float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(local, goal, strict=True)
+        float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        for a, b in zip(local, global_, strict=True)
     )
 
 

@@ -108,9 +108,9 @@ def distances(
     pairs = Pairs.from_views(x, x_view)
     local, feedback = (make(score, margin, penalty) for make in (rules.CLAPP, rules.CLAPP_DFB))
     # The same for both rules, whose contexts in the top layer are one.
-    goal = global_update(network, pairs, local)[0]
-    apart = (local_update(network, pairs, rule)[0] - goal for rule in (local, feedback))
-    size = np.linalg.norm(goal)
+    global_ = global_update(network, pairs, local)[0]
+    apart = (local_update(network, pairs, rule)[0] - global_ for rule in (local, feedback))
+    size = np.linalg.norm(global_)
     by_local, by_feedback = (float(np.linalg.norm(d) / size) for d in apart)
     return by_local, by_feedback
 

@@ -209,10 +209,10 @@ def derive(rule: Rule) -> Condition:
     derivations = []
     if not f.constant_slopes:
         derivations.append(
-            rewrite(f.target_scores - f.local_scores, (*formulas.DEFINITIONS, METRIC, *scalars))
+            rewrite(f.global_scores - f.local_scores, (*formulas.DEFINITIONS, METRIC, *scalars))
         )
         slopes = derivations[0].result
-    derivations.append(rewrite(f.target - f.local, (f.same_slopes, *given)))
+    derivations.append(rewrite(f.global_ - f.local, (f.same_slopes, *given)))
     update = derivations[-1].result
     meanings = tuple(
         (str(r.right), str(r.left))

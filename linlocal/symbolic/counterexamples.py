@@ -297,7 +297,7 @@ def _with_slopes(stated: Theorem) -> Iterator[Witness | None]:
                 rule,
                 drawn,
                 shown,
-                *(evaluate(e, made, scalars) for e in (f.local, f.target)),
+                *(evaluate(e, made, scalars) for e in (f.local, f.global_)),
             )
             continue
         residual = _value(lemma, made, scalars)
@@ -330,12 +330,12 @@ def _below_bound(
     drawn: Matrices,
     shown: Mapping[str, sp.Expr],
     local: sp.Matrix,
-    target: sp.Matrix,
+    global_: sp.Matrix,
 ) -> Witness | None:
     """4 kappa/(1 + kappa)^2 = 4 det G/(tr G)^2 for two units, so squared cosines stay rational."""
     gram = drawn["V"].T * drawn["V"]
-    aligned = _inner(local, target)
-    sizes = _inner(local, local) * _inner(target, target)
+    aligned = _inner(local, global_)
+    sizes = _inner(local, local) * _inner(global_, global_)
     if sizes == 0 or gram.det() == 0:
         return None
     squared = aligned**2 / sizes * (1 if aligned >= 0 else -1)
@@ -361,8 +361,8 @@ def _bound_without(without: str) -> Callable[[Theorem], Iterator[Witness | None]
             if without == "optimal":
                 drawn["B_l'"] = draw.matrix(2, 2)
             made = _complete(drawn)
-            local, target = (evaluate(e, made, scalars) for e in (f.local, f.target))
-            yield _below_bound(stated, without, rule, drawn, {"lam": sp.S.One}, local, target)
+            local, global_ = (evaluate(e, made, scalars) for e in (f.local, f.global_))
+            yield _below_bound(stated, without, rule, drawn, {"lam": sp.S.One}, local, global_)
 
     return search
 
@@ -409,8 +409,8 @@ def _covariance_error(z: sp.Matrix) -> sp.Matrix:
 def _feedback_gap(made: Matrices) -> sp.Expr:
     """||local - global||^2 - ||DFB - global||^2 for linear f and lam = 1."""
     m, n, g = made["M"], made["N"], made["G"]
-    target = g * m * g * n
-    local, feedback = m * n - target, m * g * n - target
+    global_ = g * m * g * n
+    local, feedback = m * n - global_, m * g * n - global_
     return _inner(local, local) - _inner(feedback, feedback)
 
 

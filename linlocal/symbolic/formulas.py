@@ -80,28 +80,28 @@ class Formulas:
     """Updates of one layer below the top, and what their slopes depend on.
 
     Attributes:
-        local, target: the local and the global update, (l x l-1).
-        local_scores, target_scores: slopes are the same function of both; equal words mean
+        local, global_: the local and the global update, (l x l-1).
+        local_scores, global_scores: slopes are the same function of both; equal words mean
             equal slopes.
         meaning: what those two are.
-        local_slopes, target_slopes: the letters that stand for the slopes.
+        local_slopes, global_slopes: the letters that stand for the slopes.
         constant_slopes: whether the slopes depend on nothing (linear score).
     """
 
     local: Expression
-    target: Expression
+    global_: Expression
     local_scores: Expression
-    target_scores: Expression
+    global_scores: Expression
     meaning: str
     local_slopes: Expression
-    target_slopes: Expression
+    global_slopes: Expression
     constant_slopes: bool
 
     @property
     def same_slopes(self) -> Rewrite:
         """The equation to be used once the slopes are known to agree."""
         name = "linear score, slopes are y/n" if self.constant_slopes else f"same {self.meaning}"
-        return Rewrite(name, self.target_slopes, self.local_slopes)
+        return Rewrite(name, self.global_slopes, self.local_slopes)
 
 
 def of_rule(rule: Rule, projection: Kind | None = None) -> Formulas:

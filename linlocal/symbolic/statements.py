@@ -62,16 +62,16 @@ def _slopes_and_updates(
     claim: Expression | None = None,
     folded: tuple[Equation, ...] = (),
 ) -> tuple[Lemma, ...]:
-    """The slopes agree; then target - local = claim (zero, if left out).
+    """The slopes agree; then global_ - local = claim (zero, if left out).
 
     ``folded`` are abbreviations for the second lemma; they come before the definitions, whose
     letters they may contain.
     """
-    difference = f.target - f.local if claim is None else f.target - f.local - claim
+    difference = f.global_ - f.local if claim is None else f.global_ - f.local - claim
     updates = (*folded, *DEFINITIONS, *given)
     if f.constant_slopes:
         return (Lemma("updates", difference, (f.same_slopes, *updates)),)
-    slopes = f.target_scores - f.local_scores
+    slopes = f.global_scores - f.local_scores
     return (
         Lemma(f"slopes: same {f.meaning}", slopes, (*DEFINITIONS, *given), f.same_slopes),
         Lemma("updates", difference, updates),
@@ -333,9 +333,9 @@ def _invariance(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
         f = replace(
             f,
             local=error.T @ BELOW,
-            target=V.T @ top_error.T @ BELOW,
+            global_=V.T @ top_error.T @ BELOW,
             local_scores=error,
-            target_scores=top_error @ V,
+            global_scores=top_error @ V,
         )
     return _slopes_and_updates(f, _isometric(kept))
 
@@ -524,8 +524,8 @@ def _feedback_order(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
         hypotheses.append(Rewrite("G G = G", G @ SEEN, SEEN))
     squares = off_local @ off_local.T - off_feedback @ off_feedback.T - rest @ rest.T
     return (
-        Lemma("local - global", f.local - f.target - scale * off_local, ruled),
-        Lemma("feedback - global", feedback.local - f.target - scale * off_feedback, ruled),
+        Lemma("local - global", f.local - f.global_ - scale * off_local, ruled),
+        Lemma("feedback - global", feedback.local - f.global_ - scale * off_feedback, ruled),
         Lemma("a difference of squares", squares, tuple(hypotheses)),
     )
 

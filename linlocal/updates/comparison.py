@@ -142,17 +142,17 @@ def compare_signals(signals: Signals) -> xr.Dataset:
 def _compare_layer(signals: Signals, layer: int) -> dict[str, float]:
     network, activities = signals.network, signals.activities
     local = network.update(layer, activities, signals.local_error(layer))
-    goal = network.update(layer, activities, signals.global_errors[layer - 1])
-    local_norm, goal_norm = float(np.linalg.norm(local)), float(np.linalg.norm(goal))
+    global_ = network.update(layer, activities, signals.global_errors[layer - 1])
+    local_norm, global_norm = float(np.linalg.norm(local)), float(np.linalg.norm(global_))
 
     def relative(difference: Array) -> float:
-        return float(np.linalg.norm(difference)) / goal_norm if goal_norm > 0 else np.nan
+        return float(np.linalg.norm(difference)) / global_norm if global_norm > 0 else np.nan
 
-    both = local_norm * goal_norm
+    both = local_norm * global_norm
     row = {
-        "cosine": float(np.sum(local * goal)) / both if both > 0 else np.nan,
-        "relative_error": relative(local - goal),
-        "norm_ratio": local_norm / goal_norm if goal_norm > 0 else np.nan,
+        "cosine": float(np.sum(local * global_)) / both if both > 0 else np.nan,
+        "relative_error": relative(local - global_),
+        "norm_ratio": local_norm / global_norm if global_norm > 0 else np.nan,
     }
     terms = signals.mismatch_errors(layer)
     for name in ("dual", "context", "metric"):

@@ -301,7 +301,7 @@ class Signals:
         """
         if self.rule.kind == "view":
             return None
-        local, goal = self.local_error(layer), self.global_errors[layer - 1]
+        local, global_ = self.local_error(layer), self.global_errors[layer - 1]
         if self.rule.kind == "goodness":
             dual = self.goodness_matrix(self.network.depth) @ self.activities.z[layer]
             context = dual
@@ -309,7 +309,7 @@ class Signals:
             dual, context = self._hybrids(layer)
         dual = _nearest_multiple(dual, local)
         context = _nearest_multiple(context, dual)
-        return {"dual": dual - local, "context": context - dual, "metric": goal - context}
+        return {"dual": dual - local, "context": context - dual, "metric": global_ - context}
 
     def _hybrids(self, layer: int) -> tuple[Array, Array]:
         """The errors of step 1 and step 2, but for a factor."""

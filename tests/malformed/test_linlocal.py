@@ -609,7 +609,7 @@ CASES = {
         "unknown rule": (
             lambda: rules.from_name("CLAP"),
             ValueError,
-            "Unknown rule 'CLAP'; known rules are CLAPP, ",
+            "Unknown rule 'CLAP'; did you mean 'CLAPP'? known rules are CLAPP, ",
         ),
         "no name": (
             lambda: rules.from_name(None),

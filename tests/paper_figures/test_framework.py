@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from linlocal.analysis import results
 from linlocal.analysis.results import Address, Provenance
-from linlocal.analysis.results.sources import files_of
 from paper_figures import registry
 from paper_figures.__main__ import app
 from paper_figures.claims import Claim, record
@@ -247,10 +246,3 @@ def test_all_registered_figures_load():
         module = registry.load(name)
         assert module.INPUTS
         assert registry.caption(module)
-
-
-@pytest.mark.parametrize("name", registry.NAMES)
-def test_no_figure_imports_another(name):
-    files = files_of(registry.module_of(name))
-    assert len(files) > 1  # the look of the house is among them
-    assert [file.stem for file in files if file.parent.name == "figures"] == [name]

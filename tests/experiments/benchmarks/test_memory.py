@@ -1,7 +1,6 @@
 """The benchmark of memory has a row for every case, and more depth costs backpropagation alone."""
 
 import pytest
-import torch
 
 from experiments.benchmarks import memory as bench
 from experiments.networks import build
@@ -57,7 +56,8 @@ def test_each_way_has_the_same_gradients_and_gives_the_blocks_back(trainer):
     assert len(found) == 3
     for other in found[1:]:
         for a, b in zip(other, found[0], strict=True):
-            torch.testing.assert_close(a, b)
+            # Sums of float32 in another order: rounding is relative to the largest of them.
+            assert (a - b).norm() <= 1e-5 * b.norm()
 
 
 def test_local_training_of_a_deeper_encoder_needs_no_more():

@@ -104,7 +104,7 @@ def in_words(net, pairs, rule, layer):
         env |= {"S_l": gram_slopes(rule.loss, z[layer][rows], len(pairs.views[0]))}
         env |= {"S_L": gram_slopes(rule.loss, z[top][rows], len(pairs.views[0]))}
         env |= {"V": net.downstream(layer)}
-        return [evaluate(e, env, scalars) for e in (f.local, f.target)]
+        return [evaluate(e, env, scalars) for e in (f.local, f.global_)]
     for number, d in enumerate(pairs.directions):
         env = {"V": net.downstream(layer)}
         names = {"Z_l": layer, "Z_L": top, "Z_{l-1}": layer - 1}
@@ -119,7 +119,7 @@ def in_words(net, pairs, rule, layer):
         if rule.pooling is not None:
             for name, l in (("P_l", layer), ("P_L", top)):
                 env[name] = average_pooling(net.map_shape(l), rule.pooling[l - 1])
-        for i, e in enumerate((f.local, f.target)):
+        for i, e in enumerate((f.local, f.global_)):
             totals[i] = totals[i] + evaluate(e, env, scalars)
     return totals
 
@@ -213,15 +213,15 @@ def test_lambdified_rational_functions_are_the_dual_form(width, top):
     def number(matrix):
         return np.array(sp.lambdify(names, matrix.to_sympy())(*values.values()), dtype=float)
 
-    local, target = (number(evaluate(e, made, {LAM_LAYER: LAM})) for e in (f.local, f.target))
+    local, global_ = (number(evaluate(e, made, {LAM_LAYER: LAM})) for e in (f.local, f.global_))
     x, y, w, v = (number(made[k]) for k in ("Z_{l-1}", "Y", "W", "V"))
     rows = np.arange(2)
     direction = ll.Direction(rows, rows + 2, np.array([1.0, -1.0]), np.array([0, 0]))
     pairs, net = ll.Pairs(np.vstack([x, y]), (direction,)), ll.DeepLinear([w, v])
     for program in (ll, autodiff):
         assert_same_update(local, program.local_update(net, pairs, rule)[0], 1e-10)
-        assert_same_update(target, program.global_update(net, pairs, rule)[0], 1e-10)
-    assert_same_update(local, target, 1e-10)
+        assert_same_update(global_, program.global_update(net, pairs, rule)[0], 1e-10)
+    assert_same_update(local, global_, 1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)

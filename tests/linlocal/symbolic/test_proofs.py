@@ -210,7 +210,7 @@ def broken(monkeypatch, change):
     [
         lambda f: replace(f, local=2 * f.local),
         lambda f: replace(f, local=-f.local),
-        lambda f: replace(f, target=V.T @ V @ f.target),
+        lambda f: replace(f, global_=V.T @ V @ f.global_),
         lambda f: replace(f, local=f.local @ formulas.BELOW.T @ formulas.BELOW),
         lambda f: replace(f, local_scores=2 * f.local_scores),
         lambda f: replace(f, local_scores=formulas.hadamard(Z @ C.T, Z @ C.T)),
@@ -221,7 +221,7 @@ def test_a_wrong_formula_is_noticed(monkeypatch, change):
     in_words, at_size = broken(monkeypatch, change)
     # An additional G = V^T V is the identity here, so nothing but that may pass.
     expected = (
-        change(formulas.of_rule(rules.CLAPP())).target != formulas.of_rule(rules.CLAPP()).target
+        change(formulas.of_rule(rules.CLAPP())).global_ != formulas.of_rule(rules.CLAPP()).global_
     )
     assert in_words.holds == expected
     assert at_size.holds == expected
