@@ -6,6 +6,7 @@ from .fitting import (
     Divergence as Divergence,
     Schedule as Schedule,
     aligned as aligned,
+    fabric_on as fabric_on,
     fit as fit,
     fit_supervised as fit_supervised,
     masked_cosines as masked_cosines,
