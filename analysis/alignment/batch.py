@@ -16,7 +16,7 @@ from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.products import COUNT, divide, metrics
 from linlocal.analysis.alignment.sums import VIEWS, Measurement
 from linlocal.analysis.block import resolve
-from linlocal.analysis.watching import untouched
+from linlocal.analysis.watching import own_pass, untouched
 
 
 def align(
@@ -66,11 +66,12 @@ def align(
         inputs.instance(view, Tensor, "a view", "a tensor (samples, ...)")
     blocks = resolve(model, names)
     meter = Meter(blocks, rule, backward=global_loss is not None, view_parts=True)
-    with untouched(model), torch.enable_grad(), meter.watching(model, batch=batch):
+    watching = meter.watching(model, batch=batch)
+    with own_pass(), untouched(model), torch.enable_grad(), watching:
         output = model(torch.cat(views) if len(views) > 1 else views[0])
         if global_loss is not None:
             trained = [p for b in blocks for p in b.parameters.values() if p.requires_grad]
-            torch.autograd.grad(global_loss(output), trained, allow_unused=True)
+            meter.differentiate(global_loss(output), trained)
     return to_dataset(meter, meter.finish())
 
 

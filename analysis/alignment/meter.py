@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from linlocal.analysis.block import Block
 from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network
 from linlocal.analysis.watching import (
     Rescale,
+    accumulated,
     error_signal,
     hooked,
     local_gradient,
@@ -34,6 +36,23 @@ RuleOrLosses = Rule | LocalRule | nn.ModuleList
 
 def _unchanged(value: Tensor) -> Tensor:
     return value
+
+
+@dataclass
+class _Run:
+    """What one run of autograd has brought so far.
+
+    Attributes:
+        number: identifies it.
+        gradients: by parameter.
+        errors: pass, block and error signal.
+        accumulates: whether it adds to ``.grad``.
+    """
+
+    number: int = -1
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    errors: list[tuple[ErrorSignals, int, Tensor]] = field(default_factory=list)
+    accumulates: bool = False
 
 
 class Meter:
@@ -87,6 +106,8 @@ class Meter:
         self._rescale: Rescale = _unchanged
         self._factor: Rescale = _unchanged
         self._batch: Any = None
+        self._passes = 1
+        self._run = _Run()
 
     @contextmanager
     def watching(
@@ -95,6 +116,7 @@ class Meter:
         rescale: Rescale = _unchanged,
         factor: Rescale = _unchanged,
         batch: Any = None,
+        passes: int = 1,
     ) -> Iterator[None]:
         """Measure the forward (and backward) passes inside; `finish` gives the sums.
 
@@ -103,9 +125,11 @@ class Meter:
             rescale: what is done to the local losses; as the caller does to the loss.
             factor: the part of it that shall not show in the norms (a gradient scaler's).
             batch: what local losses that read labels are given.
+            passes: how many forward passes there will be at most.
         """
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch
+        self._passes, self._run = passes, _Run()
         handles = self._sums.handles
         try:
             if self.backward:
@@ -113,6 +137,7 @@ class Meter:
                     if parameter.requires_grad:
                         keep = partial(self._on_parameter, name)
                         handles.append(hooked(parameter, keep))
+                        handles.append(accumulated(parameter, self._on_accumulation))
             with watch(model, self.blocks, self._on_forward):
                 yield
         finally:
@@ -128,7 +153,9 @@ class Meter:
             RuntimeError: no forward pass, or no backward pass, was seen.
         """
         sums = self._sums
-        self._sums.settle()
+        self._close_run()
+        for signals in [*sums.open]:
+            sums.reduce(signals)
         if sums.errors is None or sums.factor is None:
             raise RuntimeError(
                 "No forward pass with gradients was seen: call the network itself (not one of its "
@@ -149,8 +176,18 @@ class Meter:
     # -- during the step -----------------------------------------------------------------------
 
     def _on_forward(self, outputs: tuple[Tensor, ...]) -> None:
+        self._close_run()
         self._sums.settle()
         sums, top = self._sums, outputs[-1].detach()
+        sums.passes += 1
+        if sums.passes > self._passes:
+            raise RuntimeError(
+                f"This is forward pass {sums.passes} of the network in a step that was declared to "
+                f"have {self._passes}. Micro-batches, of both views each, are declared by "
+                "step(micro_batches=...). Views that run in a pass each must run together, "
+                "model(torch.cat([view1, view2])), because a local loss compares them. What is not "
+                "trained belongs under torch.no_grad()."
+            )
         if not self._losses:
             self._losses = [self._built(each, outputs) for each in self._builders.values()]
         if sums.factor is None:
@@ -160,24 +197,26 @@ class Meter:
             # A checkpointed block runs once more here.
             judges = [loss for losses in self._losses for loss in losses]
             with untouched(*(block.module for block in self.blocks), *judges):
-                sums.open = ErrorSignals([], [[None] * len(outputs) for _ in sums.global_])
+                signals = ErrorSignals([], [[None] * len(outputs) for _ in sums.global_])
+                sums.open.append(signals)
                 for r, losses in enumerate(self._losses):
                     errors = [
                         error_signal(loss, z, top, self._rescale, self._batch)
                         for loss, z in zip(losses, outputs, strict=True)
                     ]
-                    sums.open.local.append(errors)
+                    signals.local.append(errors)
                     for l in range(len(outputs)):
                         if not (self.trains_rule and l == len(outputs) - 1):
                             self._add_local(r, l, outputs[l], errors[l])
                     if not self.backward:
-                        self._add_global(r, outputs, errors[-1])
+                        self._add_global(signals, r, outputs, errors[-1])
+                signals.complete = not self.backward
         finally:
             self._busy = False
         if self.backward:
             for l, z in enumerate(outputs):
                 if z.requires_grad:
-                    keep = partial(self._on_error, sums.open, l)
+                    keep = partial(self._on_error, signals, l)
                     sums.handles.append(hooked(z, keep))
 
     def _add_local(self, r: int, l: int, z: Tensor, error: Tensor) -> None:
@@ -201,9 +240,9 @@ class Meter:
         for name, gradient in zip(trained, gradients, strict=True):
             add(sums.local[r], name, gradient)
 
-    def _add_global(self, r: int, outputs: tuple[Tensor, ...], error: Tensor) -> None:
-        sums = self._sums
-        assert sums.open is not None
+    def _add_global(
+        self, signals: ErrorSignals, r: int, outputs: tuple[Tensor, ...], error: Tensor
+    ) -> None:
         names = [n for n, p in self._parameters.items() if p.requires_grad]
         parameters: list[Tensor] = [self._parameters[n] for n in names]
         below = [l for l in range(len(outputs) - 1) if outputs[l].requires_grad]
@@ -215,21 +254,51 @@ class Meter:
             materialize_grads=True,
         )
         for name, gradient in zip(names, gradients[: len(names)], strict=True):
-            add(sums.global_[r], name, gradient)
+            add(self._sums.global_[r], name, gradient)
         for l, global_ in zip(below, gradients[len(names) :], strict=True):
-            sums.open.global_[r][l] = global_
-        sums.open.global_[r][-1] = error
+            signals.global_[r][l] = global_
+        signals.global_[r][-1] = error
+
+    # A hook is also called where somebody takes gradients by torch.autograd.grad: this meter,
+    # another one, or the user before the backward pass (to log or balance them). What trains the
+    # network is what is accumulated into .grad, so a run of autograd counts if it accumulates.
+
+    def differentiate(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+        """Take the gradient of a global loss without touching ``.grad``, and count it."""
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        self._run.accumulates = True
 
     def _on_parameter(self, name: str, gradient: Tensor) -> None:
         if not self._busy:
             # The very object: seeing it in use, autograd makes a copy for .grad. A detached one
             # would share its memory with .grad, which clipping and scalers overwrite.
-            add(self._sums.global_[0], name, gradient)
+            add(self._present_run().gradients, name, gradient)
 
     def _on_error(self, of: ErrorSignals, l: int, gradient: Tensor) -> None:
         if not self._busy:
+            self._present_run().errors.append((of, l, gradient))
+
+    def _on_accumulation(self, parameter: Tensor) -> None:
+        if not self._busy:
+            self._present_run().accumulates = True
+
+    def _present_run(self) -> _Run:
+        number = torch._C._current_graph_task_id()
+        if self._run.number != number:
+            self._close_run()
+            self._run = _Run(number)
+        return self._run
+
+    def _close_run(self) -> None:
+        run, self._run = self._run, _Run()
+        if not run.accumulates:
+            return
+        for name, gradient in run.gradients.items():
+            add(self._sums.global_[0], name, gradient)
+        for of, l, gradient in run.errors:
             before = of.global_[0][l]
             of.global_[0][l] = gradient if before is None else before + gradient
+            of.complete = True
 
     def _built(
         self, rule: LocalRule | nn.ModuleList, outputs: tuple[Tensor, ...]

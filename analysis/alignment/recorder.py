@@ -61,8 +61,10 @@ class AlignmentRecorder:
     is hooked. ``.grad``, buffers and random state stay what they would be without a recorder.
 
     The forward pass must be one call of the network on both views stacked along the batch; several
-    of them (gradient accumulation) add up. Over several processes (DDP) the averaged local gradient
-    is compared with the averaged global one, and the first process writes.
+    of them (gradient accumulation) add up, if `step` is told how many. What counts is what a backward
+    pass adds to ``.grad``: gradients that somebody takes on the way do not. Over several processes
+    (DDP) the averaged local gradient is compared with the averaged global one, and the first process
+    writes.
 
     Args:
         model: the network; wrapped in DistributedDataParallel or by Fabric if it is trained so.
@@ -130,6 +132,7 @@ class AlignmentRecorder:
         weight: float = 1.0,
         scaler: torch.amp.GradScaler | None = None,
         batch: Any = None,
+        micro_batches: int = 1,
     ) -> Iterator[bool]:
         """One step of the training: its forward and backward passes, all micro-batches of it.
 
@@ -137,13 +140,15 @@ class AlignmentRecorder:
             weight: what the training multiplies its loss with (1/k for k micro-batches).
             scaler: the training's gradient scaler; norms are given without its factor.
             batch: what local losses that read labels are given, (inputs, labels).
+            micro_batches: how many forward passes the step has, each of both views of other data.
 
         Yields:
             Whether this step is recorded.
 
         Raises:
-            RuntimeError: no forward or backward pass of the network was inside a recorded step, or
-                its blocks did not run once each in order.
+            RuntimeError: no forward or backward pass of the network was inside a recorded step,
+                more forward passes than were declared, or its blocks did not run once each in
+                order.
         """
         step, self._step = self._step, self._step + 1
         due = step % self._every == 0 if isinstance(self._every, int) else self._every(step)
@@ -155,7 +160,7 @@ class AlignmentRecorder:
             return value if scaler is None else scaler.scale(value)
 
         watching = self._meter.watching(
-            self._model, lambda value: factor(value * weight), factor, batch
+            self._model, lambda value: factor(value * weight), factor, batch, micro_batches
         )
         with watching:
             yield True

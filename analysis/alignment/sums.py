@@ -15,12 +15,17 @@ from linlocal.analysis.alignment.products import COUNT, inner, products
 VIEWS = 2
 
 
-@dataclass
+@dataclass(eq=False)
 class ErrorSignals:
-    """Of one forward pass: [rule][block] local ones, and global ones as far as they came."""
+    """Of one forward pass: [rule][block] local ones, and global ones as far as they came.
+
+    Attributes:
+        complete: whether a backward pass has brought the global ones.
+    """
 
     local: list[list[Tensor]]
     global_: list[list[Tensor | None]]
+    complete: bool = False
 
 
 class Measurement(NamedTuple):
@@ -46,7 +51,8 @@ class Sums:
         global_: [rule] the global gradients; one entry if all rules are compared with the same.
         errors: (rule x block x view, 4) products of the error signals.
         factor: what the norms are to be divided by.
-        open: the error signals of the latest pass, whose global ones may still come.
+        open: the error signals of passes whose global ones may still come.
+        passes: how many forward passes there were.
     """
 
     local: list[dict[str, Tensor]]
@@ -54,7 +60,8 @@ class Sums:
     global_: list[dict[str, Tensor]]
     errors: Tensor | None = None
     factor: Tensor | None = None
-    open: ErrorSignals | None = None
+    open: list[ErrorSignals] = field(default_factory=list)
+    passes: int = 0
     handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
 
     @classmethod
@@ -64,18 +71,21 @@ class Sums:
         return cls([{} for _ in rules], [{} for _ in rules], [{} for _ in range(num_globals)])
 
     def settle(self) -> None:
-        """Reduce the error signals of the pass before, so that they do not pile up in memory."""
-        if self.open is None:
-            return
+        """Reduce the error signals of passes whose global ones have come, as they take memory."""
+        for signals in [each for each in self.open if each.complete]:
+            self.reduce(signals)
+
+    def reduce(self, signals: ErrorSignals) -> None:
+        """Add up the error signals of a pass."""
         rows: list[Tensor] = []
-        for r, errors in enumerate(self.open.local):
+        for r, errors in enumerate(signals.local):
             for l, error in enumerate(errors):
-                global_ = self.open.global_[self._global_of(r)][l]
+                global_ = signals.global_[self._global_of(r)][l]
                 global_ = torch.zeros_like(error) if global_ is None else global_
                 rows += [products(error[v], global_[v]) for v in views(error)]
         stacked = torch.stack(rows)
         self.errors = stacked if self.errors is None else self.errors + stacked
-        self.open = None
+        self.open.remove(signals)
 
     def measured(self, parameters: Mapping[str, nn.Parameter], view_parts: bool) -> Measurement:
         """What was added up, averaged over processes."""

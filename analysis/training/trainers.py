@@ -23,7 +23,7 @@ from linlocal.analysis.training.loop import (
     MakeScheduler,
     Trainer,
 )
-from linlocal.analysis.watching import MicroBatches, cut, one_pass, untouched
+from linlocal.analysis.watching import MicroBatches, cut, one_pass, own_pass, untouched
 from linlocal.rules import Rule
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class LocalTrainer(Trainer):
                 kept.append(z.clone())  # what follows may work on it in place
 
         # Autocast of its own: weights that it casts without gradients must not be used again.
-        with untouched(self.model), torch.no_grad():
+        with own_pass(), untouched(self.model), torch.no_grad():
             self._run(views, visit)
         return kept[0]
 

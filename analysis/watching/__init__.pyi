@@ -6,9 +6,10 @@ from .gradients import (
 from .locality import LocalityError as LocalityError, audit_locality as audit_locality
 from .masking import Masks as Masks, masked_gradients as masked_gradients
 from .micro_batches import MicroBatches as MicroBatches
-from .restore import untouched as untouched
+from .restore import own_pass as own_pass, untouched as untouched
 from .surveys import Survey as Survey, leaves as leaves, survey as survey
 from .window import (
+    accumulated as accumulated,
     capture as capture,
     complete_from_above as complete_from_above,
     cut as cut,

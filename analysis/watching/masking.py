@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from linlocal.analysis.watching.restore import untouched
+from linlocal.analysis.watching.restore import own_pass, untouched
 from linlocal.inputs import instance
 
 Masks = Literal["sample", "batch", "none"]
@@ -65,7 +65,7 @@ def masked_gradients(
     instance(model, nn.Module, "model", "a torch.nn.Module")
     instance(inputs, Tensor, "inputs", "a tensor (samples, ...)")
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with untouched(model), torch.enable_grad():
+    with own_pass(), untouched(model), torch.enable_grad():
         with _CutAtReLU() as cut:
             output = model(inputs)
         loss = loss_fn(output)

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import nn
+
+# How many instruments' own passes the present code runs inside of.
+_DEPTH: ContextVar[int] = ContextVar("depth", default=0)
+
+
+def depth() -> int:
+    """How many of `own_pass` are open; what watches at another depth does not count a pass."""
+    return _DEPTH.get()
+
+
+@contextmanager
+def own_pass() -> Iterator[None]:
+    """Inside, an instrument runs the network for itself: no other one counts what it sees."""
+    token = _DEPTH.set(_DEPTH.get() + 1)
+    try:
+        yield
+    finally:
+        _DEPTH.reset(token)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from linlocal.analysis.block import Block
-from linlocal.analysis.watching.restore import untouched
+from linlocal.analysis.watching.restore import own_pass, untouched
 from linlocal.analysis.watching.window import cut
 
 
@@ -55,7 +55,7 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
                     "neither: make one block of both, or freeze it."
                 )
 
-    with untouched(model), torch.enable_grad(), cut(blocks, visit):
+    with own_pass(), untouched(model), torch.enable_grad(), cut(blocks, visit):
         model(inputs)
     trained = [p for p in model.parameters() if p.requires_grad]
     return Survey(

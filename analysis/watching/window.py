@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from linlocal.analysis.block import Block, resolve, unwrap
+from linlocal.analysis.watching.restore import depth
 
 Look = Callable[[int, Tensor], Tensor | None]
 OnForward = Callable[[tuple[Tensor, ...]], None]
@@ -134,13 +135,13 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
         RuntimeError: the blocks did not run once each, in this order.
         ValueError: an output is no tensor or tuple of them.
     """
-    network = unwrap(model)
+    network, entered = unwrap(model), depth()
     outputs: list[Tensor] = []
     running = False
 
     def begin(module: nn.Module, args: Any) -> None:
         nonlocal running
-        running = torch.is_grad_enabled()
+        running = torch.is_grad_enabled() and depth() == entered
         outputs.clear()
 
     def look(position: int, z: Tensor) -> Tensor | None:
@@ -227,6 +228,11 @@ def hooked(tensor: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:
     # Typed in some versions of torch only.
     handle: RemovableHandle = tensor.register_hook(hook)
     return handle
+
+
+def accumulated(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call a hook whenever something was added to ``.grad`` of a parameter."""
+    return parameter.register_post_accumulate_grad_hook(hook)
 
 
 def disorder(blocks: Sequence[Block], ran: Sequence[str]) -> str:
