@@ -61,10 +61,10 @@ class AlignmentRecorder:
     is hooked. ``.grad``, buffers and random state stay what they would be without a recorder.
 
     The forward pass must be one call of the network on both views stacked along the batch; several
-    of them (gradient accumulation) add up, if `step` is told how many. What counts is what a backward
-    pass adds to ``.grad``: gradients that somebody takes on the way do not. Over several processes
-    (DDP) the averaged local gradient is compared with the averaged global one, and the first process
-    writes.
+    of them (gradient accumulation) add up, if `step` is told how many. What counts is what a
+    backward pass adds to ``.grad``: gradients that somebody takes on the way do not. Over several
+    processes (DDP) the averaged local gradient is compared with the averaged global one, and the
+    first process writes.
 
     Args:
         model: the network; wrapped in DistributedDataParallel or by Fabric if it is trained so.
