@@ -29,6 +29,11 @@ class LocalLoss(nn.Module, ABC):
     reads_top: bool = False
     needs_global_error: bool = False
 
+    def __call__(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        """The loss, which is given the top activity only where it says that it reads it."""
+        value: Tensor = super().__call__(here, top if self.reads_top else None, batch)
+        return value
+
     @abstractmethod
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss.
@@ -45,8 +50,7 @@ class LocalLoss(nn.Module, ABC):
 
     def activity_loss(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The part of the loss that depends on ``here``, cheaper where a penalty does not."""
-        value: Tensor = self(here, top, batch)
-        return value
+        return self(here, top, batch)
 
 
 class PlainLoss(LocalLoss):

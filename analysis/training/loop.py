@@ -182,8 +182,8 @@ class Trainer(ABC):
             The loss of each block, by its number.
 
         Raises:
-            FloatingPointError: a loss is not finite. Weights, buffers and optimisers are then as
-                before the step.
+            FloatingPointError: a loss is not finite. After this and any other error in the passes,
+                weights, buffers and optimisers are as before the step.
         """
         self._distribute()
         # What a backward pass of the user's may have left is not part of this step.
@@ -196,24 +196,32 @@ class Trainer(ABC):
         ]
         batch = self._on_device(batch)
         drawn = drawing(self.fabric.device, self.seed, self.fabric.global_rank, self.steps)
-        with drawn, self._averaging():
-            losses = self.backward(self._views(batch), batch)
+        try:
+            with drawn, self._averaging():
+                losses = self.backward(self._views(batch), batch)
+            values = self._finite(losses)
+        except BaseException:
+            for of_module, name, buffer, before in buffers:
+                of_module[name] = buffer.copy_(before)
+            self._clear()
+            raise
+        self._update()
+        self.steps += 1
+        return values
+
+    def _finite(self, losses: Mapping[int, Tensor]) -> dict[int, float]:
+        """The losses as numbers, the means over processes."""
         together = torch.stack([*losses.values()]).double()
         if self.fabric.world_size > 1:
             together = self._mean(together)
         values = dict(zip(losses, together.tolist(), strict=True))
         for l, value in values.items():
             if not math.isfinite(value):
-                for of_module, name, buffer, before in buffers:
-                    of_module[name] = buffer.copy_(before)
-                self._clear()
                 raise FloatingPointError(
                     f"The loss of block {l} ({self.blocks[l - 1].name}) is {value} at step "
                     f"{self.steps}; nothing was changed by this step. Look for inputs that are not "
                     "finite, lower the learning rate, or use a wider precision."
                 )
-        self._update()
-        self.steps += 1
         return values
 
     def fit(

@@ -158,7 +158,8 @@ class LocalTrainer(Trainer):
                 f"The local loss of block {position + 1} does not train its own "
                 f"{', '.join(idle)}: use these parameters in its value, or freeze them."
             )
-        trained = self.parameters[position]
+        owned = {id(p) for p in loss.parameters()}
+        trained = [p for p in self.parameters[position] if id(p) not in owned]
         if trained and all(p.grad is None for p in trained):
             raise ValueError(
                 f"The local loss of block {position + 1} ({self.blocks[position].name}) reached "

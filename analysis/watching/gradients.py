@@ -36,7 +36,7 @@ def error_signal(
         ValueError: the loss is no scalar.
     """
     leaf = here.detach().requires_grad_()
-    value = loss.activity_loss(leaf, top, batch)
+    value = loss.activity_loss(leaf, top if loss.reads_top else None, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
