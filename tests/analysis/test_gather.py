@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from linlocal.analysis.watching.blockwise import no_top, reads_top
 from torch import nn
 
 from linlocal.analysis.local_losses import (
@@ -23,7 +24,6 @@ from linlocal.analysis.local_losses import (
     view_losses,
 )
 from linlocal.analysis.local_losses.gather import Gathered, gather, gather_views
-from linlocal.analysis.watching.blockwise import no_top, reads_top
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPS = Cells(2)

@@ -1,6 +1,5 @@
 """The three-factor form of CLAPP's update is minus autograd's gradient."""
 
-from dataclasses import replace
 
 import pytest
 import torch

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from lightning_fabric import Fabric
+from linlocal.analysis.local_losses.view_losses import BarlowTwins, NTXent
 from torch import nn
 
 from linlocal.analysis.local_losses import (
@@ -17,7 +18,6 @@ from linlocal.analysis.local_losses import (
     PhyLL,
     Views,
 )
-from linlocal.analysis.local_losses.view_losses import BarlowTwins, NTXent
 from linlocal.analysis.training import LocalTrainer, peak_bytes
 
 RULES = {

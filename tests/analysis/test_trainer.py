@@ -7,11 +7,11 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from linlocal.analysis.watching.blockwise import TopReadError
 from torch import nn
 
 from linlocal.analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer
-from linlocal.analysis.watching.blockwise import TopReadError
 
 RULES = {
     "CLAPP": CLAPP(score="softplus"),
