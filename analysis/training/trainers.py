@@ -122,7 +122,8 @@ class LocalTrainer(Trainer):
             last = position == len(self.blocks) - 1
             value = self._judges[position](z, z.detach() if last else top, batch)
             self._backpropagate(value)
-            if position in self._unseen:
+            # A network without values, whose memory is counted, has other parameters by now.
+            if position in self._unseen and not value.is_meta:
                 self._check_that_it_trains(position)
             self._ready(position)
             values[position + 1] = value.detach()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from linlocal.analysis.watching.blockwise import no_top, reads_top
 from torch import nn
 
+from linlocal import rules
 from linlocal.analysis.local_losses import (
     CLAPP,
     SCFF,
@@ -21,9 +21,17 @@ from linlocal.analysis.local_losses import (
     InfoNCE,
     PhyLL,
     Views,
-    view_losses,
 )
 from linlocal.analysis.local_losses.gather import Gathered, gather, gather_views
+from linlocal.losses import (
+    LPL,
+    BarlowTwins,
+    LogDet,
+    NTXent,
+    SpectralContrastive,
+    VICReg,
+    Whitening,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPS = Cells(2)
@@ -31,13 +39,13 @@ RULES = {
     **{
         type(loss).__name__: Views(loss)
         for loss in (
-            view_losses.NTXent(),
-            view_losses.SpectralContrastive(),
-            view_losses.Whitening(),
-            view_losses.LogDet(),
-            view_losses.VICReg(),
-            view_losses.BarlowTwins(),
-            view_losses.LPL(),
+            NTXent(),
+            SpectralContrastive(),
+            Whitening(),
+            LogDet(),
+            VICReg(),
+            BarlowTwins(),
+            LPL(),
         )
     },
     "CLAPP": CLAPP(score="softplus", pooling=MAPS),
@@ -179,8 +187,30 @@ def test_a_gathered_loss_reads_the_top_where_the_loss_does():
     here = torch.randn(8, *SHAPES[0])
     for name in ("CLAPP", "CLAPP, direct feedback", "VICReg"):
         loss = GatheredRule(RULES[name]).build(SHAPES)[0]
-        assert reads_top(loss, here) == (name == "CLAPP, direct feedback")
-    assert torch.isfinite(Gathered(Views().build(SHAPES)[0])(here, no_top()))
+        assert loss.reads_top == (name == "CLAPP, direct feedback")
+    assert torch.isfinite(Gathered(Views().build(SHAPES)[0])(here, None))
+
+
+def test_a_gathered_matched_projection_still_needs_the_global_error():
+    for projection in ("trained", "matched"):
+        loss = GatheredRule(CLAPP(projection=projection)).build(SHAPES)[0]
+        assert loss.needs_global_error == (projection == "matched")
+
+
+def test_a_plain_rule_and_a_plain_module_are_gathered_as_well():
+    class Plain(nn.Module):
+        def forward(self, here, top):
+            return (here * top.mean()).sum()
+
+        def build(self, shapes, seed=0):
+            return nn.ModuleList(Plain() for _ in shapes)
+
+    (loss, _) = GatheredRule(Plain()).build(SHAPES)
+    here, top = torch.ones(8, *SHAPES[0]), torch.ones(8, *SHAPES[1])
+    assert loss.reads_top
+    assert loss(here, top) == here.sum()
+    bare, read = (GatheredRule(rule).build(SHAPES)[0] for rule in (rules.VICReg(), Views()))
+    assert bare(here, None) == read(here, None)
 
 
 def test_an_odd_batch_is_refused():

@@ -1,6 +1,5 @@
 """The three-factor form of CLAPP's update is minus autograd's gradient."""
 
-
 import pytest
 import torch
 from torch import nn
