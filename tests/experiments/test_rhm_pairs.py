@@ -10,7 +10,7 @@ import torch
 from experiments.training import Recipe, Source, fit_pairs, hierarchy_pairs as rhm_pairs
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.local_losses import Views
-from linlocal.analysis.local_losses.view_losses import VICReg
+from linlocal.losses import VICReg
 from linlocal.rhm import RandomHierarchyModel
 
 LEVELS = 3
