@@ -14,7 +14,6 @@ from linlocal.analysis.local_losses import (
     NetworkRule,
     PhyLL,
     Views,
-    Window,
     on_network,
 )
 
@@ -97,41 +96,6 @@ def test_mixed_precision_ends_in_float32(rule):
 
 
 # -- errors ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: CLAPP(context="all"), r"context must be one of same, top, both, got 'all'"),
-        (lambda: CLAPP(projection="best"), r"projection must be one of optimal, .* got 'best'"),
-        (lambda: CLAPP(projection="none"), r"pair loss goes with .* got .* projection 'none'"),
-        (lambda: CLAPP(negatives="random"), r'"next" or "all", got \'random\''),
-        (lambda: CLAPP(rank=2, budget=9), "one of rank and budget"),
-        (lambda: CLAPP(rank=0), "rank must be at least 1, got 0"),
-        (lambda: CLAPP(penalty=-1.0), "penalty must not be negative"),
-        (lambda: PhyLL(context="top"), r"context .same. and no pooling of its own"),
-        (lambda: PhyLL(context_pooling=2), r"no pooling of its own for the context, got 'same'"),
-        (lambda: Views(rank=2), "VICReg scores no pairs: it has no use for rank"),
-        (lambda: SCFF(shared=False), "SCFF scores no pairs: .* projections of each direction"),
-        (lambda: CLAPP(goodness="mean"), "CLAPP judges no goodness: leave goodness out"),
-        (
-            lambda: NetworkRule(rule=CLAPP_RULE.with_penalty(0.1, "downstream")),
-            'a metric penalty, which needs the downstream map.*in the metric "frobenius"',
-        ),
-        (lambda: SCFF(goodness="max"), "goodness must be"),
-        (lambda: InfoNCE(temperature=0.0).build(SMALL), "temperature must be positive"),
-        (lambda: CLAPP(score="relu").build(SMALL), "Unknown score 'relu'"),
-        (lambda: CLAPP(pooling=(1, 2)).build(SMALL), "2 entries for 3 blocks"),
-        (lambda: CLAPP(pooling="local").build(SMALL), "got 'local'"),
-        (lambda: CLAPP(pooling=Window(3)).build(SMALL), r"window of 3 .* side 2.*Cells\(n\)"),
-        (lambda: CLAPP(pooling=0).build(SMALL), "at least 1, got 0"),
-        (lambda: CLAPP(pooling=Cells(0)), "at least 1, got 0"),
-        (lambda: CLAPP().build([(2, 2, 2, 2)]), r"must be \(samples, channels\)"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_outputs_that_do_not_fit_are_refused():

@@ -130,28 +130,3 @@ def test_classes_are_judged_by_the_labels_of_the_batch():
     for labels, expected in ((rows, rows), (rows[:3], torch.cat([rows[:3], rows[:3]]))):
         for batch in ((z, labels), [z, labels.tolist(), "more"]):
             assert torch.equal(loss(z, None, batch), F.cross_entropy(projected, expected))
-
-
-@pytest.mark.parametrize(
-    ("batch", "message"),
-    [
-        (None, r"give it batches \(inputs, labels\), got None"),
-        (torch.zeros(6), r"give it batches \(inputs, labels\), got a Tensor"),
-        ((torch.zeros(6),), r"give it batches \(inputs, labels\), got a tuple"),
-        ((None, torch.zeros(4)), r"6 rows, both views together, came with labels of shape \(4,\)"),
-        ((None, torch.zeros(6, 1)), r"labels of shape \(6, 1\): one for each row"),
-    ],
-)
-def test_labels_of_other_rows_are_refused(batch, message):
-    (loss,) = HeadedClasses(width=8, widths=(6, 3)).build([SHAPES["maps"]])
-    with pytest.raises(ValueError, match=message):
-        loss(activities(SHAPES["maps"]).float(), None, batch)
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="kind must be one of expansion, local, global"):
-        head("flat", SHAPES["maps"])
-    with pytest.raises(ValueError, match="per must be one of channel, map, tensor"):
-        ActivityNoise(per="row")
-    with pytest.raises(ValueError, match="scale must not be negative, got -1"):
-        ActivityNoise(-1.0)

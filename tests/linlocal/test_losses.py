@@ -87,6 +87,18 @@ def test_info_nce_by_hand():
     assert loss.value(loss.contrasts(d).apply(u), d) == pytest.approx((first + second) / 2)
 
 
+def test_a_positive_pair_without_negatives_counts_in_the_mean_of_info_nce():
+    d = Direction(
+        np.array([0, 1, 2, 3]),
+        np.array([1, 2, 3, 0]),
+        np.array([1.0, 1, -1, -1]),
+        np.array([0, 1, 0, 0]),
+    )
+    m = np.array([0.3, -0.2])
+    one = np.log1p(np.exp(-m / 0.7).sum())
+    assert losses.InfoNCE(0.7).value(m, d) == pytest.approx(one / 2)
+
+
 def test_info_nce_does_not_overflow():
     d, loss = direction(), losses.InfoNCE(1e-3)
     m = np.linspace(-30, 30, loss.contrasts(d).num_margins)
@@ -139,12 +151,6 @@ def test_covariances_need_two_samples(loss):
     one = np.ones((1, 3))
     with pytest.raises(ValueError, match="needs at least 2 samples, got 1"):
         VIEW_LOSSES[loss].gradients(one, one)
-
-
-@pytest.mark.parametrize("loss", [losses.NTXent, losses.InfoNCE])
-def test_temperatures_are_positive(loss):
-    with pytest.raises(ValueError, match="temperature must be positive and finite, got 0"):
-        loss(0.0)
 
 
 def test_the_protocols_tell_the_kinds_apart():

@@ -564,6 +564,36 @@ CASES = {
             ValueError,
             "rank must be at least 1, got 0",
         ),
+        "no projection": (
+            lambda: local_losses.CLAPP(projection="none"),
+            ValueError,
+            "pair loss goes with .* got .* projection 'none'",
+        ),
+        "the identity onto the top": (
+            lambda: local_losses.PhyLL(context="top"),
+            ValueError,
+            r"context .same. and no pooling of its own for the context, got 'top'",
+        ),
+        "the identity onto other cells": (
+            lambda: local_losses.PhyLL(context_pooling=2),
+            ValueError,
+            "no pooling of its own for the context, got 'same' and 2",
+        ),
+        "projections of no pairs": (
+            lambda: local_losses.SCFF(shared=False),
+            ValueError,
+            "SCFF scores no pairs: it has no use for projections of each direction",
+        ),
+        "goodness of pairs": (
+            lambda: local_losses.CLAPP(goodness="mean"),
+            ValueError,
+            "CLAPP judges no goodness: leave goodness out",
+        ),
+        "a negative penalty": (
+            lambda: local_losses.CLAPP(penalty=-1.0),
+            ValueError,
+            r"penalty must not be negative, got -1\.0",
+        ),
         "nan of a penalty": (
             lambda: local_losses.CLAPP(penalty=NAN),
             ValueError,
@@ -667,6 +697,21 @@ CASES = {
             lambda: labels_of((VIEWS, torch.zeros(3)), 8, VIEWS.device),
             ValueError,
             r"A batch of 8 rows, .* came with labels of shape \(3,\)",
+        ),
+        "labels in a matrix": (
+            lambda: labels_of((VIEWS, torch.zeros(8, 1)), 8, VIEWS.device),
+            ValueError,
+            r"labels of shape \(8, 1\): one for each row",
+        ),
+        "no batch": (
+            lambda: labels_of(None, 8, VIEWS.device),
+            ValueError,
+            r"give it batches \(inputs, labels\), got None",
+        ),
+        "inputs alone in a tuple": (
+            lambda: labels_of((VIEWS,), 8, VIEWS.device),
+            ValueError,
+            r"give it batches \(inputs, labels\), got a tuple",
         ),
         "no labels": (
             lambda: labels_of(VIEWS, 8, VIEWS.device),
