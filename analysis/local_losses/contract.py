@@ -29,6 +29,21 @@ class LocalLoss(nn.Module, ABC):
     reads_top: bool = False
     needs_global_error: bool = False
 
+    def __call__(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
+        """The loss, which is given the top activity only where it says that it reads it.
+
+        Raises:
+            ValueError: what ``forward`` returned is no scalar.
+        """
+        value = super().__call__(here, top if self.reads_top else None, batch)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"A local loss must return one number, {type(self).__name__} returned {got}: take "
+                "the mean over samples in it."
+            )
+        return value
+
     @abstractmethod
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss.
@@ -45,8 +60,7 @@ class LocalLoss(nn.Module, ABC):
 
     def activity_loss(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The part of the loss that depends on ``here``, cheaper where a penalty does not."""
-        value: Tensor = self(here, top, batch)
-        return value
+        return self(here, top, batch)
 
 
 class PlainLoss(LocalLoss):
@@ -65,6 +79,9 @@ class PlainLoss(LocalLoss):
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         value: Tensor = self.loss(here, top)
         return value
+
+    def _get_name(self) -> str:
+        return type(self.loss).__name__
 
 
 @runtime_checkable

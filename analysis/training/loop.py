@@ -37,6 +37,7 @@ from linlocal.analysis.training.sharding import (
 )
 from linlocal.analysis.training.synchronise import GradientMeans
 from linlocal.analysis.watching import complete_from_above, survey
+from linlocal.inputs import described
 from linlocal.rules import Rule
 from linlocal.seeds import number
 
@@ -176,14 +177,17 @@ class Trainer(ABC):
         """One step of all optimisers.
 
         Args:
-            batch: the inputs, or a tuple or list that begins with them.
+            batch: both views, stacked in one tensor (2N, ...) or as a pair of tensors (N, ...); or
+                a tuple or list that begins with one of these, such as (inputs, labels). With
+                ``augment``, what it takes, or a tuple or list that begins with that.
 
         Returns:
             The loss of each block, by its number.
 
         Raises:
-            FloatingPointError: a loss is not finite. Weights, buffers and optimisers are then as
-                before the step.
+            FloatingPointError: a loss is not finite. After this and any other error in the passes,
+                weights, buffers and optimisers are as before the step.
+            TypeError: the batch is something else, such as a dict.
         """
         self._distribute()
         # What a backward pass of the user's may have left is not part of this step.
@@ -196,24 +200,32 @@ class Trainer(ABC):
         ]
         batch = self._on_device(batch)
         drawn = drawing(self.fabric.device, self.seed, self.fabric.global_rank, self.steps)
-        with drawn, self._averaging():
-            losses = self.backward(self._views(batch), batch)
+        try:
+            with drawn, self._averaging():
+                losses = self.backward(self._views(batch), batch)
+            values = self._finite(losses)
+        except BaseException:
+            for of_module, name, buffer, before in buffers:
+                of_module[name] = buffer.copy_(before)
+            self._clear()
+            raise
+        self._update()
+        self.steps += 1
+        return values
+
+    def _finite(self, losses: Mapping[int, Tensor]) -> dict[int, float]:
+        """The losses as numbers, the means over processes."""
         together = torch.stack([*losses.values()]).double()
         if self.fabric.world_size > 1:
             together = self._mean(together)
         values = dict(zip(losses, together.tolist(), strict=True))
         for l, value in values.items():
             if not math.isfinite(value):
-                for of_module, name, buffer, before in buffers:
-                    of_module[name] = buffer.copy_(before)
-                self._clear()
                 raise FloatingPointError(
                     f"The loss of block {l} ({self.blocks[l - 1].name}) is {value} at step "
                     f"{self.steps}; nothing was changed by this step. Look for inputs that are not "
                     "finite, lower the learning rate, or use a wider precision."
                 )
-        self._update()
-        self.steps += 1
         return values
 
     def fit(
@@ -317,8 +329,19 @@ class Trainer(ABC):
         return self.fabric.to_device(batch)
 
     def _views(self, batch: Any) -> Tensor:
-        inputs = batch[0] if isinstance(batch, tuple | list) else batch
-        views: Tensor = self.augment(inputs) if self.augment else inputs
+        inputs = batch
+        if isinstance(batch, tuple | list) and batch:
+            both = not self.augment and len(batch) == 2 and _are_two_views(batch[0], batch[1])
+            inputs = batch if both else batch[0]
+        views = self.augment(inputs) if self.augment else inputs
+        if isinstance(views, tuple | list) and len(views) == 2 and _are_two_views(*views):
+            views = torch.cat([*views])
+        if not isinstance(views, Tensor):
+            made = f" and from augment {described(views)}" if self.augment else ""
+            raise TypeError(
+                "A batch is a tensor with both views stacked (2N, ...), a pair of views (N, ...), "
+                f"or a tuple that begins with one of these, got {described(batch)}{made}."
+            )
         return views.to(self._dtype) if views.is_floating_point() else views
 
     def _backpropagate(self, loss: Tensor) -> None:
@@ -388,6 +411,17 @@ class Trainer(ABC):
         modules = [part for root in (self.model, self.losses) for part in root.modules()]
         self._buffers = [part._buffers for part in modules if part._buffers]
         self._all_parameters = [*self.model.parameters(), *self.losses.parameters()]
+
+
+def _are_two_views(first: Any, second: Any) -> bool:
+    """Whether two things are views of the same data: tensors of inputs in one shape."""
+    return (
+        isinstance(first, Tensor)
+        and isinstance(second, Tensor)
+        and first.shape == second.shape
+        and first.ndim > 1
+        and first.is_floating_point()
+    )
 
 
 def _default_fabric() -> Fabric:

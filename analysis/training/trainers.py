@@ -192,7 +192,8 @@ class LocalTrainer(Trainer):
                 f"The local loss of block {position + 1} does not train its own "
                 f"{', '.join(idle)}: use these parameters in its value, or freeze them."
             )
-        trained = self.parameters[position]
+        owned = {id(p) for p in loss.parameters()}
+        trained = [p for p in self.parameters[position] if id(p) not in owned]
         # On the device meta a network has other parameters than when the trainer was made.
         moved = any(p.is_meta for p in self.model.parameters())
         if trained and not moved and all(p.grad is None for p in trained):

@@ -36,13 +36,7 @@ def error_signal(
         ValueError: the loss is no scalar.
     """
     leaf = here.detach().requires_grad_()
-    value = loss.activity_loss(leaf, top, batch)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
-            f"A local loss must return one number, {type(loss).__name__} returned {got}: take the "
-            "mean over samples in it."
-        )
+    value = loss.activity_loss(leaf, top if loss.reads_top else None, batch)
     if not value.requires_grad:
         return torch.zeros_like(leaf)
     (error,) = torch.autograd.grad(rescale(value), leaf, materialize_grads=True)

@@ -267,7 +267,8 @@ def _detached(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()  # cloned: the block may work on it in place
     if isinstance(value, tuple | list):
-        return type(value)(_detached(v) for v in value)
+        items = [_detached(v) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
         return {k: _detached(v) for k, v in value.items()}
     return value

@@ -51,8 +51,12 @@ class NumpyPairLoss:
         )
         reference, place = np.nonzero(there)
         own = np.arange(references)
+        # The next sample as anchor, or all but the reference's own, in their order.
+        others = place + (place >= reference)
+        following = (reference + place + 1) % references
+        anchor = others if number == references - 1 else following
         direction = Direction(
-            np.concatenate([own, (reference + place + 1) % references]),
+            np.concatenate([own, anchor]),
             np.concatenate([own, reference]),
             np.repeat([1.0, -1.0], [references, len(reference)]),
             np.concatenate([own, reference]),
@@ -78,8 +82,7 @@ def _applied(function: type[torch.autograd.Function], x: Tensor, told: Any) -> T
 
 def by_numpy(function: Callable[[Array], Any], x: Tensor) -> Tensor:
     """A numpy function of a tensor, without a graph."""
-    array = x.detach().cpu().double().numpy()
-    return torch.as_tensor(function(array), dtype=x.dtype, device=x.device)
+    return _like(x, function(_array(x)))
 
 
 class _Told(torch.autograd.Function):
@@ -181,7 +184,7 @@ class _Phi(_Told):
 
 
 class _Gradient(_Told):
-    """d phi / d m; its derivative is the curvature, whose own derivative nobody told."""
+    """d phi / d m; its derivative is the curvature, `_Curved`."""
 
     @staticmethod
     def forward(x: Tensor, told: Any) -> Tensor:
@@ -191,23 +194,54 @@ class _Gradient(_Told):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return _curved(x, ctx.told, gradients[0]), None
+        return _curved(x, gradients[0], ctx.told), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         (x,) = ctx.saved_tensors
-        return _curved(x, ctx.told, tangents[0])
+        return _curved(x, tangents[0], ctx.told)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, told: Any) -> Any:
         return _row_by_row(_Gradient, in_dims, x, told)
 
 
-def _curved(m: Tensor, told: Any, direction: Tensor) -> Tensor:
-    """The Hessian of phi at m times a vector."""
-    loss, pairs = told
-    hessian = by_numpy(lambda array: loss.curvature(array, pairs), m)
-    return hessian * direction if hessian.ndim == 1 else direction @ hessian
+class _Curved(torch.autograd.Function):
+    """The Hessian of phi at m times a vector, whose derivative by m nobody told."""
+
+    @staticmethod
+    def forward(m: Tensor, vector: Tensor, told: Any) -> Tensor:
+        loss, pairs = told
+        hessian = by_numpy(lambda array: loss.curvature(array, pairs), m)
+        return hessian * vector if hessian.ndim == 1 else hessian @ vector
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        m, _, ctx.told = inputs
+        ctx.save_for_backward(m)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        if ctx.needs_input_grad[0]:
+            raise NotImplementedError(
+                "A loss of pairs of your own brings its value and two derivatives; a third was "
+                "asked for."
+            )
+        (m,) = ctx.saved_tensors
+        return None, _curved(m, gradients[0], ctx.told), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], m: Tensor, v: Tensor, told: Any) -> Any:
+        rows = (
+            x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
+            for x, axis in zip((m, v), in_dims, strict=False)
+        )
+        return torch.stack([_curved(a, b, told) for a, b in zip(*rows, strict=True)]), 0
+
+
+def _curved(m: Tensor, vector: Tensor, told: Any) -> Tensor:
+    result: Tensor = _Curved.apply(m, vector, told)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _row_by_row(
@@ -218,19 +252,41 @@ def _row_by_row(
 
 
 class _Views(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, first: Tensor, second: Tensor, loss: ViewLoss) -> Tensor:
-        views = [v.detach().cpu().double().numpy() for v in (first, second)]
-        ctx.gradients = [
-            torch.as_tensor(g, dtype=first.dtype, device=first.device)
-            for g in loss.gradients(views[0], views[1])
-        ]
-        return torch.as_tensor(
-            loss.value(views[0], views[1]), dtype=first.dtype, device=first.device
-        )
+    """A loss of two views; its gradients are `_ViewGradients`."""
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def forward(ctx: Any, first: Tensor, second: Tensor, loss: ViewLoss) -> Tensor:
+        ctx.loss = loss
+        ctx.save_for_backward(first, second)
+        return _like(first, loss.value(_array(first), _array(second)))
+
+    @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        by_first, by_second = (gradients[0] * g for g in ctx.gradients)
+        both: Any = _ViewGradients.apply(*ctx.saved_tensors, ctx.loss)  # type: ignore[no-untyped-call]
+        by_first, by_second = (gradients[0] * g for g in both)
         return by_first, by_second, None
+
+
+class _ViewGradients(torch.autograd.Function):
+    """The gradients by both views, whose own derivatives nobody told."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, loss: ViewLoss) -> tuple[Tensor, Tensor]:
+        by_first, by_second = loss.gradients(_array(first), _array(second))
+        return _like(first, by_first), _like(second, by_second)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError(
+            "A loss of views of your own brings its value and one derivative; a second was asked "
+            "for."
+        )
+
+
+def _array(x: Tensor) -> Array:
+    array: Array = x.detach().cpu().double().numpy()
+    return array
+
+
+def _like(x: Tensor, value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)

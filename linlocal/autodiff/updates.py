@@ -30,7 +30,7 @@ def local_update(
         projections: ``projections[l - 1][d]`` is the B of layer l and view direction d to use
             instead of the rule's, (read-out width, context width); the M of a penalty in the
             downstream metric.
-        loss: a torch function to use instead of ``rule.loss``, needed if that is your own:
+        loss: a torch function to use instead of ``rule.loss``:
             ``loss(u, direction)`` of the scores (pairs,) of a direction (of their goodness, for a
             rule of goodness), or ``loss(z, z_view)``. Returns a scalar.
 
@@ -40,7 +40,7 @@ def local_update(
     Raises:
         ValueError: autograd cannot give the update (a margin on the kink of a hinge), or the
             projection is too large for the dense Hessian.
-        TypeError: torch does not know the loss or its score.
+        TypeError: an argument of another type.
     """
     graph = Graph(network, pairs, rule, projections, loss)
     updates = []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from linlocal import rules
 from linlocal.analysis.local_losses import (
     CLAPP,
     SCFF,
@@ -16,9 +17,17 @@ from linlocal.analysis.local_losses import (
     InfoNCE,
     PhyLL,
     Views,
-    view_losses,
 )
 from linlocal.analysis.local_losses.gather import Gathered, gather, gather_views
+from linlocal.losses import (
+    LPL,
+    BarlowTwins,
+    LogDet,
+    NTXent,
+    SpectralContrastive,
+    VICReg,
+    Whitening,
+)
 
 pytestmark = pytest.mark.xdist_group("two processes")
 MAPS = Cells(2)
@@ -26,13 +35,13 @@ RULES = {
     **{
         type(loss).__name__: Views(loss)
         for loss in (
-            view_losses.NTXent(),
-            view_losses.SpectralContrastive(),
-            view_losses.Whitening(),
-            view_losses.LogDet(),
-            view_losses.VICReg(),
-            view_losses.BarlowTwins(),
-            view_losses.LPL(),
+            NTXent(),
+            SpectralContrastive(),
+            Whitening(),
+            LogDet(),
+            VICReg(),
+            BarlowTwins(),
+            LPL(),
         )
     },
     "CLAPP": CLAPP(score="softplus", pooling=MAPS),
@@ -164,6 +173,28 @@ def test_a_gathered_loss_reads_the_top_where_the_loss_does():
         assert loss.reads_top == (name == "CLAPP, direct feedback")
     here = torch.randn(8, *SHAPES[0])
     assert torch.isfinite(Gathered(Views().build(SHAPES)[0])(here, None))
+
+
+def test_a_gathered_matched_projection_still_needs_the_global_error():
+    for projection in ("trained", "matched"):
+        loss = GatheredRule(CLAPP(projection=projection)).build(SHAPES)[0]
+        assert loss.needs_global_error == (projection == "matched")
+
+
+def test_a_plain_rule_and_a_plain_module_are_gathered_as_well():
+    class Plain(nn.Module):
+        def forward(self, here, top):
+            return (here * top.mean()).sum()
+
+        def build(self, shapes, seed=0):
+            return nn.ModuleList(Plain() for _ in shapes)
+
+    (loss, _) = GatheredRule(Plain()).build(SHAPES)
+    here, top = torch.ones(8, *SHAPES[0]), torch.ones(8, *SHAPES[1])
+    assert loss.reads_top
+    assert loss(here, top) == here.sum()
+    bare, read = (GatheredRule(rule).build(SHAPES)[0] for rule in (rules.VICReg(), Views()))
+    assert bare(here, None) == read(here, None)
 
 
 def test_an_odd_batch_is_refused():

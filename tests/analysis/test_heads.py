@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from linlocal.analysis.watching.blockwise import no_top
 from torch.nn import functional as F
 
 from linlocal.analysis.local_losses import (
     ActivityNoise,
     HeadedClasses,
     HeadedViews,
-    Labels,
-    view_losses,
 )
 from linlocal.analysis.local_losses.heads import head, projector
+from linlocal.autodiff import view_formula
+from linlocal.losses import BarlowTwins
 
 SHAPES = {"maps": (5, 4, 6), "tokens": (7, 5), "vectors": (5,)}
 DOUBLE = torch.float64
@@ -99,14 +98,14 @@ def test_noise_is_for_training_and_its_gradient_is_that_of_the_identity(shape):
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_the_loss_of_a_block_is_that_of_its_projected_views(shape):
-    plain = view_losses.BarlowTwins(weight=0.0051)
+    plain = view_formula(BarlowTwins(weight=0.0051))
     losses = HeadedViews(width=8, widths=(6, 4)).build([shape, shape], seed=3).double()
     z = activities(shape)
     for module in losses:
         projected = module.projector(module.head(z))
         expected = 0.024 * plain(projected[:3], projected[3:])
-        torch.testing.assert_close(module(z, no_top()), expected)
-    values = [float(module(z, no_top()).detach()) for module in losses]
+        torch.testing.assert_close(module(z, None), expected)
+    values = [float(module(z, None).detach()) for module in losses]
     assert values[0] != values[1]  # each block has weights of its own
 
 
@@ -123,24 +122,11 @@ def test_weights_are_those_of_the_seed_and_leave_the_random_state_alone():
 
 
 def test_classes_are_judged_by_the_labels_of_the_batch():
-    labels = Labels()
-    rule = HeadedClasses(width=8, widths=(6, 3), labels=labels)
-    (loss,) = rule.build([SHAPES["maps"]])
+    """A label of each row, or of each datum, which then counts for both views."""
+    (loss,) = HeadedClasses(width=8, widths=(6, 3)).build([SHAPES["maps"]])
     z = activities(SHAPES["maps"]).float()
-    untold = loss(z, no_top())
-    labels.present = torch.tensor([0, 1, 2] * 2)
     projected = loss.projector(loss.head(z))
-    assert torch.equal(loss(z, no_top()), F.cross_entropy(projected, labels.present))
-    assert torch.equal(untold, F.cross_entropy(projected, torch.zeros(6, dtype=torch.long)))
-    labels.present = labels.present[:4]
-    with pytest.raises(ValueError, match="6 rows, both views together, came with 4"):
-        loss(z, no_top())
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="kind must be one of expansion, local, global"):
-        head("flat", SHAPES["maps"])
-    with pytest.raises(ValueError, match="per must be one of channel, map, tensor"):
-        ActivityNoise(per="row")
-    with pytest.raises(ValueError, match="scale must not be negative, got -1"):
-        ActivityNoise(-1.0)
+    rows = torch.tensor([0, 1, 2, 2, 0, 1])
+    for labels, expected in ((rows, rows), (rows[:3], torch.cat([rows[:3], rows[:3]]))):
+        for batch in ((z, labels), [z, labels.tolist(), "more"]):
+            assert torch.equal(loss(z, None, batch), F.cross_entropy(projected, expected))

@@ -1,7 +1,5 @@
 """The three-factor form of CLAPP's update is minus autograd's gradient."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -122,7 +120,7 @@ def test_what_has_no_three_factor_form_is_refused():
 
 def test_it_needs_no_autograd():
     blocks, below, outputs = run("vgg")
-    rule = replace(CLAPP(), context="both")
+    rule = CLAPP(context="both")
     losses = rule.build([tuple(z.shape[1:]) for z in outputs]).double()
     update = hebbian_update(blocks[0], below[0].requires_grad_(), losses[0], outputs[-1])
     assert not any(u.requires_grad for u in update.values())

@@ -9,15 +9,7 @@ from torch import nn
 
 import linlocal as ll
 from linlocal import losses, testing
-from linlocal.analysis.local_losses import (
-    CLAPP,
-    SCFF,
-    ForwardForward,
-    InfoNCE,
-    PhyLL,
-    Views,
-    view_losses,
-)
+from linlocal.analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
 from linlocal.losses import scores
 from linlocal.networks import Convolution, average_pooling
 from linlocal.updates import Signals
@@ -64,16 +56,9 @@ GOODNESS_RULES = {
     "SCFF": (SCFF(threshold=0.7), ll.rules.SCFF(0.7)),
 }
 VIEW_RULES = {
-    name: (Views(getattr(view_losses, name)(), pooling=1), ll.rules.from_name(rule))
-    for name, rule in {
-        "NTXent": "SimCLR",
-        "SpectralContrastive": "SpectralContrastive",
-        "Whitening": "Whitening",
-        "LogDet": "LogDet",
-        "VICReg": "VICReg",
-        "BarlowTwins": "BarlowTwins",
-        "LPL": "LPL",
-    }.items()
+    name: (Views(ll.rules.from_name(name).loss, pooling=1), ll.rules.from_name(name))
+    for name in ll.rules.NAMES
+    if ll.rules.from_name(name).kind == "view"
 }
 
 

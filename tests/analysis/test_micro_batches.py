@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from lightning_fabric import Fabric
-from linlocal.analysis.local_losses.view_losses import BarlowTwins, NTXent
 from torch import nn
 
 from linlocal.analysis.local_losses import (
@@ -19,6 +18,7 @@ from linlocal.analysis.local_losses import (
     Views,
 )
 from linlocal.analysis.training import LocalTrainer, peak_bytes
+from linlocal.losses import BarlowTwins, NTXent
 
 RULES = {
     "CLAPP": CLAPP(score="softplus"),

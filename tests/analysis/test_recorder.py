@@ -214,16 +214,69 @@ def test_trap_a_compiled_block_is_measured():
 def test_trap_gradient_accumulation_equals_the_whole_batch():
     model = Net()
     recorder = AlignmentRecorder(model, rule=Rule(), every=1)
-    with recorder.step(weight=0.5):
+    with recorder.step(weight=0.5, micro_batches=2):
         for part in batch().chunk(2):
             (mean_square(model(part)) / 2).backward()
     whole = recorded(Net(), batch())
     assert_same(recorder.dataset().isel(step=0), whole)
     unweighted = AlignmentRecorder(model, rule=Rule(), every=1)
-    with unweighted.step():
+    with unweighted.step(micro_batches=2):
         for part in batch().chunk(2):
             (mean_square(model(part)) / 2).backward()
     assert not np.allclose(unweighted.dataset().isel(step=0).norm_ratio, whole.norm_ratio)
+
+
+def test_trap_all_forward_passes_before_one_backward_pass():
+    model = Net()
+    recorder = AlignmentRecorder(model, rule=Rule(), every=1)
+    with recorder.step(weight=0.5, micro_batches=2):
+        sum(mean_square(model(part)) / 2 for part in batch().chunk(2)).backward()
+    assert_same(recorder.dataset().isel(step=0), recorded(Net(), batch()))
+
+
+def test_trap_a_pass_for_each_view_is_no_micro_batch():
+    model = Net()
+    recorder = AlignmentRecorder(model, rule=Rule(), every=1)
+    first, second = batch().chunk(2)
+    with (
+        pytest.raises(RuntimeError, match=r"forward pass 2 .* declared to have 1.*torch\.cat"),
+        recorder.step(),
+    ):
+        (mean_square(model(first)) + mean_square(model(second))).backward()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    with recorder.step():  # a pass that nothing learns from does not count
+        with torch.no_grad():
+            model(first)
+        mean_square(model(batch())).backward()
+    assert_same(recorder.dataset().isel(step=-1), recorded(Net(), batch()))
+
+
+def gradients_on_the_way(model, y):
+    torch.autograd.grad(mean_square(y), [*model.parameters()], retain_graph=True)
+
+
+def alignment_on_the_way(model, y):
+    align(model, None, Rule(), batch() + 1)
+
+
+@pytest.mark.parametrize("other", [gradients_on_the_way, alignment_on_the_way])
+def test_trap_gradients_that_somebody_takes_on_the_way_do_not_count(other):
+    model = Net()
+    recorder = AlignmentRecorder(model, rule=Rule(), every=1)
+    with recorder.step():
+        y = model(batch())
+        other(model, y)
+        mean_square(y).backward()
+    assert_same(recorder.dataset().isel(step=0), recorded(Net(), batch()))
+
+
+def test_trap_two_recorders_on_one_model_do_not_see_each_other():
+    model = Net()
+    recorders = [AlignmentRecorder(model, rule=Rule(), every=1) for _ in range(2)]
+    with recorders[0].step(), recorders[1].step():
+        mean_square(model(batch())).backward()
+    for recorder in recorders:
+        assert_same(recorder.dataset().isel(step=0), recorded(Net(), batch()))
 
 
 def test_trap_two_backward_passes_of_one_graph_add_up():

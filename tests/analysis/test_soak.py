@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from linlocal.analysis import AlignmentRecorder, LocalTrainer
-from linlocal.analysis.local_losses import rules as local_losses
+from linlocal.analysis.local_losses import CLAPP
 
-RULE = local_losses.CLAPP(score="softplus", pooling=1)
+RULE = CLAPP(score="softplus", pooling=1)
 HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",

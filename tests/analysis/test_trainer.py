@@ -7,7 +7,6 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
-from linlocal.analysis.watching.blockwise import TopReadError
 from torch import nn
 
 from linlocal.analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
@@ -307,14 +306,15 @@ def test_a_frozen_block_stays_and_the_others_learn():
     for part in (model.stem, model.layer1):
         part.requires_grad_(False)
     before = copy.deepcopy(model)
-    trainer = LocalTrainer(model, None, Views(), shape=(3, 8, 8))
+    each = {"shape": (3, 8, 8), "optimiser": [SGD] * 3}
+    trainer = LocalTrainer(model, None, Views(), **each)
     assert len(trainer.optimisers) == 2
     values = trainer.step(images())
     assert list(values) == [1, 2, 3]
     assert all(map(torch.equal, model.layer1.parameters(), before.layer1.parameters()))
     assert not torch.equal(model.layer2[0].weight, before.layer2[0].weight)
     # A projection of the frozen block learns on.
-    trainer = LocalTrainer(model, None, CLAPP(), shape=(3, 8, 8))
+    trainer = LocalTrainer(model, None, CLAPP(), **each)
     assert len(trainer.optimisers) == 3
 
 
@@ -326,27 +326,57 @@ def test_a_block_without_parameters_is_refused():
 
 def test_a_matched_projection_cannot_be_trained_locally():
     rule = CLAPP(projection="matched")
-    with pytest.raises(ValueError, match=r"block 1 does not train its own projections.*matched"):
+    with pytest.raises(
+        ValueError, match=r"projection of block 1 is matched: it learns from the backpropagated"
+    ):
         LocalTrainer(staged(), None, rule, shape=(3, 8, 8))
     GlobalTrainer(staged(), None, rule, shape=(3, 8, 8)).step(images())
 
 
-class Unsteady(nn.Module):
-    """Reads the top in some calls only."""
+@pytest.mark.parametrize("kind", [LocalTrainer, GlobalTrainer])
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda v: (v[:4], v[4:]),
+        lambda v: [v[:4], v[4:]],
+        lambda v: ((v[:4], v[4:]), torch.arange(4)),
+        lambda v: (v, torch.arange(8)),
+    ],
+    ids=["a pair", "a list", "a pair with labels", "stacked with labels"],
+)
+def test_views_come_in_the_ways_of_usual_loaders(kind, given):
+    stacked = kind(staged(), None, CLAPP(score="softplus"), shape=(3, 8, 8))
+    other = kind(staged(), None, CLAPP(score="softplus"), shape=(3, 8, 8))
+    assert stacked.step(images()) == other.step(given(images()))
+    for a, b in zip(stacked.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
-    calls = 0
 
-    def forward(self, here, top):
-        self.calls += 1
-        return here.square().mean() * (top.detach().mean() if self.calls > 2 else 1)
+@pytest.mark.parametrize("batch", [{"x": torch.zeros(8, 3, 8, 8)}, None, (None, 1), "images"])
+def test_a_batch_of_another_kind_is_refused_in_words_and_changes_nothing(batch):
+    trainer = LocalTrainer(staged(), None, CLAPP(), shape=(3, 8, 8))
+    before = copy.deepcopy(trainer.model.state_dict())
+    with pytest.raises(TypeError, match=r"both views stacked .* got "):
+        trainer.step(batch)
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
 
-    def build(self, shapes, seed=0):
-        return nn.ModuleList(Unsteady() for _ in shapes)
+
+@pytest.mark.parametrize("name", RULES)
+def test_one_pass_takes_the_same_steps_as_block_after_block(name):
+    torch.manual_seed(0)
+    in_turn, at_once = (
+        LocalTrainer(staged(), None, RULES[name], shape=(3, 8, 8), optimiser=SGD, one_pass=once)
+        for once in (False, True)
+    )
+    assert in_turn.two_passes == (name in READ_THE_TOP)
+    assert not at_once.two_passes
+    for step in range(2):
+        first, second = (t.step(images(step)) for t in (in_turn, at_once))
+        assert first == pytest.approx(second, rel=1e-12)
+    for a, b in zip(in_turn.model.parameters(), at_once.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_a_loss_that_reads_the_top_later_is_told_so():
-    trainer = LocalTrainer(mlp(), None, Unsteady(), shape=(6,))
-    x = torch.ones(4, 6)
-    trainer.backward(x)
-    with pytest.raises(TopReadError, match="every call or never"):
-        trainer.backward(x)
+def test_one_pass_and_micro_batches_exclude_each_other():
+    with pytest.raises(ValueError, match="give one of both"):
+        LocalTrainer(staged(), None, CLAPP(), shape=(3, 8, 8), one_pass=True, micro_batch=2)

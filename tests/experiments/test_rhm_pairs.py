@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from linlocal.analysis.local_losses.view_losses import VICReg
 
 from experiments.training import Recipe, Source, fit_pairs, hierarchy_pairs as rhm_pairs
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.local_losses import Views
+from linlocal.losses import VICReg
 from linlocal.rhm import RandomHierarchyModel
 
 LEVELS = 3

@@ -152,3 +152,12 @@ def test_a_batch_is_a_copy_that_cannot_be_written_to():
 def test_integers_and_lists_are_taken():
     pairs = Pairs.from_views([[1, 2], [3, 4]], [[1, 2], [3, 4]])
     assert pairs.samples.dtype == np.float64
+
+
+def test_the_arrays_of_the_caller_stay_writable():
+    anchor, reference, group = np.arange(2), np.arange(2), np.zeros(2, dtype=int)
+    sign = np.array([1.0, -1.0])
+    made = Direction(anchor, reference, sign, group)
+    anchor[0] = sign[0] = 7
+    assert made.anchor[0] == 0
+    assert made.sign[0] == 1

@@ -97,6 +97,7 @@ def test_penalties():
     assert (per_layer.penalty.at(1, 2), per_layer.penalty.at(2, 2)) == (0.1, 0.2)
     downstream = rule.with_penalty(0.5, "downstream")
     assert downstream.with_penalty(0.7).penalty == Penalty(0.7, "downstream")
+    assert Penalty([0.1, 0.2]) == Penalty((0.1, 0.2))  # a list of the caller's may change
 
 
 def test_a_random_projection_is_random_below_the_top_and_repeats():

@@ -70,12 +70,3 @@ def test_names(name):
     assert isinstance(f, scores.Score)
     assert getattr(f, "margin", 0.3) == 0.3
     assert scores.from_name(f) is f
-
-
-def test_what_is_no_score():
-    with pytest.raises(ValueError, match="Unknown score 'relu'; known scores are linear, softplus"):
-        scores.from_name("relu")
-    with pytest.raises(TypeError, match="methods value, slope and curvature; int lacks"):
-        scores.from_name(3)
-    with pytest.raises(ValueError, match=r"width > 0, got 0\.0; use Hinge"):
-        scores.SmoothedHinge(1.0, 0.0)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from torch import nn
 
 import linlocal as ll
 from linlocal import autodiff, losses, rules, testing
@@ -185,7 +186,11 @@ TAKES_A_POSITIVE = {
     "optimal_projection": lambda bad: ll.optimal_projection(X, VIEW, FORWARD, TWO, bad),
     "DeepLinear.conformal": lambda bad: ll.DeepLinear.conformal([4, 3], bad),
     "losses.InfoNCE": losses.InfoNCE,
+    "losses.NTXent": losses.NTXent,
+    "losses.LogDet": lambda bad: losses.LogDet(epsilon=bad),
     "losses.VICReg": lambda bad: losses.VICReg(epsilon=bad),
+    "losses.BarlowTwins": lambda bad: losses.BarlowTwins(epsilon=bad),
+    "losses.LPL": lambda bad: losses.LPL(epsilon=bad),
 }
 
 # -- the rest, one by one -------------------------------------------------------------------------
@@ -203,6 +208,10 @@ def views(**options):
 
 def solve(z=X, c=VIEW, pairs=FORWARD, loss=TWO, **options):
     return ll.optimal_projection(z, c, pairs, loss, 0.1, **options)
+
+
+def dense(inputs, outputs):
+    return nn.Linear(inputs, outputs, bias=False)
 
 
 def convolution(kernel=KERNEL, shape=(2, 4, 4), **options):
@@ -239,6 +248,50 @@ CASES = {
             TypeError,
             "NoneType, which is no exact matrix",
         ),
+        "a module with a bias": (
+            lambda: ll.DeepLinear.from_module(nn.Sequential(nn.Linear(4, 3))),
+            ValueError,
+            "Layer 0 has a bias.*use bias=False",
+        ),
+        "a module with a relu": (
+            lambda: ll.DeepLinear.from_module(nn.Sequential(dense(4, 3), nn.ReLU())),
+            ValueError,
+            r"Layer 1 is a ReLU; use DeepReLU\.from_module",
+        ),
+        "a module with a normalisation": (
+            lambda: ll.DeepLinear.from_module(nn.Sequential(dense(4, 3), nn.BatchNorm1d(3))),
+            TypeError,
+            "Layer 1 is a BatchNorm1d, which is no exact matrix",
+        ),
+        "maps of an unknown shape": (
+            lambda: ll.DeepLinear.from_module(nn.Sequential(nn.Conv2d(1, 2, 3, bias=False))),
+            ValueError,
+            r"give input_shape=\(channels, height, width\), got None",
+        ),
+        "padding by name": (
+            lambda: ll.DeepLinear.from_module(
+                nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3, padding="same", bias=False)))
+            ),
+            ValueError,
+            r"Layer 0\.0",
+        ),
+        "a module without weights": (
+            lambda: ll.DeepLinear.from_module(nn.Sequential(nn.Flatten())),
+            ValueError,
+            "at least one weight",
+        ),
+        "the isometry of a convolution": (
+            lambda: ll.DeepLinear(
+                [convolution(), convolution(KERNEL[..., :1, :1], (2, 2, 2))]
+            ).isometric(),
+            ValueError,
+            "nearest isometry of a convolution is not a convolution",
+        ),
+        "a condition number of one layer": (
+            lambda: ll.DeepLinear.with_condition_number([4, 3], 2.0),
+            ValueError,
+            "needs at least two layers",
+        ),
         "too wide an input": (
             lambda: NET.activities(np.ones((3, 7))),
             ValueError,
@@ -258,6 +311,21 @@ CASES = {
     "DeepReLU": {
         "no layer": (lambda: ll.DeepReLU([]), ValueError, "at least one weight matrix"),
         "a layer that there is not": (lambda: RELU.downstream(3, X), ValueError, "got layer 3"),
+        "a weight at the end": (
+            lambda: ll.DeepReLU.from_module(nn.Sequential(dense(4, 3))),
+            ValueError,
+            "The last weight has no ReLU",
+        ),
+        "a weight after a weight": (
+            lambda: ll.DeepReLU.from_module(nn.Sequential(dense(4, 3), dense(3, 3))),
+            ValueError,
+            "follows a layer without ReLU",
+        ),
+        "a relu without a weight": (
+            lambda: ll.DeepReLU.from_module(nn.Sequential(nn.ReLU(), dense(4, 3))),
+            ValueError,
+            "Layer 0 is a ReLU that follows no weight",
+        ),
     },
     "Convolution": {
         "no kernel": (
@@ -301,6 +369,11 @@ CASES = {
             ValueError,
             "groups must be at least 1, got 0",
         ),
+        "groups that do not divide": (
+            lambda: convolution(np.ones((3, 1, 1, 1)), groups=2),
+            ValueError,
+            "groups=2 does not fit",
+        ),
         "half a group": (
             lambda: convolution(groups=0.5),
             TypeError,
@@ -325,6 +398,21 @@ CASES = {
             lambda: convolution(stride=None),
             ValueError,
             "stride must be 2 whole numbers.*got None",
+        ),
+        "a stride of 0": (
+            lambda: convolution(stride=(0, 1)),
+            ValueError,
+            r"stride must be 2 whole numbers of at least 1, got \(0, 1\)",
+        ),
+        "a stride for both sides": (
+            lambda: convolution(stride=2),
+            ValueError,
+            "stride must be 2 whole numbers.*got 2",
+        ),
+        "a dilation of 0": (
+            lambda: convolution(dilation=(1, 0)),
+            ValueError,
+            "dilation must be 2 whole numbers of at least 1",
         ),
         "a negative padding": (
             lambda: convolution(padding=(-1, 0)),
@@ -445,6 +533,11 @@ CASES = {
             lambda: Pairs.from_views(X, VIEW[:3]),
             ValueError,
             r"the same shape \(samples, width\), got \(5, 4\) and \(3, 4\)",
+        ),
+        "positive and negative shapes that differ": (
+            lambda: Pairs.from_positive_negative(X, VIEW[:2]),
+            ValueError,
+            r"must have the same shape \(samples, width\), got \(5, 4\) and \(2, 4\)",
         ),
         "unknown negatives": (
             lambda: views(negatives="hard"),
@@ -609,7 +702,7 @@ CASES = {
         "unknown rule": (
             lambda: rules.from_name("CLAP"),
             ValueError,
-            "Unknown rule 'CLAP'; did you mean 'CLAPP'? known rules are CLAPP, ",
+            r"Unknown rule 'CLAP'; did you mean 'CLAPP'\? known rules are CLAPP, ",
         ),
         "no name": (
             lambda: rules.from_name(None),
@@ -695,6 +788,11 @@ CASES = {
             ValueError,
             "margin must be finite, got nan",
         ),
+        "nan of a smoothed margin": (
+            lambda: scores.SmoothedHinge(NAN),
+            ValueError,
+            "margin must be finite, got nan",
+        ),
         "infinite margin": (
             lambda: scores.Hinge(INF),
             ValueError,
@@ -764,6 +862,21 @@ CASES = {
             lambda: ll.local_update(RELU, PAIRS, replace(RULE, projection="matched")),
             ValueError,
             "one downstream map for all samples: a linear network",
+        ),
+        "views for single samples": (
+            lambda: ll.local_update(NET, PAIRS, rules.ForwardForward()),
+            ValueError,
+            "judges single samples; build the pairs with Pairs.from_positive_negative",
+        ),
+        "pooling of two views": (
+            lambda: ll.local_update(NET, PAIRS, replace(rules.VICReg(), pooling=(1, 1))),
+            ValueError,
+            "Pooling is defined for losses of scored pairs only",
+        ),
+        "the identity onto another width": (
+            lambda: ll.local_update(NET, PAIRS, Rule("r", TWO, "top", "identity")),
+            ValueError,
+            r"needs layers of equal width, got \[3, 2\]",
         ),
         "pooling of a vector": (
             lambda: ll.local_update(NET, PAIRS, replace(RULE, pooling=(2, 1))),

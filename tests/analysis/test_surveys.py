@@ -1,4 +1,4 @@
-"""A cut pass shows each block with what lies below it, once and in order."""
+"""A survey shows shapes and parameters of blocks; local gradients in networks of the field."""
 
 from importlib.util import find_spec
 
@@ -10,7 +10,7 @@ from experiments.networks import encoders as networks
 from linlocal.analysis.block import resolve
 from linlocal.analysis.local_losses import CLAPP, Views
 from linlocal.analysis.training import LocalTrainer
-from linlocal.analysis.watching import blockwise
+from linlocal.analysis.watching import survey as survey_of
 
 
 class Shared(nn.Module):
@@ -26,7 +26,7 @@ class Shared(nn.Module):
 
 
 def survey(model, names=None):
-    return blockwise.survey(model, resolve(model, names), torch.ones(2, 4))
+    return survey_of(model, resolve(model, names), torch.ones(2, 4))
 
 
 def test_a_parameter_between_blocks_belongs_to_the_one_above():
@@ -42,23 +42,16 @@ def test_a_parameter_between_blocks_belongs_to_the_one_above():
     assert [len(group) for group in survey(frozen).parameters] == [2, 2]
 
 
-def test_blocks_out_of_order_or_missing_are_named():
-    model = Shared(False)
-    with pytest.raises(RuntimeError, match=r"order layer2, layer1; they ran as layer1"):
-        survey(model, ["layer2", "layer1"])
-    model.forward = lambda x: model.layer1(x)
-    with pytest.raises(RuntimeError, match=r"order layer1, layer2; they ran as layer1"):
-        survey(model)
-    model.forward = lambda x: model.layer2(model.layer1(model.layer1(x)))
-    with pytest.raises(RuntimeError, match=r"they ran as layer1, layer1"):
-        survey(model)
-    assert not any(m._forward_hooks for m in model.modules())
-
-
-def test_an_output_that_is_no_tensor_is_named():
-    model = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4))
-    with pytest.raises(ValueError, match=r"Block '1' returned tuple, expected one tensor"):
-        survey(model)
+def test_a_survey_leaves_no_trace():
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.Linear(3, 2))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    random = torch.get_rng_state()
+    assert survey(model, ["0", "3"]).shapes == ((3,), (2,))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    with torch.no_grad():
+        assert [len(group) for group in survey(model, ["0", "3"]).parameters] == [2, 4]
 
 
 def detached(model, blocks, losses, x):
