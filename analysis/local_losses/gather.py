@@ -83,7 +83,7 @@ class Gathered(LocalLoss):
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss of the joined batch; of a batch with labels only those of this process."""
         joined = gather_views(top) if self.reads_top and top is not None else top
-        return cast(Tensor, self.loss(gather_views(here), joined, batch))
+        return self.loss(gather_views(here), joined, batch)
 
 
 @dataclass(frozen=True)

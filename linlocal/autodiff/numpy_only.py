@@ -232,11 +232,11 @@ class _Curved(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], m: Tensor, v: Tensor, told: Any) -> Any:
-        rows = (
+        both = [
             x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
             for x, axis in zip((m, v), in_dims, strict=False)
-        )
-        return torch.stack([_curved(*row, told) for row in zip(*rows, strict=True)]), 0
+        ]
+        return torch.stack([_curved(a, b, told) for a, b in zip(*both, strict=True)]), 0
 
 
 def _curved(m: Tensor, vector: Tensor, told: Any) -> Tensor:
@@ -262,7 +262,7 @@ class _Views(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        both: Any = _ViewGradients.apply(*ctx.saved_tensors, ctx.loss)
+        both: Any = _ViewGradients.apply(*ctx.saved_tensors, ctx.loss)  # type: ignore[no-untyped-call]
         by_first, by_second = (gradients[0] * g for g in both)
         return by_first, by_second, None
 
