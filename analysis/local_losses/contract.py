@@ -39,10 +39,15 @@ class LocalLoss(nn.Module, ABC):
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
-                f"A local loss must return one number, {type(self).__name__} returned {got}: take "
-                "the mean over samples in it."
+                f"A local loss must return one number, {self.title} returned {got}: take the "
+                "mean over samples in it."
             )
         return value
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
 
     @abstractmethod
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
@@ -80,7 +85,8 @@ class PlainLoss(LocalLoss):
         value: Tensor = self.loss(here, top)
         return value
 
-    def _get_name(self) -> str:
+    @property
+    def title(self) -> str:
         return type(self.loss).__name__
 
 

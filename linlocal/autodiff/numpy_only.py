@@ -232,11 +232,11 @@ class _Curved(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], m: Tensor, v: Tensor, told: Any) -> Any:
-        rows = (
+        both = [
             x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
             for x, axis in zip((m, v), in_dims, strict=False)
-        )
-        return torch.stack([_curved(a, b, told) for a, b in zip(*rows, strict=True)]), 0
+        ]
+        return torch.stack([_curved(a, b, told) for a, b in zip(*both, strict=True)]), 0
 
 
 def _curved(m: Tensor, vector: Tensor, told: Any) -> Tensor:
