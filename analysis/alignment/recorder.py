@@ -100,7 +100,7 @@ class AlignmentRecorder:
         trains_rule: bool = False,
     ) -> None:
         if not callable(every):
-            inputs.whole(every, "every", 1)
+            every = inputs.whole(every, "every", 1)
         inputs.whole(flush_every, "flush_every", 1)
         if against not in ("backward", "rule"):
             raise ValueError(f'against must be "backward" or "rule", got {against!r}.')

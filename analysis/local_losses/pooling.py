@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -148,11 +149,12 @@ def pools(pooling: Pooling, blocks: int) -> tuple[Pool, ...]:
                 f"{pooling!r}."
             )
         return (Cells(1),) * blocks
-    if isinstance(pooling, int | Pool):
+    if isinstance(pooling, int | np.integer | Pool):
         pooling = [pooling] * blocks
     if len(pooling) != blocks:
         raise ValueError(
             f"pooling has {len(pooling)} entries for {blocks} blocks; give one for each block, or "
             "a single one for all."
         )
-    return tuple(p if isinstance(p, Pool) else Window(p) for p in pooling)
+    sides = (p if isinstance(p, Pool) else whole(p, "A pooling window", 1) for p in pooling)
+    return tuple(p if isinstance(p, Pool) else Window(p) for p in sides)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from linlocal.analysis.block import Block
 from linlocal.analysis.random_states import drawing
 from linlocal.analysis.watching.restore import untouched
+from linlocal.inputs import whole
 
 # Large, so that statistics of a batch move far more than by rounding; a power of two is exact.
 _CHANGE = -8
@@ -39,9 +40,7 @@ class MicroBatches:
     """
 
     def __init__(self, blocks: Sequence[Block], rows: int) -> None:
-        if rows < 1:
-            raise ValueError(f"A micro-batch has at least one row, got {rows}.")
-        self.blocks, self.rows = blocks, rows
+        self.blocks, self.rows = blocks, whole(rows, "The number of rows of a micro-batch", 1)
         self._checked: set[tuple[str, tuple[bool, ...]]] = set()
 
     @contextmanager

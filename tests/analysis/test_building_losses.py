@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -136,3 +137,9 @@ def test_a_bare_rule_is_read_with_the_defaults_and_its_own_windows():
         built = [on_network(rule).build(SMALL, seed=1) for rule in (bare, read)]
         for one, other, here in zip(*built, z, strict=True):
             assert one(here, z[-1]).item() == other(here, z[-1]).item()
+
+
+def test_a_window_may_be_a_number_of_numpy():
+    here = torch.randn(8, 3, 4, 4)
+    plain, other = (CLAPP(pooling=side).build([(3, 4, 4)])[0] for side in (2, np.int64(2)))
+    assert plain(here, None) == other(here, None)

@@ -270,6 +270,17 @@ def test_trap_gradients_that_somebody_takes_on_the_way_do_not_count(other):
     assert_same(recorder.dataset().isel(step=0), recorded(Net(), batch()))
 
 
+def test_numbers_of_numpy_are_numbers():
+    model = Net()
+    recorder = AlignmentRecorder(model, rule=Rule(), every=np.int64(2))
+    due = []
+    for _ in range(3):
+        with recorder.step() as recorded_now:
+            due.append(recorded_now)
+            mean_square(model(batch())).backward()
+    assert due == [True, False, True]
+
+
 def test_trap_two_recorders_on_one_model_do_not_see_each_other():
     model = Net()
     recorders = [AlignmentRecorder(model, rule=Rule(), every=1) for _ in range(2)]
