@@ -60,8 +60,11 @@ def align(
         ValueError, RuntimeError: as `watching.watch`; or not one loss per block.
         TypeError: no views, or something that is no tensor, rule or module.
     """
-    if not views:
-        raise TypeError("align needs both views of a batch, or one tensor with them stacked.")
+    if not 1 <= len(views) <= 2:
+        raise TypeError(
+            "align needs both views of a batch, or one tensor with them stacked, got "
+            f"{len(views)} tensors: a local loss compares two views."
+        )
     for view in views:
         inputs.instance(view, Tensor, "a view", "a tensor (samples, ...)")
     blocks = resolve(model, names)

@@ -188,6 +188,7 @@ class Trainer(ABC):
             FloatingPointError: a loss is not finite. After this and any other error in the passes,
                 weights, buffers and optimisers are as before the step.
             TypeError: the batch is something else, such as a dict.
+            ValueError: it has more than two views.
         """
         self._distribute()
         # What a backward pass of the user's may have left is not part of this step.
@@ -331,8 +332,13 @@ class Trainer(ABC):
     def _views(self, batch: Any) -> Tensor:
         inputs = batch
         if isinstance(batch, tuple | list) and batch:
-            both = not self.augment and len(batch) == 2 and _are_two_views(batch[0], batch[1])
-            inputs = batch if both else batch[0]
+            alike = sum(_are_two_views(batch[0], each) for each in batch)
+            if alike > 2 and not self.augment:
+                raise ValueError(
+                    f"A batch came with {alike} tensors of one shape, which look like so many "
+                    "views: a local loss compares two. Give two, or make two by augment."
+                )
+            inputs = batch if alike == len(batch) == 2 and not self.augment else batch[0]
         views = self.augment(inputs) if self.augment else inputs
         if isinstance(views, tuple | list) and len(views) == 2 and _are_two_views(*views):
             views = torch.cat([*views])

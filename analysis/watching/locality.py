@@ -34,7 +34,8 @@ def audit_locality(
 
     A copy of the model is run with the inputs of every block detached, as in local training. The
     top activity is handed to the losses attached, so a rule that relies on others to detach it is
-    found out. The model, its buffers and the random state stay as they are.
+    found out. In the copy nothing is frozen, and gradients are on whatever the caller has switched
+    off. The model, its buffers and the random state stay as they are.
 
     Args:
         model: the network.
@@ -58,7 +59,21 @@ def audit_locality(
     instance(inputs, Tensor, "inputs", "a tensor (2N, ...) with both views")
     building = on_network(rule)
     resolve(model, blocks, strict=False)
-    model = copy.deepcopy(model)
+    # Copies that are made in inference mode could not be differentiated.
+    with torch.inference_mode(False):
+        return _audit(copy.deepcopy(model), blocks, building, inputs.clone(), batch)
+
+
+def _audit(
+    model: nn.Module,
+    blocks: Iterable[str] | None,
+    building: LocalRule,
+    inputs: Tensor,
+    batch: Any,
+) -> xr.Dataset:
+    # A loss that reaches a frozen block today reaches it tomorrow as well, when it is trained.
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     resolved = resolve(model, blocks, strict=False)
     names = [block.name for block in resolved]
     with untouched(model), torch.enable_grad():

@@ -47,11 +47,23 @@ def test_every_rule_is_local(name):
     assert reached.sum() == reached.trace()
 
 
-def test_a_frozen_block_is_not_reached():
+def test_a_frozen_block_is_seen_as_well():
     model = network()
     model[1].requires_grad_(False)
     report = audit_locality(model, BLOCKS, Views(), inputs())
-    assert report["reached"].values.diagonal().tolist() == [4, 0, 2]
+    assert report["reached"].values.diagonal().tolist() == [4, 2, 2]
+    assert not any(p.requires_grad for p in model[1].parameters())
+
+
+@pytest.mark.parametrize("switched_off", [torch.no_grad, torch.inference_mode])
+def test_a_leak_is_found_where_gradients_are_switched_off_or_the_top_is_frozen(switched_off):
+    model = network()
+    model[3].requires_grad_(False)
+    with switched_off():
+        x = inputs()
+        with pytest.raises(LocalityError, match="reaches parameters of block 3"):
+            audit_locality(model, BLOCKS, LeakyRule(detach=False), x)
+        audit_locality(model, BLOCKS, LeakyRule(detach=True), x)
 
 
 def test_the_audit_leaves_everything_as_it_was():

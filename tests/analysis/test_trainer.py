@@ -380,3 +380,9 @@ def test_one_pass_takes_the_same_steps_as_block_after_block(name):
 def test_one_pass_and_micro_batches_exclude_each_other():
     with pytest.raises(ValueError, match="give one of both"):
         LocalTrainer(staged(), None, CLAPP(), shape=(3, 8, 8), one_pass=True, micro_batch=2)
+
+
+def test_three_views_are_refused():
+    trainer = LocalTrainer(staged(), None, CLAPP(), shape=(3, 8, 8))
+    with pytest.raises(ValueError, match="came with 3 tensors of one shape"):
+        trainer.step((images(0), images(1), images(2)))
