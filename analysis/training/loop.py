@@ -185,8 +185,8 @@ class Trainer(ABC):
             The loss of each block, by its number.
 
         Raises:
-            FloatingPointError: a loss is not finite. After this and any other error in the passes,
-                weights, buffers and optimisers are as before the step.
+            FloatingPointError: a loss or a gradient is not finite. After this and any other error
+                in the passes, weights, buffers and optimisers are as before the step.
             TypeError: the batch is something else, such as a dict.
             ValueError: it has more than two views.
         """
@@ -215,11 +215,17 @@ class Trainer(ABC):
         return values
 
     def _finite(self, losses: Mapping[int, Tensor]) -> dict[int, float]:
-        """The losses as numbers, the means over processes."""
+        """The losses as numbers, the means over processes, after a look at the gradients."""
         together = torch.stack([*losses.values()]).double()
         if self.fabric.world_size > 1:
             together = self._mean(together)
-        values = dict(zip(losses, together.tolist(), strict=True))
+        # A scaler looks at gradients itself, and passes over a step; sharded ones lie elsewhere.
+        gradients = [p.grad for p in self._all_parameters if p.grad is not None]
+        if gradients and self._scaler is None and not self._shard:
+            norms = torch.stack(torch._foreach_norm(gradients))
+            together = torch.cat([together, norms.sum(0, keepdim=True)])
+        numbers = together.tolist()
+        values = dict(zip(losses, numbers, strict=False))
         for l, value in values.items():
             if not math.isfinite(value):
                 raise FloatingPointError(
@@ -227,7 +233,18 @@ class Trainer(ABC):
                     f"{self.steps}; nothing was changed by this step. Look for inputs that are not "
                     "finite, lower the learning rate, or use a wider precision."
                 )
+        if not math.isfinite(numbers[-1]):
+            raise FloatingPointError(
+                f"The losses are finite at step {self.steps}, but gradients are not: of "
+                f"{', '.join(self._not_finite()[:3])}. Nothing was changed by this step. A root or "
+                "a quotient at 0 has no finite derivative (the distance of equal views is one): add "
+                "an epsilon inside; or use a wider precision."
+            )
         return values
+
+    def _not_finite(self) -> list[str]:
+        named = (pair for root in (self.model, self.losses) for pair in root.named_parameters())
+        return [n for n, p in named if p.grad is not None and not p.grad.isfinite().all()]
 
     def fit(
         self,

@@ -386,3 +386,35 @@ def test_three_views_are_refused():
     trainer = LocalTrainer(staged(), None, CLAPP(), shape=(3, 8, 8))
     with pytest.raises(ValueError, match="came with 3 tensors of one shape"):
         trainer.step((images(0), images(1), images(2)))
+
+
+class Distance:
+    """A loss whose value is finite and whose gradient is not where two views are equal."""
+
+    def build(self, shapes, seed=0):
+        return nn.ModuleList(DistanceLoss() for _ in shapes)
+
+
+class DistanceLoss(nn.Module):
+    def forward(self, here, top):
+        a, b = here.flatten(1).chunk(2)
+        return (a - b).square().sum(1).sqrt().mean()
+
+
+@pytest.mark.parametrize("kind", [LocalTrainer, GlobalTrainer])
+def test_a_gradient_that_is_not_finite_refuses_the_whole_step(kind):
+    trainer = kind(mlp(2), None, Distance(), shape=(6,))
+    trainer.model.eval()
+    x = torch.randn(8, 6)
+    trainer.step(x)
+    before = copy.deepcopy(trainer.state_dict())
+    equal = x.clone()
+    equal[4] = equal[0]
+    with pytest.raises(FloatingPointError, match=r"losses are finite.*0\.0\.weight.*epsilon"):
+        trainer.step(equal)
+    after = trainer.state_dict()
+    for part in ("model", "losses"):
+        assert all(torch.equal(v, before[part][k]) for k, v in after[part].items())
+    assert after["place"] == before["place"]
+    assert all(p.grad is None for p in trainer.model.parameters())
+    trainer.step(x)
