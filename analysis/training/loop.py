@@ -237,8 +237,8 @@ class Trainer(ABC):
             raise FloatingPointError(
                 f"The losses are finite at step {self.steps}, but gradients are not: of "
                 f"{', '.join(self._not_finite()[:3])}. Nothing was changed by this step. A root or "
-                "a quotient at 0 has no finite derivative (the distance of equal views is one): add "
-                "an epsilon inside; or use a wider precision."
+                "a quotient at 0 has no finite derivative (one is the distance of equal views): "
+                "add an epsilon inside; or use a wider precision."
             )
         return values
 
