@@ -215,6 +215,35 @@ def test_the_hessian_of_a_loss_of_pairs_is_that_of_numpy(name, counts):
         np.testing.assert_allclose(hessian(u), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["type 2, exponential", *OWN_LOSSES])
+def test_derivatives_of_ones_own_are_mapped_over_batches_of_scores(name):
+    d = direction(COUNTS["unequal"])
+    batch = torch.stack([torch.tensor(scored(d, seed)) for seed in range(3)])
+
+    def value(scores):
+        return judged(pair_formula(PAIR_LOSSES[name]), scores, d)
+
+    for derivative in (value, torch.func.grad(value), torch.func.hessian(value)):
+        together = torch.func.vmap(derivative)(batch)
+        torch.testing.assert_close(together, torch.stack([derivative(u) for u in batch]))
+
+
+@pytest.mark.parametrize("name", OWN_LOSSES)
+def test_a_product_with_the_hessian_is_linear_in_its_vector(name):
+    """As in the matching of errors: d/dv of w . H v is H w, without a third derivative."""
+    d, w = direction(COUNTS["unequal"]), torch.tensor(scored(direction(COUNTS["unequal"]), 1))
+    u = torch.tensor(scored(d))
+
+    def gradient(scores):
+        return torch.func.grad(lambda s: judged(pair_formula(PAIR_LOSSES[name]), s, d))(scores)
+
+    def product(vector):
+        return torch.func.jvp(gradient, (u,), (vector,))[1] @ w
+
+    got = torch.func.grad(product)(torch.zeros_like(u))
+    torch.testing.assert_close(got, torch.func.jvp(gradient, (u,), (w,))[1])
+
+
 @pytest.mark.parametrize("name", OWN_LOSSES)
 def test_a_loss_of_ones_own_has_the_derivatives_of_its_finite_differences(name):
     loss, d, h = PAIR_LOSSES[name], direction(COUNTS["unequal"]), 1e-5
