@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from linlocal.seeds import number
+from linlocal.seeds import seed_for
 
 
 @contextmanager
@@ -19,9 +19,9 @@ def drawing(device: torch.device, *key: int) -> Iterator[None]:
 
     Args:
         device: whose generator is seeded, beside that of the CPU.
-        key: as for `linlocal.seeds.number`.
+        key: as for `linlocal.seeds.seed_for`.
     """
-    seed, gpus = number(*key), [device] if device.type == "cuda" else []
+    seed, gpus = seed_for(*key), [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):
         torch.default_generator.manual_seed(seed)
         if gpus:

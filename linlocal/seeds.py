@@ -13,14 +13,14 @@ import numpy as np
 from linlocal.inputs import whole
 
 
-def stream(purpose: str, *seeds: int) -> np.random.Generator:
+def generator_for(purpose: str, *seeds: int) -> np.random.Generator:
     """A generator of its own for each purpose and seeds: equal seeds make unrelated draws."""
     name = repr((purpose, *(whole(seed, "seed") for seed in seeds)))
     digest = hashlib.sha256(name.encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def number(*key: int) -> int:
+def seed_for(*key: int) -> int:
     """A seed of 63 bits for torch that is a function of several numbers, none of them negative."""
     name = repr(tuple(whole(each, "seed", 0) for each in key))
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1

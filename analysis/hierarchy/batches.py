@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from linlocal.rhm import RandomHierarchyModel, Trees, sampling, trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Encode = Callable[[NDArray[Any]], NDArray[Any]]
 Batch = tuple[Tensor, Tensor]
@@ -112,7 +112,7 @@ class StoredBatches(Dataset[Batch]):
         self.epoch = epoch
         self._order = np.arange(len(self._data))
         if self._seed is not None:
-            stream("order", self._seed, epoch).shuffle(self._order)
+            generator_for("order", self._seed, epoch).shuffle(self._order)
 
     def __len__(self) -> int:
         return -(-len(self._data) // self._batch_size)

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linlocal.networks import Masks
+
 Weights = Literal["transposed", "random", "direct", "target"]
-Masks = Literal["sample", "batch", "none"]
 Sharing = Literal["convolutional", "local"]
 
 

@@ -13,7 +13,7 @@ from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, LocalRule, views_of
 from linlocal.analysis.local_losses.pooling import Cells, Pool, Pooling, Shape, pools
 from linlocal.analysis.local_losses.projections import (
-    Projection,
+    ProjectionModule,
     num_parameters,
     rank_within,
     useful_rank,
@@ -147,7 +147,7 @@ class NetworkRule:
     ) -> ScoredPairs:
         sides, kind = self._plan(shapes, block), self.rule.projection
         projections = [
-            [Projection(*side, generator) for side in sides]
+            [ProjectionModule(*side, generator) for side in sides]
             for _ in range(1 if self.shared else 2)
             if sides
         ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Projection(nn.Module):
+class ProjectionModule(nn.Module):
     """c -> B c with B = M, or B = left right of low rank; no bias.
 
     Drawn uniformly on +-1/sqrt(features), the published baseline (Wu et al. 2026, arXiv
@@ -64,7 +64,7 @@ class Projection(nn.Module):
 
 
 def num_parameters(features: int, context: int, rank: int | None) -> int:
-    """Parameters of a `Projection`; rank None is the full matrix."""
+    """Parameters of a `ProjectionModule`; rank None is the full matrix."""
     return features * context if rank is None else rank * (features + context)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from linlocal.analysis.local_losses.contract import LocalLoss, views_of
 from linlocal.analysis.local_losses.pooling import Pool
-from linlocal.analysis.local_losses.projections import Projection
+from linlocal.analysis.local_losses.projections import ProjectionModule
 from linlocal.autodiff import pair_formula, summed
 from linlocal.losses import PairLoss
 
@@ -47,7 +47,7 @@ class ScoredPairs(LocalLoss):
         loss: PairLoss,
         pool: Pool,
         contexts: Sequence[tuple[bool, Pool]],
-        projections: Sequence[Sequence[Projection]],
+        projections: Sequence[Sequence[ProjectionModule]],
         *,
         negatives: Negatives,
         penalty: float,
@@ -69,7 +69,7 @@ class ScoredPairs(LocalLoss):
             # lam/2 in each direction: a shared projection is that of both.
             weight = self.penalty / max(1, len(self.projections))
             for b in self.modules():
-                if isinstance(b, Projection):
+                if isinstance(b, ProjectionModule):
                     total = total + weight * b.squared_norm()
         return total
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from linlocal.analysis.probing.probe import linear_probe
 from linlocal.rhm import RandomHierarchyModel, Trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Activities = Callable[[NDArray[Any]], Sequence[Tensor]]
 
@@ -49,7 +49,7 @@ def synonymic_sensitivity(
         raise ValueError(f"A sensitivity compares data with each other; got {len(trees)} of them.")
     clean = _flat(activities(trees.leaves))
     # y: the next datum of a random order, so that none is compared with itself.
-    order = stream("other data", seed).permutation(len(trees))
+    order = generator_for("other data", seed).permutation(len(trees))
     other = np.empty_like(order)
     other[order] = np.roll(order, 1)
     apart = [_mean_square(z - z[torch.from_numpy(other)]) for z in clean]

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from linlocal import inputs
-from linlocal.seeds import number as stream
+from linlocal.seeds import seed_for
 
 
 class Loader(Protocol):
@@ -87,5 +87,5 @@ class SeededLoader:
             batch_sampler=self.rows(epoch)[start:],
             num_workers=self.num_workers,
             # Otherwise its workers' seed is drawn from the global generator, once more per resume.
-            generator=torch.Generator().manual_seed(stream(self.seed, epoch)),
+            generator=torch.Generator().manual_seed(seed_for(self.seed, epoch)),
         )

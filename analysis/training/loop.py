@@ -38,7 +38,7 @@ from linlocal.analysis.training.sharding import (
 from linlocal.analysis.training.synchronise import GradientMeans
 from linlocal.analysis.watching import complete_from_above, survey
 from linlocal.rules import Rule
-from linlocal.seeds import number
+from linlocal.seeds import seed_for
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -242,7 +242,7 @@ class Trainer(ABC):
         if state is not None:
             self.load_state_dict(state)
         elif self.steps == 0:
-            seed_everything(number(self.seed, self.fabric.global_rank))
+            seed_everything(seed_for(self.seed, self.fabric.global_rank))
         while self.epoch < epochs:
             described = f"epoch {self.epoch + 1}/{epochs}"
             batches = loader.batches(self.epoch, self.position)

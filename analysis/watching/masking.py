@@ -13,7 +13,7 @@ with a_l = W_l h_{l-1}, h_l = relu(a_l) and g_l the error at h_l.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from linlocal.analysis.watching.restore import untouched
 from linlocal.inputs import instance
-
-Masks = Literal["sample", "batch", "none"]
+from linlocal.networks import Masks
 
 _RELU = {F.relu, torch.relu, Tensor.relu}
 # Other derivatives that depend on the sample. Max-pooling is allowed: where it comes from is not

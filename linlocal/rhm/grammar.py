@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -204,7 +204,7 @@ class Grammar:
         tables = []
         for l, s in enumerate(self.tuple_sizes, start=1):
             shape = (self.num_values(l), self.num_synonyms)
-            code = stream("rules", self.seed, l).choice(
+            code = generator_for("rules", self.seed, l).choice(
                 self.num_symbols**s, size=math.prod(shape), replace=False
             )
             table = _digits(code, self.num_symbols, s).reshape(*shape, s).astype(self.dtype)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linlocal.rhm.grammar import Grammar, Symbols
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 
 def side(grammar: Grammar) -> int:
@@ -91,7 +91,7 @@ def textures(
         raise ValueError(
             "A texture of one pixel and one channel is no texture; use a larger patch."
         )
-    values = stream("textures", seed).standard_normal((num_symbols, size))
+    values = generator_for("textures", seed).standard_normal((num_symbols, size))
     values -= values.mean(axis=1, keepdims=True)
     values /= values.std(axis=1, keepdims=True)
     return values.reshape(num_symbols, channels, patch_size, patch_size).astype(np.float32)

@@ -13,7 +13,7 @@ from linlocal.rhm import sampling, trees as t
 from linlocal.rhm.encoding import checked_leaves
 from linlocal.rhm.grammar import Array, Grammar, Index, Productions, Symbols
 from linlocal.rhm.trees import Trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Mask = NDArray[np.bool_]
 
@@ -281,7 +281,7 @@ def sample_posterior(
         ValueError: as `posterior`.
     """
     given, seen = _visible(grammar, leaves, visible)
-    rng = stream("sample posterior", seed)
+    rng = generator_for("sample posterior", seed)
     drawn = np.empty(given.shape, dtype=grammar.dtype)
     for rows in _parts(grammar, given):
         up, log_evidence = _upward(grammar, given[rows], seen[rows], corruption)
@@ -341,6 +341,6 @@ def bayes_error(
     if seen.ndim == 0:
         if not 0 <= seen <= 1:
             raise ValueError(f"visible must be a probability or booleans (d,), got {visible!r}.")
-        seen = stream("masks", seed).random(leaves.shape) < seen
+        seen = generator_for("masks", seed).random(leaves.shape) < seen
     errors = 1.0 - posterior(grammar, leaves, seen).classes.max(axis=-1)
     return BayesError(float(errors.mean()), float(errors.std(ddof=1) / np.sqrt(num_samples)))

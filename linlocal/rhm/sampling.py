@@ -11,7 +11,7 @@ from linlocal.inputs import whole
 from linlocal.rhm import trees as t
 from linlocal.rhm.grammar import Grammar, Index, Symbols
 from linlocal.rhm.trees import Trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 EXACT_ORDER = 2**22
 """Up to so many data, drawing without replacement puts all of them in a random order."""
@@ -28,7 +28,7 @@ def sample(grammar: Grammar, num: int, *seed: int) -> Trees:
         seed: of the draws, one number or several; independent of the seed of the rules.
     """
     whole(num, "num", 0)
-    return _sample(grammar, num, stream("sample", *seed))
+    return _sample(grammar, num, generator_for("sample", *seed))
 
 
 def _sample(grammar: Grammar, num: int, rng: np.random.Generator) -> Trees:
@@ -111,7 +111,7 @@ def split(grammar: Grammar, train: int, test: int, seed: int) -> tuple[Trees, Tr
 
 def draw_distinct(grammar: Grammar, num: int, *seed: int) -> Trees:
     """The first ``num`` data of a random order without repetition, see `split`."""
-    rng = stream("split", *seed)
+    rng = generator_for("split", *seed)
     if grammar.num_data <= EXACT_ORDER or (grammar.uniform and 2 * num > grammar.num_data):
         return t.data_at(grammar, _random_order(grammar, num, rng))
     # Drawing with replacement and dropping what was met before is drawing without replacement.
@@ -173,7 +173,7 @@ def exchange(grammar: Grammar, trees: Trees, level: int, node: int | None, seed:
     weight = np.tile(grammar.rule_probabilities[level - 1], (grammar.num_synonyms, 1))
     np.fill_diagonal(weight, 0.0)
     below = np.cumsum(weight / weight.sum(axis=1, keepdims=True), axis=1)
-    u = stream("exchange", seed).random(old.shape)
+    u = generator_for("exchange", seed).random(old.shape)
     new = np.empty_like(old)
     for rule in range(grammar.num_synonyms):
         here = old == rule
@@ -195,7 +195,7 @@ def resample(grammar: Grammar, trees: Trees, level: int, node: int | None, seed:
     Raises:
         ValueError: no such level or node.
     """
-    rng = stream("resample", seed)
+    rng = generator_for("resample", seed)
     choices = t.choices_of(grammar, trees)
     placements = [level_.copy() for level_ in trees.placements]
     for l in range(1, grammar.check_level(level) + 1):
@@ -235,7 +235,7 @@ def corrupt(grammar: Grammar, leaves: ArrayLike, fraction: float, seed: int) -> 
     if grammar.num_symbols == 1:
         raise ValueError("With num_symbols=1 a leaf cannot be another symbol.")
     old = np.asarray(leaves)
-    rng = stream("corrupt", seed)
+    rng = generator_for("corrupt", seed)
     hit = (rng.random(old.shape) < fraction) & (old >= 0)
     shift = rng.integers(1, grammar.num_symbols, size=old.shape)
     return np.where(hit, (old + shift) % grammar.num_symbols, old).astype(grammar.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linlocal.rhm.grammar import BLANK, Array, Grammar, Index, Symbols
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Keys = NDArray[np.uint64]
 Choices = Sequence[NDArray[np.integer[Any]]]
@@ -269,7 +269,7 @@ def keys_of(grammar: Grammar, trees: Trees) -> Keys:
 def _key_weights(grammar: Grammar) -> Keys:
     sizes = radices(grammar)
     if grammar.num_data >= INDEX_LIMIT:
-        drawn = stream("keys").integers(0, 2**64, size=len(sizes), dtype=np.uint64)
+        drawn = generator_for("keys").integers(0, 2**64, size=len(sizes), dtype=np.uint64)
         return np.asarray(drawn | np.uint64(1), dtype=np.uint64)
     places = [1]
     for radix in reversed(sizes[1:]):

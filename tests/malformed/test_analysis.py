@@ -590,7 +590,7 @@ CASES = {
             "A budget of 3 parameters is too small",
         ),
         "features of another size": (
-            lambda: projections.Projection(3, 4, None, torch.Generator())(VIEWS[:, :2]),
+            lambda: projections.ProjectionModule(3, 4, None, torch.Generator())(VIEWS[:, :2]),
             ValueError,
             "has 2 features, but its projection was built for 4",
         ),
