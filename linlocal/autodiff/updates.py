@@ -27,12 +27,12 @@ def local_update(
         network: the network with layers 1..L.
         pairs: the batch.
         rule: the local rule.
-        projections: ``projections[l - 1][d]`` is the B of layer l and view direction d to use
-            instead of the rule's, (read-out width, context width); the M of a penalty in the
-            downstream metric.
-        loss: a torch function to use instead of ``rule.loss``, needed if that is your own:
-            ``loss(u, direction)`` of the scores (pairs,) of a direction (of their goodness, for a
-            rule of goodness), or ``loss(z, z_view)``. Returns a scalar.
+        projections: the projections to use instead of the rule's: ``projections[l - 1][d]`` is the
+            B of layer l and view direction d, (read-out width, context width), or its M under the
+            metric penalty.
+        loss: a torch function to use instead of ``rule.loss``, needed if that is your own. It is
+            called as ``loss(u, direction)`` with the scores (pairs,) of a direction (with their
+            goodness, for a rule of goodness), or as ``loss(z, z_view)``, and returns a scalar.
 
     Returns:
         ``updates[l - 1]`` in the shape of W_l (of the kernel, for a convolution), for l = 1..L.
@@ -65,11 +65,11 @@ def global_update(
     Args:
         network: as in `local_update`.
         pairs: as in `local_update`.
-        rule: its loss on the top layer is the global one.
-        projections: as in `local_update`; only those of the top layer count.
-        masks: "sample" is backpropagation. For "batch" and "none" the layers above l are replaced
-            by linear ones, with the derivatives of the ReLU averaged over the batch or left out,
-            and what reaches the top is paired with -dLoss_L/dz_L.
+        rule: the local rule, whose loss on the top layer is backpropagated.
+        projections: as in `local_update`; only those of the top layer are used.
+        masks: "sample" is backpropagation. "batch" and "none" replace the layers above l by linear
+            ones, with the derivatives of the ReLU averaged over the batch or left out, and pair
+            what reaches the top with -dLoss_L/dz_L.
         loss: as in `local_update`.
 
     Returns:

@@ -30,7 +30,7 @@ def grid(grammar: Grammar, leaves: ArrayLike) -> Symbols:
     """(data, side, side) the leaves where they are in the image; made of (data, d).
 
     Args:
-        grammar: with patches of 1, 4, 9, ... places.
+        grammar: a grammar with patches of 1, 4, 9, ... places.
         leaves: (data, d).
 
     Raises:
@@ -49,7 +49,7 @@ def ungrid(grammar: Grammar, images: ArrayLike) -> Symbols:
     """(data, d) leaves in the order of the grammar; the inverse of `grid`.
 
     Args:
-        grammar: with patches of 1, 4, 9, ... places.
+        grammar: a grammar with patches of 1, 4, 9, ... places.
         images: (data, side, side).
 
     Raises:
@@ -80,8 +80,8 @@ def textures(
     Args:
         num_symbols: v.
         patch_size: side in pixels, at least 2 if there is one channel.
-        channels: of the image.
-        seed: of the textures.
+        channels: the number of channels of the image.
+        seed: seeds the textures.
 
     Raises:
         ValueError: a single value has no variance.
@@ -89,7 +89,8 @@ def textures(
     size = channels * patch_size**2
     if size < 2:
         raise ValueError(
-            "A texture of one pixel and one channel is no texture; use a larger patch."
+            "A texture needs more than one value, got one pixel and one channel; use a larger "
+            "patch."
         )
     values = generator_for("textures", seed).standard_normal((num_symbols, size))
     values -= values.mean(axis=1, keepdims=True)
@@ -103,7 +104,7 @@ def render(
     """(data, channels, side * patch, side * patch) images; blanks are 0.
 
     Args:
-        grammar: with patches of 1, 4, 9, ... places.
+        grammar: a grammar with patches of 1, 4, 9, ... places.
         leaves: (data, d).
         patches: (v, channels, patch, patch) what each symbol looks like: `colours`, `textures`.
 

@@ -278,7 +278,7 @@ class Rewrite:
     Attributes:
         name: why it holds; printed beside each step that uses it.
         left: a single word with coefficient 1.
-        right: of the same shape.
+        right: the expression that replaces it, of the same shape.
 
     Raises:
         ValueError: left is no single word with coefficient 1, or the shapes differ.
