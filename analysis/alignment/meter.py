@@ -1,9 +1,10 @@
-"""Measures local and global gradients while somebody else runs the network.
+"""Measures local and global gradients while the caller runs the network.
 
-Symbols: z_l output of block l, theta_l its parameters, delta_l = dLoss/dz_l the error signal. The
-local gradient of block l is (dz_l/dtheta_l)^T delta_l with delta_l of its own loss, the global one
-is what the backward pass of one loss brings to theta_l. Both come from the same graph, local ones
-at the end of the forward pass, and what is kept of them are sums in float64 on the device.
+Symbols: z_l is the output of block l, theta_l are its parameters, and delta_l = dLoss/dz_l is the
+error signal. The local gradient of block l is (dz_l/dtheta_l)^T delta_l with the error signal of
+the block's own loss. The global gradient is what the backward pass of one loss brings to theta_l.
+Both come from the same graph; the local ones are computed at the end of the forward pass. Only
+sums of their products are kept, in float64 on the device.
 """
 
 from __future__ import annotations
@@ -37,22 +38,23 @@ def _unchanged(value: Tensor) -> Tensor:
 
 
 class Meter:
-    """Takes the measurement of `align` while somebody else runs the network.
+    """Measures what `align` returns while the caller runs the network.
 
     Args:
         blocks: the blocks.
-        rule: as for `align`.
-        backward: whether the global gradient is that of a backward pass that the caller runs, and
-            else that of each rule's loss on the last block.
-        view_parts: whether the parameters' gradients are split into the parts of the views, which
-            costs each block's backward a second time. The error signals always are.
-        trains_rule: the caller's backward pass is exactly that of the one rule's loss on the last
-            block, so that the gradient of this block need not be computed twice.
+        rule: the rule or rules, as for `align`.
+        backward: whether the caller runs the backward pass that gives the global gradient.
+            Otherwise each rule's loss on the last block is backpropagated here.
+        view_parts: whether to split the gradients of the parameters into the parts of the two
+            views, which runs the backward pass of each block a second time. Error signals are
+            always split.
+        trains_rule: whether the caller backpropagates exactly the loss of the one rule on the last
+            block; the gradient of that block is then not computed twice.
 
     Raises:
-        TypeError: what was given is no rule.
-        ValueError: no rule, or ``trains_rule`` with several, without ``backward`` or with
-            ``view_parts``.
+        TypeError: ``rule`` is no rule.
+        ValueError: no rule was given, or ``trains_rule`` with several rules, without ``backward``
+            or with ``view_parts``.
     """
 
     def __init__(
@@ -100,9 +102,10 @@ class Meter:
 
         Args:
             model: the network.
-            rescale: what is done to the local losses; as the caller does to the loss.
-            factor: the part of it that shall not show in the norms (a gradient scaler's).
-            batch: what local losses that read labels are given.
+            rescale: scales the local losses, as the caller scales the global loss.
+            factor: the part of that scale that must not show in the norms (the factor of a gradient
+                scaler).
+            batch: (inputs, labels), for local losses that read labels.
         """
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch
@@ -122,10 +125,10 @@ class Meter:
 
     @torch.no_grad()
     def finish(self) -> Measurement:
-        """What was measured, on the device, averaged over processes.
+        """The measurement, on the device, averaged over processes.
 
         Raises:
-            RuntimeError: no forward pass, or no backward pass, was seen.
+            RuntimeError: the network ran no forward pass or no backward pass.
         """
         sums = self._sums
         self._sums.settle()
@@ -157,7 +160,7 @@ class Meter:
             sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()
         self._busy = True
         try:
-            # A checkpointed block runs once more here.
+            # A block under activation checkpointing runs once more here.
             judges = [loss for losses in self._losses for loss in losses]
             with untouched(*(block.module for block in self.blocks), *judges):
                 sums.open = ErrorSignals([], [[None] * len(outputs) for _ in sums.global_])
@@ -222,8 +225,8 @@ class Meter:
 
     def _on_parameter(self, name: str, gradient: Tensor) -> None:
         if not self._busy:
-            # The very object: seeing it in use, autograd makes a copy for .grad. A detached one
-            # would share its memory with .grad, which clipping and scalers overwrite.
+            # We keep the object itself: autograd sees it in use and copies it for .grad. A detached
+            # tensor would share its memory with .grad, which clipping and scalers overwrite.
             add(self._sums.global_[0], name, gradient)
 
     def _on_error(self, of: ErrorSignals, l: int, gradient: Tensor) -> None:

@@ -113,6 +113,8 @@ class ScoreProblem:
         kernel = (self.z.rows @ self.z.rows.T).take(a, axis=0).take(a, axis=1)
         kernel *= (self.c.rows @ self.c.rows.T).take(r, axis=0).take(r, axis=1)
 
+        return self.contrasts.conjugate(kernel)
+
     def energy(self, b: Array, m: Array) -> float:
         """phi(m) + lam/2 ||B||_F^2, the function that B minimises."""
         return self.loss.value(m, self.pairs) + 0.5 * self.penalty * float(np.sum(b**2))

@@ -557,7 +557,7 @@ CASES = {
         "rank and budget": (
             lambda: local_losses.CLAPP(rank=2, budget=9),
             ValueError,
-            "give one of rank and budget",
+            "give either a rank or a budget",
         ),
         "a rank of 0": (
             lambda: local_losses.CLAPP(rank=0),
