@@ -151,7 +151,7 @@ class Graph:
         return Scorer(read, c, b)
 
     def _matched(self, layer: int, number: int, direction: Direction) -> Scorer:
-        """u = (V z)^T B_L (V c), so that no matrix V is needed: layers above act on z and c."""
+        """u = (V z)^T B_L (V c), where the layers above act on z and c, without a matrix V."""
         b = self._scorer(self.depth, number, direction).b
 
         def read(z: torch.Tensor) -> torch.Tensor:

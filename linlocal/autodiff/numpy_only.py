@@ -42,7 +42,7 @@ class NumpyPairLoss:
         self.loss = loss
 
     def __call__(self, positive: Tensor, negative: Tensor, real: Tensor | None = None) -> Tensor:
-        """The loss; arguments as of `PairFormula`."""
+        """The loss; takes the arguments of `PairFormula`."""
         references, number = negative.shape
         there = (
             np.ones((references, number), dtype=bool)

@@ -122,7 +122,7 @@ class Network(ABC):
         inputs.room(max(sizes[1:]) ** 2, f"an orthogonal basis of {max(sizes[1:])} units")
         rng = _generator(seed)
         bases = [_semi_orthogonal(rng, (n, n)) for n in sizes[1:]]
-        # Every factor spreads the directions that reach the top, so that their ratios multiply.
+        # Every factor spreads the directions that reach the top, so their ratios multiply.
         kept = min(sizes[1:])
         ratio = condition_number ** (1.0 / (len(sizes) - 2))
         values = np.ones(max(sizes))
@@ -265,7 +265,7 @@ class Network(ABC):
         return weight.kernel_gradient(gradient) if isinstance(weight, Convolution) else gradient
 
     def check_input(self, x: ArrayLike) -> Array:
-        """``x`` as a read-only matrix (samples, n_0); errors as of `activities`."""
+        """``x`` as a read-only matrix (samples, n_0); raises the errors of `activities`."""
         samples = inputs.matrix(x, "x", "(samples, width)")
         if samples.shape[1] != self.widths[0]:
             raise ValueError(

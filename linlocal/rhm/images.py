@@ -1,7 +1,7 @@
 """Two dimensions: a tuple is a square block, a datum an image, a leaf a patch of pixels.
 
 The i-th symbol of a tuple of b^2 stands in row i // b and column i % b of its block, at every
-level, so that the leaves fill a square of side b^L (of different b, the product).
+level, so the leaves fill a square of side b^L (the product of the b, if they differ).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How much data it takes, and the covariances that decide it: exact, expected, and measured.
 
-Exact covariances belong to the rules that a grammar has; they are computed level by level, so that
-their cost does not grow with the number of data. Expected ones are root mean squares over the draw
+Exact covariances are those of a grammar's own rules; they are computed level by level, so their
+cost does not grow with the number of data. Expected covariances are root mean squares over the draw
 of the rules.
 """
 
@@ -108,8 +108,8 @@ def expected_class_covariance(grammar: Grammar) -> float:
 def expected_class_tuple_covariance(grammar: Grammar) -> float:
     """Root mean square of Cov(class, tuple of leaves) over the draw of the rules and owned tuples.
 
-    A tuple is one of m synonyms of a symbol of level 1, so that this is 1/m times the covariance of
-    class and that symbol, which is that of class and leaf in the grammar without level 1; for L = 1
+    A tuple is one of m synonyms of a symbol of level 1, so this is 1/m times the covariance of the
+    class and that symbol, which is that of class and leaf in the grammar without level 1. For L = 1
     it is the deviation sqrt((1 - 1/n) / n) / (n m) of an owner from the other classes.
 
     Args:

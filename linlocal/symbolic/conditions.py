@@ -1,9 +1,9 @@
 """`derive`: the exact condition under which a rule's local update equals the global one.
 
 The difference of the updates (and of what the slopes depend on) is rewritten until only the layer's
-own activities and the downstream metric G = V^T V are left, abbreviated and factored, so that the
-condition can be read off. At a size it is a system of polynomials in the entries of G, and Groebner
-bases decide what it says of G and whether a condition on V implies it.
+own activities and the downstream metric G = V^T V are left. It is then abbreviated and factored,
+and the condition can be read off. At a size it is a system of polynomials in the entries of G, and
+Groebner bases decide what it says about G and whether a condition on V implies it.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class RationalMatrix:
         return total
 
     def _lifted(self, target: Mapping[PolyElement, int]) -> Rows:
-        """Numerators over another denominator, of which this one is a divisor."""
+        """The numerators over another denominator, which this one divides."""
         mine = dict(self.denominator)
         factor = self.ring.one
         for f, power in target.items():

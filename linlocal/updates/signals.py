@@ -100,7 +100,7 @@ class Signals:
         needs_linear = rule.projection == "matched" or self.penalty.metric == "downstream"
         if needs_linear and not isinstance(network, DeepLinear):
             raise ValueError(
-                "A matched projection and a penalty in the downstream metric need one downstream "
+                "A matched projection and the metric penalty need one downstream "
                 "map for all samples: a linear network."
             )
         onto_top = rule.context == "top" and rule.projection == "identity"
@@ -225,7 +225,7 @@ class Signals:
         if pool is not None:
             raise ValueError(
                 "A matched projection sees the whole feature map: pool the top layer only, or "
-                "take the penalty in the downstream metric."
+                "take the metric penalty."
             )
         if pool_top is not None:
             down = pool_top @ down
