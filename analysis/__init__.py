@@ -7,9 +7,8 @@
     audit_locality              proof that no local loss reaches another block
     blocks                      the names of a network's blocks
 
-Local losses are in `local_losses`, networks for the Random Hierarchy Model in
-`hierarchy`. Names are imported when first used, so that reading a result file never loads
-torch.
+Local losses are in `local_losses`, networks for the Random Hierarchy Model in `hierarchy`. Names
+are imported when first used, so reading a result file never loads torch.
 """
 
 from linlocal.doors import lazily

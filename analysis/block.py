@@ -25,10 +25,10 @@ class Block:
     """One block of a network.
 
     Attributes:
-        name: of the submodule whose output is the block's.
-        module: that submodule.
-        first: the submodule whose input is the block's: where it is a run, the first of it.
-        parameters: the block's own, by their names in the network; frozen ones included.
+        name: the name of the submodule whose output is that of the block.
+        module: the submodule of that name.
+        first: the submodule whose input is that of the block; the first one of a run.
+        parameters: the parameters of the block by their names in the network, frozen ones included.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Block:
 def blocks(model: nn.Module, names: Iterable[str] | None = None) -> tuple[str, ...]:
     """The names of a network's blocks, in forward order.
 
-    Parameters outside of all blocks (a head, a stem that is no part of a block) belong to none, and
-    no instrument compares them.
+    Parameters outside all blocks (a head, a stem that is no part of a block) belong to no block,
+    and no instrument compares them.
 
     Args:
         model: the network.
@@ -64,12 +64,12 @@ def blocks(model: nn.Module, names: Iterable[str] | None = None) -> tuple[str, .
 def resolve(
     model: nn.Module, names: Iterable[str] | None = None, *, strict: bool = True
 ) -> tuple[Block, ...]:
-    """The blocks themselves; arguments and errors as of `blocks`.
+    """The blocks themselves; takes the arguments and raises the errors of `blocks`.
 
     Args:
         model: the network.
-        names: the blocks.
-        strict: whether every block must have parameters, and share none.
+        names: the names of the blocks.
+        strict: whether every block must have parameters and share none.
     """
     network = unwrap(model)
     chosen = _find(network) if names is None else _checked(network, names)

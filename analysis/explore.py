@@ -28,21 +28,23 @@ PENALTIES: tuple[rules.Metric, ...] = ("frobenius", "downstream")
 
 @dataclass(frozen=True)
 class Setting:
-    """What the sliders set.
+    """The values that the sliders set.
 
     Attributes:
-        depth: L.
-        first_width: units of the first layer.
-        top_width: units of the last; the widths between are interpolated geometrically.
-        condition_number: of the map downstream of the first layer; 1 is an isometry where the
-            network does not narrow. Ignored by a ReLU network, whose weights are orthogonal.
-        rule: a key of `RULES`.
-        score: one of `SCORES`.
-        penalty: lam.
-        metric: of the penalty, "frobenius" or "downstream" (linear networks only).
-        relu: a ReLU after every layer.
-        samples: in the batch.
-        seed: of weights and views.
+        depth: L, the number of layers.
+        first_width: the number of units of the first layer.
+        top_width: the number of units of the last layer; the widths between are interpolated
+            geometrically.
+        condition_number: the condition number of the map downstream of the first layer; 1 makes it
+            an isometry if the network does not narrow. A ReLU network, whose weights are
+            orthogonal, ignores it.
+        rule: the name of the rule, a key of `RULES`.
+        score: the name of the score, one of `SCORES`.
+        penalty: lam, the strength of the penalty.
+        metric: the metric of the penalty, "frobenius" or "downstream" (linear networks only).
+        relu: whether a ReLU follows every layer.
+        samples: the number of samples in the batch.
+        seed: seeds the weights and the views.
     """
 
     depth: int = 5
@@ -91,12 +93,12 @@ class Explorer:
     """A figure of the cosines of one setting that can be redrawn for another.
 
     Attributes:
-        figure: cosine and mismatch terms against the layer.
-        setting: what it shows.
+        figure: the figure of cosine and mismatch terms against the layer.
+        setting: the setting that the figure shows.
     """
 
     def __init__(self, setting: Setting = Setting()) -> None:
-        # Lines are moved, nothing is laid out anew: a redraw is then fast enough for a slider.
+        # Only the lines move and nothing is laid out again, which is fast enough for a slider.
         self.figure = Figure(figsize=(7.0, 2.6), dpi=72)
         self.figure.subplots_adjust(left=0.08, right=0.98, top=0.8, bottom=0.18, wspace=0.25)
         left, right = self._axes = self.figure.subplots(1, 2)
@@ -142,7 +144,7 @@ def explore(setting: Setting = Setting()) -> Any:
     """Sliders over a live figure; an `Explorer` where ipywidgets or a notebook is missing.
 
     Args:
-        setting: to begin with.
+        setting: the setting to begin with.
 
     Returns:
         A widget, or an `Explorer`.

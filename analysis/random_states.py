@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from linlocal.seeds import number
+from linlocal.seeds import seed_for
 
 
 @contextmanager
 def drawing(device: torch.device, *key: int) -> Iterator[None]:
-    """Inside, torch's random numbers are a function of the key; then they are where they were.
+    """Make torch's random numbers inside a function of the key, and restore their state afterwards.
 
     Args:
-        device: whose generator is seeded, beside that of the CPU.
-        key: as for `linlocal.seeds.number`.
+        device: the device whose generator is seeded, beside that of the CPU.
+        key: the numbers that make the seed, as for `linlocal.seeds.seed_for`.
     """
-    seed, gpus = number(*key), [device] if device.type == "cuda" else []
+    seed, gpus = seed_for(*key), [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):
         torch.default_generator.manual_seed(seed)
         if gpus:
@@ -32,7 +32,7 @@ def drawing(device: torch.device, *key: int) -> Iterator[None]:
 
 def random_states() -> dict[str, Any]:
     """The states of the generators of Python, numpy and torch, as `Checkpoints` can hold them."""
-    # NPY002 three times: data sets of others draw from numpy's global generator.
+    # NPY002 is ignored three times: other people's data sets draw from numpy's global generator.
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": random.getstate(),

@@ -62,11 +62,11 @@ def lazily(package: str, file: str) -> Door:
 
 @contextmanager
 def missing_explained(who: str) -> Iterator[None]:
-    """Inside it, a library that is missing is reported with the command that installs it.
+    """Report a library that is missing inside with the command that installs it.
 
     Args:
-        who: needs the library, for the message. Where several are inside each other, the outermost
-            is named: that is what the user wrote.
+        who: what needs the library, for the message. Of several nested ones the outermost is
+            named, because that is what the user wrote.
 
     Raises:
         ModuleNotFoundError: a library of `EXTRAS` is missing.
@@ -75,7 +75,7 @@ def missing_explained(who: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
-        # A library that is there but lacks a part has been imported; no extra helps.
+        # A library that is installed but lacks a part has been imported; no extra helps.
         if missing not in EXTRAS or sys.modules.get(missing) is not None:
             raise
         extra = EXTRAS[missing]

@@ -20,7 +20,7 @@ def matrix(value: ArrayLike, name: str, layout: str) -> Array:
 
     Args:
         value: anything numpy turns into a two-dimensional array of real numbers.
-        name: what the caller calls it, for the message.
+        name: the name of the argument, for the message.
         layout: the expected layout, for the message, e.g. "(samples, features)".
 
     Raises:
@@ -48,7 +48,7 @@ def all_finite(array: NDArray[np.generic], name: str) -> None:
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"{name} has {int(bad.sum())} non-finite entries, the first at index {first}; "
-            "remove or replace them before."
+            "remove or replace them first."
         )
 
 
@@ -167,46 +167,46 @@ def instance(value: Any, kind: type | tuple[type, ...], name: str, hint: str) ->
     """Raise unless ``value`` is of a kind.
 
     Args:
-        value: what came.
-        kind: a class, or several.
-        name: what the caller calls it.
-        hint: what it should be and how to make one, for the message.
+        value: the argument.
+        kind: the class it must be of, or several.
+        name: the name of the argument, for the message.
+        hint: what it must be and how to make one, for the message.
 
     Raises:
-        TypeError: it is not.
+        TypeError: it is of no such class.
     """
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {hint}, got {described(value)}.")
 
 
 def sequence(value: Any, name: str, of: str) -> None:
-    """Raise a TypeError unless ``value`` can be iterated over and is no text."""
+    """Raise a TypeError unless ``value`` can be iterated over and is not a string."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
         raise TypeError(f"{name} must be a sequence of {of}, got {described(value)}.")
 
 
 def room(entries: int, what: str) -> None:
-    """Refuse what can never fit, before the memory for it is asked for.
+    """Refuse an array that can never fit, before its memory is allocated.
 
     Args:
-        entries: float64 numbers.
-        what: they are, for the message.
+        entries: how many float64 numbers it has.
+        what: what they are, for the message.
 
     Raises:
-        MemoryError: more than the memory of this machine.
+        MemoryError: it is larger than the memory of this machine.
     """
     if not hasattr(os, "sysconf"):
         return
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 8 * entries > memory:
         raise MemoryError(
-            f"{what} takes {_size(8 * entries)}, this machine has {_size(memory)}: use smaller "
+            f"{what} takes {_size(8 * entries)}, and this machine has {_size(memory)}: use smaller "
             "sizes."
         )
 
 
 def described(value: Any) -> str:
-    """What came, short enough for a message."""
+    """The value in words, short enough for a message."""
     short = value is None or isinstance(value, str | int | float | complex | bool)
     return repr(value) if short and len(repr(value)) <= 40 else f"a {type(value).__name__}"
 

@@ -1,7 +1,7 @@
 """Local learning rules as data: context, projection, loss, penalty.
 
-A rule says what every layer minimises. Its *global* counterpart (BP-SSL) is the same loss on the
-top layer only, backpropagated. Build a rule by its name (`CLAPP`, ...), change one with
+A rule says what every layer minimises. Its *global* counterpart (BP-SSL) takes the same loss on the
+top layer only, and backpropagates it. Build a rule by its name (`CLAPP`, ...), change one with
 ``dataclasses.replace``, or write a `Rule` of your own; the package needs no change for it.
 """
 
@@ -32,13 +32,13 @@ class Penalty:
     Attributes:
         strength: lam > 0, one for all layers or one for each of the layers 1..L ("rescaled").
         metric: "frobenius" penalises B itself (M = B). "downstream" is the metric penalty: it
-            writes B_l = V_l^T M V_l (same layer context) or V_l^T M (top context) and penalises M;
-            for invertible G_l that is lam/2 tr(G^-1 B G^-1 B^T) or lam/2 tr(B^T G^-1 B). Statement
-            4 of the theory.
+            writes B_l = V_l^T M V_l (context of the same layer) or B_l = V_l^T M (top context) and
+            penalises M. For invertible G_l this is lam/2 tr(G^-1 B G^-1 B^T) or
+            lam/2 tr(B^T G^-1 B); statement 4 of the theory.
 
     Raises:
         ValueError: a strength that is not positive and finite, or an unknown metric.
-        TypeError: a strength that is no number.
+        TypeError: a strength that is not a number.
     """
 
     strength: float | tuple[float, ...] = 0.01
@@ -67,10 +67,10 @@ class Penalty:
         return penalty if isinstance(penalty, Penalty) else cls(penalty)
 
     def at(self, layer: int, depth: int) -> float:
-        """The strength at one layer.
+        """The strength lam_l of one layer.
 
         Raises:
-            ValueError: there are several strengths, but not one for each layer.
+            ValueError: there are several strengths, but not exactly one for each layer.
         """
         if isinstance(self.strength, tuple):
             if len(self.strength) != depth:
@@ -87,25 +87,26 @@ class Rule:
     """A local learning rule.
 
     Attributes:
-        name: stands in labels.
+        name: the name of the rule in labels and messages.
         loss: a `PairLoss`, a `Goodness` or a `ViewLoss`.
         context: what the activity z_l of an anchor is compared with. "same" or "top": the
-            reference's activity in the same or the top layer, detached; "both": the two
-            concatenated, each with a projection of its own. "self": itself; "sum": the sum of
-            anchor and reference is judged (both only for `Goodness`). "views": the loss sees both
-            views whole (only for `ViewLoss`).
-        projection: B_l. "optimal": minimises the penalised loss. "identity": fixed at I. "random":
-            fixed, uniform on +-1/sqrt(width_l), in the layers below the top, and optimal in the
-            top layer (the published baseline). "matched": V_l^T B_L V_l or V_l^T B_L (statement
-            1). "none": the loss needs no projection.
-        penalty: penalises an optimal projection; a number stands for `Penalty(number)`.
-        pooling: window of the average pooling of the map of each layer 1..L before the loss.
+            reference's activity in the same or in the top layer, detached. "both": the two
+            concatenated, each with a projection of its own. "self": nothing else, a goodness
+            judges the activity alone. "sum": a goodness judges the sum of anchor and reference.
+            "views": a `ViewLoss` sees both views whole.
+        projection: how B_l is chosen. "optimal": it minimises the penalised loss. "identity": it
+            is fixed at I. "random": it is fixed, uniform on +-1/sqrt(width_l), in the layers below
+            the top, and optimal in the top layer (the published baseline). "matched": it is
+            V_l^T B_L V_l or V_l^T B_L (statement 1). "none": the loss needs no projection.
+        penalty: the penalty on an optimal projection; a number stands for `Penalty(number)`.
+        pooling: the windows of the average pooling before the loss, one for the map of each layer
+            1..L; None pools nothing.
         seed: seeds a random projection.
-        source: says where the rule comes from.
+        source: the publication that the rule comes from.
 
     Raises:
         ValueError: parts that do not go together.
-        TypeError: loss is none of the three kinds, or a pooling or seed is no whole number.
+        TypeError: loss is none of the three kinds, or a pooling or seed is not a whole number.
     """
 
     name: str
@@ -162,7 +163,7 @@ class Rule:
 
     @property
     def has_linear_score(self) -> bool:
-        """Whether f is the linear score, so the slopes are constant."""
+        """Whether f is the linear score, whose slopes beta are constant."""
         return type(getattr(self.loss, "score", None)) is scores.Linear
 
     @property
@@ -170,7 +171,7 @@ class Rule:
         """The loss of a rule of scored pairs.
 
         Raises:
-            TypeError: it is a rule of another kind.
+            TypeError: the rule has a loss of another kind.
         """
         if self.kind != "pair":
             raise TypeError(f"{self.name} is no rule of scored pairs: its loss is of {self.kind}s.")
@@ -180,14 +181,14 @@ class Rule:
     def with_penalty(
         self, strength: float | tuple[float, ...], metric: Metric | None = None
     ) -> Rule:
-        """The same rule with another penalty."""
+        """This rule with another penalty."""
         return replace(self, penalty=Penalty(strength, metric or self.penalty.metric))
 
 
 def CLAPP(
     score: str | Score = "hinge", margin: float = 1.0, penalty: Penalty | float = 0.01
 ) -> Rule:
-    """Contrastive, local and predictive plasticity: same layer, trained B, type 2."""
+    """Contrastive, local and predictive plasticity: same-layer context, optimal B, type 2."""
     loss = losses.TypeTwo(scores.from_name(score, margin))
     return Rule(
         "CLAPP",
@@ -213,14 +214,14 @@ def CLAPP_DFB(
 def CLAPP_BOTH(
     score: str | Score = "hinge", margin: float = 1.0, penalty: Penalty | float = 0.01
 ) -> Rule:
-    """CLAPP with the same layer and the top layer as context, two projections, scores summed."""
+    """CLAPP with two contexts, the same and the top layer, whose scores are summed."""
     loss = losses.TypeTwo(scores.from_name(score, margin))
     source = "Wu 2026, arXiv 2601.21683"
     return Rule("CLAPP both", loss, "both", "optimal", Penalty.of(penalty), source=source)
 
 
 def PhyLL(score: str | Score = "softplus", margin: float = 0.0) -> Rule:
-    """Physics-aware local learning: same layer, B = I, positive against negative score."""
+    """Physics-aware local learning: same-layer context, B = I, type 1."""
     loss = losses.TypeOne(scores.from_name(score, margin))
     return Rule("PhyLL", loss, "same", "identity", source="Momeni 2023, Science 382, 1297")
 
@@ -228,19 +229,19 @@ def PhyLL(score: str | Score = "softplus", margin: float = 0.0) -> Rule:
 def ForwardForward(
     threshold: float = 1.0, score: str | Score = "softplus", margin: float = 0.0
 ) -> Rule:
-    """Goodness ||z||^2 of positive and negative samples against a threshold."""
+    """Forward-Forward: goodness ||z||^2 of positive and negative samples against a threshold."""
     loss = Goodness(threshold, scores.from_name(score, margin))
     return Rule("Forward-Forward", loss, "self", "none", source="Hinton 2022, arXiv 2212.13345")
 
 
 def SCFF(threshold: float = 1.0, score: str | Score = "softplus", margin: float = 0.0) -> Rule:
-    """Self-contrastive Forward-Forward: goodness of concatenated positive and negative pairs."""
+    """Self-contrastive Forward-Forward: the goodness of concatenated pairs against a threshold."""
     loss = Goodness(threshold, scores.from_name(score, margin))
     return Rule("SCFF", loss, "sum", "none", source="Chen 2025")
 
 
 def GreedyInfoMax(temperature: float = 1.0, penalty: Penalty | float = 0.01) -> Rule:
-    """Greedy InfoMax / CPC: same layer, trained B, InfoNCE over the negatives."""
+    """Greedy InfoMax (CPC in each layer): same-layer context, optimal B, InfoNCE."""
     source = "Loewe 2019, arXiv 1905.11786"
     loss = losses.InfoNCE(temperature)
     return Rule("Greedy InfoMax", loss, "same", "optimal", Penalty.of(penalty), source=source)

@@ -52,7 +52,7 @@ _SEEDS = st.integers(0, 2**32 - 1)
 
 @dataclass(frozen=True)
 class Exponential:
-    """f(m) = exp(-m): a score that the package does not know, as one of a user's own."""
+    """f(m) = exp(-m): a score that the package does not know, like one that a user writes."""
 
     def value(self, m: Array) -> Array:
         """f(m)."""
@@ -74,9 +74,9 @@ def tolerance(
 
     Args:
         dtype: a key of `TOLERANCES`.
-        condition_number: of the problem that was solved on the way, as `linlocal.compare` returns
-            it.
-        multiple: how many units of rounding, each amplified, are granted.
+        condition_number: the condition number of the problem that was solved on the way, as
+            `linlocal.compare` returns it.
+        multiple: how many units of rounding, each amplified, are allowed.
 
     Returns:
         max(table entry, multiple * eps * condition_number).
@@ -96,18 +96,19 @@ def assert_same_update(
     tolerance: float = TOLERANCES["float64"],
     context: str = "",
 ) -> None:
-    """Two updates agree: ||actual - desired|| <= tolerance * ||desired|| (Frobenius) in each layer.
+    """Assert ||actual - desired|| <= tolerance * ||desired|| (Frobenius) in each layer.
 
     Where a layer of ``desired`` vanishes, its norm is taken to be that of the largest layer.
 
     Args:
         actual: one array for each layer 1..L; a single array counts as one layer.
-        desired: the same.
-        tolerance: relative, see `TOLERANCES` and `tolerance`.
+        desired: the arrays to compare with, of the same shapes.
+        tolerance: the relative tolerance, see `TOLERANCES` and `tolerance`.
         context: what was compared, for the message.
 
     Raises:
-        AssertionError: saying in which layer and entry they differ most, and by how much.
+        AssertionError: the updates differ; the message says in which layer and entry they differ
+            most, and by how much.
     """
     got, wanted = _layers(actual), _layers(desired)
     about = f"{context}: " if context else ""
@@ -120,7 +121,7 @@ def assert_same_update(
         scale = float(np.linalg.norm(d)) or largest
         difference = float(np.linalg.norm(a - d))
         errors.append(difference / scale if scale > 0 else (0.0 if difference == 0 else np.inf))
-    # NaN compares as false, so the test is for what is wanted, not for what is not.
+    # NaN compares as false, so we test for what must hold and not for its opposite.
     bad = [l for l, e in enumerate(errors) if not e <= tolerance]
     if not bad:
         return
@@ -148,12 +149,12 @@ def widths(
     """Widths n_0..n_L.
 
     Args:
-        draw: from hypothesis.
-        width: smallest and largest width.
-        depth: smallest and largest L.
-        shape: of n_1..n_L (the input is free): "any", "widening" (never narrower than the layer
-            below: what an isometric downstream map needs), "narrowing" (the reverse, input
-            included) or "square" (all equal).
+        draw: given by hypothesis.
+        width: the smallest and the largest width.
+        depth: the smallest and the largest L.
+        shape: how n_1..n_L follow each other: "any" way, "widening" (never narrower than the layer
+            below, as an isometric downstream map needs), "narrowing" (never wider than the layer
+            below, input included) or "square" (all equal). The input is free unless it narrows.
     """
     layers = draw(st.integers(*depth))
     sizes = draw(st.lists(st.integers(*width), min_size=layers + 1, max_size=layers + 1))
@@ -179,14 +180,14 @@ def networks(
     """Deep networks with weights of a drawn kind.
 
     Args:
-        draw: from hypothesis.
-        width: smallest and largest width.
-        depth: smallest and largest number of layers.
+        draw: given by hypothesis.
+        width: the smallest and the largest width.
+        depth: the smallest and the largest number of layers.
         kind: one of `KINDS`, or several to choose from; "conditioned" has a drawn condition number
             of W_L ... W_2.
-        shape: as in `widths`.
-        condition_number: its range, drawn evenly in the logarithm.
-        relu: draw a `DeepReLU`.
+        shape: how the widths follow each other, as in `widths`.
+        condition_number: the range of the condition number, drawn evenly in the logarithm.
+        relu: whether to draw a `DeepReLU`.
 
     Raises:
         ValueError: an unknown kind.
@@ -202,12 +203,12 @@ def networks(
     seed = draw(_SEEDS)
     cls: type[Network] = DeepReLU if relu else DeepLinear
     if chosen == "conformal":
-        # All layers together scale by 1/4 to 4, so that depth does not worsen the conditioning.
+        # All layers together scale by 1/4 to 4, so depth does not worsen the conditioning.
         total = 4.0 ** draw(st.floats(-1.0, 1.0))
         return cls.conformal(sizes, total ** (1.0 / (len(sizes) - 1)), seed)
     if chosen == "conditioned":
         exponent = draw(st.floats(*np.log10(condition_number)))
-        # 10^6 by way of a logarithm may come out a rounding error above the range.
+        # 10^6 computed through a logarithm may exceed the range by a rounding error.
         value = min(max(10.0**exponent, condition_number[0]), condition_number[1])
         return cls.with_condition_number(sizes, value, seed)
     build = {"orthogonal": cls.orthogonal, "uniform": cls.uniform, "gaussian": cls.gaussian}
@@ -227,17 +228,18 @@ def samples(
     ``condition_number``, then scaled to a mean square norm of 1 per sample.
 
     Args:
-        num_samples: rows of each view.
-        width: features.
-        seed: of the generator.
-        condition_number: bound on the ratio of the nonzero singular values.
-        similarity: correlation of the two views before, between 0 and 1.
+        num_samples: the number of rows of each view.
+        width: the number of features.
+        seed: seeds the generator.
+        condition_number: a bound on the ratio of the nonzero singular values.
+        similarity: the correlation of the two views before they are conditioned, in 0..1.
 
     Returns:
         x, x_view, each (num_samples, width).
 
     Raises:
-        ValueError, TypeError, MemoryError: numbers of another kind or range, or too many of them.
+        ValueError, TypeError, MemoryError: a number is of another kind or out of range, or the
+            samples do not fit into memory.
     """
     for name, value in (("num_samples", num_samples), ("width", width)):
         inputs.whole(value, name, 1)
@@ -271,17 +273,17 @@ def pairs(
     """Pairs that fit a network, and a rule if one is given.
 
     Args:
-        draw: from hypothesis.
+        draw: given by hypothesis.
         network: the network, or the width of its input.
-        num_pairs: smallest and largest number of pairs in all directions together. With negatives
-            there are at least two samples and so at least four pairs.
-        negatives: kinds to choose from; None makes positive pairs only.
-        num_negatives: range of the negatives for each positive pair.
-        directions: kinds to choose from.
-        rule: a rule that judges single samples gets `Pairs.from_positive_negative`; one that
-            compares two views at least two samples.
-        scale: range of the root mean square norm of a sample.
-        condition_number: bound on the ratio of the nonzero singular values of all samples.
+        num_pairs: the smallest and the largest number of pairs in all directions together. With
+            negatives there are at least two samples and so at least four pairs.
+        negatives: the kinds of negatives to choose from; None makes positive pairs only.
+        num_negatives: the range of the number of negatives for each positive pair.
+        directions: the kinds of directions to choose from.
+        rule: the rule that the pairs must fit. One that judges single samples gets
+            `Pairs.from_positive_negative`, and one that compares two views at least two samples.
+        scale: the range of the root mean square norm of a sample.
+        condition_number: a bound on the ratio of the nonzero singular values of all samples.
     """
     width = network if isinstance(network, int) else network.widths[0]
     seed = draw(_SEEDS)
@@ -335,12 +337,12 @@ def pair_rules(
     """Rules of scored pairs: type 1, type 2 or InfoNCE.
 
     Args:
-        draw: from hypothesis.
-        contexts: contexts to choose from.
-        projection: of all rules.
-        penalty: range of its strength, drawn evenly in the logarithm.
-        metric: of the penalty.
-        hinge: let the hinge be among the scores.
+        draw: given by hypothesis.
+        contexts: the contexts to choose from.
+        projection: the projection that all rules have.
+        penalty: the range of the penalty's strength, drawn evenly in the logarithm.
+        metric: the metric of the penalty.
+        hinge: whether the hinge is among the scores.
     """
     score = score_functions(hinge)
     loss: losses.PairLoss = draw(
@@ -362,9 +364,9 @@ def named_rules(
     """One of the named rules, with a drawn smooth score where it has one.
 
     Args:
-        draw: from hypothesis.
-        names: names to choose from.
-        score: instead of a drawn one.
+        draw: given by hypothesis.
+        names: the names to choose from.
+        score: the score to use instead of a drawn one.
     """
     rule = rules.from_name(draw(st.sampled_from(list(names))))
     if hasattr(rule.loss, "score"):
@@ -380,7 +382,7 @@ def hierarchies(draw: st.DrawFn, max_leaves: int = 64) -> RandomHierarchyModel:
 
     Args:
         draw: given by hypothesis.
-        max_leaves: places of level 0 at most, if more than 8.
+        max_leaves: the largest number of places of level 0, if more than 8.
     """
     blanks = draw(st.sampled_from([0, 0, 0, 1, 2]))
     levels = draw(st.integers(1, 6) | st.just(6))
@@ -388,7 +390,7 @@ def hierarchies(draw: st.DrawFn, max_leaves: int = 64) -> RandomHierarchyModel:
         st.integers(1, 4).map(lambda s: [s] * levels)
         | st.lists(st.integers(1, 4), min_size=levels, max_size=levels)
     )
-    # As many levels as fit, at least one; blanks have many placements, so that 3 places are enough.
+    # As many levels as fit, at least one. Blanks have many placements, so 3 places are enough.
     patches = [min(s, 3 if blanks else 4) * (blanks + 1) for s in wanted]
     fitting = [math.prod(patches[: l + 1]) <= max_leaves for l in range(levels)]
     sizes = [patch // (blanks + 1) for patch in patches[: max(1, sum(fitting))]]

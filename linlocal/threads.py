@@ -1,7 +1,8 @@
-"""One BLAS thread for small matrices, on which several threads cost more than they bring.
+"""One BLAS thread for small matrices, on which several threads cost more than they gain.
 
-numpy and scipy come with a BLAS library each, whose idle threads wait actively: with two threads on
-two cores, factorising 128 x 128 matrices in alternation with products takes five times as long.
+numpy and scipy each bring a BLAS library of their own, whose idle threads wait actively. With two
+threads on two cores, alternating between factorisations and products of 128 x 128 matrices takes
+five times as long.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import cache
 
 from threadpoolctl import ThreadpoolController
 
-LARGEST = 512  # from here on several threads pay
+LARGEST = 512  # above this size several threads pay
 
 
 @cache
@@ -22,10 +23,10 @@ def _controller() -> ThreadpoolController:
 
 @contextmanager
 def one_if_small(size: int) -> Iterator[None]:
-    """Inside, BLAS has one thread if matrices of ``size`` rows are small; restored afterwards.
+    """Give BLAS one thread inside, if matrices of ``size`` rows are small; restore it afterwards.
 
     Args:
-        size: rows of the largest matrix that is factorised.
+        size: the number of rows of the largest matrix that is factorised.
     """
     if size > LARGEST:
         yield

@@ -27,38 +27,39 @@ def align(
     global_loss: Callable[[Tensor], Tensor] | None = None,
     batch: Any = None,
 ) -> xr.Dataset:
-    """The local against the global gradient of every block on one batch.
+    """Compare the local with the global gradient of every block on one batch.
 
-    One forward pass in the model's present mode, in which nothing of the model changes: no
-    ``.grad``, buffer, random state or hook.
+    Runs one forward pass in the model's present mode and changes nothing: no ``.grad``, buffer,
+    random state or hook.
 
     Args:
         model: the network.
-        names: its blocks, as for `blocks`.
-        rule: a `linlocal.Rule`, a `NetworkRule`, or your own with a method build; or its losses,
-            one per block; or several of these by name, measured side by side.
+        names: the names of its blocks, as for `blocks`.
+        rule: a `linlocal.Rule`, a `NetworkRule`, or a rule of your own with a method build; or the
+            losses of a rule, one per block; or several of these by name, measured side by side.
         views: both views (N, ...) of the batch, or one tensor with them stacked (2N, ...).
         global_loss: a function of the network's output. By default the global loss of a rule is its
             local loss on the last block, backpropagated.
-        batch: what local losses that read labels are given, (inputs, labels).
+        batch: (inputs, labels), for local losses that read labels.
 
     Returns:
         A Dataset over ``layer`` = 1..L (its coordinate ``block`` has the names), ``parameter`` and
         ``view``, for several rules also over ``rule``:
 
-        * ``cosine``, ``norm_ratio``, ``relative_error`` as in `linlocal.compare`, ``local_norm``,
-          ``global_norm``: of a block's gradients; with ``parameter_`` in front: of one tensor's;
-          with ``error_`` in front: of the error signals dLoss/dz_l;
-        * ``view_part`` (and the same with ``parameter_``, ``error_``): <local_v, global> /
-          ||global||^2 for the part local_v that the rows of view v contribute; the parts add up to
+        * ``cosine``, ``norm_ratio``, ``relative_error`` (as in `linlocal.compare`), ``local_norm``
+          and ``global_norm`` of a block's gradients. Names that begin with ``parameter_`` hold the
+          same for the gradient of one tensor, names that begin with ``error_`` for the error
+          signals dLoss/dz_l;
+        * ``view_part`` (also with ``parameter_`` and ``error_``): <local_v, global> / ||global||^2,
+          where local_v is the part that the rows of view v contribute. The parts add up to
           cosine * norm_ratio, and a negative one works against the global gradient.
 
-        NaN where a norm is 0, as for frozen and for unused parameters. Parameters outside of all
-        blocks are not compared.
+        Values are NaN where a norm is 0, as for frozen and unused parameters. Parameters outside
+        all blocks are not compared.
 
     Raises:
         ValueError, RuntimeError: as `watching.watch`; or not one loss per block.
-        TypeError: no views, or something that is no tensor, rule or module.
+        TypeError: views are missing, or an argument is no tensor, rule or module.
     """
     if not 1 <= len(views) <= 2:
         raise TypeError(
@@ -82,8 +83,8 @@ def to_dataset(meter: Meter, measured: Measurement) -> xr.Dataset:
     """The Dataset of `align`.
 
     Args:
-        meter: who measured.
-        measured: one measurement, or several stacked; then ``step`` is the first dimension.
+        meter: the meter that measured.
+        measured: one measurement, or several stacked; ``step`` is then the first dimension.
     """
     per_parameter, errors = (part.cpu().numpy() for part in measured)
     lengths = [len(block.parameters) for block in meter.blocks]

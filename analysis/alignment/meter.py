@@ -1,9 +1,10 @@
-"""Measures local and global gradients while somebody else runs the network.
+"""Measures local and global gradients while the caller runs the network.
 
-Symbols: z_l output of block l, theta_l its parameters, delta_l = dLoss/dz_l the error signal. The
-local gradient of block l is (dz_l/dtheta_l)^T delta_l with delta_l of its own loss, the global one
-is what the backward pass of one loss brings to theta_l. Both come from the same graph, local ones
-at the end of the forward pass, and what is kept of them are sums in float64 on the device.
+Symbols: z_l is the output of block l, theta_l are its parameters, and delta_l = dLoss/dz_l is the
+error signal. The local gradient of block l is (dz_l/dtheta_l)^T delta_l with the error signal of
+the block's own loss. The global gradient is what the backward pass of one loss brings to theta_l.
+Both come from the same graph; the local ones are computed at the end of the forward pass. Only
+sums of their products are kept, in float64 on the device.
 """
 
 from __future__ import annotations
@@ -56,22 +57,23 @@ class _Run:
 
 
 class Meter:
-    """Takes the measurement of `align` while somebody else runs the network.
+    """Measures what `align` returns while the caller runs the network.
 
     Args:
         blocks: the blocks.
-        rule: as for `align`.
-        backward: whether the global gradient is that of a backward pass that the caller runs, and
-            else that of each rule's loss on the last block.
-        view_parts: whether the parameters' gradients are split into the parts of the views, which
-            costs each block's backward a second time. The error signals always are.
-        trains_rule: the caller's backward pass is exactly that of the one rule's loss on the last
-            block, so that the gradient of this block need not be computed twice.
+        rule: the rule or rules, as for `align`.
+        backward: whether the caller runs the backward pass that gives the global gradient.
+            Otherwise each rule's loss on the last block is backpropagated here.
+        view_parts: whether to split the gradients of the parameters into the parts of the two
+            views, which runs the backward pass of each block a second time. Error signals are
+            always split.
+        trains_rule: whether the caller backpropagates exactly the loss of the one rule on the last
+            block; the gradient of that block is then not computed twice.
 
     Raises:
-        TypeError: what was given is no rule.
-        ValueError: no rule, or ``trains_rule`` with several, without ``backward`` or with
-            ``view_parts``.
+        TypeError: ``rule`` is no rule.
+        ValueError: no rule was given, or ``trains_rule`` with several rules, without ``backward``
+            or with ``view_parts``.
     """
 
     def __init__(
@@ -122,10 +124,11 @@ class Meter:
 
         Args:
             model: the network.
-            rescale: what is done to the local losses; as the caller does to the loss.
-            factor: the part of it that shall not show in the norms (a gradient scaler's).
-            batch: what local losses that read labels are given.
-            passes: how many forward passes there will be at most.
+            rescale: scales the local losses, as the caller scales the global loss.
+            factor: the part of that scale that must not show in the norms (the factor of a
+                gradient scaler).
+            batch: (inputs, labels), for local losses that read labels.
+            passes: the largest number of forward passes that may come.
         """
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch
@@ -147,10 +150,10 @@ class Meter:
 
     @torch.no_grad()
     def finish(self) -> Measurement:
-        """What was measured, on the device, averaged over processes.
+        """The measurement, on the device, averaged over processes.
 
         Raises:
-            RuntimeError: no forward pass, or no backward pass, was seen.
+            RuntimeError: the network ran no forward pass or no backward pass.
         """
         sums = self._sums
         self._close_run()
@@ -194,7 +197,7 @@ class Meter:
             sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()
         self._busy = True
         try:
-            # A checkpointed block runs once more here.
+            # A block under activation checkpointing runs once more here.
             judges = [loss for losses in self._losses for loss in losses]
             with untouched(*(block.module for block in self.blocks), *judges):
                 signals = ErrorSignals([], [[None] * len(outputs) for _ in sums.global_])

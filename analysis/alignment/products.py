@@ -1,8 +1,8 @@
 """Inner products of a local with a global tensor, and what follows from them.
 
-Everything that is measured about a pair (l, g) is a function of the four sums
-<l, l>, <g, g>, <l, g> and <l - g, l - g>. They add over parts, and are summed in float64 on the
-device; the last one stands for itself because it cancels when it is put together from the others.
+Everything that is measured about a pair (l, g) is a function of the four sums <l, l>, <g, g>,
+<l, g> and <l - g, l - g>. They add over parts, and are summed in float64 on the device. The last
+sum is kept although it follows from the others, because its digits would cancel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 COUNT = 4
 """Number of sums for one pair of tensors."""
 
-# On a CPU the copies in float64 stay in the cache; elsewhere few launches count, and little memory.
+# On a CPU chunks this small keep the float64 copies in the cache. Other devices need few launches,
+# and chunks small enough to save memory.
 _CHUNK = {"cpu": 2**15}
 _CHUNK_ELSEWHERE = 2**24
 
@@ -26,8 +27,8 @@ def products(local: Tensor, global_: Tensor) -> Tensor:
     """<l, l>, <g, g>, <l, g>, <l - g, l - g> over all entries.
 
     Args:
-        local: any shape and floating dtype.
-        global_: in the same shape.
+        local: a tensor of any shape and floating dtype.
+        global_: a tensor of the same shape.
 
     Returns:
         (4,) float64, on the device.
@@ -60,7 +61,7 @@ def metrics(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         * ``relative_error``: ||l - g|| / ||g||, NaN where ||g|| is 0;
         * ``local_norm``, ``global_norm``: ||l|| and ||g||.
 
-        An overflow in half precision is NaN everywhere.
+        Where half precision overflowed, all of them are NaN.
     """
     sums = np.where(np.isfinite(sums).all(axis=-1, keepdims=True), sums, np.nan)
     ll, gg, lg, dd = np.moveaxis(sums, -1, 0)
@@ -76,6 +77,6 @@ def metrics(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
 
 
 def divide(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """a / b, NaN where b is 0 or either is not finite."""
+    """a / b, NaN where b is 0 or a or b is not finite."""
     fine = (b != 0) & np.isfinite(a) & np.isfinite(b)
     return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=fine)

@@ -1,4 +1,4 @@
-"""Records local against global gradients along a training of one's own.
+"""Records local against global gradients while you train a network in your own loop.
 
 >>> recorder = AlignmentRecorder(model, blocks=["layer1", "layer2"], rule=rule, every=100)
 >>> for images in loader:
@@ -35,7 +35,7 @@ Cadence = int | Callable[[int], bool]
 
 
 def log_spaced(per_decade: int) -> Callable[[int], bool]:
-    """A cadence: step 0, and ``per_decade`` steps between n and 10 n, evenly in log(n).
+    """A cadence for ``every``: step 0, then ``per_decade`` steps in each decade, even in log(step).
 
     Raises:
         ValueError: fewer than one per decade.
@@ -55,35 +55,39 @@ def log_spaced(per_decade: int) -> Callable[[int], bool]:
 class AlignmentRecorder:
     """Measures what `alignment.align` measures, in some steps of a training.
 
-    A recorded step costs no forward pass: the block outputs are those of the training's own pass,
-    the global gradient is that of its own ``loss.backward()``, and the local ones come from the
-    same graph, so that dropout masks and batch statistics are the same. In the other steps nothing
-    is hooked. ``.grad``, buffers and random state stay what they would be without a recorder.
+    A recorded step costs no forward pass. The block outputs are those of the training's own pass,
+    the global gradient is that of its own ``loss.backward()``, and the local gradients come from
+    the same graph, with the same dropout masks and batch statistics. In the other steps nothing is
+    hooked. ``.grad``, buffers and random state stay what they would be without a recorder.
 
-    The forward pass must be one call of the network on both views stacked along the batch; several
-    of them (gradient accumulation) add up, if `step` is told how many. What counts is what a
-    backward pass adds to ``.grad``: gradients that somebody takes on the way do not. Over several
-    processes (DDP) the averaged local gradient is compared with the averaged global one, and the
-    first process writes.
+    The forward pass must be one call of the network on both views, stacked along the batch. Several
+    passes in a step (gradient accumulation) add up, if `step` is told how many. What counts is what
+    a backward pass adds to ``.grad``, not the gradients that somebody takes on the way. With several
+    processes (DDP) the recorder compares the averaged local gradient with the averaged global one,
+    and the first process writes.
 
     Args:
-        model: the network; wrapped in DistributedDataParallel or by Fabric if it is trained so.
-        blocks: as for `blocks`.
-        rule: a `linlocal.Rule`, a `NetworkRule`, or your own with a method build; or its losses
-            themselves (if they are trained); or several of these by name, recorded side by side.
-        every: n for the steps 0, n, 2 n, ..., or a function of the step such as `log_spaced`.
-        path: folder of the recorded series (`alignment.read` reads it at any time); None
-            keeps it in memory. A series that is there is continued after its last step.
-        flush_every: recorded steps between two writes; also between transfers from the device.
-        against: "backward": the global gradient is that of the backward pass in the step. "rule":
-            it is that of each rule's own loss on the last block, for one more backward each.
-        view_parts: as for `alignment.Meter`; the error signals are always split.
-        trains_rule: the training backpropagates exactly the rule's loss on the last block; its
-            gradient there is then not computed twice. Checked at every write.
+        model: the network, inside DistributedDataParallel or Fabric's wrapper if it is trained so.
+        blocks: the names of its blocks, as for `linlocal.analysis.blocks`.
+        rule: a `linlocal.Rule`, a `NetworkRule`, or a rule of your own with a method build; or the
+            losses of a rule themselves (if they are trained); or several of these by name, recorded
+            side by side.
+        every: n to record the steps 0, n, 2 n, ..., or a function of the step such as `log_spaced`.
+        path: the folder of the recorded series, which `alignment.read` reads at any time; None
+            keeps the series in memory. A series that exists is continued after its last step.
+        flush_every: how many recorded steps lie between two writes, and between two transfers from
+            the device.
+        against: where the global gradient comes from. "backward": the backward pass in the step.
+            "rule": each rule's own loss on the last block, which costs one more backward pass for
+            each rule.
+        view_parts: whether to split the gradients of the parameters into the parts of the two
+            views, as for `alignment.Meter`; error signals are always split.
+        trains_rule: whether the training backpropagates exactly the rule's loss on the last block;
+            the gradient there is then not computed twice. This is checked at every write.
 
     Raises:
-        ValueError: as `blocks`; or a cadence below 1.
-        ResultError: ``path`` holds another series (when it is written).
+        ValueError: as `linlocal.analysis.blocks`, or a cadence is below 1.
+        ResultError: ``path`` holds another series (raised when the recorder writes).
     """
 
     def __init__(
@@ -134,20 +138,21 @@ class AlignmentRecorder:
         batch: Any = None,
         micro_batches: int = 1,
     ) -> Iterator[bool]:
-        """One step of the training: its forward and backward passes, all micro-batches of it.
+        """Enclose one step of the training: the forward and backward passes of all micro-batches.
 
         Args:
-            weight: what the training multiplies its loss with (1/k for k micro-batches).
-            scaler: the training's gradient scaler; norms are given without its factor.
-            batch: what local losses that read labels are given, (inputs, labels).
-            micro_batches: how many forward passes the step has, each of both views of other data.
+            weight: the factor by which the training multiplies its loss (1/k for k micro-batches).
+            scaler: the gradient scaler of the training; norms are recorded without its factor.
+            batch: (inputs, labels), for local losses that read labels.
+            micro_batches: the number of forward passes in the step, each of both views of other
+                data.
 
         Yields:
             Whether this step is recorded.
 
         Raises:
-            RuntimeError: no forward or backward pass of the network was inside a recorded step,
-                more forward passes than were declared, or its blocks did not run once each in
+            RuntimeError: a recorded step enclosed no forward or no backward pass of the network, or
+                more forward passes than were declared; or its blocks did not run once each in
                 order.
         """
         step, self._step = self._step, self._step + 1
@@ -169,7 +174,7 @@ class AlignmentRecorder:
             self.flush()
 
     def flush(self) -> None:
-        """Fetch what waits on the device, in one transfer, and write it."""
+        """Fetch the measurements that wait on the device, in one transfer, and write them."""
         if not self._waiting:
             return
         steps, sums = zip(*self._waiting, strict=True)
@@ -180,12 +185,13 @@ class AlignmentRecorder:
         piece = to_dataset(self._meter, stacked)
         piece = piece.assign_coords(step=np.asarray(steps))
         top_error = piece.error_relative_error.isel(layer=-1).values
-        # Both come from the same operations; the order of sums may differ, not more.
+        # Both errors come from the same operations; only the order of summation may differ.
         if self._meter.trains_rule and (top_error > 1e-3).any():
             raise ValueError(
-                f"trains_rule, but at the last block the backpropagated error differs from the "
-                f"rule's by {top_error.max():.1e} of its size: the training has another loss, or a "
-                "weight that step() was not told."
+                "trains_rule says that the training backpropagates the rule's loss, but at the "
+                "last block the backpropagated error signal differs from the rule's by "
+                f"{top_error.max():.1e} of its size: the training has another loss, or a weight "
+                "that step() was not told. Give step() the weight, or leave trains_rule out."
             )
         if self._path is None:
             self._kept.append(piece)
@@ -195,10 +201,10 @@ class AlignmentRecorder:
         series.append(self._path, piece, self._provenance)
 
     def dataset(self) -> xr.Dataset:
-        """Everything recorded so far, as of `align`, over ``step``.
+        """Everything recorded so far: the variables of `align` over ``step``.
 
         Raises:
-            ResultError: nothing was recorded, or not by this process.
+            ResultError: no step was recorded yet, or not by this process.
         """
         self.flush()
         if self._path is not None:
@@ -209,12 +215,12 @@ class AlignmentRecorder:
         return self._kept[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: the number of the next step. What waits is written first."""
+        """The number of the next step, for a checkpoint; writes the waiting measurements first."""
         self.flush()
         return {"step": self._step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the checkpoint was made; steps recorded after it are recorded anew.
+        """Continue where the checkpoint was made; steps recorded after it are recorded again.
 
         Raises:
             ValueError, TypeError: the state is not one of `state_dict`.

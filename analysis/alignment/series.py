@@ -1,7 +1,7 @@
 """A growing series of measurements on disk: one small file per flush, joined by its reader.
 
-Files are only added, each under a name that no other has, so a reader beside the writer sees whole
-ones, several writers lose nothing, and one that is killed loses what it had not flushed.
+Files are only added, each under a name of its own. So a reader sees whole files while others
+write, several writers lose nothing, and a writer that is killed loses only what it had not flushed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def append(folder: Path, piece: xr.Dataset, provenance: Provenance) -> Path:
     """Add a piece to the series.
 
     Args:
-        folder: of the series; made if needed.
-        piece: with the dimension ``step``.
-        provenance: of the recording.
+        folder: the folder of the series; made if needed.
+        piece: the measurements, with the dimension ``step``.
+        provenance: how the recording was made.
 
     Returns:
         The new file.
@@ -44,7 +44,7 @@ def append(folder: Path, piece: xr.Dataset, provenance: Provenance) -> Path:
         while True:
             path = folder / f"{number:08d}.nc"
             try:
-                # Not a rename, which would replace what another writer has just put there.
+                # A rename would replace what another writer has just put there.
                 os.link(written, path)
                 return path
             except FileExistsError:
@@ -56,11 +56,11 @@ def append(folder: Path, piece: xr.Dataset, provenance: Provenance) -> Path:
 def read(folder: Path) -> xr.Dataset:
     """The whole series so far.
 
-    Where a step is there twice (training went back to a checkpoint) the later one counts. A file
-    that is damaged is left out, with a warning.
+    If a step was recorded twice (the training went back to a checkpoint), the later one counts. A
+    damaged file is left out with a warning.
 
     Args:
-        folder: as for `append`.
+        folder: the folder of the series.
 
     Returns:
         The Dataset over ``step``, in increasing order.
@@ -81,7 +81,7 @@ def read(folder: Path) -> xr.Dataset:
         combine_attrs="override",
     )
     steps = joined["step"].values
-    # Of equal steps the last: the first of the reversed order.
+    # Of equal steps we keep the last, which is the first in reversed order.
     _, latest = np.unique(steps[::-1], return_index=True)
     return joined.isel(step=len(steps) - 1 - latest)
 

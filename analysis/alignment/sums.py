@@ -17,9 +17,11 @@ VIEWS = 2
 
 @dataclass(eq=False)
 class ErrorSignals:
-    """Of one forward pass: [rule][block] local ones, and global ones as far as they came.
+    """The error signals of one forward pass.
 
     Attributes:
+        local: [rule][block] the local error signals.
+        global_: [rule][block] the global error signals, None where none has arrived.
         complete: whether a backward pass has brought the global ones.
     """
 
@@ -29,12 +31,12 @@ class ErrorSignals:
 
 
 class Measurement(NamedTuple):
-    """One measurement, in float64; the four `products` of local with global tensors are last.
+    """One measurement, in float64; the last axis holds the `products` of local and global tensors.
 
     Attributes:
-        gradients: (rules, parameters, 4), and with view parts (rules, parameters, 4 + views): then
-            <part, global> of each view follow.
-        errors: (rules, blocks, views, 4) of the error signals.
+        gradients: (rules, parameters, 4) the products of the gradients. With view parts it is
+            (rules, parameters, 4 + views): <part, global> for the part of each view follows.
+        errors: (rules, blocks, views, 4) the products of the error signals.
     """
 
     gradients: Tensor
@@ -66,7 +68,7 @@ class Sums:
 
     @classmethod
     def empty(cls, num_rules: int, num_globals: int) -> Sums:
-        """Nothing added yet."""
+        """Sums to which nothing has been added."""
         rules = range(num_rules)
         return cls([{} for _ in rules], [{} for _ in rules], [{} for _ in range(num_globals)])
 
@@ -88,7 +90,7 @@ class Sums:
         self.open.remove(signals)
 
     def measured(self, parameters: Mapping[str, nn.Parameter], view_parts: bool) -> Measurement:
-        """What was added up, averaged over processes."""
+        """The measurement that the sums make, averaged over processes."""
         assert self.errors is not None
         assert self.factor is not None
         self._complete(parameters)
@@ -110,8 +112,8 @@ class Sums:
         return r if len(self.global_) > 1 else 0
 
     def _complete(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Zero for parameters that were frozen or not used, all in the same order."""
-        # One number, stretched: it takes no memory.
+        """Put zeros for parameters that were frozen or not used, and all in the same order."""
+        # An expanded scalar takes no memory.
         zeros = {name: p.new_zeros(()).expand_as(p) for name, p in parameters.items()}
         self.local = [{n: g.get(n, zero) for n, zero in zeros.items()} for g in self.local]
         self.global_ = [{n: g.get(n, zero) for n, zero in zeros.items()} for g in self.global_]
@@ -120,7 +122,7 @@ class Sums:
         ]
 
     def _average(self, view_parts: bool) -> None:
-        """The mean over processes, as if their batches were one; a mean loss is understood."""
+        """Average over processes, as if their batches were one; the losses must be means."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return
         world = dist.get_world_size()
@@ -129,20 +131,21 @@ class Sums:
         if view_parts:
             for parts in self.parts:
                 parts.update({name: _mean(of_views, world) for name, of_views in parts.items()})
-        # Every process has other samples: their squares add, each 1/world of the joint mean.
+        # Every process has other samples, whose error signals in the joint mean are 1/world of
+        # what they are here. Products over all samples are sums over processes.
         assert self.errors is not None
         dist.all_reduce(self.errors)
         self.errors /= world**2
 
 
 def views(stacked: Tensor) -> tuple[slice, slice]:
-    """The rows of both views."""
+    """The rows of the first and of the second view."""
     half = len(stacked) // 2
     return slice(0, half), slice(half, None)
 
 
 def add(group: dict[str, Tensor], name: str, gradient: Tensor) -> None:
-    """Add to what is there, never in place: it may also be somebody's ``.grad``."""
+    """Add a gradient to the group, never in place: the present one may be some ``.grad``."""
     group[name] = group[name] + gradient if name in group else gradient
 
 

@@ -1,7 +1,7 @@
 """Batches of a Random Hierarchy Model for torch, made when they are asked for.
 
-A data set here has batches for items: item i is a function of the seed, the epoch and i alone, so
-that any number of workers gives the same batches in the same order.
+The items of a data set here are whole batches. Item i is a function of the seed, the epoch and i
+alone, so any number of workers gives the same batches in the same order.
 
 >>> from torch.utils.data import DataLoader
 >>> batches = FreshBatches(rhm, batch_size=128, num_batches=1000, seed=0)
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from linlocal.rhm import RandomHierarchyModel, Trees, sampling, trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Encode = Callable[[NDArray[Any]], NDArray[Any]]
 Batch = tuple[Tensor, Tensor]
@@ -30,11 +30,12 @@ class FreshBatches(Dataset[Batch]):
     """Independent draws, new in every batch.
 
     Args:
-        rhm: what to draw from.
-        batch_size: data in a batch.
-        num_batches: batches of an epoch.
-        seed: of the draws.
-        encode: leaves (batch, d) to what the network reads; one-hot (batch, v, d) by default.
+        rhm: the model to draw from.
+        batch_size: the number of data in a batch.
+        num_batches: the number of batches in an epoch.
+        seed: seeds the draws.
+        encode: turns leaves (batch, d) into what the network reads; one-hot (batch, v, d) by
+            default.
         exclude: data that must not be drawn, for example the test set.
 
     Raises:
@@ -86,13 +87,13 @@ class FreshBatches(Dataset[Batch]):
 
 
 class StoredBatches(Dataset[Batch]):
-    """A fixed set, shuffled anew in every epoch; kept as small integers, encoded batch by batch.
+    """A fixed set, shuffled in every epoch; kept as small integers and encoded batch by batch.
 
     Args:
-        data: the set.
-        batch_size: data in a batch; the last batch of an epoch may be smaller.
-        encode: leaves (batch, d) to what the network reads, for example ``rhm.one_hot``.
-        seed: of the order; None keeps that of the data.
+        data: the data of the set.
+        batch_size: the number of data in a batch; the last batch of an epoch may be smaller.
+        encode: turns leaves (batch, d) into what the network reads, for example ``rhm.one_hot``.
+        seed: seeds the order; None keeps the order of the data.
 
     Raises:
         ValueError: no data, or a batch_size below 1.
@@ -102,7 +103,10 @@ class StoredBatches(Dataset[Batch]):
         self, data: Trees, *, batch_size: int, encode: Encode, seed: int | None = None
     ) -> None:
         if batch_size < 1 or not len(data):
-            raise ValueError(f"Got batch_size={batch_size} and {len(data)} data; 1 is the least.")
+            raise ValueError(
+                f"Batches need a batch_size of at least 1 and at least 1 datum, got "
+                f"batch_size={batch_size} and {len(data)} data."
+            )
         self._data, self._batch_size, self._encode = data, batch_size, encode
         self._seed = seed
         self.set_epoch(0)
@@ -112,7 +116,7 @@ class StoredBatches(Dataset[Batch]):
         self.epoch = epoch
         self._order = np.arange(len(self._data))
         if self._seed is not None:
-            stream("order", self._seed, epoch).shuffle(self._order)
+            generator_for("order", self._seed, epoch).shuffle(self._order)
 
     def __len__(self) -> int:
         return -(-len(self._data) // self._batch_size)

@@ -5,9 +5,9 @@ the tree is made of its tuple:
 
     a_l[p] = W_l concat(z_{l-1}[s p], ..., z_{l-1}[s p + s - 1]) + b_l,    z_l = relu(norm(a_l)).
 
-How the error of the output reaches the layers is a property of the network, its `Feedback`, so
-that one training loop serves backpropagation, its masked variants and the direct-feedback rules.
-Canonical shape of an activity: (samples, positions, width).
+How the error of the output reaches the layers is a property of the network, its `Feedback`. One
+training loop thus serves backpropagation, its masked variants and the direct-feedback rules.
+Activities have the shape (samples, positions, width).
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linlocal.networks import Masks
+
 Weights = Literal["transposed", "random", "direct", "target"]
-Masks = Literal["sample", "batch", "none"]
 Sharing = Literal["convolutional", "local"]
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """How the error reaches layer l.
+    """How the error of the output reaches layer l.
 
-    With D_l(x) the mask of the layer's ReLU, e the error dLoss/dlogits and R_l, B_l fixed random
-    matrices, the layer's error signal is delta_l = D_l(x) g_l, and below the top
+    Let D_l(x) be the mask of the layer's ReLU, e the error dLoss/dlogits, and R_l, B_l fixed random
+    matrices. The error signal of the layer is delta_l = D_l(x) g_l, and below the top
 
         transposed:  g_l = W_{l+1}^T Dbar_{l+1} g_{l+1}        backpropagation if Dbar is D(x)
         random:      g_l = R_{l+1}   Dbar_{l+1} g_{l+1}        feedback alignment if Dbar is D(x)
@@ -42,9 +43,9 @@ class Feedback:
     input: it is a direct feedback with the matrix W_{l+1}^T Dbar_{l+1} ... W_L^T.
 
     Attributes:
-        weights: what carries the error down.
-        masks: of the layers above l, for "transposed" and "random".
-        local_derivative: False leaves out the layer's own D_l(x).
+        weights: which matrices carry the error down.
+        masks: which masks Dbar of the layers above l to use, for "transposed" and "random".
+        local_derivative: whether to multiply by the layer's own D_l(x).
 
     Raises:
         ValueError: an unknown word, or masks chosen for a path that has none.
@@ -76,20 +77,20 @@ class Feedback:
 
 
 class HierarchicalNet(nn.Module):
-    """A ReLU network with one layer for each level of the tree, and layers of 1x1 above them.
+    """A ReLU network with one layer for each level of the tree, and 1x1 layers above them.
 
     Args:
-        num_symbols: width of the input, one-hot leaves (samples, d, num_symbols).
-        tuple_sizes: positions that each layer 1..L reads, bottom first; 1 for a layer that only
-            deepens the network. Fully connected networks read all d leaves in layer 1:
+        num_symbols: the width of the input, one-hot leaves (samples, d, num_symbols).
+        tuple_sizes: the number of positions that each layer 1..L reads, bottom first; 1 for a layer
+            that only deepens the network. A fully connected network reads all d leaves in layer 1:
             ``(d, 1, 1)``.
-        width: units per position.
-        num_classes: of the linear readout on the flattened top layer.
-        num_positions: of the input, d.
+        width: the number of units per position.
+        num_classes: the number of classes that a linear readout of the flattened top layer gives.
+        num_positions: d, the number of positions of the input.
         sharing: "convolutional" uses the same weights at all positions, "local" does not.
-        normalise: batch normalisation (no affine part) before each ReLU.
-        feedback: how the error reaches the layers.
-        seed: of weights and feedback matrices; global random state is not touched.
+        normalise: whether batch normalisation (without affine part) comes before each ReLU.
+        feedback: how the error of the output reaches the layers.
+        seed: seeds the weights and feedback matrices; the global random state is not touched.
 
     Raises:
         ValueError: tuple sizes that do not divide the positions.
@@ -243,7 +244,7 @@ def _affine_transposed(error: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Joined(torch.autograd.Function):
-    """relu of a value reached by two paths; each gets the mask that its errors deserve."""
+    """relu of a value that two paths compute; the error of each path gets a mask of its own."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, down: Tensor, feedback: Feedback) -> Tensor:

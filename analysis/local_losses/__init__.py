@@ -1,9 +1,9 @@
 """Local losses of blocks: what a rule becomes on a network.
 
-Every instrument takes a `linlocal.Rule`. What is specific to a network (pooling, negatives, rank of
-B) is said by a `NetworkRule` around it; `CLAPP`, `InfoNCE`, `PhyLL`, `ForwardForward`, `SCFF` and
-`Views` make both in one line. A rule builds one `LocalLoss` for each block; a loss of your own
-derives from it.
+Every instrument takes a `linlocal.Rule`. A `NetworkRule` around it adds what is specific to a
+network (pooling, negatives, rank of B); `CLAPP`, `InfoNCE`, `PhyLL`, `ForwardForward`, `SCFF` and
+`Views` make both in one line. A rule builds one `LocalLoss` for each block. Derive from `LocalLoss`
+to write a loss of your own.
 """
 
 from linlocal.doors import lazily

@@ -20,10 +20,10 @@ class LocalLoss(nn.Module, ABC):
     global counterpart (BP-SSL) of a rule is the loss of the last block, backpropagated through all.
 
     Attributes:
-        reads_top: whether it reads the last block's activity; ``top`` is None for one that says
-            that it does not. In local training reading it costs one more forward pass.
-        needs_global_error: whether its own parameters learn from the backpropagated error, which
-            local training has not.
+        reads_top: whether the loss reads the last block's activity, which costs one more forward
+            pass in local training. If False, ``top`` may be None.
+        needs_global_error: whether the loss's own parameters learn from the backpropagated error
+            signal, which local training does not have.
     """
 
     reads_top: bool = False
@@ -54,10 +54,10 @@ class LocalLoss(nn.Module, ABC):
         """The loss.
 
         Args:
-            here: (2N, ...) this block's output; the first N rows one view and the last N rows the
-                other, row by row of the same data.
-            top: (2N, ...) the last block's output, stacked alike and detached.
-            batch: as the loader gave it, with its labels; None where nobody said.
+            here: (2N, ...) this block's output: one view in the first N rows, the other view of the
+                same data, in the same order, in the last N rows.
+            top: (2N, ...) the last block's output, stacked in the same way and detached.
+            batch: the batch as the loader gave it, with its labels; None if the caller gave none.
 
         Returns:
             A scalar.
@@ -69,7 +69,7 @@ class LocalLoss(nn.Module, ABC):
 
 
 class PlainLoss(LocalLoss):
-    """A module that is called with ``here`` and ``top`` alone, and may read both.
+    """A plain module as a local loss: it is called with ``here`` and ``top``, and may read both.
 
     Args:
         loss: the module.
@@ -95,12 +95,17 @@ class LocalRule(Protocol):
     """Anything that builds one local loss for each block."""
 
     def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
-        """The local losses of blocks with outputs of these shapes (without the samples' axis)."""
+        """One local loss for each block.
+
+        Args:
+            shapes: the shapes of the blocks' outputs, without the axis of samples.
+            seed: seeds the parameters of the losses.
+        """
         ...
 
 
 def contracted(losses: nn.ModuleList) -> nn.ModuleList:
-    """The same list, each plain module in it as a `LocalLoss`."""
+    """The same losses, with every plain module wrapped as a `LocalLoss`."""
     for l, loss in enumerate(losses):
         if not isinstance(loss, LocalLoss):
             losses[l] = PlainLoss(loss)
@@ -112,12 +117,12 @@ def labels_of(batch: Any, rows: int, device: torch.device) -> Tensor:
 
     Args:
         batch: (inputs, labels, ...) with a label for each row of both views, or for each datum,
-            which then counts for both.
-        rows: of both views together.
-        device: of the answer.
+            which then counts for both views.
+        rows: the number of rows of both views together.
+        device: the device of the returned labels.
 
     Raises:
-        ValueError: a batch without labels, or with those of another number of rows.
+        ValueError: the batch has no labels, or labels for another number of rows.
     """
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise ValueError(
@@ -128,7 +133,7 @@ def labels_of(batch: Any, rows: int, device: torch.device) -> Tensor:
     if labels.ndim != 1 or len(labels) not in (rows, rows // 2):
         raise ValueError(
             f"A batch of {rows} rows, both views together, came with labels of shape "
-            f"{tuple(labels.shape)}: one for each row, or one for each datum, is expected."
+            f"{tuple(labels.shape)}: give one label for each row, or one for each datum."
         )
     return labels if len(labels) == rows else torch.cat([labels, labels])
 

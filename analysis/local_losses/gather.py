@@ -1,8 +1,9 @@
-"""Losses over the batches of all processes, with the gradient of one process on the joined batch.
+"""Losses of the joined batch of all processes, with the gradient that one process would compute.
 
-A loss that compares samples (negatives, variances, correlations) is no mean over samples, so the
-mean of the gradients of R processes is not its gradient on their joined batch. Here every process
-gathers the rows of all and computes the loss of the joined batch; the gather is differentiated.
+A loss that compares samples (negatives, variances, correlations) is not a mean over samples. The
+mean of the gradients of R processes is then not the gradient of the loss of their joined batch.
+Here every process gathers the rows of all processes and computes the loss of the joined batch, and
+the gradient runs back through the gather.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from linlocal.rules import Rule
 
 
 def gather(rows: Tensor) -> Tensor:
-    """(R N, ...) the rows of all R processes, one process after the other, differentiably.
+    """The rows of all R processes, one process after the other, differentiably.
 
-    The gradient of process r's rows is the sum over processes of what their losses say about them.
-    Backward passes through it must be the same on all processes, as their collectives wait for
-    each other.
+    The gradient by the rows of a process is the sum of the gradients of all processes' losses by
+    them. All processes must run the same backward passes through the gather, because their
+    collectives wait for each other.
 
     Args:
-        rows: (N, ...) of this process; equally many on each, so drop the last odd batch.
+        rows: (N, ...) the rows of this process. N must be the same on all processes, so drop the
+            last incomplete batch.
 
     Returns:
-        ``rows`` itself where there is one process, or none was set up.
+        (R N, ...) all rows; ``rows`` itself if there is one process or none was set up.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return rows
@@ -40,10 +42,13 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def gather_views(stacked: Tensor) -> Tensor:
-    """(2 R N, ...) the first views of all processes, then the second ones in the same order.
+    """The first views of all R processes, then their second views in the same order.
 
     Args:
         stacked: (2N, ...) both views of this process.
+
+    Returns:
+        (2 R N, ...) the joined batch.
 
     Raises:
         ValueError: an odd number of rows, or fewer than 2 samples.
@@ -58,21 +63,22 @@ def gather_views(stacked: Tensor) -> Tensor:
 class Gathered(LocalLoss):
     """A local loss L of the joined batch of all R processes.
 
-    Every process computes the same L(z_1, ..., z_R), so that the gradient of its rows, a sum over
-    processes, is R dL/dz_r. Data-parallel training takes the mean of the processes' gradients by a
+    Every process computes the same L(z_1, ..., z_R). The gradient by its rows is a sum over
+    processes, R dL/dz_r. Data-parallel training takes the mean of the processes' gradients by a
     parameter theta of the network,
 
         1/R sum_r R dL/dz_r dz_r/dtheta = dL/dtheta,
 
-    the gradient of one process on the joined batch: the factor R cancels, and no factor is needed
-    here. A parameter of L itself (a projection, a head) has the gradient dL/dtheta on every
-    process, which the mean leaves as it is. A gather without derivative would make the first one R
-    times too small. Batch normalisation before the gather must be synchronised on its own.
+    which is the gradient that one process would compute on the joined batch: the factor R cancels.
+    A parameter of L itself (a projection, a head) has the gradient dL/dtheta on every process, and
+    the mean leaves it as it is. With a gather that is not differentiated, the gradient by the
+    network's parameters would be R times too small. Batch normalisation before the gather must be
+    synchronised on its own.
 
-    Whole outputs are sent, so put a loss on maps behind its pooling or head where that is possible.
+    Whole outputs are sent, so pool maps or put a head before the loss where that is possible.
 
     Args:
-        loss: of `local_losses`, or your own.
+        loss: the loss of the joined batch, one of `local_losses` or your own.
     """
 
     def __init__(self, loss: LocalLoss) -> None:
@@ -81,7 +87,7 @@ class Gathered(LocalLoss):
         self.reads_top, self.needs_global_error = loss.reads_top, loss.needs_global_error
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
-        """The loss of the joined batch; of a batch with labels only those of this process."""
+        """The loss of the joined batch; ``batch`` is that of this process alone."""
         joined = gather_views(top) if self.reads_top and top is not None else top
         return self.loss(gather_views(here), joined, batch)
 
@@ -91,19 +97,19 @@ class GatheredRule:
     """A local rule with each of its losses `Gathered`.
 
     Attributes:
-        rule: of `local_losses`, or your own.
+        rule: the rule whose losses are gathered, one of `local_losses` or your own.
     """
 
     rule: Rule | LocalRule
 
     def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
-        """One loss for each block; see `local_losses.LocalRule`."""
+        """One gathered loss for each block; see `local_losses.LocalRule`."""
         losses = contracted(on_network(self.rule).build(shapes, seed))
         return nn.ModuleList(Gathered(cast(LocalLoss, loss)) for loss in losses)
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of one process to rows of all."""
+    """From the rows of this process to the rows of all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -117,11 +123,11 @@ class _Gather(torch.autograd.Function):
 
 
 class _SumOfOwn(torch.autograd.Function):
-    """The transpose of `_Gather`: the sum over processes, of it the rows of this one."""
+    """The transpose of `_Gather`: the rows of this process in the sum over processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        # Not reduce_scatter, which gloo does not have in every version of torch.
+        # gloo does not have reduce_scatter in every version of torch.
         total = rows.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total.chunk(dist.get_world_size())[dist.get_rank()]

@@ -1,7 +1,7 @@
 """Blockwise training: noise after a block, and a head and a projector before its loss.
 
-Siddiqui et al. 2023 (arXiv 2302.01647). The heads are parts of the local losses, so that they are
-trained with the block that they judge and its representation is what lies before them.
+Siddiqui et al. 2023 (arXiv 2302.01647). The heads are parts of the local losses. Each is trained
+with the block that it judges, and the block's representation is what comes before the head.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from linlocal.losses import BarlowTwins, ViewLoss
 HeadKind = Literal["expansion", "local", "global"]
 Spread = Literal["channel", "map", "tensor"]
 
-# Axes of a map (samples, channels, height, width) that a standard deviation is taken over.
+# The axes of a map (samples, channels, height, width) over which a standard deviation is taken.
 _AXES: dict[Spread, tuple[int, ...]] = {
     "channel": (0, 2, 3),
     "map": (2, 3),
@@ -34,15 +34,15 @@ _AXES: dict[Spread, tuple[int, ...]] = {
 
 
 class ActivityNoise(nn.Module):
-    """z + scale std(z) N(0, 1) in training, z otherwise; the amplitude counts as a constant.
+    """z + scale std(z) N(0, 1) in training, z otherwise; no gradient runs through std(z).
 
     Args:
-        scale: of the noise; 0.25 in the paper.
+        scale: the standard deviation of the noise relative to that of z; 0.25 in the paper.
         per: what shares a standard deviation: a "channel" over samples and places, a "map" (one
             channel of one sample) over its places, or the whole "tensor".
 
     Raises:
-        ValueError: an unknown name, or a negative scale.
+        ValueError: ``per`` is unknown, or the scale is negative.
     """
 
     def __init__(self, scale: float = 0.25, per: Spread = "channel") -> None:
@@ -57,18 +57,18 @@ class ActivityNoise(nn.Module):
         """A block's output with noise.
 
         Args:
-            z: as for `local_losses.as_map`.
+            z: the block's output, in one of the shapes that `local_losses.as_map` takes.
 
         Raises:
-            ValueError: a standard deviation of each map where maps have a single place.
+            ValueError: the noise is per "map" and maps have a single place.
         """
         if not self.training:
             return z
         maps = as_map(z)
         if self.per == "map" and maps.shape[2:].numel() == 1:
             raise ValueError(
-                'Noise per "map" needs the variance over the places of a map, and there is a '
-                f'single one in outputs of shape {tuple(z.shape)}; use "channel" or "tensor".'
+                'Noise per "map" needs the variance over the places of a map, but outputs of shape '
+                f'{tuple(z.shape)} have a single place; use "channel" or "tensor".'
             )
         std = maps.detach().std(_AXES[self.per], correction=0, keepdim=True)
         noise = torch.randn_like(maps) * (self.scale * std)
@@ -79,11 +79,12 @@ def head(kind: HeadKind, shape: Shape, width: int = 2048) -> nn.Module:
     """The map from a block's output to a vector, (samples, features).
 
     Args:
-        kind: "expansion": 1x1 convolution to ``width`` channels, batch normalisation, ReLU, average
-            over the places; "local": averages of 2x2 cells, side by side; "global": the average
-            over all places.
-        shape: of the output, without the axis of samples. Tokens are places in one column.
-        width: of the expansion.
+        kind: what the head does. "expansion": a 1x1 convolution to ``width`` channels, batch
+            normalisation, ReLU and the average over the places. "local": the averages of 2x2
+            cells, side by side. "global": the average over all places.
+        shape: the shape of the block's output, without the axis of samples. Tokens are places in
+            one column.
+        width: the number of channels of the expansion.
 
     Raises:
         ValueError: an unknown kind.
@@ -123,8 +124,9 @@ def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
     """Linear layers of these widths, all but the last with batch normalisation and ReLU.
 
     Args:
-        features: of the input.
-        widths: of the layers; 8192, 8192, 8192 in the paper. Without any it is the identity.
+        features: the number of features of the input.
+        widths: the widths of the layers; 8192, 8192, 8192 in the paper. Without layers the
+            projector is the identity.
     """
     layers: list[nn.Module] = []
     for l, width in enumerate(widths, start=1):
@@ -139,9 +141,9 @@ class HeadedLoss(LocalLoss):
     """A loss behind a head and a projector of its own. Built by a `HeadedRule`.
 
     Args:
-        head: from a block's output to a vector.
-        projector: of this vector.
-        judge: the loss of what they give, (2N, features), and of the batch.
+        head: turns a block's output into a vector.
+        projector: maps this vector to what is judged.
+        judge: gives the loss of the projected vectors, (2N, features), and of the batch.
     """
 
     def __init__(
@@ -159,9 +161,9 @@ class HeadedRule(ABC):
     """What rules with a head and a projector have in common.
 
     Attributes:
-        kind: of `head`.
-        width: of its expansion.
-        widths: of the `projector`'s layers.
+        kind: the kind of the `head`.
+        width: the number of channels of the head's expansion.
+        widths: the widths of the `projector`'s layers.
     """
 
     kind: HeadKind = "expansion"
@@ -176,7 +178,7 @@ class HeadedRule(ABC):
         """One `HeadedLoss` for each block; the global random state stays as it is.
 
         Args:
-            shapes: of the blocks' outputs, without the axis of samples.
+            shapes: the shapes of the blocks' outputs, without the axis of samples.
             seed: seeds the weights.
         """
         losses = nn.ModuleList()
@@ -198,9 +200,10 @@ class HeadedViews(HeadedRule):
     Siddiqui et al. 2023 (arXiv 2302.01647), by default with the published loss.
 
     Attributes:
-        loss: of `linlocal.losses`, or your own.
-        scale: its factor.
-        gathered: whether it is the loss of the joined batch of all processes, see `GatheredRule`.
+        loss: the loss of two views, one of `linlocal.losses` or your own.
+        scale: the factor of the loss.
+        gathered: whether the loss is that of the joined batch of all processes, see
+            `GatheredRule`.
     """
 
     loss: ViewLoss = field(default_factory=lambda: BarlowTwins(weight=0.0051))
@@ -211,7 +214,7 @@ class HeadedViews(HeadedRule):
         inputs.finite(self.scale, "scale")
 
     def judge(self, z: Tensor, batch: Any) -> Tensor:
-        # Behind the projector little is sent.
+        # Gathered behind the projector, where outputs are small.
         z = gather_views(z) if self.gathered else z
         return self.scale * view_formula(self.loss)(*views_of(z))
 
@@ -220,8 +223,8 @@ class HeadedViews(HeadedRule):
 class HeadedClasses(HeadedRule):
     """Cross-entropy of classes behind a head and a projector, in every block.
 
-    It reads the labels of the batch, see `labels_of`. The last of the projector's ``widths`` must
-    be the number of classes.
+    The loss reads the labels of the batch, see `labels_of`. The last of the projector's ``widths``
+    must be the number of classes.
     """
 
     def judge(self, z: Tensor, batch: Any) -> Tensor:

@@ -5,9 +5,9 @@ For a layer a = W x with z = rho(a) and the scores u_p = P z . B P' c of its pai
     -dL/dW_ij = sum over anchors and places of   pre_j  x  rho'(a_i) d_i
     d = P^T sum over the anchor's pairs of   gate_p  x  B P' c,   gate_p = -y_p f'(y_p u_p) / count
 
-so a synapse needs its presynaptic activity pre_j, the dendritic prediction B c that reaches its
-postsynaptic neuron, and one number for each pair that is broadcast to the whole layer. Illing et
-al. 2021 (arXiv 2010.08262). The reference c is detached: each view is anchor once.
+so a synapse needs three factors: its presynaptic activity pre_j, the dendritic prediction B c that
+reaches its postsynaptic neuron, and one number for each pair that is broadcast to the whole layer.
+Illing et al. 2021 (arXiv 2010.08262). The reference c is detached, and each view is anchor once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def hebbian_update(
         top: (2N, ...) the last block's output.
 
     Returns:
-        "weight" and, if the layer has one, "bias": the updates, minus the gradients of ``loss``.
+        The updates, which are minus the gradients of ``loss``, by the names "weight" and, if the
+        layer has one, "bias".
 
     Raises:
         TypeError: the loss is not of type 2.
@@ -48,7 +49,7 @@ def hebbian_update(
     """
     if not isinstance(loss, ScoredPairs) or not isinstance(loss.loss, TypeTwo):
         raise TypeError(
-            "The three-factor form is that of scored pairs of type 2; build the loss with "
+            "The three-factor form exists for scored pairs of type 2; build the loss with "
             f"linlocal.analysis.local_losses.CLAPP, got {type(loss).__name__}."
         )
     layer, rest, below = _parts(block, below)

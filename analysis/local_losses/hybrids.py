@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def hybrid_images(images: Tensor, generator: torch.Generator, rounds: int = 6) -> Tensor:
-    """mask * image + (1 - mask) * next image: short correlations stay, long ones are broken.
+    """mask * image + (1 - mask) * next image: keeps short correlations and breaks long ones.
 
     The mask is random bits, blurred ``rounds`` times with (1/4, 1/2, 1/4) along both axes and cut
     at 1/2; Hinton 2022 (arXiv 2212.13345), section 3.2. A batch for `ForwardForward` is
@@ -16,8 +16,8 @@ def hybrid_images(images: Tensor, generator: torch.Generator, rounds: int = 6) -
 
     Args:
         images: (samples, channels, height, width).
-        generator: of the masks, on the device of the images.
-        rounds: of blurring; more make larger patches.
+        generator: draws the masks, on the device of the images.
+        rounds: how often the masks are blurred; more rounds make larger patches.
 
     Returns:
         As many hybrids, shaped like ``images``.

@@ -25,16 +25,17 @@ def CLAPP(
 ) -> NetworkRule:
     """CLAPP++: mean over positive pairs f(u) + mean over negative pairs f(-u) (type 2).
 
-    Illing et al. 2021 (arXiv 2010.08262); with dependence on the place, direct feedback and both:
-    Wu et al. 2026 (arXiv 2601.21683).
+    Illing et al. 2021 (arXiv 2010.08262). Dependence on the place and the contexts "top" and "both"
+    are from Wu et al. 2026 (arXiv 2601.21683).
 
     Args:
-        context: "same": the other view's activity in the same block; "top": in the last block
-            (direct feedback); "both": their scores are summed, each with a projection of its own.
-        score: f, a name or an object of `linlocal.scores`.
-        margin: of a named f.
-        projection: B; "trained" is the rule's "optimal".
-        reading: of `NetworkRule`.
+        context: what an anchor is compared with: the other view's activity in the "same" block, in
+            the "top" block (direct feedback), or in "both", with the scores of two projections
+            summed.
+        score: the score function f, a name or an object of `linlocal.scores`.
+        margin: the margin of a named f.
+        projection: how B is chosen; "trained" is the rule's "optimal".
+        reading: the other options of `NetworkRule`.
     """
     if context not in _CLAPP:
         raise ValueError(f"context must be one of {', '.join(_CLAPP)}, got {context!r}.")
@@ -53,10 +54,10 @@ def InfoNCE(
     Loewe et al. 2019 (arXiv 1905.11786); here views take the place of steps in time.
 
     Args:
-        temperature: of the scores.
+        temperature: the number that the scores are divided by.
         context: as for `CLAPP`.
         projection: as for `CLAPP`.
-        reading: of `NetworkRule`.
+        reading: the other options of `NetworkRule`.
     """
     return _read(rules.GreedyInfoMax(temperature), projection, reading, context)
 
@@ -72,11 +73,11 @@ def PhyLL(
     """PhyLL: f(u_positive - u_negative) with B = I (type 1); Momeni et al. 2023, Science 382, 1297.
 
     Args:
-        score: f, a name or an object of `linlocal.scores`.
-        margin: of a named f.
+        score: the score function f, a name or an object of `linlocal.scores`.
+        margin: the margin of a named f.
         context: as for `CLAPP`.
         projection: as for `CLAPP`.
-        reading: of `NetworkRule`.
+        reading: the other options of `NetworkRule`.
     """
     return _read(rules.PhyLL(score, margin), projection, reading, context)
 
@@ -87,10 +88,10 @@ def ForwardForward(
     """Forward-Forward: goodness ||z||^2 against a threshold; Hinton 2022 (arXiv 2212.13345).
 
     Args:
-        threshold: of the goodness.
-        score: f, a name or an object of `linlocal.scores`.
-        margin: of a named f.
-        reading: of `NetworkRule`.
+        threshold: the goodness that tells positive from negative samples.
+        score: the score function f, a name or an object of `linlocal.scores`.
+        margin: the margin of a named f.
+        reading: the other options of `NetworkRule`.
     """
     return NetworkRule(rule=rules.ForwardForward(threshold, score, margin), **reading)
 
@@ -100,7 +101,8 @@ def SCFF(
 ) -> NetworkRule:
     """Self-contrastive Forward-Forward: goodness of z_a + z_b (Chen et al. 2025).
 
-    The sum is a concatenated pair read by the same weights twice. Arguments as of `ForwardForward`.
+    The sum is a concatenated pair, read by the same weights twice. The arguments are those of
+    `ForwardForward`.
     """
     return NetworkRule(rule=rules.SCFF(threshold, score, margin), **reading)
 
@@ -109,8 +111,8 @@ def Views(loss: ViewLoss | None = None, **reading: Any) -> NetworkRule:
     """A loss of two views in every block: VICReg, Barlow Twins, LPL, NT-Xent and kin.
 
     Args:
-        loss: of `linlocal.losses`, or your own; VICReg by default.
-        reading: of `NetworkRule`.
+        loss: the loss, one of `linlocal.losses` or your own; VICReg by default.
+        reading: the other options of `NetworkRule`.
     """
     if loss is None:
         return NetworkRule(rule=rules.VICReg(), **reading)

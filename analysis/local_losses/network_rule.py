@@ -1,4 +1,4 @@
-"""A rule on a network: the `linlocal.Rule` itself, and how it reads maps and batches."""
+"""A rule on a network: a `linlocal.Rule`, and how it reads maps and batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, LocalRule, views_of
 from linlocal.analysis.local_losses.pooling import Cells, Pool, Pooling, Shape, pools
 from linlocal.analysis.local_losses.projections import (
-    Projection,
+    ProjectionModule,
     num_parameters,
     rank_within,
     useful_rank,
@@ -28,36 +28,41 @@ _POOLING: dict[str, Pooling] = {"pair": Cells(2), "goodness": 1, "view": "global
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRule:
-    """A rule, and what only a network asks of it; a bare rule means the defaults.
+    """A rule together with what only a network needs; a bare rule means the defaults.
 
-    Positive pairs are the two views of a datum, in both directions; for Forward-Forward the first
-    half of a batch is positive data and the last half negative data, which take the place of the
-    two views (`hybrid_images` makes negative images). SCFF sums both views of a datum, and, to be
-    told apart from that, a view and the other view of the next datum.
+    Positive pairs are the two views of a datum, in both directions. For Forward-Forward positive
+    and negative data take the place of the two views: positive data fill the first half of a batch,
+    negative data the last half (`hybrid_images` makes negative images). SCFF sums the two views of
+    a datum for the positive pairs, and a view and the other view of the next datum for the negative
+    ones.
 
-    The rule's projection on a network: "optimal" is trained with the loss, "random" is frozen as
-    drawn, "matched" is trained by `ScoredPairs.matching_loss` alone, and "identity" is none. The
-    last block has no backpropagated error but its own: there random and matched ones are trained as
-    well.
+    What the rule's projection means on a network: "optimal" is trained with the loss, "random" is
+    frozen as drawn, "matched" is trained by `ScoredPairs.matching_loss` alone, and "identity" needs
+    no matrix. In the last block, whose error signal is its own, random and matched projections are
+    trained with the loss as well.
 
     Attributes:
-        rule: of `linlocal.rules`, or your own.
-        pooling: P of each block, see `pools`; by default the rule's own windows, else 2x2 cells for
-            scored pairs, none for goodness, and the average over the map for losses of two views.
-            "global" drops all dependence on the place in the image.
-        context_pooling: P' of each block, if not ``pooling``; the top context takes the last.
-        rank: of a low-rank B = left right; None for a full matrix, which is taken too where it has
-            no more parameters.
-        budget: parameters of all projections together: takes the largest common rank that fits.
-        shared: one B for both view directions, or one each.
-        negatives: "next": the next sample as anchor, same reference; "all": all other samples; by
-            default "all" for InfoNCE and "next" for others.
-        penalty: lam, where it is not the rule's; 0 trains B without a penalty.
-        goodness: "sum" of squares, or their "mean", which needs no threshold of each width.
+        rule: the rule, one of `linlocal.rules` or your own.
+        pooling: the pooling P of each block, see `pools`. The default is the rule's own windows;
+            where it has none, 2x2 cells for scored pairs, no pooling for goodness, and the average
+            over the map for losses of two views. "global" drops all dependence on the place in the
+            image.
+        context_pooling: the pooling P' of the contexts of each block, if it is not ``pooling``; the
+            top context takes that of the last block.
+        rank: the rank of a low-rank B = left right; None for a full matrix, which is also taken
+            where it has no more parameters than the product.
+        budget: the number of parameters that all projections together may have; it sets the largest
+            common rank that fits.
+        shared: whether both view directions share one B; otherwise each has its own.
+        negatives: which anchors are negative for a reference: "next" takes the next sample, "all"
+            takes all other samples; by default "all" for InfoNCE and "next" for other losses.
+        penalty: lam, if it is not the rule's; 0 trains B without a penalty.
+        goodness: "sum" for the sum of squares, or "mean" for their mean, which lets one threshold
+            serve all widths.
 
     Raises:
         TypeError: ``rule`` is no `linlocal.Rule`.
-        ValueError: unknown names, options that do not go together, or that the rule has no use for.
+        ValueError: names are unknown, options do not go together, or the rule has no use for one.
     """
 
     rule: Rule
@@ -87,7 +92,7 @@ class NetworkRule:
         if self.negatives is not None:
             check_negatives(self.negatives)
         if self.rank is not None and self.budget is not None:
-            raise ValueError("A budget chooses the rank: give one of rank and budget.")
+            raise ValueError("A budget chooses the rank: give either a rank or a budget, got both.")
         if self.rank is not None:
             inputs.whole(self.rank, "rank", 1)
         if self.penalty is not None and not inputs.finite(self.penalty, "penalty") >= 0:
@@ -109,11 +114,11 @@ class NetworkRule:
         """One local loss for each block.
 
         Args:
-            shapes: of the blocks' outputs, without the axis of samples.
+            shapes: the shapes of the blocks' outputs, without the axis of samples.
             seed: seeds the projections; the global random state stays as it is.
 
         Raises:
-            ValueError: no blocks, pooling that does not fit, or a budget that is too small.
+            ValueError: there are no blocks, a pooling does not fit, or the budget is too small.
         """
         own = self._pools(len(shapes))
         loss: Any = self.rule.loss
@@ -130,7 +135,7 @@ class NetworkRule:
         )
 
     def num_parameters(self, shapes: Sequence[Shape]) -> tuple[int, ...]:
-        """Parameters of the projections of each block, without building them."""
+        """The number of parameters of the projections of each block, without building them."""
         return tuple(
             (1 if self.shared else 2)
             * sum(num_parameters(f, c, r) for f, c, r in self._plan(shapes, block))
@@ -147,7 +152,7 @@ class NetworkRule:
     ) -> ScoredPairs:
         sides, kind = self._plan(shapes, block), self.rule.projection
         projections = [
-            [Projection(*side, generator) for side in sides]
+            [ProjectionModule(*side, generator) for side in sides]
             for _ in range(1 if self.shared else 2)
             if sides
         ]
@@ -198,14 +203,14 @@ class NetworkRule:
 
 
 def on_network(rule: Rule | LocalRule) -> LocalRule:
-    """What builds the local losses of a rule.
+    """The object that builds the local losses of a rule.
 
     Args:
-        rule: a `linlocal.Rule`, which is read with the defaults of `NetworkRule`; or anything with
-            a method build.
+        rule: a `linlocal.Rule`, which takes the defaults of `NetworkRule`, or anything with a
+            method build.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: ``rule`` is neither.
         ValueError: as `NetworkRule`.
     """
     if isinstance(rule, Rule):

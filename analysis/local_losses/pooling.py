@@ -62,10 +62,10 @@ class Pool(ABC):
         return self.pooled(as_map(z)).flatten(1)
 
     def features(self, shape: Shape) -> int:
-        """Features of a pooled activity.
+        """The number of features of a pooled activity.
 
         Args:
-            shape: of a block's output, without the axis of samples.
+            shape: the shape of a block's output, without the axis of samples.
         """
         channels, *sides = as_map(torch.empty(1, *shape, device="meta")).shape[1:]
         return channels * len(self.along(sides[0])) * len(self.along(sides[1]))
@@ -73,7 +73,7 @@ class Pool(ABC):
 
 @dataclass(frozen=True)
 class Window(Pool):
-    """Windows of ``side`` cells, side by side; rest at the border is dropped.
+    """Windows of ``side`` x ``side`` cells, side by side; a rest at the border is dropped.
 
     Raises:
         ValueError: a side below 1 or, on use, larger than the map.
@@ -104,7 +104,7 @@ class Window(Pool):
 
 @dataclass(frozen=True)
 class Cells(Pool):
-    """As many windows as make ``side`` cells along each axis, fewer where the map has fewer.
+    """Windows that make ``side`` cells along each axis, or fewer where the map has fewer.
 
     They cover the whole map, and overlap where its side is no multiple of ``side``.
 
@@ -140,7 +140,7 @@ def pools(pooling: Pooling, blocks: int) -> tuple[Pool, ...]:
         blocks: number of blocks.
 
     Raises:
-        ValueError: not as many as blocks, or an unknown name.
+        ValueError: there are not as many entries as blocks, or a name is unknown.
     """
     if isinstance(pooling, str):
         if pooling != "global":

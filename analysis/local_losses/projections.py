@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 
-class Projection(nn.Module):
-    """c -> B c with B = M, or B = left right of low rank; no bias.
+class ProjectionModule(nn.Module):
+    """The map c -> B c without bias, where B is a full matrix or a product of low rank.
 
-    Drawn uniformly on +-1/sqrt(features), the published baseline (Wu et al. 2026, arXiv
-    2601.21683); the entries of a product have the same variance.
+    The entries of a full B are drawn uniformly on +-1/sqrt(features), the published baseline (Wu et
+    al. 2026, arXiv 2601.21683); those of a product B = left right have the same variance.
 
     Args:
-        features: of z, rows of B.
-        context: features of c, columns of B.
-        rank: of the product, or None for a full matrix.
-        generator: of the initial values.
+        features: the number of features of z, which is that of rows of B.
+        context: the number of features of c, which is that of columns of B.
+        rank: the rank of the product, or None for a full matrix.
+        generator: draws the initial values.
     """
 
     def __init__(
@@ -40,31 +40,37 @@ class Projection(nn.Module):
         return self.left if self.right is None else self.left @ self.right
 
     def forward(self, c: Tensor) -> Tensor:
-        """B c of each row of (samples, context): (samples, features).
+        """B c for each row c.
+
+        Args:
+            c: (samples, context).
+
+        Returns:
+            (samples, features).
 
         Raises:
-            ValueError: c has not as many features as B has columns.
+            ValueError: c does not have as many features as B has columns.
         """
         factors = [self.left] if self.right is None else [self.right, self.left]
         if c.shape[1] != factors[0].shape[1]:
             raise ValueError(
                 f"A pooled context has {c.shape[1]} features, but its projection was built for "
-                f"{factors[0].shape[1]}: images of another size, or other blocks; build the rule "
-                "with the shapes of these outputs."
+                f"{factors[0].shape[1]}. Are these images of another size, or other blocks? Build "
+                "the rule with the shapes of these outputs."
             )
         for factor in factors:
             c = nn.functional.linear(c, factor)
         return c
 
     def squared_norm(self) -> Tensor:
-        """||B||_F^2; of a product as tr(left^T left right right^T), which never forms it."""
+        """||B||_F^2; a product is never formed, its norm is tr(left^T left right right^T)."""
         if self.right is None:
             return self.left.square().sum()
         return ((self.left.T @ self.left) * (self.right @ self.right.T)).sum()
 
 
 def num_parameters(features: int, context: int, rank: int | None) -> int:
-    """Parameters of a `Projection`; rank None is the full matrix."""
+    """The number of parameters of a `ProjectionModule`; rank None is the full matrix."""
     return features * context if rank is None else rank * (features + context)
 
 
@@ -75,7 +81,11 @@ def useful_rank(features: int, context: int, rank: int | None) -> int | None:
 
 
 def rank_within(budget: int, sides: Sequence[tuple[int, int]]) -> int:
-    """The largest common rank with which projections of these (features, context) fit a budget.
+    """The largest common rank with which all projections fit a budget.
+
+    Args:
+        budget: the number of parameters that all projections together may have.
+        sides: (features, context) of each projection.
 
     Raises:
         ValueError: not even rank 1 fits.

@@ -4,9 +4,9 @@ A loss is the sum over both view directions, in which each view is anchor once, 
 
     phi(u_positive, u_negative) + lam/2 ||B||_F^2
 
-with P and P' the pooling and flattening of an activity z and a reference c, which is detached. The
-penalty is a part of the loss of B alone, where it acts as weight decay. Both directions share one
-B, or have one each (as in `linlocal`).
+where P and P' pool and flatten an activity z and a reference c, which is detached. The penalty is a
+part of the loss of B alone, where it acts as weight decay. Both directions share one B, or have one
+each (as in `linlocal`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from linlocal.analysis.local_losses.contract import LocalLoss, views_of
 from linlocal.analysis.local_losses.pooling import Pool
-from linlocal.analysis.local_losses.projections import Projection
+from linlocal.analysis.local_losses.projections import ProjectionModule
 from linlocal.autodiff import pair_formula, summed
 from linlocal.losses import PairLoss
 
@@ -33,13 +33,14 @@ class ScoredPairs(LocalLoss):
         loss: phi.
         pool: P.
         contexts: for each context whether it is the top block's activity, and its P'.
-        projections: [direction][context]; one direction if both share it, none for the identity.
-        negatives: "next": the anchor of the next sample (cyclic), same reference; "all": those of
-            all others.
+        projections: [direction][context] the projections B; a single direction if both share it,
+            and none for the identity.
+        negatives: which anchors are negative for a reference: "next" takes that of the next sample
+            (cyclic), "all" those of all other samples.
         penalty: lam.
-        trained: whether B is trained by this loss; else it is frozen, or matched to the
-            backpropagated error.
-        matched: whether it is that.
+        trained: whether this loss trains B; otherwise B is frozen, or matched to the
+            backpropagated error signal.
+        matched: whether B is matched to the backpropagated error signal by `matching_loss`.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ScoredPairs(LocalLoss):
         loss: PairLoss,
         pool: Pool,
         contexts: Sequence[tuple[bool, Pool]],
-        projections: Sequence[Sequence[Projection]],
+        projections: Sequence[Sequence[ProjectionModule]],
         *,
         negatives: Negatives,
         penalty: float,
@@ -63,13 +64,13 @@ class ScoredPairs(LocalLoss):
         self.projections = nn.ModuleList(nn.ModuleList(directed) for directed in projections)
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
-        """The loss; only a trained projection gets a gradient and pays its penalty."""
+        """The loss; only a trained projection gets a gradient and a penalty."""
         total = self._pairs_loss(here, top, through_projections=self.trained)
         if self.trained and self.penalty:
-            # lam/2 in each direction: a shared projection is that of both.
+            # lam/2 in each direction; a shared projection counts for both.
             weight = self.penalty / max(1, len(self.projections))
             for b in self.modules():
-                if isinstance(b, Projection):
+                if isinstance(b, ProjectionModule):
                     total = total + weight * b.squared_norm()
         return total
 
@@ -95,8 +96,9 @@ class ScoredPairs(LocalLoss):
         """
         if global_error.shape != here.shape:
             raise ValueError(
-                f"The global error must be shaped as the block's output {tuple(here.shape)}, got "
-                f"{tuple(global_error.shape)}; it is the gradient of the global loss by it."
+                "The global error must have the shape of the block's output "
+                f"{tuple(here.shape)}, got {tuple(global_error.shape)}; give the gradient of the "
+                "global loss by that output."
             )
         z = here.detach().requires_grad_()
         with torch.enable_grad():
@@ -106,7 +108,7 @@ class ScoredPairs(LocalLoss):
 
     def _pairs_loss(self, here: Tensor, top: Tensor | None, through_projections: bool) -> Tensor:
         z, sent = self.directions(here, top)
-        # The context is detached, so the projection is all that this detaches.
+        # The context is detached already, so this detaches the projection only.
         sent = sent if through_projections else sent.detach()
         return summed(self.formula, *pair_scores(z, sent, self.negatives))
 
@@ -117,7 +119,7 @@ class ScoredPairs(LocalLoss):
             (2, N, features) each; the first direction has the first view as anchors.
         """
         z = stacked_views(self.pool(here))
-        # Detached before it is pooled, so that no graph of the context is built.
+        # Detached before it is pooled, so no graph of the context is built.
         contexts = ((cast(Tensor, top) if onto_top else here, p) for onto_top, p in self.contexts)
         seen = [stacked_views(p(c.detach())) for c, p in contexts]
         if not self.projections:
@@ -136,7 +138,7 @@ def _sent(projections: Sequence[nn.Module], c: Tensor) -> Tensor:
 
 
 def check_negatives(negatives: str) -> None:
-    """Raise ValueError unless there is such a choice of negatives."""
+    """Raise a ValueError unless ``negatives`` is known."""
     if negatives not in get_args(Negatives):
         raise ValueError(f'negatives must be "next" or "all", got {negatives!r}.')
 
@@ -147,7 +149,8 @@ def pair_scores(z: Tensor, sent: Tensor, negatives: Negatives) -> tuple[Tensor, 
     Args:
         z: (directions, samples, features) anchors.
         sent: (directions, samples, features) B c of the references.
-        negatives: "next": the anchor of the next sample (cyclic); "all": those of all others.
+        negatives: which anchors are negative for a reference: "next" takes that of the next sample
+            (cyclic), "all" those of all other samples.
 
     Returns:
         (directions, samples) positive and (directions, samples, negatives) negative scores, in

@@ -19,8 +19,9 @@ def ridge_scores(x: Tensor, targets: Tensor, new: Tensor, form: Form | None = No
     Args:
         x: (n, features), each of mean 0.
         targets: Y, (n, classes).
-        new: (m, features) to be scored.
-        form: "primal" decomposes X^T X, "dual" X X^T; by default the smaller of the two.
+        new: (m, features) samples to score.
+        form: the matrix to decompose: "primal" is X^T X, "dual" is X X^T; by default the smaller of
+            the two.
 
     Returns:
         A function of the strength s > 0 that gives (m, classes).
@@ -42,8 +43,8 @@ def logistic_scores(x: Tensor, targets: Tensor, new: Tensor) -> Scores:
 
     Args:
         x: (n, features).
-        targets: (n, classes) probabilities, one-hot as a rule.
-        new: (m, features) to be scored.
+        targets: (n, classes) probabilities, usually one-hot.
+        new: (m, features) samples to score.
 
     Returns:
         A function of the strength s > 0 that gives (m, classes).

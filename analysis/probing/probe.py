@@ -1,7 +1,7 @@
 """Linear probe: how well a linear classifier reads the class from frozen features.
 
-The strength of the penalty is chosen on a part of the training data held out for that, and the
-classifier is fitted again on all of them; the test data are only judged, never chosen by.
+The strength of the penalty is chosen on a held-out part of the training data, and the classifier is
+then fitted again on all of them. The test data never take part in the choice.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ class ProbeResult:
     """What a probe found.
 
     Attributes:
-        accuracy: share of test samples classified correctly.
-        validation_accuracy: the same of the held-out training samples, at the chosen strength.
-        strength: the chosen penalty.
-        num_features: columns of the features.
+        accuracy: the share of test samples that are classified correctly.
+        validation_accuracy: the share of held-out training samples that are classified correctly
+            at the chosen strength.
+        strength: the chosen strength of the penalty.
+        num_features: the number of columns of the features.
     """
 
     accuracy: float
@@ -56,28 +57,28 @@ def linear_probe(
     validation: float = 0.2,
     strengths: Sequence[float] = STRENGTHS,
 ) -> ProbeResult:
-    """Test accuracy of ``argmax W x + b``, penalty strength chosen on held-out training data.
+    """Test accuracy of ``argmax W x + b``, with the penalty chosen on held-out training data.
 
     Features are shifted and scaled to mean 0 and variance 1 by the statistics of the samples that
     the classifier is fitted on. "ridge" minimises ``||Y - X W||^2 / n + s ||W||^2`` for one-hot
-    targets Y, exactly and for all strengths from one eigendecomposition (in samples where there
-    are fewer of them than features); "logistic" minimises the cross-entropy plus ``s ||W||^2 / 2``
-    by L-BFGS. Everything is computed in float64, on the device of the features.
+    targets Y; one eigendecomposition (of X X^T if there are fewer samples than features) gives the
+    exact minimum for all strengths s. "logistic" minimises the cross-entropy plus
+    ``s ||W||^2 / 2`` by L-BFGS. Everything is computed in float64 on the device of the features.
 
     Args:
         features: (samples, features).
         labels: (samples,) whole numbers.
         test_features: (test samples, features).
         test_labels: (test samples,), all of them seen in ``labels``.
-        seed: of the held-out part.
-        kind: of classifier.
-        validation: share of each class that is held out to choose the strength.
-        strengths: penalties s to choose from: the most accurate on the held-out part, of equally
-            accurate ones that of the smallest loss there.
+        seed: decides which samples are held out.
+        kind: the kind of classifier, "ridge" or "logistic".
+        validation: the share of each class that is held out to choose the strength.
+        strengths: the strengths s to choose from. The one that is most accurate on the held-out
+            part is taken, and of equally accurate ones the one with the smallest loss there.
 
     Raises:
-        ValueError: shapes that do not fit, features that are not finite, a test label that training
-            never saw, a strength that is not positive, or too few samples to hold any out.
+        ValueError: shapes do not fit, features are not finite, a test label never occurs in
+            training, a strength is not positive, or there are too few samples to hold any out.
     """
     if not strengths or min(strengths) <= 0:
         raise ValueError(f"strengths must be positive numbers, got {tuple(strengths)}.")
@@ -86,7 +87,10 @@ def linear_probe(
     x, y = _checked(features, labels, "training")
     test_x, test_y = _checked(test_features, test_labels, "test")
     if test_x.shape[1] != x.shape[1]:
-        raise ValueError(f"{x.shape[1]} features in training, but {test_x.shape[1]} in the test.")
+        raise ValueError(
+            f"{x.shape[1]} features in training, but {test_x.shape[1]} in the test: take both from "
+            "the same block."
+        )
     classes, y = np.unique(y, return_inverse=True)
     if unseen := sorted({*test_y.tolist()} - {*classes.tolist()}):
         raise ValueError(
@@ -96,7 +100,8 @@ def linear_probe(
     rest, held_out = stratified_split(y, validation, seed)
     judge = _classifier(kind, x[rest], y[rest], x[held_out])
     found = []
-    for strength in sorted(strengths, reverse=True):  # the logistic fit starts from the last one
+    # In this order each logistic fit starts from the one before.
+    for strength in sorted(strengths, reverse=True):
         scores = judge(strength)
         loss = _loss(kind, scores, y[held_out])
         found.append((_accuracy(scores, y[held_out]), -loss, strength))
@@ -125,23 +130,23 @@ def probe_blocks(
     tokens.
 
     Args:
-        model: maps the inputs of the loaders to anything.
-        blocks: as for `linlocal.analysis.blocks`.
-        train_loader: batches (inputs, labels).
-        test_loader: the same.
-        seed: of the held-out training samples, the same ones for every block.
-        pooling: side of the pooled maps; smaller maps stay as they are.
-        kind: see `linear_probe`, as the next two.
-        validation: share held out.
-        strengths: to choose from.
+        model: the network; it takes the inputs of the loaders and may return anything.
+        blocks: the names of its blocks, as for `linlocal.analysis.blocks`.
+        train_loader: the batches (inputs, labels) to fit on.
+        test_loader: the batches (inputs, labels) to test on.
+        seed: decides which training samples are held out, the same ones for every block.
+        pooling: the side of the pooled maps; smaller maps stay as they are.
+        kind: the kind of classifier, as for `linear_probe`.
+        validation: the share of each class that is held out, as for `linear_probe`.
+        strengths: the strengths to choose from, as for `linear_probe`.
 
     Returns:
         accuracy, validation_accuracy, strength and num_features over the dimension ``block``:
         "1".."L" and "all", with the coordinate ``name``.
 
     Raises:
-        ValueError: as `linlocal.analysis.blocks`, no batch, or a block returns something else than
-            one tensor.
+        ValueError: as `linlocal.analysis.blocks`, a loader gave no batch, or a block returns
+            something other than one tensor.
         RuntimeError: the blocks do not run once each, in this order.
     """
     watched = resolve(model, blocks, strict=False)
@@ -174,8 +179,9 @@ def stratified_split(
 
     Args:
         labels: (samples,).
-        fraction: to hold out, rounded in each class; one sample of each class is always kept.
-        seed: decides which.
+        fraction: the share to hold out, rounded in each class; one sample of each class is always
+            kept.
+        seed: decides which samples are held out.
 
     Raises:
         ValueError: the fraction is not between 0 and 1, or nothing would be held out.
@@ -232,7 +238,7 @@ def _loss(kind: Kind, scores: Tensor, labels: NDArray[Any]) -> float:
 def _classifier(kind: Kind, x: Tensor, labels: NDArray[Any], new: Tensor) -> Scores:
     """Fits on ``x``, and gives the scores of ``new`` at any strength."""
     mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0)
-    scale = torch.where(deviation > 0, deviation, torch.inf)  # constant: not used
+    scale = torch.where(deviation > 0, deviation, torch.inf)  # drops constant features
     y = torch.as_tensor(labels, device=x.device)
     fit = ridge_scores if kind == "ridge" else logistic_scores
     return fit((x - mean) / scale, F.one_hot(y).to(x), (new - mean) / scale)
@@ -266,5 +272,5 @@ def _pooled(output: Tensor, pooling: int) -> Tensor:
         output = F.adaptive_avg_pool2d(output, (height, width))
     elif output.ndim == 3:
         output = output.mean(dim=1)
-    # A copy: an in-place activation may overwrite what the block returned.
+    # Copied, because an in-place activation may overwrite what the block returned.
     return output.flatten(1).clone()

@@ -1,7 +1,8 @@
-"""What each layer of a network knows of the tree below its input.
+"""What each layer of a network knows about the tree of its input.
 
-Two questions, for every layer k and level l: does the layer change when a symbol of the level is
-written as another of its own tuples, and can a linear classifier read the symbols of the level?
+Two questions are asked for every layer k and level l. Does the layer change when a symbol of the
+level is written as another of its own tuples? Can a linear classifier read the symbols of the
+level?
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from linlocal.analysis.probing.probe import linear_probe
 from linlocal.rhm import RandomHierarchyModel, Trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Activities = Callable[[NDArray[Any]], Sequence[Tensor]]
 
@@ -27,14 +28,14 @@ def synonymic_sensitivity(
 ) -> xr.DataArray:
     """S_{k,l} = mean ||z_k(x) - z_k(P_l x)||^2 / mean ||z_k(x) - z_k(y)||^2.
 
-    P_l exchanges every tuple of level l for a synonym, y is another datum. 0 is invariance, 1 is
-    what unrelated data give.
+    P_l exchanges every tuple of level l for a synonym, and y is another datum. S is 0 for an
+    invariant layer and 1 if synonyms differ as much as unrelated data.
 
     Args:
-        activities: leaves (data, d) to the activities of layers 1..K, (data, ...) each.
-        rhm: the grammar.
-        trees: data x.
-        seed: of the synonyms.
+        activities: turns leaves (data, d) into the activities of layers 1..K, each (data, ...).
+        rhm: the grammar of the data.
+        trees: the data x.
+        seed: seeds the choice of synonyms.
 
     Returns:
         S over ``layer`` and ``level``; NaN for a layer that is the same for all data.
@@ -46,10 +47,13 @@ def synonymic_sensitivity(
         Cagnetta et al. 2023 (arXiv 2307.02129), synonymic sensitivity.
     """
     if len(trees) < 2:
-        raise ValueError(f"A sensitivity compares data with each other; got {len(trees)} of them.")
+        raise ValueError(
+            "A sensitivity compares data with each other: it needs at least 2 of them, got "
+            f"{len(trees)}."
+        )
     clean = _flat(activities(trees.leaves))
-    # y: the next datum of a random order, so that none is compared with itself.
-    order = stream("other data", seed).permutation(len(trees))
+    # y is the next datum in a random order, so no datum is compared with itself.
+    order = generator_for("other data", seed).permutation(len(trees))
     other = np.empty_like(order)
     other[order] = np.roll(order, 1)
     apart = [_mean_square(z - z[torch.from_numpy(other)]) for z in clean]
@@ -66,21 +70,21 @@ def decodability(
 ) -> xr.DataArray:
     """Accuracy with which a linear classifier reads the symbols of level l from layer k.
 
-    One classifier for each place that a symbol can have in the receptive field: of a layer below
-    the level it reads all positions under the symbol; of a layer above it reads the one position
-    that covers the symbol, and there is a classifier for each symbol that such a position covers.
-    The accuracy is their average.
+    There is one classifier for each place that a symbol can have in the receptive field. From a
+    layer below the level it reads all positions under the symbol. From a layer above it reads the
+    one position that covers the symbol, and there is a classifier for each symbol that a position
+    covers. The accuracy is the average over classifiers.
 
     Args:
-        activities: leaves (data, d) to activities (data, positions, width) of layers 1..K, the
-            k-th with as many positions as level k has symbols.
-        rhm: the grammar.
-        train: data that the classifiers are fitted on.
-        test: data that they are judged on.
-        seed: of the samples that choose the penalty, see `probing.linear_probe`.
+        activities: turns leaves (data, d) into the activities (data, positions, width) of layers
+            1..K, where layer k has as many positions as level k has symbols.
+        rhm: the grammar of the data.
+        train: the data that the classifiers are fitted on.
+        test: the data that the classifiers are tested on.
+        seed: decides which samples choose the penalty, see `probing.linear_probe`.
 
     Returns:
-        The accuracy over ``layer`` and ``level``; level L are the classes.
+        The accuracy over ``layer`` and ``level``; the symbols of level L are the classes.
 
     Raises:
         ValueError: a layer whose positions do not tile the tree.

@@ -2,8 +2,8 @@
 
 A result is an ``xr.Dataset`` with the fields of :class:`Provenance` as attributes. Layers are
 numbered 1..L in the coordinate ``layer``. NaN means "undefined" (the cosine of a zero update);
-infinity is refused. Any netCDF reader opens the files; they end with a checksum of 32 bytes, which
-such readers do not look at.
+infinity is refused. Any netCDF reader opens the files. They end with a checksum of 32 bytes, which
+other readers ignore.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write(dataset: xr.Dataset, path: Path, provenance: Provenance) -> Path:
     Args:
         dataset: the arrays; its own attributes are kept.
         path: the file; its folder is made if needed.
-        provenance: stored as attributes.
+        provenance: where the result comes from, which is stored as attributes.
 
     Returns:
         ``path``.
@@ -39,14 +39,14 @@ def write(dataset: xr.Dataset, path: Path, provenance: Provenance) -> Path:
     """
     _check(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One name per writer, so that two of them never write into the same file.
+    # Each writer has a name of its own, so two of them never write into the same file.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    # A dataset joined from files carries the number format of the first, too narrow for others.
+    # A dataset joined from files keeps the number format of the first one, which may be too narrow.
     labelled = dataset.drop_encoding().assign_attrs(asdict(provenance))
     try:
         labelled.to_netcdf(temporary, engine="h5netcdf")
         with temporary.open("r+b") as file:
-            # HDF5 itself notices hardly any damage but a truncation.
+            # HDF5 itself hardly notices any damage but a truncation.
             file.write(_checksum(file.read()))
             file.flush()
             os.fsync(file.fileno())
@@ -66,7 +66,7 @@ def read(path: Path) -> xr.Dataset:
         The arrays, with the provenance as attributes; the file is closed.
 
     Raises:
-        ResultError: missing, damaged, not ours or of a newer schema.
+        ResultError: the file is missing, damaged, not ours or of a newer schema.
     """
     try:
         content = path.read_bytes()
@@ -82,7 +82,7 @@ def read(path: Path) -> xr.Dataset:
     # Some versions of xarray would make a time difference of any variable with unit "s".
     try:
         dataset = xr.load_dataset(BytesIO(body), engine="h5netcdf", decode_times=False)
-    except (OSError, ValueError, KeyError) as error:  # a stranger's, with a checksum of its own
+    except (OSError, ValueError, KeyError) as error:  # not ours, but with a valid checksum
         raise ResultError(f"{path} is no netCDF file of ours: {error}") from error
     try:
         Provenance.of(dataset)

@@ -21,7 +21,7 @@ import xarray as xr
 from linlocal.analysis.results.sources import code_version
 
 SCHEMA = 1
-# Of the checkout, where this is one.
+# The root of the checkout, if this is one.
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("smoke", "cpu", "paper")
 _PACKAGES = ("numpy", "scipy", "torch", "xarray", "linlocal")
@@ -35,12 +35,12 @@ def known_name(kind: str, name: str, known: Iterable[str]) -> str:
     """``name`` if it is among ``known``.
 
     Args:
-        kind: what is named, for the message, e.g. "experiment".
+        kind: the kind of thing that is named, for the message, e.g. "experiment".
         name: what the user typed.
         known: the possible names.
 
     Raises:
-        ResultError: it is not; the message names the closest and all possible ones.
+        ResultError: it is not; the message lists the closest and all possible names.
     """
     known = list(known)
     if name in known:
@@ -77,17 +77,17 @@ class Provenance:
     """What has to be known to make a result again, and how it was made.
 
     Attributes:
-        experiment: name of the experiment.
-        preset: name of its size.
-        seed: of every random number in it.
-        config: all its parameters, as JSON.
-        code: version of the code that computed it, see `code_version`; "unknown" where nobody said
-            which module that is.
-        commit: git commit, with "-dirty" after local changes, or "unknown".
-        packages: versions of Python and of the packages that computed it, as JSON.
-        hardware: processor, cores, memory and accelerator, as JSON.
-        duration_s: seconds of computation.
-        schema: version of this layout.
+        experiment: the name of the experiment.
+        preset: the name of the experiment's size.
+        seed: the seed of every random number in the run.
+        config: all parameters of the run, as JSON.
+        code: the version of the code that computed the result, see `code_version`; "unknown" where
+            no module was named.
+        commit: the git commit, with "-dirty" after local changes, or "unknown".
+        packages: the versions of Python and of the packages that computed the result, as JSON.
+        hardware: the processor, cores, memory and accelerator, as JSON.
+        duration_s: the seconds of computation.
+        schema: the version of this layout.
     """
 
     experiment: str
@@ -113,11 +113,11 @@ class Provenance:
         """Describe a run that starts here and now.
 
         Args:
-            experiment: its name.
-            preset: name of its size.
-            seed: of every random number in it.
-            config: all its parameters.
-            module: full name of the module whose code computes it.
+            experiment: the name of the experiment.
+            preset: the name of the experiment's size.
+            seed: the seed of every random number in the run.
+            config: all parameters of the run.
+            module: the full name of the module whose code computes the result.
 
         Raises:
             TypeError: config holds something that JSON cannot express.
@@ -149,7 +149,9 @@ class Provenance:
             )
         missing = [field.name for field in fields(cls) if field.name not in dataset.attrs]
         if missing:
-            raise ResultError(f"no result of ours: it lacks the attributes {', '.join(missing)}.")
+            raise ResultError(
+                f"no result of ours: the file lacks the attributes {', '.join(missing)}."
+            )
         return cls(**{field.name: dataset.attrs[field.name] for field in fields(cls)})
 
     def repeats(self, other: Provenance) -> bool:
@@ -184,7 +186,7 @@ def _package_versions() -> dict[str, str]:
 
 @cache
 def _commit() -> str:
-    # An installed copy may lie inside the repository of somebody else.
+    # An installed copy may lie inside somebody else's repository.
     if not (ROOT / ".git").exists():
         return "unknown"
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

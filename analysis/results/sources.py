@@ -1,11 +1,11 @@
-"""Which code a module runs, read from imports without running them, and one number for all of it.
+"""Finds the code that a module runs, by reading imports without running them, and hashes it.
 
-The number follows what is executed. Docstrings, comments, layout, type annotations' imports, the
-order of definitions and the modules that they stand in do not count; nor do import statements, but
-what they bind does: a name counts as the text of its definition, wherever that stands, or as the
-name of what another library offers. So moving code from one place to another leaves the number as
-it is, and an edit of what is executed changes it. What is found by its name at run time (by
-``import_module``, or in a file of data) is not seen.
+The hash follows what is executed. Docstrings, comments, layout, imports for type annotations, the
+order of definitions and the modules that hold them do not count. Import statements do not count
+either, but what they bind does: a name counts as the text of its definition, wherever that stands,
+or as the name of what another library offers. So moving code leaves the hash as it is, and an edit
+of what is executed changes it. Code that is found by its name at run time (by ``import_module``, or
+in a data file) is not seen.
 """
 
 from __future__ import annotations
@@ -49,16 +49,17 @@ Member = tuple[str, str, int]
 
 @dataclass
 class _Source:
-    """What a file says.
+    """What a source file says.
 
     Attributes:
-        package: whether it is the ``__init__`` of a package.
-        modules: of ``import module``.
-        members: (module, name, level) of ``from module import name``; level counts leading dots.
-        bound: names that imports bind, to a module or a member each; branches may differ.
-        defined: names that are defined at the top, and a hash of what defines them.
-        code: what is executed, as text that knows no place and no comment, with the names in it
-            that are bound or defined at the top, as ``name`` or ``name.attribute.attribute``.
+        package: whether the file is the ``__init__`` of a package.
+        modules: the modules of all ``import module``.
+        members: (module, name, level) of every ``from module import name``; level counts leading
+            dots.
+        bound: the names that imports bind, each to modules or members; branches may differ.
+        defined: the names that are defined at the top, each with a hash of its definitions.
+        code: the executed statements as text without places and comments, each with the names in
+            it that are bound or defined at the top, as ``name`` or ``name.attribute.attribute``.
     """
 
     package: bool
@@ -70,10 +71,10 @@ class _Source:
 
 
 class _Project:
-    """The modules of some packages as they are now, each file looked at once.
+    """The modules of some packages as they are now; each file is read once.
 
     Args:
-        packages: their names.
+        packages: the names of the packages.
     """
 
     def __init__(self, packages: tuple[str, ...]) -> None:
@@ -142,7 +143,7 @@ class _Project:
         for member in source.members:
             package, name = _absolute(module, source.package, member), member[1]
             home = self._offered(package).get(name, f"{package}.{name}")
-            # What is named as its home is a module.
+            # A name whose home is itself is a module.
             targets |= {package, *(self._whole(home) if home.endswith(f".{name}") else {home})}
         # Importing a.b.c runs a and a.b first.
         return {
@@ -180,7 +181,7 @@ class _Project:
                 # A package may pass on what one inside it offers.
                 homes[name] = self._offered(home).get(name, home) if named else f"{home}.{name}"
         else:
-            # A folder that is its own register: whoever has it finds all that lies in it.
+            # A folder that is its own register: a module that imports it can find all files in it.
             names = {each.stem for each in file.parent.glob("*.py")} - {"__init__", "__main__"}
             homes.update({name: f"{package}.{name}" for name in names})
         return homes
@@ -231,7 +232,7 @@ def _read(file: Path) -> _Source:
 
 @cache
 def _parsed(file: Path, modified: int, size: int) -> _Source:
-    """A file, read anew only when it has changed."""
+    """A file, parsed again only when it has changed."""
     found = _Source(package=file.stem == "__init__")
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in _all_but_types(tree):
@@ -261,7 +262,7 @@ def _parsed(file: Path, modified: int, size: int) -> _Source:
 
 
 def _all_but_types(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes of a syntax tree but those that only type checkers read."""
+    """All nodes of a syntax tree except those that only type checkers read."""
     todo = [tree]
     while todo:
         node = todo.pop()
@@ -276,8 +277,8 @@ def _all_but_types(tree: ast.AST) -> Iterator[ast.AST]:
 def _free(statements: list[ast.stmt]) -> Iterator[list[ast.stmt]]:
     """Groups of statements within which the order counts.
 
-    Functions, classes and constants are a group each. Where a module does more than define each of
-    them once, all that is no function or class of a name of its own is one group.
+    Each function, class and constant is a group of its own. In a module that does more than define
+    each of them once, everything but functions and classes with unique names is one group.
     """
     times = Counter(name for statement in statements for name in set(_defined(statement)))
     rest = []
@@ -358,7 +359,7 @@ def _text(node: object) -> str:
     parts = (
         f"{name}={_text(value)}"
         for name, value in ast.iter_fields(node)
-        # What is empty, some versions of Python do not have.
+        # Some versions of Python lack the fields that are empty in others.
         if value is not None and value != [] and name not in ("type_comment", "kind")
     )
     return f"{type(node).__name__}({' '.join(parts)})"

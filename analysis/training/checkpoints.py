@@ -16,7 +16,7 @@ from linlocal import inputs
 
 
 class CheckpointError(RuntimeError):
-    """No checkpoint of a folder can be read."""
+    """A checkpoint cannot be written, or none of a folder can be read."""
 
 
 class Checkpoints:
@@ -26,12 +26,12 @@ class Checkpoints:
     checkpoint. Files are those of ``torch.save``, read with ``weights_only=True``.
 
     Args:
-        folder: made when needed.
-        keep: how many of the newest stay.
+        folder: the folder of the checkpoints; made if needed.
+        keep: how many of the newest checkpoints to keep.
 
     Raises:
-        ValueError: ``keep`` below 1.
-        TypeError: ``keep`` no whole number, or ``folder`` no path.
+        ValueError: ``keep`` is below 1.
+        TypeError: ``keep`` is not a whole number, or ``folder`` is not a path.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
@@ -47,11 +47,11 @@ class Checkpoints:
         """Write the state after a step.
 
         Args:
-            step: number of the step, which names the file.
-            state: of tensors, numbers, texts, and lists, tuples and dicts of them.
+            step: the number of the step, which names the file.
+            state: the state, made of tensors, numbers, texts, and lists, tuples and dicts of them.
 
         Raises:
-            CheckpointError: the state holds something else, and could not be loaded again.
+            CheckpointError: the state holds something else, which could not be loaded again.
         """
         inputs.whole(step, "step", 0)
         inputs.instance(state, Mapping, "state", "a dict")
@@ -76,10 +76,10 @@ class Checkpoints:
     def load(self) -> dict[str, Any] | None:
         """The newest readable state, on the CPU; None where there are no checkpoints.
 
-        A damaged file is passed over with a warning that names it.
+        A damaged file is skipped with a warning that names it.
 
         Raises:
-            CheckpointError: there are checkpoints, and none can be read.
+            CheckpointError: there are checkpoints, but none can be read.
         """
         failures = []
         for path in self.paths():
@@ -93,7 +93,7 @@ class Checkpoints:
             return state
         if failures:
             raise CheckpointError(
-                f"{' '.join(failures)} No other is left: delete the folder to begin anew."
+                f"{' '.join(failures)} No other is left: delete the folder to start again."
             )
         return None
 
@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # torch's own message recommends to load it without this protection
+    except UnpicklingError:  # torch's own message advises loading it without this protection
         raise CheckpointError(
             f"The checkpoint {path} cannot be read: it is damaged, or holds objects other than "
             "tensors, numbers, texts and containers of them, which could run any code."

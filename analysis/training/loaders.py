@@ -1,4 +1,4 @@
-"""Batches whose order is a function of a seed and the epoch, from any place in it."""
+"""Batches in an order that is a function of a seed and the epoch, from any batch of it on."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from linlocal import inputs
-from linlocal.seeds import number as stream
+from linlocal.seeds import seed_for
 
 
 class Loader(Protocol):
-    """Anything that gives the batches of an epoch from a given one on."""
+    """Anything that gives the batches of an epoch, beginning with a given one."""
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The batches number ``start``, ``start`` + 1, ... of an epoch."""
+        """The batches ``start``, ``start`` + 1, ... of an epoch."""
         ...
 
 
 class SeededLoader:
-    """Shuffled batches of a data set; an incomplete last one is left out.
+    """Shuffled batches of a data set; an incomplete last batch is left out.
 
-    A data set that draws in the main process is covered by the generators' states in a checkpoint.
-    Worker processes are seeded by (seed, epoch) and start anew after a resume: there, draw in the
-    trainer's ``augment`` instead.
+    If the data set draws random numbers in the main process, a resumed training goes on with them,
+    because a checkpoint stores the generators' states. Worker processes are seeded by (seed, epoch)
+    and start again after a resume; with workers, draw in the trainer's ``augment`` instead.
 
     Args:
-        data: of tensors, or of tuples whose first entry is the input.
-        batch_size: rows of a batch, on each process.
-        seed: of the order.
-        num_workers: processes that read.
-        rank: which of the processes this is, for data-parallel training.
-        world_size: number of processes; each gets batches of its own.
+        data: a data set of tensors, or of tuples whose first entry is the input.
+        batch_size: the number of rows of a batch on each process.
+        seed: seeds the order.
+        num_workers: the number of processes that read.
+        rank: the number of this process, for data-parallel training.
+        world_size: the number of processes; each gets batches of its own.
 
     Raises:
-        ValueError: numbers that do not go together.
-        TypeError: no whole numbers, or data without length or rows.
+        ValueError: numbers do not go together.
+        TypeError: numbers are not whole, or the data have no length or rows.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SeededLoader:
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
 
     def __len__(self) -> int:
-        """Batches of an epoch, on each process."""
+        """The number of batches of an epoch on each process."""
         return len(self.data) // (self.batch_size * self.world_size)
 
     def rows(self, epoch: int) -> list[list[int]]:
@@ -86,6 +86,6 @@ class SeededLoader:
             self.data,
             batch_sampler=self.rows(epoch)[start:],
             num_workers=self.num_workers,
-            # Otherwise its workers' seed is drawn from the global generator, once more per resume.
-            generator=torch.Generator().manual_seed(stream(self.seed, epoch)),
+            # Otherwise the workers' seed is drawn from the global generator, again at each resume.
+            generator=torch.Generator().manual_seed(seed_for(self.seed, epoch)),
         )

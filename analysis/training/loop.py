@@ -1,4 +1,4 @@
-"""The training loop that local and global training share; see `training`."""
+"""The training loop that `LocalTrainer` and `GlobalTrainer` share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from linlocal.analysis.training.synchronise import GradientMeans
 from linlocal.analysis.watching import complete_from_above, survey
 from linlocal.inputs import described
 from linlocal.rules import Rule
-from linlocal.seeds import number
+from linlocal.seeds import seed_for
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -49,44 +49,44 @@ MakeScheduler = Callable[[Optimizer], LRScheduler]
 Log = Callable[[int, Mapping[str, float]], None]
 
 ADAMW: MakeOptimiser = partial(torch.optim.AdamW, lr=2e-4)
-_ROWS = 2  # of a pass that shows shapes: enough for BatchNorm of a single pixel
+_ROWS = 2  # rows of a pass that shows shapes; BatchNorm of a single pixel needs 2
 
 
 class Trainer(ABC):
-    """What both trainers do.
+    """The part of training that is common to local and global training.
 
-    The network's forward pass is run as it is written; train and eval modes stay as the user set
-    them. What lies between two blocks (a stem, an embedding) is trained with the upper one.
+    The network's forward pass runs as it is written, and train and eval modes stay as the user set
+    them. What lies between two blocks (a stem, an embedding) is trained with the upper block.
 
-    Training over several processes of Fabric (its strategy "ddp") averages gradients by itself,
-    block by block, while other blocks are computed; what a parameter without a gradient on some
-    processes gets is said in `training`. Each process holds the whole network, or with
-    ``shard`` its part of each block. Batch normalisation sees the rows of its process, unless
-    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` has converted network and losses before (it
-    runs on GPUs only). Of the global random states a checkpoint holds those of the first process,
-    so that with several, randomness belongs into ``augment``.
+    With several processes of Fabric (its strategy "ddp") the trainer averages gradients itself,
+    block by block, while other blocks are computed; `training.synchronise` says what happens to a
+    parameter that has no gradient on some processes. Each process holds the whole network or, with
+    ``shard``, its part of each block. Batch normalisation sees the rows of its process, unless
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` has converted the network and the losses
+    before (it runs on GPUs only). A checkpoint holds the global random states of the first process
+    only, so with several processes draw random numbers in ``augment``.
 
     Args:
-        model: the network. It is moved to the device of ``fabric``.
-        blocks: as for `blocks`.
-        rule: of `local_losses`, or your own.
-        shape: of one input of the network, without the axis of samples.
-        optimiser: makes the optimiser of all parameters, those of the losses included; or one for
-            each block, from its parameters and those of its loss.
+        model: the network, which is moved to the device of ``fabric``.
+        blocks: the names of its blocks, as for `linlocal.analysis.blocks`.
+        rule: the rule, one of `local_losses` or your own.
+        shape: the shape of one input of the network, without the axis of samples.
+        optimiser: makes the optimiser of all parameters, those of the losses included; or a list
+            with one maker for each block, called with the parameters of the block and its loss.
         scheduler: makes the scheduler of each optimiser; it is stepped after every step.
-        augment: makes stacked views (2N, ...) of a batch's inputs, on the device; None where the
-            loader gives them. All that it draws from torch is a function of (seed, process, step).
-        fabric: device, precision and strategy; by default one device, float32.
-        shard: each process holds a part of the weights, gradients and optimiser states of each
-            block and its loss; see `training`. Nothing changes with one process.
+        augment: makes stacked views (2N, ...) of a batch's inputs, on the device; None if the
+            loader gives views. All that it draws from torch is a function of (seed, process, step).
+        fabric: the device, precision and strategy; by default one device and float32.
+        shard: whether each process holds only a part of the weights, gradients and optimiser states
+            of each block and its loss, see `training.sharding`. With one process nothing changes.
         seed: seeds the projections of the losses, what networks, losses and ``augment`` draw in
             each step, and the global random states at the first step.
-        log: called after every step with its number and the loss of each block, "loss/1" and so on.
+        log: called after every step with its number and the losses by block, "loss/1" and so on.
 
     Raises:
         ImportError: lightning-fabric is missing.
-        ValueError: blocks that cannot be trained so, not one optimiser for each, or ``shard`` with
-            a precision that scales the loss.
+        ValueError: the blocks cannot be trained this way, there is not one optimiser for each, or
+            ``shard`` is given with a precision that scales the loss.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Trainer(ABC):
         self._judges = cast(Sequence[LocalLoss], self.losses)
         self.losses.to(self.fabric.device, self._dtype)
         self.parameters = self._parameters(found.parameters)
-        # One for all is the same as one for each block, in a single call.
+        # One optimiser for all computes the same as one for each block, in a single call.
         makers, groups = [optimiser], [[p for group in self.parameters for p in group]]
         if not callable(optimiser):
             makers, groups = list(optimiser), list(self.parameters)
@@ -161,7 +161,7 @@ class Trainer(ABC):
 
         Args:
             views: (2N, ...) both views stacked, on the device.
-            batch: as it came from the loader, for a loss of the user's that reads labels.
+            batch: the batch as the loader gave it, for losses that read labels.
 
         Returns:
             The loss of each block that has one, by its number 1..L.
@@ -171,7 +171,7 @@ class Trainer(ABC):
     def _parameters(
         self, parameters: Sequence[Sequence[nn.Parameter]]
     ) -> tuple[list[nn.Parameter], ...]:
-        """What the optimiser of each block trains, given what the survey found."""
+        """The parameters that the optimiser of each block trains, given what the survey found."""
 
     def step(self, batch: Any) -> dict[int, float]:
         """One step of all optimisers.
@@ -182,7 +182,7 @@ class Trainer(ABC):
                 ``augment``, what it takes, or a tuple or list that begins with that.
 
         Returns:
-            The loss of each block, by its number.
+            The loss of each block that has one, by its number 1..L.
 
         Raises:
             FloatingPointError: a loss or a gradient is not finite. After this and any other error
@@ -191,7 +191,7 @@ class Trainer(ABC):
             ValueError: it has more than two views.
         """
         self._distribute()
-        # What a backward pass of the user's may have left is not part of this step.
+        # Gradients that the user's own backward pass may have left are not part of this step.
         self._clear()
         buffers = [
             (of_module, name, buffer, buffer.clone())
@@ -254,25 +254,25 @@ class Trainer(ABC):
         checkpoints: Checkpoints | None = None,
         every: int = 1000,
     ) -> None:
-        """Train, from the newest checkpoint on where there is one.
+        """Train, starting from the newest checkpoint if there is one.
 
         Args:
-            loader: gives the batches of an epoch from a given one on, as
+            loader: gives the batches of an epoch from a given one on, like
                 `training.SeededLoader`.
-            epochs: in all, those of earlier calls included.
+            epochs: the total number of epochs, those of earlier calls included.
             checkpoints: where the state is stored; None stores nothing.
-            every: steps between checkpoints; the last step is always stored.
+            every: the number of steps between checkpoints; the last step is always stored.
 
         Raises:
-            ValueError: an epoch without batches, or a checkpoint of another training.
-            CheckpointError: no checkpoint can be read, though there are some.
+            ValueError: an epoch has no batches, or the checkpoint is that of another training.
+            CheckpointError: there are checkpoints, but none can be read.
             FloatingPointError: as `step`.
         """
         state = checkpoints.load() if checkpoints else None
         if state is not None:
             self.load_state_dict(state)
         elif self.steps == 0:
-            seed_everything(number(self.seed, self.fabric.global_rank))
+            seed_everything(seed_for(self.seed, self.fabric.global_rank))
         while self.epoch < epochs:
             described = f"epoch {self.epoch + 1}/{epochs}"
             batches = loader.batches(self.epoch, self.position)
@@ -295,8 +295,8 @@ class Trainer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs, as `Checkpoints` can store it.
 
-        What is sharded is put together, so that any number of processes can go on: then all of
-        them must call this.
+        Sharded values are put together, so any number of processes can resume from them. All
+        processes must call this if values are sharded.
         """
         return {
             "training": self._identity(),
@@ -310,15 +310,15 @@ class Trainer(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was called; the global random states are set as well.
+        """Resume where `state_dict` was called; this sets the global random states too.
 
         Raises:
             ValueError: the state is that of another training.
         """
         if state["training"] != self._identity():
             raise ValueError(
-                f"The checkpoint is of {state['training']}, this training is {self._identity()}: "
-                "use the same trainer, blocks and seed, or another folder."
+                f"The checkpoint belongs to the training {state['training']}, but this training is "
+                f"{self._identity()}: use the same trainer, blocks and seed, or another folder."
             )
         self._distribute()
         self.epoch, self.position, self.steps = state["place"]
@@ -368,18 +368,18 @@ class Trainer(ABC):
         return views.to(self._dtype) if views.is_floating_point() else views
 
     def _backpropagate(self, loss: Tensor) -> None:
-        if not loss.requires_grad:  # a frozen block may have nothing to train
+        if not loss.requires_grad:  # as for a frozen block, which may have nothing to train
             return
         device = self.fabric.device.type
         if not torch.is_autocast_enabled(device):
             self.fabric.backward(loss)
             return
-        # A cut pass comes here in the middle of a forward pass under autocast.
+        # A cut pass gets here in the middle of a forward pass under autocast.
         with torch.autocast(device, enabled=False):
             self.fabric.backward(loss)
 
     def _distribute(self) -> None:
-        """Before the first step, as those who make a trainer may still run its losses whole."""
+        """Shard the network, at the first step: until then its losses may be run whole."""
         if self.fabric.world_size == 1 or self._means is not None:
             return
         if self._shard:
@@ -392,7 +392,7 @@ class Trainer(ABC):
 
     @contextmanager
     def _averaging(self) -> Iterator[None]:
-        """Gradients that are computed inside are means over processes afterwards."""
+        """Enclose backward passes; afterwards their gradients are means over processes."""
         if self._means is None:
             yield
             return
@@ -402,9 +402,9 @@ class Trainer(ABC):
             yield
 
     def _ready(self, position: int) -> None:
-        """The gradients of block ``position`` (0-based) are complete: ``backward`` calls it.
+        """Tell that the gradients of block ``position`` (from 0) are complete.
 
-        Where one loss trains several blocks there is no need to.
+        ``backward`` calls it, except where one loss trains several blocks.
         """
         if self._means is not None:
             self._means.start(position)
@@ -413,7 +413,7 @@ class Trainer(ABC):
         return cast(Tensor, self.fabric.all_reduce(value))
 
     def _update(self) -> None:
-        # Not through Fabric's optimisers: each would move the scale for those after it.
+        # Fabric's optimisers are not used: each would change the loss scale for the next ones.
         for optimiser in self.optimisers:
             if self._scaler is None:
                 optimiser.step()
@@ -430,7 +430,7 @@ class Trainer(ABC):
             parameter.grad = None
 
     def _list(self) -> None:
-        """Once: walking through the modules in every step would cost as much as a small network."""
+        """List the modules once, because walking through them costs as much as a small network."""
         modules = [part for root in (self.model, self.losses) for part in root.modules()]
         self._buffers = [part._buffers for part in modules if part._buffers]
         self._all_parameters = [*self.model.parameters(), *self.losses.parameters()]

@@ -1,10 +1,10 @@
-"""Peak memory of a computation: counted tensor by tensor, or asked of the GPU's allocator.
+"""Peak memory of a computation: counted tensor by tensor, or read from the GPU's allocator.
 
-Counted are the bytes of all storages that operators make during a call and that are alive at a
-time, whoever holds them: activities, tensors saved for the backward pass, gradients on their way.
-What exists before (parameters, their gradients, an optimiser's state, inputs) is not counted, and
-temporary memory inside an operator is not seen. The count takes no time on the device "meta", where
-tensors have shapes and no values; it is the same there as on the CPU.
+The count adds up the bytes of all storages that operators make during a call and that are alive at
+the same time, whoever holds them: activities, tensors saved for the backward pass, gradients on
+their way. It leaves out what existed before (parameters, their gradients, an optimiser's state,
+inputs) and the temporary memory inside an operator. On the device "meta", where tensors have shapes
+but no values, the count takes almost no time and gives the same number as on the CPU.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """max over time of the bytes alive, above those alive before the call.
+    """The largest number of bytes alive at a time during a call, beyond those alive before it.
 
-    Run forward and backward once before, so that parameters have their gradients already.
+    Run the forward and backward pass once before, so that parameters have their gradients already.
 
     Args:
         call: the computation.
-        device: where it runs. On a GPU the allocator's statistics are read, which contain the
-            temporary memory of operators and round sizes up.
+        device: where the computation runs. On a GPU the number comes from the allocator's
+            statistics, which include the temporary memory of operators and round sizes up.
+
+    Returns:
+        The number of bytes.
     """
     device = torch.device(device)
     if device.type == "cuda":

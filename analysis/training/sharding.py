@@ -1,13 +1,13 @@
-"""Weights, gradients and optimiser states divided among processes, by FSDP2 of torch.
+"""Weights, gradients and optimiser states divided among processes, by torch's FSDP2.
 
-Zhao et al. 2023 (arXiv 2304.11277). Every submodule that is a block, or part of one, or lies beside
-the blocks, and every local loss, is a unit: its weights are gathered before it runs and again
-before its backward pass, and its gradients are reduced and scattered as that ends. Local training
-so holds the weights of one block at a time. Parameters of a module that contains blocks (a class
-token of the network itself) stay whole on each process.
+Zhao et al. 2023 (arXiv 2304.11277). A unit is a submodule that is a block, a part of a block or
+beside the blocks, or a local loss. The weights of a unit are gathered before it runs and again
+before its backward pass, at whose end its gradients are reduced and scattered. Local training thus
+holds the weights of one block at a time. Parameters of a module that contains blocks (a class token
+of the network itself) stay whole on each process.
 
-A network with sharded blocks can be run as before, by all processes together. To save it, take the
-trainer's ``state_dict``. The recorder and other instruments read whole weights.
+All processes together can run a network with sharded blocks as before. To save it, use the
+trainer's ``state_dict``. The recorder and the other instruments need whole weights.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ def shard(
     """Divide the units of a network and its losses among all processes, in place.
 
     Args:
-        network: with the same weights on all of them; what an earlier call sharded stays so.
-        blocks: its blocks.
-        losses: of the blocks.
-        device: its kind, "cuda" or "cpu".
+        network: the network, with the same weights on all processes; what an earlier call sharded
+            stays sharded.
+        blocks: the blocks of the network.
+        losses: the local losses of the blocks.
+        device: the kind of device, "cuda" or "cpu".
 
     Returns:
-        What each parameter became; one that was not sharded here stays itself.
+        What each parameter became; a parameter that was not sharded here maps to itself.
 
     Raises:
         ValueError: two units share a parameter.
@@ -58,12 +59,12 @@ def shard(
 
 
 def sharded(value: Any) -> bool:
-    """Whether this process holds a part of it only."""
+    """Whether this process holds only a part of a value."""
     return isinstance(value, DTensor)
 
 
 def whole(state: Any) -> Any:
-    """A state in which every sharded tensor is put together, by all processes, on the CPU."""
+    """The state with every sharded tensor put together on the CPU; all processes must call this."""
     if isinstance(state, DTensor):
         return state.full_tensor().cpu()
     if isinstance(state, dict):
@@ -74,13 +75,13 @@ def whole(state: Any) -> Any:
 
 
 def load_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load whole tensors into a module, of which this process may hold a part."""
+    """Load whole tensors into a module of which this process may hold only a part."""
     present = module.state_dict()
     module.load_state_dict({name: _as(present.get(name), t) for name, t in state.items()})
 
 
 def load_optimiser(optimiser: Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a whole state into an optimiser, of whose parameters this process may hold a part."""
+    """Load a whole state into an optimiser whose parameters may be sharded."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     parts = {
         index: {
@@ -96,11 +97,11 @@ def load_optimiser(optimiser: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def exchange(optimiser: Optimizer, moved: Mapping[nn.Parameter, nn.Parameter]) -> None:
-    """Let an optimiser train what its parameters became.
+    """Make an optimiser train what its parameters became.
 
     Args:
-        optimiser: of whole parameters.
-        moved: of `shard`.
+        optimiser: the optimiser of the whole parameters.
+        moved: what each parameter became, as `shard` returns it.
     """
     state = optimiser.state_dict()
     optimiser.state.clear()
@@ -139,5 +140,5 @@ def _as(present: Any, value: Tensor) -> Tensor:
     if not isinstance(present, DTensor):
         return value
     value = value.to(present.device)
-    # Each process has the whole tensor: nothing is sent.
+    # Each process has the whole tensor, so nothing is sent.
     return distribute_tensor(value, present.device_mesh, present.placements, src_data_rank=None)

@@ -1,4 +1,4 @@
-"""Means of gradients over processes, sent block by block while the training of others goes on."""
+"""Means of gradients over processes, sent block by block while other blocks are still trained."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 class GradientMeans:
     """g <- 1/R sum_r g_r for the gradients of R processes, one flat buffer per block and dtype.
 
-    A parameter that has a gradient on some processes only counts as zero on the others; one that
-    has none on any keeps none. Each buffer therefore also counts, for every parameter, the
-    processes that have a gradient, and all processes send the same buffers, whatever they used.
+    If a parameter has a gradient on some processes only, its gradient counts as zero on the others.
+    If it has none on any process, it keeps none. To tell the two cases apart, each buffer also
+    counts the processes on which a parameter has a gradient. All processes send the same buffers,
+    whichever parameters they used.
 
     Args:
-        groups: the parameters of each block; one that is in several gets the sum of what each sent.
+        groups: the parameters of each block; a parameter in several blocks gets the sum of what
+            each of them sent.
     """
 
     def __init__(self, groups: Sequence[Sequence[nn.Parameter]]) -> None:
@@ -29,10 +31,10 @@ class GradientMeans:
 
     @contextmanager
     def sending(self) -> Iterator[None]:
-        """Inside, gradients are computed and sent; afterwards ``.grad`` holds the means.
+        """Enclose the backward passes; afterwards ``.grad`` holds the means of their gradients.
 
         Raises:
-            RuntimeError: a parameter got a gradient after those of its block had been sent.
+            RuntimeError: a parameter got a gradient after the gradients of its block were sent.
         """
         self._sent, self._open = {}, True
         try:
@@ -42,16 +44,16 @@ class GradientMeans:
             self._open = False
 
     def start(self, position: int) -> None:
-        """Send the gradients of a block, which are complete; outside of `sending`, do nothing.
+        """Send the gradients of a block, which must be complete; outside `sending`, do nothing.
 
-        Returns while they are summed, and has freed them: no more than one block's are held twice.
-        All processes must send blocks in the same order.
+        The call frees the gradients and returns while they are summed, so the gradients of at most
+        one block are held twice. All processes must send the blocks in the same order.
 
         Args:
-            position: of the block, from 0.
+            position: the position of the block, from 0.
 
         Raises:
-            RuntimeError: this block's were sent already.
+            RuntimeError: the gradients of this block were sent already.
         """
         if not self._open:
             return
@@ -83,9 +85,9 @@ class GradientMeans:
 
 
 class _Bucket:
-    """Parameters of one block, dtype and device, as they lie in a flat buffer.
+    """The parameters of one block, dtype and device, as they are laid out in a flat buffer.
 
-    Each lies there in its own memory format; behind all of them come the counts.
+    Each parameter keeps its memory format there; the counts come after all of them.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -95,7 +97,7 @@ class _Bucket:
         self._lent: list[bool] = []
 
     def filled(self) -> Tensor:
-        """A buffer with the gradients, which are taken from the parameters."""
+        """A buffer with the gradients, which are removed from the parameters."""
         first, gradients = self.parameters[0], [p.grad for p in self.parameters]
         flat = first.new_zeros(self.size + len(self.parameters))
         self._lent = [g is not None for g in gradients]
@@ -107,12 +109,16 @@ class _Bucket:
         return flat
 
     def late(self) -> list[nn.Parameter]:
-        """Those that got a gradient after `filled`."""
+        """The parameters that got a gradient after `filled`."""
         return [p for p in self.parameters if p.grad is not None]
 
     def read(self, flat: Tensor) -> None:
-        """Add the means to the gradients, given the sums."""
-        # Only where a gradient is missing here is it worth to wait for the counts.
+        """Add the means to the gradients.
+
+        Args:
+            flat: the sums over processes, laid out like the buffer of `filled`.
+        """
+        # Waiting for the counts pays only where a gradient is missing on this process.
         counts = self._lent if all(self._lent) else flat[self.size :].tolist()
         flat[: self.size].div_(dist.get_world_size())
         for parameter, part, count in zip(self.parameters, self._parts(flat), counts, strict=True):

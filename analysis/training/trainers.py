@@ -1,7 +1,7 @@
-"""Training of networks by local losses, the memory of a block freed before the next one runs.
+"""Training by local losses, where the memory of a block is freed before the next one runs.
 
 `LocalTrainer` and its counterpart `GlobalTrainer` (BP-SSL: the loss of the last block,
-backpropagated through all of them) have one interface, take the same batches and draw the same
+backpropagated through all blocks) have the same interface, take the same batches and draw the same
 views for the same seed. Both need the extra ``train`` (lightning-fabric).
 """
 
@@ -33,7 +33,7 @@ GlobalLoss = Callable[[Tensor, Any], Tensor]
 
 
 class LocalTrainer(Trainer):
-    """Every block by its own loss: min over (theta_l, B_l) of L_l(z_l, z_L), z_{l-1} detached.
+    """Trains each block by its own loss: min over (theta_l, B_l) of L_l(z_l, z_L), z_{l-1} cut off.
 
     A block runs on the detached output of the one below, its loss is backpropagated at once, and
     its graph is freed before the next block runs: the memory for activities is that of the largest
@@ -41,39 +41,40 @@ class LocalTrainer(Trainer):
     backward pass of the summed losses (Loewe et al. 2019, arXiv 1905.11786). Weights change after
     the last block has run, so a loss that is not finite changes nothing.
 
-    Losses that read the top activity (direct feedback) need it before: a pass without gradients
-    computes it, which keeps one activity, draws the same dropout masks and moves no statistics. It
-    costs a forward pass; the attribute ``two_passes`` says whether it is done.
+    Losses that read the top activity (direct feedback) need it beforehand. A pass without gradients
+    computes it; that pass keeps one activity, draws the same dropout masks and moves no statistics.
+    It costs a forward pass, and the attribute ``two_passes`` says whether it is run.
 
     With ``one_pass`` the graphs of all blocks are kept until the last one has run, and one backward
-    pass serves all losses: faster for small networks and for direct feedback, with the memory of
-    end-to-end training. The gradients are the same.
+    pass serves all losses. This is faster for small networks and for direct feedback, and takes the
+    memory of end-to-end training. The gradients are the same.
 
-    With ``micro_batch`` a block holds the activities of so many rows at a time, beside its input,
-    its output and the output's gradient; it runs once more for it. See
-    `watching.MicroBatches`.
+    With ``micro_batch`` a block holds the activities of that many rows at a time, in addition to
+    its input, its output and the output's gradient. It pays for this with a second forward pass;
+    see `watching.MicroBatches`.
 
     Args:
         model: the network.
         blocks: as for `linlocal.analysis.blocks`.
-        rule: a `linlocal.Rule`, a `NetworkRule`, or your own with a method build.
-        shape: as of `Trainer`, with all that follows but the last.
-        optimiser: see there.
-        scheduler: see there.
-        augment: see there.
-        fabric: see there.
-        shard: see there.
-        seed: see there.
-        log: see there.
-        micro_batch: rows that a block runs on at a time, both views counted; None takes all. The
-            gradients are the same, but for random numbers: dropout draws other masks.
-        one_pass: whether the graphs of all blocks are kept.
+        rule: a `linlocal.Rule`, a `NetworkRule`, or a rule of your own with a method build.
+        shape: as for `Trainer`.
+        optimiser: as for `Trainer`.
+        scheduler: as for `Trainer`.
+        augment: as for `Trainer`.
+        fabric: as for `Trainer`.
+        shard: as for `Trainer`.
+        seed: as for `Trainer`.
+        log: as for `Trainer`.
+        micro_batch: the number of rows that a block runs on at a time, both views counted; None
+            takes all. The gradients are the same except for random numbers: dropout draws other
+            masks.
+        one_pass: whether to keep the graphs of all blocks and run one backward pass.
 
     Raises:
-        ValueError: as `Trainer`, a loss whose own parameters learn from the backpropagated error,
-            or ``micro_batch`` below 1 or with ``one_pass``; in a step, as `watching.MicroBatches`,
-            and in the first one, trainable parameters of a loss, or all of a block, that get no
-            gradient.
+        ValueError: as `Trainer`, a loss has parameters that learn from the backpropagated error
+            signal, or ``micro_batch`` is below 1 or given with ``one_pass``. A step raises it as
+            `watching.MicroBatches` does; the first step also if a trainable parameter of a loss, or
+            all parameters of a block, get no gradient.
         TypeError: ``rule`` cannot build losses.
     """
 
@@ -111,7 +112,9 @@ class LocalTrainer(Trainer):
             log=log,
         )
         if one_pass and micro_batch is not None:
-            raise ValueError("micro_batch saves the memory that one_pass takes: give one of both.")
+            raise ValueError(
+                "micro_batch saves the memory that one_pass takes: give one of the two."
+            )
         self._micro = None if micro_batch is None else MicroBatches(self.blocks, micro_batch)
         self.one_pass = one_pass
         self.two_passes = not one_pass and any(loss.reads_top for loss in self._judges[:-1])
@@ -120,8 +123,8 @@ class LocalTrainer(Trainer):
             if loss.needs_global_error and not self.knows_global_error:
                 raise ValueError(
                     f"The projection of block {l} is matched: it learns from the backpropagated "
-                    "error, which local training has not. Train it with the loss, or take a random "
-                    "one."
+                    "error signal, which local training does not have. Train it with the loss, or "
+                    "take a random one."
                 )
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
@@ -182,7 +185,7 @@ class LocalTrainer(Trainer):
             self.model(views)
 
     def _check_that_it_trains(self, position: int) -> None:
-        """After the first backward pass of a block: has it reached what it should train?"""
+        """Raise if the first backward pass of a block missed what it should train."""
         self._unseen.discard(position)
         loss = self._judges[position]
         own = loss.named_parameters()
@@ -214,24 +217,25 @@ class LocalTrainer(Trainer):
 
 
 class GlobalTrainer(Trainer):
-    """BP-SSL: min over all theta of L_L(z_L), the last block's local loss, backpropagated.
+    """Trains by BP-SSL: min over all theta of L_L(z_L), the last block's loss, backpropagated.
 
     Args:
         model: the network.
         blocks: as for `linlocal.analysis.blocks`.
-        rule: whose loss of the last block is taken; None with a ``loss``.
-        loss: of your own, instead: of the network's output and the batch as the loader gave it.
-        shape: as of `Trainer`, with all that follows.
-        optimiser: see there.
-        scheduler: see there.
-        augment: see there.
-        fabric: see there.
-        shard: see there.
-        seed: see there.
-        log: see there.
+        rule: the rule whose loss of the last block is backpropagated; None with a ``loss``.
+        loss: a loss of your own instead of a rule: a function of the network's output and of the
+            batch as the loader gave it.
+        shape: as for `Trainer`.
+        optimiser: as for `Trainer`.
+        scheduler: as for `Trainer`.
+        augment: as for `Trainer`.
+        fabric: as for `Trainer`.
+        shard: as for `Trainer`.
+        seed: as for `Trainer`.
+        log: as for `Trainer`.
 
     Raises:
-        ValueError: as `Trainer`, or not one of rule and loss.
+        ValueError: as `Trainer`, or not exactly one of rule and loss is given.
     """
 
     end_to_end = True
@@ -296,10 +300,10 @@ class GlobalTrainer(Trainer):
 
 
 def tensorboard_log(folder: str | Path) -> Log:
-    """A ``log`` of trainers that writes scalars for TensorBoard.
+    """A ``log`` for trainers that writes scalars for TensorBoard.
 
     Args:
-        folder: of the event files.
+        folder: the folder of the event files.
 
     Raises:
         ImportError: tensorboard is missing.
@@ -307,7 +311,9 @@ def tensorboard_log(folder: str | Path) -> Log:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError("Logging for TensorBoard needs it: pip install tensorboard.") from error
+        raise ImportError(
+            "Logging for TensorBoard needs tensorboard: pip install tensorboard."
+        ) from error
     writer = SummaryWriter(str(folder))
 
     def log(step: int, values: Mapping[str, float]) -> None:

@@ -4,7 +4,7 @@ from .gradients import (
     local_gradient as local_gradient,
 )
 from .locality import LocalityError as LocalityError, audit_locality as audit_locality
-from .masking import Masks as Masks, masked_gradients as masked_gradients
+from .masking import masked_gradients as masked_gradients
 from .micro_batches import MicroBatches as MicroBatches
 from .restore import own_pass as own_pass, untouched as untouched
 from .surveys import Survey as Survey, leaves as leaves, survey as survey

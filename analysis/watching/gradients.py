@@ -21,16 +21,16 @@ def error_signal(
 ) -> Tensor:
     """dLoss_l/dz_l of a block's local loss, in the shape of z_l.
 
-    The loss sees a copy without graph: whatever it does, no gradient leaves the block. Only the
-    part of it that depends on the activity is run: a penalty on large projections costs as much as
-    the pairs.
+    The loss sees a copy of the output without its graph, so no gradient leaves the block whatever
+    the loss does. Only the part of the loss that depends on the activity is computed, because a
+    penalty on large projections costs as much as the pairs.
 
     Args:
         loss: the local loss of the block.
         here: the block's output.
         top: the last block's output, detached.
-        rescale: what the loss is multiplied with.
-        batch: as the loader gave it.
+        rescale: scales the loss.
+        batch: the batch as the loader gave it.
 
     Raises:
         ValueError: the loss is no scalar.
@@ -48,15 +48,16 @@ def local_gradient(
 ) -> tuple[Tensor, ...]:
     """(dz_l/dtheta_l)^T error: the gradient of a block's parameters, from its own output.
 
-    Nothing below the block is computed, since none of the parameters lies there. The graph stays.
+    Nothing below the block is computed, because none of the parameters lies there. The graph is
+    kept.
 
     Args:
         here: z_l with its graph.
         parameters: the block's parameters that require a gradient.
-        error: in the shape of z_l.
+        error: the error signal, in the shape of z_l.
 
     Returns:
-        One tensor per parameter, zero where it was not used.
+        One tensor per parameter, zero if the parameter was not used.
 
     Raises:
         RuntimeError: the block ran without a graph.
@@ -65,8 +66,9 @@ def local_gradient(
         return ()
     if not here.requires_grad:
         raise RuntimeError(
-            "A block with trainable parameters ran without a graph: its output was detached or "
-            "computed under no_grad."
+            "A block with trainable parameters ran without a graph, so it has no gradient: its "
+            "output was detached or computed under no_grad. Run it with gradients enabled, or "
+            "freeze its parameters."
         )
     return torch.autograd.grad(
         here, parameters, error, retain_graph=True, allow_unused=True, materialize_grads=True

@@ -30,7 +30,7 @@ def audit_locality(
     inputs: Tensor,
     batch: Any = None,
 ) -> xr.Dataset:
-    """Proves by autograd that d loss_l / d parameters_m does not exist for blocks l != m.
+    """Prove by autograd that d loss_l / d parameters_m does not exist for blocks l != m.
 
     A copy of the model is run with the inputs of every block detached, as in local training. The
     top activity is handed to the losses attached, so a rule that relies on others to detach it is
@@ -40,21 +40,22 @@ def audit_locality(
     Args:
         model: the network.
         blocks: as for `linlocal.analysis.blocks`.
-        rule: a `linlocal.Rule`, a `NetworkRule`, or your own with a method build.
+        rule: a `linlocal.Rule`, a `NetworkRule`, or a rule of your own with a method build.
         inputs: (2N, ...) both views of a batch, stacked.
-        batch: what losses that read labels are given.
+        batch: (inputs, labels), for local losses that read labels.
 
     Returns:
-        A Dataset with ``reached`` (loss, block): how many parameter tensors of each block the local
-        loss of each block reaches (diagonal, or this raises), and ``parameters`` (block): how many
-        it has. Blocks are numbered 1..L in both coordinates; ``name`` (block) says which they are.
+        A Dataset with two variables. ``reached`` (loss, block) is the number of parameter tensors
+        of each block that the local loss of each block reaches; it is diagonal, or this raises.
+        ``parameters`` (block) is the number of parameter tensors of each block. Both coordinates
+        number the blocks 1..L, and ``name`` (block) holds their names.
 
     Raises:
         LocalityError: a loss reaches another block's parameters; the message names them.
         RuntimeError: the blocks did not run once each, in this order.
-        ValueError: as `linlocal.analysis.blocks`, but for parameters that blocks share: this is
-            what the audit is about; or a block returns no tensor.
-        TypeError: no module, names, rule or tensor.
+        ValueError: as `linlocal.analysis.blocks`, except for parameters that blocks share, which
+            the audit reports; or a block returns no tensor.
+        TypeError: an argument is no module, names, rule or tensor.
     """
     instance(inputs, Tensor, "inputs", "a tensor (2N, ...) with both views")
     building = on_network(rule)
@@ -110,7 +111,7 @@ def _outputs(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> list[
 
     def look(position: int, z: Tensor) -> Tensor:
         outputs.append(z)
-        return z.clone()  # an operation in place may follow
+        return z.clone()  # because an in-place operation may follow
 
     with one_pass(blocks, look, detached=True):
         model(inputs)

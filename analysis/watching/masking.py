@@ -13,7 +13,7 @@ with a_l = W_l h_{l-1}, h_l = relu(a_l) and g_l the error at h_l.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,11 @@ from torch.overrides import TorchFunctionMode
 
 from linlocal.analysis.watching.restore import own_pass, untouched
 from linlocal.inputs import instance
-
-Masks = Literal["sample", "batch", "none"]
+from linlocal.networks import Masks
 
 _RELU = {F.relu, torch.relu, Tensor.relu}
-# Other derivatives that depend on the sample. Max-pooling is allowed: where it comes from is not
-# a mask of the activity.
+# Other functions whose derivatives depend on the sample. Max-pooling is allowed: the places that it
+# selects are not a mask of the activity.
 _REFUSED = {
     *("relu_", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu"),
     *("mish", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "softplus", "softmax"),
@@ -40,25 +39,26 @@ def masked_gradients(
 ) -> dict[str, Tensor]:
     """``dL/dW_l = D_l g_l h_{l-1}^T`` with ``g_l = W_{l+1}^T (Dbar_{l+1} g_{l+1})``.
 
-    The forward pass is the model's own, run once. Any topology will do (residual connections
-    included) that is made of linear maps, normalisation over the batch, pooling and ReLU: all
-    parameters between two ReLUs get the true mask of the upper one, all that lies below the lower
-    one its replacement. Max-pooling passes errors on as usual. ``.grad``, buffers and the state of
-    the random numbers stay as they are.
+    The model's own forward pass runs once. The model may have any topology (residual connections
+    included) of linear maps, normalisation over the batch, pooling and ReLU. All parameters between
+    two ReLUs get the true mask of the upper ReLU; all that lies below the lower ReLU gets the
+    replacement. Max-pooling passes errors on as usual. ``.grad``, buffers and the random state stay
+    as they are.
 
     Args:
-        model: in the mode (train or eval) that the gradient is wanted for.
-        inputs: (samples, ...).
-        loss_fn: from the model's output to a scalar.
-        masks: Dbar: "sample" is D itself, which is backpropagation; "batch" the mean of D over the
-            samples; "none" 1.
+        model: the network, in the mode (train or eval) of the gradient.
+        inputs: (samples, ...) the batch.
+        loss_fn: turns the model's output into a scalar.
+        masks: Dbar. "sample" is D itself, which gives backpropagation; "batch" is the mean of D
+            over the samples; "none" is 1.
 
     Returns:
-        A gradient for each parameter that requires one, zero where the loss does not depend on it.
+        A gradient for each parameter that requires one, zero if the loss does not depend on it.
 
     Raises:
-        TypeError: no module, no tensor, or a loss that is none.
-        ValueError: unknown masks, another nonlinearity than ReLU, or a loss that is no scalar.
+        TypeError: model, inputs or the loss are not a module, a tensor and a tensor.
+        ValueError: the masks are unknown, the network has another nonlinearity than ReLU, or the
+            loss is not a scalar.
     """
     if masks not in ("sample", "batch", "none"):
         raise ValueError(f'masks must be "sample", "batch" or "none", got {masks!r}.')
@@ -77,7 +77,7 @@ def masked_gradients(
 
 
 class _CutAtReLU(TorchFunctionMode):
-    """Every ReLU returns a new leaf, so that the graph falls into one piece for each."""
+    """Every ReLU returns a new leaf, which cuts the graph into one piece for each ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _CutAtReLU(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _RELU:
-            # Not in place, whatever was asked for: the preactivation is still needed.
+            # Never in place, even if asked for, because the preactivation is still needed.
             return self._relu(args[0] if args else kwargs["input"])
         if (name := getattr(func, "__name__", "")) in _REFUSED:
             raise ValueError(
@@ -113,7 +113,7 @@ class _CutAtReLU(TorchFunctionMode):
         errors = [torch.zeros_like(h) for h in self.outputs]
         _add(gradients, loss, parameters)
         _add(errors, loss, self.outputs)
-        # A ReLU depends only on those that ran before: when its turn comes, its error is complete.
+        # A ReLU depends only on those that ran before it, so its error is complete in its turn.
         for l in reversed(range(len(errors))):
             preactivation, error = self.preactivations[l], errors[l]
             mask = (preactivation.detach() > 0).to(error.dtype)

@@ -1,9 +1,9 @@
-"""Blocks that run on a few rows of a batch at a time, and hold the activities of those alone.
+"""Blocks that run on a few rows of a batch at a time, and hold the activities of those rows only.
 
-The output of a block is put together from all micro-batches, so that a loss may couple the rows of
-a batch (negatives, statistics). In the backward pass each micro-batch runs once more, from the same
-random state, and the rows of the gradient that are its own are sent back: recomputation (Chen et
-al. 2016, arXiv 1604.06174), as in gradient caching (Gao et al. 2021, arXiv 2101.06983).
+The output of a block is put together from all micro-batches, so a loss may couple the rows of a
+batch (negatives, statistics). In the backward pass each micro-batch runs once more, from the same
+random state, and the gradient by its own rows is sent back. This is recomputation (Chen et al.
+2016, arXiv 1604.06174), used as in gradient caching (Gao et al. 2021, arXiv 2101.06983).
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from linlocal.analysis.random_states import drawing
 from linlocal.analysis.watching.restore import untouched
 from linlocal.inputs import whole
 
-# Large, so that statistics of a batch move far more than by rounding; a power of two is exact.
+# Large, so statistics of a batch move far more than by rounding; multiplying by a power of two is
+# exact.
 _CHANGE = -8
 
 
 class MicroBatches:
-    """Runs blocks on so many rows at a time; gradients are those of the whole batch.
+    """Runs blocks on a few rows at a time; the gradients are those of the whole batch.
 
-    The inside of a block is cut, the module of its name. What lies between two of them runs whole,
-    and so does a block on no more rows than that.
+    The module that a block is named after runs on micro-batches. What lies between two such modules
+    runs on the whole batch, and so does a block whose batch has no more than ``rows`` rows.
 
     Args:
-        blocks: of `block.resolve`.
-        rows: of a micro-batch; the last one may have fewer.
+        blocks: the blocks, as `block.resolve` returns them.
+        rows: the number of rows of a micro-batch; the last one may have fewer.
 
     Raises:
-        ValueError: less than one row.
+        ValueError: ``rows`` is less than 1.
     """
 
     def __init__(self, blocks: Sequence[Block], rows: int) -> None:
@@ -45,14 +46,14 @@ class MicroBatches:
 
     @contextmanager
     def cut(self) -> Iterator[None]:
-        """Inside, forward passes run the blocks so.
+        """Run the blocks on micro-batches in all forward passes inside.
 
         Raises:
-            ValueError: a block that takes more than one tensor, or that gives on micro-batches what
-                it does not give on the batch: rows that depend on each other (`nn.BatchNorm2d` in
-                training), buffers or an input that it changes.
+            ValueError: a block takes more than one tensor, or computes something else on
+                micro-batches than on the batch: its rows depend on each other (`nn.BatchNorm2d` in
+                training), or it changes its buffers or its input.
         """
-        # Not by setattr, which modules may have of their own.
+        # Not by setattr, because modules may define their own.
         attributes = [vars(block.module) for block in self.blocks]
         kept = [own.get("forward") for own in attributes]
         try:
@@ -71,8 +72,9 @@ class MicroBatches:
             others = (*args[1:], *options.values())
             if not isinstance(x, Tensor) or any(isinstance(other, Tensor) for other in others):
                 raise ValueError(
-                    f"Block {block.name!r} was not called with one tensor, its first argument: how "
-                    "to cut the others into micro-batches is not known. Train it without."
+                    f"Block {block.name!r} must be called with one tensor, its first argument, to "
+                    "be cut into micro-batches: how to cut other arguments is not known. Train it "
+                    "with micro_batch=None."
                 )
             if len(x) <= self.rows:
                 return forward(*args, **options)
@@ -81,7 +83,8 @@ class MicroBatches:
                 output: Tensor = forward(rows, *args[1:], **options)
                 return output
 
-            # A cast of weights that is kept for all micro-batches sums their gradients in 16 bits.
+            # If autocast kept its cast weights, the gradients of all micro-batches would be summed
+            # in 16 bits.
             with _casts_not_kept():
                 self._check(block, part, x)
                 return torch.cat(
@@ -91,7 +94,10 @@ class MicroBatches:
         return run
 
     def _check(self, block: Block, part: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        """Once for each setting of train and eval modes, on values in which it can be seen."""
+        """Raise if micro-batches change what a block computes.
+
+        Checked once for each setting of train and eval modes, on values that make it visible.
+        """
         key = (block.name, tuple(m.training for m in block.module.modules()))
         if key in self._checked or x.is_meta:
             return
@@ -107,8 +113,8 @@ class MicroBatches:
             what = "gives a row an output that depends on the other rows of the batch"
         if what:
             raise ValueError(
-                f"Block {block.name!r} ({type(block.module).__name__}) {what}, so that "
-                "micro-batches would change what is computed. Likely causes: BatchNorm in training "
+                f"Block {block.name!r} ({type(block.module).__name__}) {what}, so micro-batches "
+                "would change what is computed. Likely causes: BatchNorm in training "
                 "(put it into eval mode or use GroupNorm), noise with a standard deviation per "
                 '"channel" or "tensor" (use "map"), spectral normalisation, an operation with '
                 "inplace=True at the block's beginning. Or train with micro_batch=None."
@@ -119,7 +125,7 @@ class MicroBatches:
 def _first_row(
     module: nn.Module, part: Callable[[Tensor], Tensor], rows: Tensor
 ) -> tuple[Tensor, str]:
-    """The output for row 0, from the same random state in each call, and what else was changed."""
+    """The output for row 0, from the same random state in each call, and what the call changed."""
     version = rows._version
     with untouched(module), drawing(rows.device, 0), torch.no_grad():
         before = [buffer.clone() for buffer in module.buffers()]

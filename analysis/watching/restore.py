@@ -1,4 +1,4 @@
-"""The one restoration of state: what a measurement may not change comes back as it was."""
+"""Restores, after a measurement, the state that the measurement must not change."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ def own_pass() -> Iterator[None]:
 
 @contextmanager
 def untouched(*modules: nn.Module) -> Iterator[None]:
-    """Give buffers, modes and random number generators back as they were.
+    """Restore buffers, modes and random number generators at the end.
 
     Buffers are put back by module and name, with their values, whether they were changed in place
     or replaced.
+
+    Args:
+        modules: the modules whose buffers and modes are restored.
     """
     tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
     cuda = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
@@ -53,5 +56,5 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
                 part.training = mode
             for part, name, buffer, value in kept:
                 part._buffers[name] = buffer
-                # Behind autograd's back: a graph that saved the buffer may still have to run.
+                # Hidden from autograd, because a graph that saved the buffer may still have to run.
                 buffer.data.copy_(value)

@@ -1,4 +1,4 @@
-"""What one forward pass, which leaves no trace, shows of blocks: shapes and parameters."""
+"""Shapes and parameters of blocks, found by one forward pass that leaves no trace."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from linlocal.analysis.watching.window import cut
 
 @dataclass(frozen=True)
 class Survey:
-    """What a cut forward pass shows of each block.
+    """What a forward pass that is cut after each block shows of the blocks.
 
     Attributes:
-        shapes: of the outputs, without the axis of samples.
-        parameters: that a loss on the output can train: the block's own, and what lies between it
-            and the block below.
+        shapes: the shapes of the blocks' outputs, without the axis of samples.
+        parameters: the parameters that a loss on each block's output can train, which are those of
+            the block and of what lies between it and the block below.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -32,12 +32,11 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
 
     Args:
         model: the network.
-        blocks: of `block.resolve`.
+        blocks: the blocks, as `block.resolve` returns them.
         inputs: a batch.
 
     Raises:
-        RuntimeError, ValueError: as `cut`, or a parameter outside of the blocks is used by two of
-            them.
+        RuntimeError, ValueError: as `cut`, or two blocks use a parameter outside the blocks.
     """
     shapes: list[tuple[int, ...]] = []
     owners: dict[int, int] = {

@@ -26,18 +26,19 @@ OnForward = Callable[[tuple[Tensor, ...]], None]
 def window(
     blocks: Sequence[Block], look: Look, *, tuples: bool = False, detached: bool = False
 ) -> Iterator[None]:
-    """In every forward pass inside, ``look(l - 1, z_l)`` is called as block l has run.
+    """Call ``look(l - 1, z_l)`` whenever block l has run, in every forward pass inside.
 
     What ``look`` returns takes the place of z_l in the rest of the network; None leaves z_l there.
 
     Args:
-        blocks: of `block.resolve`.
+        blocks: the blocks, as `block.resolve` returns them.
         look: called with the position of a block, from 0, and its output.
-        tuples: whether a block may return a tuple, of which the first entry is then z_l.
-        detached: whether every block runs on detached copies of what it is called with.
+        tuples: whether a block may return a tuple, whose first entry is then z_l.
+        detached: whether every block runs on detached copies of its arguments.
 
     Raises:
-        ValueError: an output is no tensor (nor a tuple that begins with one, if these are allowed).
+        ValueError: an output is no tensor (nor a tuple that begins with one, if tuples are
+            allowed).
     """
 
     def after(position: int) -> Callable[[nn.Module, Any, Any], Any]:
@@ -78,7 +79,7 @@ def one_pass(
         detached: as for `window`.
 
     Raises:
-        RuntimeError: blocks did not run once each, in this order.
+        RuntimeError: the blocks did not run once each, in this order.
         ValueError: as `window`.
     """
     ran: list[str] = []
@@ -97,10 +98,10 @@ def one_pass(
 
 @contextmanager
 def cut(blocks: Sequence[Block], visit: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """`one_pass` that is cut after every block: the rest of the network gets z_l detached.
+    """A `one_pass` that is cut after every block: the rest of the network gets z_l detached.
 
-    The graph of z_l ends at the input of the block; if the visitor keeps nothing of it, it is freed
-    before the next block runs. Without gradients enabled there is no graph.
+    The graph of z_l ends at the input of the block. It is freed before the next block runs, unless
+    the visitor keeps a part of it. Without gradients enabled there is no graph.
 
     Args:
         blocks: as for `window`.
@@ -123,8 +124,8 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
     """Call ``on_forward`` with all block outputs at the end of every forward pass of the network.
 
     The rest of the network gets copies, so an in-place activation there overwrites the copy and not
-    what was captured. Passes without gradients (a validation, a teacher) do not count, nor do
-    the blocks that activation checkpointing runs again.
+    the captured output. Passes without gradients (a validation, a teacher) do not count, nor do the
+    blocks that activation checkpointing runs again.
 
     Args:
         model: the network.
@@ -133,7 +134,7 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
 
     Raises:
         RuntimeError: the blocks did not run once each, in this order.
-        ValueError: an output is no tensor or tuple of them.
+        ValueError: an output is neither a tensor nor a tuple that begins with one.
     """
     network, entered = unwrap(model), depth()
     outputs: list[Tensor] = []
@@ -182,14 +183,15 @@ def capture(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[di
 
     Args:
         model: the network.
-        names: as for `linlocal.analysis.blocks`.
+        names: the names of its blocks, as for `linlocal.analysis.blocks`.
 
     Yields:
-        The outputs by block name, with their graph; empty until the network has run, then those of
-        the latest forward pass with gradients enabled.
+        A dict of the outputs by block name, with their graph. It is empty until the network has
+        run, and then holds the outputs of the latest forward pass with gradients enabled.
 
     Raises:
-        ValueError: as `linlocal.analysis.blocks`, or an output is no tensor or tuple of them.
+        ValueError: as `linlocal.analysis.blocks`, or an output is neither a tensor nor a tuple that
+            begins with one.
         RuntimeError: the blocks did not run once each, in this order.
     """
     blocks = resolve(model, names)
@@ -204,15 +206,15 @@ def capture(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[di
 
 @contextmanager
 def complete_from_above(blocks: Sequence[Block], ready: Callable[[int], None]) -> Iterator[None]:
-    """In a forward and backward pass inside, ``ready(l)`` is called as block l + 1 is complete.
+    """Call ``ready(l)`` in a backward pass inside, once the gradients of block l + 1 are complete.
 
-    That is when the gradient by z_l, the output of the block below, is: autograd runs operations in
-    the reverse of their order, so all of the blocks above have run. Block 1 is never reported, as
-    nothing lies below.
+    They are complete when the gradient by z_l, the output of the block below, is: autograd runs
+    operations in reverse order, so all blocks above have run by then. Block 1 is never reported,
+    because no block lies below it.
 
     Args:
         blocks: as for `window`.
-        ready: called with positions from 0.
+        ready: called with the position of a block, from 0.
     """
 
     def look(position: int, z: Tensor) -> None:
@@ -224,8 +226,8 @@ def complete_from_above(blocks: Sequence[Block], ready: Callable[[int], None]) -
 
 
 def hooked(tensor: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:
-    """Call a hook with the gradient by a tensor."""
-    # Typed in some versions of torch only.
+    """Register a hook that is called with the gradient by a tensor."""
+    # Some versions of torch only have types here.
     handle: RemovableHandle = tensor.register_hook(hook)
     return handle
 
@@ -236,7 +238,7 @@ def accumulated(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> Remo
 
 
 def disorder(blocks: Sequence[Block], ran: Sequence[str]) -> str:
-    """What to say of blocks that ran otherwise."""
+    """The message for blocks that did not run once each in order."""
     return (
         f"Blocks must run once each and in the order {', '.join(b.name for b in blocks)}; they ran "
         f"as {', '.join(ran) or 'none'}. Name them in forward order; a block that runs twice (also "
@@ -245,7 +247,7 @@ def disorder(blocks: Sequence[Block], ran: Sequence[str]) -> str:
 
 
 def _first(output: Any, name: str, tuples: bool) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The tensor that a tuple begins with, and the tuple with another one in its place."""
+    """The tensor that an output begins with, and a function that puts another one in its place."""
     begins = isinstance(output, tuple | list) and output and isinstance(output[0], Tensor)
     if tuples and begins:
 

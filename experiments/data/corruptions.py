@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from experiments.data.errors import DataError
 from experiments.data.folder import ImageFolder
 from linlocal.analysis.results import known_name
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Corruption = Callable[[Tensor, int, Generator], Tensor]
 
@@ -54,7 +54,7 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int) -> Tensor:
         TypeError: images that are not floats.
     """
     known_name("corruption", name, CORRUPTIONS)
-    key = int(stream(f"corruption {name}", seed).integers(2**62))
+    key = int(generator_for(f"corruption {name}", seed).integers(2**62))
     generator = Generator(images.device).manual_seed(key)
     return CORRUPTIONS[name](images, severity, generator)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from linlocal.rhm import RandomHierarchyModel, images
-from linlocal.seeds import number as stream
+from linlocal.seeds import seed_for
 
 Levels = list[Tensor]
 
@@ -65,7 +65,7 @@ class DeviceImages:
         textures = images.textures(rhm.num_symbols, patch_size, num_channels, seed=seed)
         self._textures = torch.from_numpy(textures).to(self.device)
         # Odd, so that a single changed leaf changes the sum modulo 2^64.
-        drawn = torch.Generator().manual_seed(stream(seed, _HASH))
+        drawn = torch.Generator().manual_seed(seed_for(seed, _HASH))
         weights = torch.randint(-(2**63), 2**63 - 1, (rhm.num_leaves,), generator=drawn)
         self._weights = (weights | 1).to(self.device)
         _, judged = rhm.split(train=0, test=test, seed=seed)
@@ -161,7 +161,7 @@ class DeviceImages:
         return (leaves * self._weights).sum(1)
 
     def _generator(self, *key: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(stream(self.seed, *key))
+        return torch.Generator(self.device).manual_seed(seed_for(self.seed, *key))
 
     def _moved(self, table: np.ndarray) -> Tensor:
         return torch.from_numpy(table.astype(np.int64)).to(self.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.data.contract import ImageData
 from linlocal.rhm import RandomHierarchyModel, Trees, images, trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 _ATTEMPTS = 100
 
@@ -93,7 +93,7 @@ class RHMImages:
             (leaked,) = np.isin(trees.keys_of(self.rhm, second), self._test_keys).nonzero()
             if not len(leaked):
                 return torch.from_numpy(np.concatenate([self.render(first), self.render(second)]))
-            new_seed = int(stream("views", seed, attempt).integers(2**62))
+            new_seed = int(generator_for("views", seed, attempt).integers(2**62))
             redrawn = getattr(self.rhm, change)(first[leaked], level, seed=new_seed)
             for old, new in zip(second.arrays, redrawn.arrays, strict=True):
                 old[leaked] = new

@@ -14,7 +14,7 @@ from experiments.data.contract import Labelled, MakeViews
 from experiments.data.labelled_register import known_sets, load
 from linlocal.analysis.local_losses import hybrid_images
 from linlocal.analysis.probing import stratified_split
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 HELD_OUT = 0.2
 
@@ -120,14 +120,14 @@ def _resized(images: object, size: int | None) -> Tensor:
 
 
 def _view_seed(seed: int, step: int) -> int:
-    return int(stream("views of a batch", seed, step).integers(2**62))
+    return int(generator_for("views of a batch", seed, step).integers(2**62))
 
 
 def rows_of(step: int, count: int, size: int, seed: int) -> Tensor:
     """Rows of the batch of a step: each epoch is a new permutation, cut into whole batches."""
     per_epoch = max(count // size, 1)
     epoch, number = divmod(step, per_epoch)
-    order = stream("epoch", seed, epoch).permutation(count)
+    order = generator_for("epoch", seed, epoch).permutation(count)
     return torch.from_numpy(order[number * size : (number + 1) * size])
 
 

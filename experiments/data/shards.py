@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from experiments.data.archives import decode
 from experiments.data.errors import DataError
 from experiments.data.folder import centre
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 _IMAGES = ("jpg", "jpeg", "png")
 _BLOCK = 512
@@ -134,9 +134,9 @@ class _Samples(IterableDataset[Sample]):
         for number in count():
             found = False
             key = (shards.seed, self.epoch, number)
-            order = stream("shards", *key).permutation(len(shards.files))
+            order = generator_for("shards", *key).permutation(len(shards.files))
             mine = [shards.files[k] for k in order[reader::readers]]
-            rng = stream("shuffled", *key, reader)
+            rng = generator_for("shuffled", *key, reader)
             shuffled = _shuffled(self._raw(mine, worker), shards.buffer, rng)
             for sample in self._decoded(shuffled, worker):
                 yield sample

@@ -28,7 +28,7 @@ from experiments.data.folder import ImageFolder
 from experiments.data.shards import TarShards, labels_in
 from linlocal.analysis.training import Loader, SeededLoader
 from linlocal.rhm import RandomHierarchyModel
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Kind = Literal["folder", "shards", "rhm"]
 
@@ -169,7 +169,7 @@ def _folder(path: Any, request: Request) -> Stream:
         )
 
     def probe(num: int) -> Iterator[Labelled]:
-        chosen = stream("probe", request.seed).permutation(len(train))[:num]
+        chosen = generator_for("probe", request.seed).permutation(len(train))[:num]
         # Seen as test images are.
         return read(Subset(train.at_size(request.size), np.sort(chosen).tolist()))
 

@@ -20,7 +20,8 @@ from experiments.runner import stack
 from linlocal.analysis.alignment import align, log_spaced
 from linlocal.analysis.local_losses import LocalRule, NetworkRule, ScoredPairs
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
-from linlocal.analysis.watching import Masks, capture, masked_gradients
+from linlocal.analysis.watching import capture, masked_gradients
+from linlocal.networks import Masks
 from linlocal.rules import Rule
 
 Credit = Literal["local", "backpropagation"]

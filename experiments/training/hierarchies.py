@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from linlocal.analysis.hierarchy import Feedback, HierarchicalNet, Sharing
 from linlocal.rhm import RandomHierarchyModel, Trees, theory
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Architecture = Literal["convolutional", "locally connected", "fully connected", "shallow"]
 Optimiser = Literal["adam", "sgd"]
@@ -187,7 +187,7 @@ def fit_labels(
     """Train on labels until the batches are fitted; random batches with replacement."""
     torch.set_num_threads(1)
     optimiser = recipe.optimise(net.parameters())
-    rng = stream("batches", seed)
+    rng = generator_for("batches", seed)
     smoothed = float(np.log(net.readout.out_features))
     net.train()
     for step in range(1, recipe.steps + 1):

@@ -34,7 +34,7 @@ from linlocal.analysis.local_losses import (
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
 from linlocal.rhm import RandomHierarchyModel, Trees, trees
 from linlocal.rules import Rule
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Positives = Literal["views", "fresh views", "siblings", "masked halves"]
 
@@ -99,7 +99,7 @@ class Source:
         return self._views(Trees.concatenate(parts)[:pairs], 1 + step)
 
     def _views(self, data: Trees, part: int) -> list[Tensor]:
-        draws = stream("view levels", self.seed, part)
+        draws = generator_for("view levels", self.seed, part)
         level = draws.integers(1, self.rhm.num_levels, size=len(data))
         views, missing = data, np.ones(len(data), dtype=bool)
         while missing.any():
@@ -132,7 +132,7 @@ def _replaced(data: Trees, rows: NDArray[np.int64], other: Trees) -> Trees:
 
 def _number(purpose: str, *seeds: int) -> int:
     """A seed for each purpose, for functions that take one number."""
-    return int(stream(purpose, *seeds).integers(2**31))
+    return int(generator_for(purpose, *seeds).integers(2**31))
 
 
 class Projectors(nn.Module):
@@ -173,7 +173,7 @@ def fit_pairs(
     siblings = source.positives == "siblings"
     # A single position has no sibling.
     depth = len(net.layers) - 1 if siblings else len(net.layers)
-    rng = stream("pairs", seed)
+    rng = generator_for("pairs", seed)
     names, built = [f"layers.{l}" for l in range(depth)], _OnRows(rule, siblings, rng)
     options: dict[str, Any] = {
         "shape": (source.rhm.num_leaves, source.rhm.num_symbols),

@@ -41,7 +41,7 @@ class Scorer:
 
 
 class Graph:
-    """One batch in one network, read by one rule; all that is stored here is detached."""
+    """One batch in one network, read by one rule; every tensor stored here is detached."""
 
     def __init__(
         self,
@@ -95,13 +95,13 @@ class Graph:
         return F.avg_pool2d(maps, self.rule.pooling[layer - 1]).flatten(1)
 
     def through(self, layer: int, z: torch.Tensor) -> torch.Tensor:
-        """What a linear network makes of z_l in its top layer, pooled there."""
+        """P_L V_l z: what a linear network makes of z_l in its top layer, pooled there."""
         for above in range(layer + 1, self.depth + 1):
             z = self.drive(above, z)
         return self.pooled(self.depth, z)
 
     def read(self, layer: int, z: torch.Tensor) -> torch.Tensor:
-        """What a projection sees of z_l; in the downstream metric, B = V^T M V, it is V z_l."""
+        """P_l z_l: what a projection sees of layer l (V_l z_l under the metric penalty)."""
         if self.rule.penalty.metric == "downstream":
             return self.through(layer, z)
         return self.pooled(layer, z)
@@ -117,7 +117,7 @@ class Graph:
         return layer == self.depth and self.rule.projection != "identity"
 
     def scorers(self, layer: int) -> list[Scorer]:
-        """One for each view direction."""
+        """The scorer of each view direction."""
         return [self._scorer(layer, i, d) for i, d in enumerate(self.pairs.directions)]
 
     def _scorer(self, layer: int, number: int, direction: Direction) -> Scorer:
@@ -151,7 +151,7 @@ class Graph:
         return Scorer(read, c, b)
 
     def _matched(self, layer: int, number: int, direction: Direction) -> Scorer:
-        """u = (V z)^T B_L (V c), so that no matrix V is needed: layers above act on z and c."""
+        """u = (V z)^T B_L (V c), where the layers above act on z and c, without a matrix V."""
         b = self._scorer(self.depth, number, direction).b
 
         def read(z: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Losses that only numpy knows, as torch functions with the derivatives that they bring along.
+"""Losses that only numpy knows, as torch functions that use the losses' own derivatives.
 
 A score or loss of one's own defines its value and derivatives in numpy. Here autograd is told these
 derivatives, so the same object works wherever torch is: in the oracle, on a network, on any device
@@ -26,8 +26,8 @@ def elementwise(derivatives: Derivatives, m: Tensor) -> Tensor:
     """f(m) elementwise, with f = derivatives[0], f' = derivatives[1] and so on.
 
     Args:
-        derivatives: of f, as numpy functions.
-        m: any shape.
+        derivatives: f, f', f'' and so on, as numpy functions.
+        m: margins of any shape.
 
     Raises:
         NotImplementedError: autograd asks for a derivative beyond the last.
@@ -42,7 +42,7 @@ class NumpyPairLoss:
         self.loss = loss
 
     def __call__(self, positive: Tensor, negative: Tensor, real: Tensor | None = None) -> Tensor:
-        """The loss; arguments as of `PairFormula`."""
+        """The loss; takes the arguments of `PairFormula`."""
         references, number = negative.shape
         there = (
             np.ones((references, number), dtype=bool)

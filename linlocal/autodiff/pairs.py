@@ -23,8 +23,8 @@ class PairFormula(Protocol):
         Args:
             positive: (references,) scores of the positive pairs.
             negative: (references, negatives) scores of the negative pairs of each reference.
-            real: (references, negatives) which of them exist, where references have unequally many;
-                None: all.
+            real: (references, negatives) whether each negative pair exists, for references with
+                unequal numbers of them; None if all exist.
 
         Returns:
             A scalar.
@@ -35,7 +35,7 @@ class PairFormula(Protocol):
 def pair_formula(loss: PairLoss) -> PairFormula:
     """A loss of scored pairs in torch.
 
-    One that is none of those named, a subclass included, is evaluated by its numpy methods.
+    A loss of your own, a subclass of a named one included, is evaluated by its numpy methods.
 
     Args:
         loss: one of `linlocal.losses`, or your own.
@@ -48,9 +48,9 @@ def summed(formula: PairFormula, positive: Tensor, negative: Tensor) -> Tensor:
     """The sum of a loss of scored pairs over view directions.
 
     Args:
-        formula: of `pair_formula`.
-        positive: (directions, references).
-        negative: (directions, references, negatives).
+        formula: the loss, as `pair_formula` returns it.
+        positive: (directions, references) scores of the positive pairs.
+        negative: (directions, references, negatives) scores of the negative pairs.
     """
     if isinstance(formula, NumpyPairLoss):
         return torch.stack([formula(p, n) for p, n in zip(positive, negative, strict=True)]).sum()

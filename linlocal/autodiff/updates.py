@@ -65,11 +65,11 @@ def global_update(
     Args:
         network: as in `local_update`.
         pairs: as in `local_update`.
-        rule: its loss on the top layer is the global one.
-        projections: as in `local_update`; only those of the top layer count.
-        masks: "sample" is backpropagation. For "batch" and "none" the layers above l are replaced
-            by linear ones, with the derivatives of the ReLU averaged over the batch or left out,
-            and what reaches the top is paired with -dLoss_L/dz_L.
+        rule: the local rule, whose loss on the top layer is backpropagated.
+        projections: as in `local_update`; only those of the top layer are used.
+        masks: "sample" is backpropagation. "batch" and "none" replace the layers above l by linear
+            ones, with the derivatives of the ReLU averaged over the batch or left out, and pair
+            what reaches the top with -dLoss_L/dz_L.
         loss: as in `local_update`.
 
     Returns:

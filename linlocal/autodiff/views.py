@@ -35,14 +35,14 @@ ViewFormula = Callable[[Tensor, Tensor], Tensor]
 def view_formula(loss: ViewLoss) -> ViewFormula:
     """A loss of two views in torch: a function of two (samples, features), row by row of one datum.
 
-    One that is none of those named, a subclass included, is evaluated by its numpy methods.
+    A loss of your own, a subclass of a named one included, is evaluated by its numpy methods.
 
     Args:
         loss: one of `linlocal.losses`, or your own.
 
     Returns:
-        A function that gives a scalar in float32 or wider. It raises a ValueError where the views
-        are no matrices of one shape, or hold fewer than 2 samples.
+        A function that gives a scalar in float32 or wider. It raises a ValueError if the views are
+        not two matrices of one shape, or hold fewer than 2 samples.
     """
     return partial(_checked, loss)
 

@@ -23,7 +23,7 @@ from linlocal.updates import Signals, compare_signals
 
 
 def explain(network: Network, pairs: Pairs, rule: Rule) -> Explanation:
-    """Which conditions for local = global hold, which fail and how far, and what would help.
+    """Tell which conditions for local = global hold, which fail and by how much, and what helps.
 
     Args:
         network: a `DeepLinear` or `DeepReLU`.
@@ -85,12 +85,12 @@ def _conditions(signals: Signals, facts: Facts, layer: int) -> list[Condition]:
     if rule.kind == "goodness":
         return [Condition("isometry", "G_l z = z for all z of the batch", isometry_gap(facts))]
     sent = [s.projected for s in signals.scored(layer)]
-    wanted = [
+    sent_by_top = [
         s.projected @ cast(DeepLinear, network).downstream(layer)
         for s in signals.scored(network.depth)
     ]
-    gap = np.linalg.norm(np.concatenate(sent) - np.concatenate(wanted))
-    size = float(np.linalg.norm(np.concatenate(wanted)))
+    gap = np.linalg.norm(np.concatenate(sent) - np.concatenate(sent_by_top))
+    size = float(np.linalg.norm(np.concatenate(sent_by_top)))
     matching = Condition(
         "score matching", "B_l c_l = V_l^T B_L c_L", float(gap) / size if size > 0 else float(gap)
     )
@@ -129,7 +129,7 @@ def _cosine_bound(signals: Signals, facts: Facts, layer: int) -> tuple[float | N
     smallest, largest = max(float(spectrum[0]), 0.0), float(spectrum[-1])
     if largest <= 0.0:
         return None, "V_l = 0, the global update is zero"
-    # A multiple of a projector P?
+    # If G is a multiple of a projector P, the cosine is known exactly.
     if np.all(np.minimum(np.abs(spectrum), largest - spectrum) <= TOLERANCE * largest):
         local = network.update(layer, signals.activities, signals.local_error(layer))
         norm = largest * float(np.linalg.norm(local))

@@ -1,4 +1,4 @@
-"""The numbers a and e of the theory of `linlocal.conditions`, measured on each layer."""
+"""The numbers a and e of `linlocal.conditions`, measured on each layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from linlocal.updates import Signals
 
 @dataclass(frozen=True)
 class Facts:
-    """The numbers a and e of the module docstring, and how far from such numbers we are."""
+    """The numbers a and e of `linlocal.conditions`, and how far their equations are from holding.
+
+    Attributes:
+        anchor_factor: a, which brings a P_l^T P_l z nearest to G_l z.
+        anchor_distance: the relative distance that is left; NaN where it was not measured.
+        context_factor: e, which brings e C_L C_L^T nearest to C_l C_l^T.
+        context_distance: the relative distance that is left; NaN where it was not measured.
+        penalty_ratio: lam_l / (lam_L e / a), 1 if the penalties match.
+    """
 
     anchor_factor: float = 1.0
     anchor_distance: float = np.nan
@@ -49,12 +57,12 @@ def measured(signals: Signals, layer: int) -> Facts:
         np.concatenate([k.ravel() for k, _ in kernels]),
         np.concatenate([k.ravel() for _, k in kernels]),
     )
-    wanted = signals.penalty.at(top, top) * e / a if a > 0 else np.nan
-    return Facts(a, anchor_distance, e, context_distance, signals.penalty.at(layer, top) / wanted)
+    matching = signals.penalty.at(top, top) * e / a if a > 0 else np.nan
+    return Facts(a, anchor_distance, e, context_distance, signals.penalty.at(layer, top) / matching)
 
 
 def global_metric(signals: Signals, layer: int) -> Array:
-    """G_l, with the pooling of the top layer in it."""
+    """G_l = (P_L V_l)^T (P_L V_l), which includes the pooling of the top layer."""
     network = cast(DeepLinear, signals.network)
     top = signals.readout(network.depth) if signals.rule.kind == "pair" else None
     if top is None:
@@ -64,7 +72,12 @@ def global_metric(signals: Signals, layer: int) -> Array:
 
 
 def nearest_factor(actual: Array, reference: Array) -> tuple[float, float]:
-    """The number s that brings s * reference nearest to actual, and the relative distance left."""
+    """The number s that brings s * reference nearest to actual, and the relative distance left.
+
+    Args:
+        actual: any shape.
+        reference: an array of the same shape.
+    """
     size, norm = float(np.sum(reference**2)), float(np.linalg.norm(actual))
     if size == 0.0 or norm == 0.0:
         return 1.0, 0.0 if size == norm else 1.0
@@ -78,7 +91,7 @@ def isometry_gap(facts: Facts) -> float:
 
 
 def rotation_gap(signals: Signals, layer: int) -> float:
-    """How much the gradient of a loss of two views fails to rotate with the activities."""
+    """How far the gradient of a loss of two views fails to rotate with the activities, relative."""
     first, second = cast(tuple[Array, Array], signals.pairs.views)
     z, loss = signals.activities.z[layer], cast(ViewLoss, signals.rule.loss)
     width = z.shape[1]

@@ -16,14 +16,14 @@ from linlocal.updates import Signals
 
 
 def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
-    """What would make every layer exact; nothing if nothing is known to."""
+    """The changes that would make every layer exact; empty if none is known."""
     network, pairs, rule, penalty = signals.network, signals.pairs, signals.rule, signals.penalty
     if not isinstance(network, DeepLinear):
         return ()
     found: list[Remedy] = []
     top_strength = penalty.at(network.depth, network.depth)
     below = [l for l in network.layers if l < network.depth]
-    # A layer below the top with both contexts sees every context twice once they coincide.
+    # With both contexts, a layer below the top sees every context twice once the two coincide.
     twofold = tuple(
         top_strength * (2.0 if rule.context == "both" and l < network.depth else 1.0)
         for l in network.layers

@@ -22,9 +22,9 @@ class Condition:
     """One hypothesis, measured on one layer of a network and batch.
 
     Attributes:
-        name: of the hypothesis.
-        meaning: what it says, in symbols.
-        distance: relative deviation from it, 0 if it holds exactly.
+        name: the name of the hypothesis.
+        meaning: what the hypothesis says, in symbols.
+        distance: the relative deviation from the hypothesis, 0 if it holds exactly.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Remedy:
     Attributes:
         name: "metric penalty", "rescaled penalty", "direct feedback", "isometry" or "matched
             projection".
-        action: what it changes.
-        apply: returns the changed (network, pairs, rule).
+        action: what the remedy changes, in words.
+        apply: a function that returns the changed (network, pairs, rule).
     """
 
     name: str
@@ -59,12 +59,13 @@ class LayerExplanation:
 
     Attributes:
         layer: l in 1..L.
-        cosine, relative_error: of the local against the global update.
-        exact: whether they are equal up to rounding: relative error at most 1e-12, or 16 machine
-            epsilons times the condition number of the dual problem; or both zero.
-        conditions: sufficient together.
-        cosine_bound: the smallest cosine that the theory allows here; None if it gives none.
-        bound_source: the statement it comes from, or why there is none.
+        cosine, relative_error: how the local update compares with the global one.
+        exact: whether the updates are equal up to rounding. Their relative error is then at most
+            1e-12, or 16 machine epsilons times the condition number of the dual problem; or both
+            updates are zero.
+        conditions: the conditions, which together are sufficient.
+        cosine_bound: the smallest cosine that the theory allows here; None if it gives no bound.
+        bound_source: the statement that the bound comes from, or why there is none.
     """
 
     layer: int
@@ -81,10 +82,10 @@ class Explanation:
     """Conditions, mismatch and remedies for a rule on a network and batch; print it.
 
     Attributes:
-        subject: network and rule, in words.
-        layers: one entry for each of the layers 1..L.
+        subject: the network and the rule, in words.
+        layers: the findings for each of the layers 1..L.
         comparison: the Dataset of `linlocal.compare`.
-        remedies: what would restore exactness in every layer; empty if nothing is known to.
+        remedies: the changes that would make every layer exact; empty if none is known.
     """
 
     subject: str
@@ -94,14 +95,14 @@ class Explanation:
 
     @property
     def exact(self) -> bool:
-        """Whether local and global update are equal in every layer."""
+        """Whether the local and the global update are equal in every layer."""
         return all(layer.exact for layer in self.layers)
 
     def remedy(self, name: str) -> Remedy:
-        """The remedy of that name.
+        """The remedy called ``name``.
 
         Raises:
-            ValueError: it is not among those that help here.
+            ValueError: no such remedy helps here.
         """
         for remedy in self.remedies:
             if remedy.name == name:

@@ -13,7 +13,7 @@ from linlocal.networks.convolution import Convolution, Weight
 def weights_of_module(
     module: Any, input_shape: Sequence[int] | None, nonlinear: bool
 ) -> list[Weight]:
-    """Read by class name and attributes, so that torch need not be imported here."""
+    """W_1..W_L of a module, read by class name and attributes, so torch need not be imported."""
     shape = tuple(input_shape) if input_shape is not None else None
     weights: list[Weight] = []
     waiting_for_relu = False

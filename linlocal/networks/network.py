@@ -29,8 +29,8 @@ class Activities:
 
     Attributes:
         z: z[l] is (samples, width_l) for l = 0..L.
-        masks: masks[l] is the derivative of the nonlinearity of layer l, (samples, width_l);
-            masks[0] is unused. None for a linear network.
+        masks: masks[l] is the derivative of layer l's nonlinearity, (samples, width_l), and
+            masks[0] is unused; None for a linear network.
     """
 
     z: tuple[Array, ...]
@@ -74,7 +74,7 @@ class Network(ABC):
 
     @classmethod
     def conformal(cls, widths: Sequence[int], scale: float, seed: int = 0) -> Self:
-        """Semi-orthogonal weights times ``scale``, so that G_l = scale^(2(L-l)) I if none narrow.
+        """Semi-orthogonal weights times ``scale``, so G_l = scale^(2(L-l)) I if no layer narrows.
 
         Raises:
             ValueError: scale is not a positive number.
@@ -101,12 +101,12 @@ class Network(ABC):
     def with_condition_number(
         cls, widths: Sequence[int], condition_number: float, seed: int = 0
     ) -> Self:
-        """Weights for which V_1 = W_L ... W_2 has exactly this condition number.
+        """Weights whose product V_1 = W_L ... W_2 has exactly this condition number.
 
-        W_1 is semi-orthogonal. The singular vectors of the others are aligned, so that singular
-        values multiply: each has log-spaced singular values with ratio
-        condition_number^(1/(L-1)) and geometric mean 1. Where layers narrow, the condition number
-        is that of the nonzero singular values.
+        W_1 is semi-orthogonal. The singular vectors of the others are aligned, so their singular
+        values multiply. Each has log-spaced singular values with ratio condition_number^(1/(L-1))
+        and geometric mean 1. Where layers narrow, the condition number is that of the nonzero
+        singular values.
 
         Raises:
             ValueError: condition_number below 1 or not finite, or fewer than two layers.
@@ -122,7 +122,7 @@ class Network(ABC):
         inputs.room(max(sizes[1:]) ** 2, f"an orthogonal basis of {max(sizes[1:])} units")
         rng = _generator(seed)
         bases = [_semi_orthogonal(rng, (n, n)) for n in sizes[1:]]
-        # Every factor spreads the directions that reach the top, so that their ratios multiply.
+        # Every factor spreads the directions that reach the top, so their ratios multiply.
         kept = min(sizes[1:])
         ratio = condition_number ** (1.0 / (len(sizes) - 2))
         values = np.ones(max(sizes))
@@ -138,8 +138,8 @@ class Network(ABC):
     def from_module(cls, module: Any, input_shape: Sequence[int] | None = None) -> Self:
         """The network of a ``torch.nn.Sequential`` of bias-free Linear and Conv2d layers.
 
-        Flatten, Identity and Dropout (off) are passed over. For `DeepReLU` every layer must be
-        followed by a ReLU, for `DeepLinear` none.
+        Flatten, Identity and Dropout (as in eval mode) are skipped. Every layer of a `DeepReLU`
+        must be followed by a ReLU, and no layer of a `DeepLinear`.
 
         Args:
             module: a ``torch.nn.Sequential``, ``Linear`` or ``Conv2d``.
@@ -173,7 +173,7 @@ class Network(ABC):
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        """W_1..W_L as given; ``weights[l - 1]`` belongs to layer l."""
+        """W_1..W_L as they were given; ``weights[l - 1]`` belongs to layer l."""
         return self._weights
 
     @property
@@ -192,11 +192,11 @@ class Network(ABC):
         return range(1, self.depth + 1)
 
     def matrix(self, layer: int) -> Array:
-        """W_l as a matrix (width_l, width_{l-1}), also where it is a convolution."""
+        """W_l as a matrix (width_l, width_{l-1}), even if it was given as a convolution."""
         return self._matrices[inputs.layer_number(layer, self.depth) - 1]
 
     def map_shape(self, layer: int) -> MapShape | None:
-        """(channels, height, width) of the map of layer l, None where it is not a map."""
+        """The shape (channels, height, width) of layer l's map, None where it is not a map."""
         weight = self._weights[inputs.layer_number(layer, self.depth) - 1]
         return weight.output_shape if isinstance(weight, Convolution) else None
 
@@ -226,10 +226,11 @@ class Network(ABC):
         """The error signals e_l = V_l(x)^T e_L of all layers, by one sweep from the top.
 
         Args:
-            activities: of the forward pass.
+            activities: what the forward pass left behind.
             top_error: (samples, n_L), minus the derivative of a loss by z_L.
-            masks: the derivatives of the nonlinearities on the way down: those of each "sample",
-                averaged over the "batch", or "none" at all. A linear network has none.
+            masks: which derivatives of the nonlinearities to use on the way down: "sample" uses
+                those of each sample, "batch" their average over the batch, and "none" replaces
+                them by 1. A linear network has none.
 
         Returns:
             errors[l - 1] is (samples, width_l), for l = 1..L.
@@ -254,7 +255,7 @@ class Network(ABC):
 
         Args:
             layer: l in 1..L.
-            activities: of the forward pass.
+            activities: what the forward pass left behind.
             error: (samples, width_l), minus the derivative of a loss by z_l.
         """
         if activities.masks is not None:
@@ -264,7 +265,7 @@ class Network(ABC):
         return weight.kernel_gradient(gradient) if isinstance(weight, Convolution) else gradient
 
     def check_input(self, x: ArrayLike) -> Array:
-        """``x`` as a read-only matrix (samples, n_0); errors as of `activities`."""
+        """``x`` as a read-only matrix (samples, n_0); raises the errors of `activities`."""
         samples = inputs.matrix(x, "x", "(samples, width)")
         if samples.shape[1] != self.widths[0]:
             raise ValueError(
@@ -305,16 +306,20 @@ class DeepLinear(Network):
         return self._gram[inputs.layer_number(layer, self.depth) - 1]
 
     def isometric(self) -> DeepLinear:
-        """W_1 as it is, every other weight replaced by the nearest semi-orthogonal matrix.
+        """The network with every weight but W_1 replaced by the nearest semi-orthogonal matrix.
 
         The nearest in Frobenius norm is U V^T of the singular value decomposition W = U S V^T.
         Then G_l = I for every layer from which the network does not narrow.
 
         Raises:
-            ValueError: a layer above the first is a convolution (its nearest isometry is none).
+            ValueError: a layer above the first is a convolution, whose nearest isometry is no
+                convolution.
         """
         if any(isinstance(w, Convolution) for w in self._weights[1:]):
-            raise ValueError("The nearest isometry of a convolution is not a convolution.")
+            raise ValueError(
+                "The nearest isometry of a convolution is not a convolution; give the weights "
+                "above the first layer as matrices."
+            )
         return self.with_weights(
             [self._weights[0], *(nearest_isometry(w) for w in self._matrices[1:])]
         )

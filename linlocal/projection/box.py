@@ -18,13 +18,16 @@ from linlocal.projection.problem import MAX_ITERATIONS, TOLERANCE, Projection, S
 def solve(problem: ScoreProblem, score: Hinge | SmoothedHinge) -> Projection:
     """The dual is a box problem: min 1/2 g^T (Q + width/U) g - margin sum g, 0 <= g <= U = w/lam.
 
+    Here g is gamma, the dual variables by margin, and w the weights of the margins in the loss.
     An interior-point method tells which margins lie below the kink or parabola (g = U), above it
-    (g = 0) and on it; given these sets, the slopes on it solve a linear system. A margin found on
-    the wrong side changes its set. For the hinge proper (width 0) the system may be singular:
-    several slopes then make the same B stationary. The one taken is the limit of smoothed hinges,
-    of minimum norm weighted by 1/U, so that the answer is unique although the dual is not; the
-    sets are therefore found at a small width. An answer counts only if it satisfies the
-    Karush-Kuhn-Tucker conditions at the width asked for.
+    (g = 0) and on it. Given these three sets, the g of the margins on it solve a linear system. A
+    margin found on the wrong side changes its set.
+
+    For the hinge proper (width 0) that system may be singular: several g then make the same B
+    stationary. We take the limit of smoothed hinges, which has the smallest norm weighted by 1/U;
+    the answer is then unique although the dual is not. For this limit the sets are found at a
+    small width. An answer counts only if it satisfies the Karush-Kuhn-Tucker conditions at the
+    width asked for.
     """
     assert isinstance(problem.loss, TypeOne | TypeTwo)
     width = score.width if isinstance(score, SmoothedHinge) else 0.0
@@ -50,7 +53,15 @@ def solve(problem: ScoreProblem, score: Hinge | SmoothedHinge) -> Projection:
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """min 1/2 g^T (Q + width/U) g - margin sum g over 0 <= g <= U."""
+    """min 1/2 g^T (Q + width/U) g - margin sum g over 0 <= g <= U.
+
+    Attributes:
+        problem: the score problem whose dual this is.
+        kernel: Q, (margins, margins).
+        margin: the margin of the hinge.
+        width: the width of its parabola, 0 for the hinge proper.
+        upper: (margins,) U, the upper bounds of g.
+    """
 
     problem: ScoreProblem
     kernel: Array
@@ -61,21 +72,21 @@ class Box:
     def solve(
         self, above: NDArray[np.bool_], below: NDArray[np.bool_], iterations: int
     ) -> tuple[Projection, Array, NDArray[np.bool_]]:
-        """The slopes, given which margins are above (g = 0) and below (g = U) the kink.
+        """Solve for g, given which margins are above (g = 0) and below (g = U) the kink.
 
-        (Q_ff + width/U) g_f = margin - Q_fb U_b, refined with the margins of B itself, as
-        everywhere.
+        (Q_ff + width/U) g_f = margin - Q_fb U_b, refined with the margins that are computed from
+        B itself.
 
         Returns:
-            The projection; +1 or -1 where g left the box upwards or downwards; where a margin is
-            on the wrong side of the kink for its set.
+            The projection; +1 or -1 where g left the box upwards or downwards, else 0; and whether
+            each margin is on the wrong side of the kink for its set.
         """
         problem, upper = self.problem, self.upper
         gamma = np.where(below, upper, 0.0)
         free = np.flatnonzero(~below & ~above)
         b = problem.combine(gamma)
         if free.size:
-            # Weighted by U, so that the minimum norm is too.
+            # Weighted by U, so the norm that is smallest is weighted too.
             root = np.sqrt(upper[free])
             system = root[:, None] * self.kernel[np.ix_(free, free)] * root
             np.fill_diagonal(system, system.diagonal() + self.width)
@@ -95,7 +106,7 @@ class Box:
         found = problem.solution(
             b, m, -problem.penalty * gamma, curvature, iterations, "active set"
         )
-        # Relative to the box, and to the rounding of a margin.
+        # The violations are relative to the box and to the rounding error of a margin.
         over = np.maximum(gamma / upper - 1.0, -gamma / upper)
         slack = self.margin - m - self.width * gamma / upper
         beyond = np.where(below, -slack, np.where(above, slack, np.abs(slack)))
@@ -110,11 +121,11 @@ class Box:
         """Mehrotra's method at a width that is larger by ``softness`` times the largest Q U.
 
         Returns:
-            Where g = 0 and where g = U (there the multiplier exceeds the distance), and the number
-            of steps.
+            Whether g = 0 and whether g = U for each margin (where the multiplier exceeds the
+            distance to the bound), and the number of steps.
         """
         matrix = self.kernel.copy()
-        # A pair without activity scores 0, whatever B.
+        # A pair without activity scores 0, whatever B is.
         silent = matrix.diagonal() <= 1e-14 * np.max(matrix.diagonal())
         width = self.width + softness * np.max(matrix.diagonal() * self.upper)
         np.fill_diagonal(matrix, matrix.diagonal() + width / self.upper)
@@ -124,12 +135,13 @@ class Box:
         n = len(active)
         if n == 0:
             return above, below, 0
-        # In units in which a lone margin is solved by x = 1, if the box allows.
+        # In these units x = 1 solves the problem of a single margin, if the box allows it.
         target = max(abs(self.margin), np.finfo(float).eps)
         unit = np.minimum(upper, target / matrix.diagonal())
         matrix = unit[:, None] * matrix * unit / target
         pull = np.sign(self.margin) * unit
-        # The distance to the top is a variable of its own: top - x would cancel where it is small.
+        # The distance to the upper bound is a variable of its own, because the difference
+        # upper - x loses its digits where it is small.
         x, low, high = np.full(n, 0.5), unit, unit
         rest = upper / unit - x
         gap = np.inf
@@ -137,7 +149,7 @@ class Box:
         while steps < MAX_ITERATIONS:
             last, gap = gap, float((low / unit) @ x + (high / unit) @ rest) / (2 * n)
             force = pull - matrix @ x
-            # The sets are all that is needed: stop where they are plain, or rounding hinders.
+            # Only the sets are needed: stop once they are plain, or rounding stops the progress.
             if gap <= 1e-16 or (gap <= 1e-8 and gap > 0.5 * last):
                 break
             newton = matrix.copy()

@@ -1,7 +1,15 @@
 """Newton's method for a smooth score problem, in the smaller set of unknowns.
 
-Newton's step is the same whether B or its dual variables are the unknowns; what differs is the size
-of the linear system.
+Newton's step is the same whether B or its dual variables gamma are the unknowns; only the size of
+the linear system differs. Two loops take such steps. Both start with the full step and halve it
+until it lowers the energy enough (`_lowers`); they differ because of rounding:
+
+* `DualSteps.approach` works on gamma alone and never forms B, so an iteration costs one system and
+  one product with Q. Its margins Q gamma carry the rounding error of terms that cancel. It stops
+  where this error begins to be felt (1e-7), and gives up without an error when no step helps.
+* `_descend` goes on from there, in either set of unknowns. It computes the margins from B in each
+  iteration, and so reaches `TOLERANCE`. There the energy no longer resolves progress, so a step
+  may also be accepted by the norm of the gradient, and the best iterate is remembered.
 """
 
 from __future__ import annotations
@@ -20,7 +28,7 @@ from linlocal.projection.problem import (
 
 
 class DualSteps:
-    """Steps for B = Phi^T gamma: (lam I + H Q) step = -(lam gamma + grad phi)."""
+    """Newton steps of B = Phi^T gamma: (lam I + H Q) step = -(lam gamma + grad phi)."""
 
     def __init__(self, problem: ScoreProblem) -> None:
         self.problem, self.kernel = problem, problem.kernel()
@@ -28,6 +36,12 @@ class DualSteps:
         self.change: Array
 
     def dual_step(self, equation: Array, curvature: Array) -> Array:
+        """The step of gamma.
+
+        Args:
+            equation: (margins,) lam gamma + grad phi, zero at the optimum.
+            curvature: H, its diagonal (margins,) or the whole matrix.
+        """
         penalty = self.problem.penalty
         if curvature.ndim == 2:
             newton = curvature @ self.kernel
@@ -42,10 +56,10 @@ class DualSteps:
         return (root * inner - equation) / penalty
 
     def approach(self) -> int:
-        """Newton on gamma alone, down to where rounding in Q gamma begins to be felt.
+        """Newton's method on gamma alone, until rounding errors in Q gamma begin to be felt.
 
         Returns:
-            The number of steps.
+            The number of steps taken.
         """
         loss, pairs, penalty = self.problem.loss, self.problem.pairs, self.problem.penalty
         m = np.zeros_like(self.gamma)
@@ -65,7 +79,7 @@ class DualSteps:
             while True:
                 gamma, m_trial = self.gamma + length * step, m + length * m_step
                 then = energy(gamma, m_trial)
-                if then <= now + 1e-4 * length * descent:
+                if _lowers(now, then, length, descent):
                     break
                 length *= 0.5
                 if length < 1e-6:
@@ -74,21 +88,24 @@ class DualSteps:
         return iteration
 
     def step(self, b: Array, by_margin: Array, curvature: Array) -> Array:
+        """The step of B; `accept` tells how much of it was taken."""
         equation = self.problem.penalty * self.gamma + by_margin
         self.change = self.dual_step(equation, curvature)
         return self.problem.combine(self.change)
 
     def accept(self, length: float) -> None:
+        """Move gamma by ``length`` times the latest step."""
         self.gamma = self.gamma + length * self.change
 
 
 class PrimalSteps:
-    """Steps for b = vec(B): (lam I + Phi^T H Phi) step = -(lam b + Phi^T grad phi)."""
+    """Newton steps of b = vec(B): (lam I + Phi^T H Phi) step = -(lam b + Phi^T grad phi)."""
 
     def __init__(self, problem: ScoreProblem) -> None:
         self.problem, self.features = problem, problem.features()
 
     def step(self, b: Array, by_margin: Array, curvature: Array) -> Array:
+        """The step of B."""
         gradient = self.problem.stationarity(b, by_margin)
         weighted = (
             curvature[:, None] * self.features if curvature.ndim == 1 else curvature @ self.features
@@ -98,7 +115,19 @@ class PrimalSteps:
         return -_solve_positive(newton, gradient.ravel()).reshape(b.shape)
 
     def accept(self, length: float) -> None:
-        pass
+        """Do nothing: B is the only unknown, and the caller moves it."""
+
+
+def _lowers(before: float, after: float, length: float, descent: float) -> bool:
+    """Armijo's condition: the energy falls by at least 1e-4 of what its slope promises.
+
+    Args:
+        before: the energy at the start of the step.
+        after: the energy at its end.
+        length: the part of Newton's step that is tried.
+        descent: the derivative of the energy along Newton's step, negative.
+    """
+    return after <= before + 1e-4 * length * descent
 
 
 def _solve_positive(matrix: Array, vector: Array) -> Array:
@@ -106,14 +135,14 @@ def _solve_positive(matrix: Array, vector: Array) -> Array:
     factor, failed = scipy.linalg.lapack.dpotrf(matrix.T, overwrite_a=True, clean=False)
     if failed:
         raise ConvergenceError(
-            "The Newton matrix is not positive definite in float64: raise the penalty, or scale "
-            "the input down."
+            "The Newton matrix must be positive definite, but is not in float64: the penalty is "
+            "too small for activities of this size. Raise the penalty, or scale the input down."
         )
     return np.asarray(scipy.linalg.lapack.dpotrs(factor, vector)[0])
 
 
 def solve(problem: ScoreProblem, method: str) -> Projection:
-    """Solve in the unknowns of ``method``: "dual", "primal", or "auto" for the smaller number."""
+    """Solve in the unknowns of ``method``: "dual", "primal", or "auto" for the fewer of the two."""
     if method == "auto":
         few = problem.num_entries < problem.contrasts.num_margins
         method = "primal" if few else "dual"
@@ -130,10 +159,10 @@ def _descend(
 ) -> Projection:
     """Damped Newton on B, after ``taken`` steps.
 
-    Far from the optimum a step must lower the energy (Armijo). Near it the energy no longer
-    resolves progress, so a step is then judged by the norm of the gradient; judged by the energy
-    alone the search stalls eight digits early. One step is taken beyond the demanded residual, and
-    the better of the two kept: the last digits are free.
+    Far from the optimum a step must lower the energy. Near the optimum the energy no longer
+    resolves progress, so a step is accepted there if it shrinks the gradient; with the energy
+    alone the search would stall eight digits early. Once the required residual is reached, one
+    more step is taken and the better of the two iterates kept: the last digits cost little.
     """
     loss, pairs = problem.loss, problem.pairs
     m = problem.margins(b)
@@ -154,7 +183,7 @@ def _descend(
         while length >= 1e-12:
             trial, m_trial = b + length * step, m + length * m_step
             trial_energy = problem.energy(trial, m_trial)
-            if trial_energy <= energy + 1e-4 * length * descent:
+            if _lowers(energy, trial_energy, length, descent):
                 break
             if abs(trial_energy - energy) <= 1e-10 * (1.0 + abs(energy)):
                 trial_gradient = problem.stationarity(trial, loss.gradient(m_trial, pairs))
@@ -166,7 +195,7 @@ def _descend(
             break
         steps.accept(length)
         b, energy = trial, trial_energy
-        # Afresh, not by the increment: rounding errors of the increments would add up.
+        # Computed anew and not by adding m_step, whose rounding errors would add up.
         m = problem.margins(b)
     b, m, iteration = best
     by_margin, curvature = loss.gradient(m, pairs), loss.curvature(m, pairs)

@@ -1,7 +1,7 @@
 """The optimal projection B of a convex pair loss: the public call that picks the solver.
 
-Closed form for a linear score, the box problem for hinges (`projection.box`), Newton otherwise
-(`projection.newton`). What is solved is written down in `projection.problem`.
+A linear score has a closed form, a hinge leads to a box problem (`projection.box`), and Newton's
+method solves all others (`projection.newton`). `projection.problem` states the problem itself.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ def optimal_projection(
     """argmin_B phi(T u) + penalty/2 ||B||_F^2 with u[p] = z[a_p]^T B c[r_p].
 
     Args:
-        z: (anchors, width) activities of ``pairs.anchor_rows``, in that order. `Rows` that serve
-            several problems need be prepared only once.
+        z: (anchors, width) activities of ``pairs.anchor_rows``, in that order; a `Rows` where
+            several problems share them, so that they are prepared only once.
         c: (references, context width) contexts of ``pairs.reference_rows``, in that order.
         pairs: who is scored against whom.
         loss: `TypeTwo`, `TypeOne`, `InfoNCE` or a `PairLoss` of your own.
         penalty: lam > 0.
-        method: "dual" (unknowns = margins), "primal" (unknowns = width x context width) or
-            "auto", the smaller of both. A linear score is solved in closed form and a hinge by its
-            dual active set, whatever the method.
+        method: the unknowns of Newton's method: "dual" (one for each margin), "primal" (width x
+            context width) or "auto" (the fewer of the two). A linear score is solved in closed
+            form and a hinge by its dual active set, whatever the method.
 
     Returns:
         The unique minimiser with its dual variables, residual and condition number.
 
     Raises:
-        ValueError: shapes that do not fit, non-finite input, no negatives, penalty <= 0.
-        TypeError: pairs, loss or penalty of another kind.
+        ValueError: shapes do not fit, input is not finite, the pairs have no negatives, or the
+            penalty is not positive.
+        TypeError: pairs, loss or penalty are something else.
         ConvergenceError: the residual stayed above 1e-13.
     """
     inputs.instance(pairs, Direction, "pairs", "a `Direction`, one of `Pairs.directions`")

@@ -1,4 +1,4 @@
-"""One penalised score problem and what its solution is.
+"""The penalised score problem whose minimiser is the optimal projection B, and its solution.
 
 For anchors z and contexts c the problem is
 
@@ -10,11 +10,13 @@ theorem) with
 
     lam gamma = -grad phi(m),    m = Q gamma,    Q = Phi Phi^T = T [(Z Z^T) * (C C^T)] T^T :
 
-a problem in as many unknowns as there are margins.
+a problem with as many unknowns as there are margins. (The symbols are those of the package
+docstring.)
 
-Two things make the answer accurate. Margins are read off B, not off Q gamma, whose terms cancel:
-that would square the condition number. And activities wider than the batch are first rotated into
-its span (QR), which leaves all scores as they are and makes B as small as the batch.
+Two precautions make the answer accurate. Margins are computed from B and not as Q gamma, whose
+terms cancel, because that would square the condition number. Activities wider than the batch are
+first rotated into the span of the batch (QR). The rotation leaves all scores as they are and makes
+B as small as the batch.
 """
 
 from __future__ import annotations
@@ -29,19 +31,19 @@ from linlocal.inputs import Array
 from linlocal.losses import PairLoss
 from linlocal.pairs import Direction
 
-TOLERANCE = 1e-13  # demanded of the relative residual
+TOLERANCE = 1e-13  # the relative residual that a solution must reach
 MAX_ITERATIONS = 200
 
 
 class ConvergenceError(RuntimeError):
-    """The optimal projection was not found to the demanded residual."""
+    """The optimal projection was not found to the required residual."""
 
 
 class Rows:
-    """Activities, expressed in an orthonormal basis of their span where they are wider than many.
+    """Activities, in an orthonormal basis of their span if they have more columns than rows.
 
     Args:
-        rows: (rows, width), finite.
+        rows: (samples, width) activities, finite.
     """
 
     def __init__(self, rows: Array) -> None:
@@ -53,7 +55,7 @@ class Rows:
         self.norms = np.linalg.norm(rows, axis=1)
 
     def unrotate(self, rows: Array) -> Array:
-        """Back to the original coordinates."""
+        """``rows`` in the original coordinates."""
         return rows if self.basis is None else rows @ self.basis.T
 
 
@@ -61,11 +63,11 @@ class ScoreProblem:
     """min_B phi(T u) + lam/2 ||B||_F^2, in the coordinates of its `Rows`.
 
     Args:
-        z: anchors.
-        c: contexts.
+        z: the activities of the anchors.
+        c: the contexts of the references.
         pairs: who is scored against whom.
-        loss: phi and T.
-        penalty: lam.
+        loss: gives phi and T.
+        penalty: lam > 0.
     """
 
     def __init__(self, z: Rows, c: Rows, pairs: Direction, loss: PairLoss, penalty: float) -> None:
@@ -75,22 +77,27 @@ class ScoreProblem:
 
     @property
     def b_shape(self) -> tuple[int, int]:
-        """(width, context width) of B in the rotated coordinates."""
+        """The shape (width, context width) of B in the rotated coordinates."""
         return self.z.rows.shape[1], self.c.rows.shape[1]
 
     @property
     def num_entries(self) -> int:
+        """The number of entries of B, which is that of the unknowns of the primal problem."""
         return int(self.b_shape[0] * self.b_shape[1])
 
     def margins(self, b: Array) -> Array:
-        """T u: Phi applied to B."""
+        """m = T u = Phi vec(B), (margins,)."""
         left = (self.z.rows @ b)[self.pairs.anchor_index]
         u = np.einsum("pj,pj->p", left, self.c.rows[self.pairs.reference_index])
         return self.contrasts.apply(u)
 
-    def combine(self, dual: Array) -> Array:
-        """sum over margins of dual times feature: Phi^T applied to dual variables."""
-        coefficients = self.pairs.coefficient_matrix(self.contrasts.adjoint(dual))
+    def combine(self, gamma: Array) -> Array:
+        """B = Phi^T gamma: the sum of the features, each weighted by its margin's entry of gamma.
+
+        Args:
+            gamma: (margins,) weights, dual variables or derivatives by the margins.
+        """
+        coefficients = self.pairs.coefficient_matrix(self.contrasts.adjoint(gamma))
         return self.z.rows.T @ (coefficients @ self.c.rows)
 
     def features(self) -> Array:
@@ -102,20 +109,27 @@ class ScoreProblem:
     def kernel(self) -> Array:
         """Q = T [(Z Z^T) * (C C^T)] T^T, (margins, margins), gathered from two Gram matrices."""
         a, r = self.pairs.anchor_index, self.pairs.reference_index
-        # take along one axis after the other is several times faster than a table of indices.
+        # Taking along one axis after the other is several times faster than a table of indices.
         kernel = (self.z.rows @ self.z.rows.T).take(a, axis=0).take(a, axis=1)
         kernel *= (self.c.rows @ self.c.rows.T).take(r, axis=0).take(r, axis=1)
+
         return self.contrasts.conjugate(kernel)
 
     def energy(self, b: Array, m: Array) -> float:
+        """phi(m) + lam/2 ||B||_F^2, the function that B minimises."""
         return self.loss.value(m, self.pairs) + 0.5 * self.penalty * float(np.sum(b**2))
 
     def stationarity(self, b: Array, by_margin: Array) -> Array:
-        """lam B + Phi^T grad phi: the gradient of the energy by B."""
+        """The gradient of the energy by B, lam B + Phi^T grad phi.
+
+        Args:
+            b: B in the rotated coordinates.
+            by_margin: (margins,) grad phi.
+        """
         return self.penalty * b + self.combine(by_margin)
 
     def residual(self, b: Array, by_margin: Array, gradient: Array) -> float:
-        """||gradient|| over the sum of the norms of the terms that it is the sum of."""
+        """The norm of ``gradient`` over the sum of the norms of the terms that add up to it."""
         pushes = np.abs(self.contrasts.adjoint(by_margin))
         terms = self.penalty * float(np.linalg.norm(b)) + float(pushes @ self.pair_norms)
         return float(np.linalg.norm(gradient)) / terms if terms > 0 else 0.0
@@ -130,21 +144,22 @@ class ScoreProblem:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """The minimiser B and what certifies it.
+    """The minimiser B, with the numbers that certify it.
 
     Attributes:
         matrix: B, (width, context width).
         projected: B c for every reference, (references, width).
-        slopes: (pairs,) beta = -d phi / d u = lam alpha, the push on each score; at a kink the
-            element of the subdifferential that makes B stationary.
+        slopes: (pairs,) beta = lam alpha = -d phi / d u, the push on each score. At a kink it is
+            the element of the subdifferential that makes B stationary.
         margins: (margins,) m = T u at the optimum.
-        residual: relative stationarity residual, the norm of a sum over the sum of the norms of
-            its terms, ||lam B - sum_p beta_p z c^T|| / (lam ||B|| + sum_p |beta_p| ||z|| ||c||).
-        condition_number: of the Newton matrix lam I + H^(1/2) Q H^(1/2).
-        cancellation: in the sum that is B. Rounding changes an update by at most about the larger
-            of both times the machine epsilon.
-        iterations: Newton steps.
-        method: "closed form", "dual", "primal" or "active set".
+        residual: the relative residual of stationarity,
+            ||lam B - sum_p beta_p z c^T|| / (lam ||B|| + sum_p |beta_p| ||z|| ||c||).
+        condition_number: the condition number of the Newton matrix lam I + H^(1/2) Q H^(1/2).
+        cancellation: how far the terms of B exceed their sum. Rounding changes an update by at
+            most about the machine epsilon times the larger of ``condition_number`` and
+            ``cancellation``.
+        iterations: the number of Newton steps.
+        method: the solver: "closed form", "dual", "primal" or "active set".
     """
 
     slopes: Array
@@ -168,7 +183,7 @@ class Projection:
 
     @property
     def relative_gradient(self) -> float:
-        """||d energy / d B|| / ||lam B||: stricter than `residual` where terms cancel."""
+        """||d energy / d B|| / ||lam B||, which is stricter than `residual` where terms cancel."""
         penalty = self._problem.penalty * self._b
         push = self._problem.z.rows.T @ self.coefficients @ self._problem.c.rows
         size = float(np.linalg.norm(penalty))
@@ -190,7 +205,8 @@ class Projection:
     def condition_number(self) -> float:
         """Condition number of the Newton matrix lam I + H^(1/2) Q H^(1/2).
 
-        For the hinge, whose H is infinite on the margin, that of Q among the pairs on it.
+        The H of the hinge is infinite at its kink; there the condition number is that of Q among
+        the margins at the kink.
         """
         q, penalty = self._problem.kernel(), self._problem.penalty
         if np.isinf(self._curvature).any():

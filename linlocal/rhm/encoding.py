@@ -28,7 +28,7 @@ def checked_leaves(grammar: Grammar, leaves: ArrayLike) -> Symbols:
             f"Leaves are symbols 0..{grammar.num_symbols - 1}"
             + (" or -1 for a blank" if grammar.sparse else "")
             + f", got numbers from {array.min()} to {array.max()}."
-            + ("" if grammar.sparse else " Leaves that are not known are hidden by `visible`.")
+            + ("" if grammar.sparse else " Hide unknown leaves with `visible`.")
         )
     return array
 
@@ -43,7 +43,7 @@ def one_hot(
         leaves: (data, d).
         centred: subtract 1/v and divide by the standard deviation sqrt((1 - 1/v)/v), so that each
             channel has mean 0 and variance 1 if all symbols are equally frequent. Blanks stay 0.
-        dtype: of the result.
+        dtype: the dtype of the result.
 
     Raises:
         ValueError: not (data, d) symbols of the grammar.

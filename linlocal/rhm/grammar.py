@@ -1,4 +1,4 @@
-"""The rules of a Random Hierarchy Model: who may be written as which tuple, and how often."""
+"""The rules of a Random Hierarchy Model: which tuples a symbol may be written as, and how often."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -36,21 +36,21 @@ class Grammar:
     replacement from all v^s (Cagnetta et al. 2024, PRX 14 031001, arXiv 2307.02129).
 
     Args:
-        num_classes: n, symbols of level L, equally probable.
-        num_symbols: v, symbols of every level below.
-        num_synonyms: m, tuples that each symbol (and class) owns.
-        num_levels: L.
+        num_classes: n, the number of symbols of level L, which are equally probable.
+        num_symbols: v, the number of symbols of every level below.
+        num_synonyms: m, the number of tuples that each symbol (and class) owns.
+        num_levels: L, the number of levels that have rules.
         tuple_size: s, or one s for each level 1..L.
-        seed: of the rules, and of nothing else.
-        rule_exponent: e, or one for each level 1..L: the k-th rule of a symbol is used with
+        seed: seeds the draw of the rules, and nothing else.
+        rule_exponent: e, or one e for each level 1..L: the k-th rule of a symbol is used with
             probability proportional to k^-e. 0 is uniform; e = 1 + a is Zipf's law of
             arXiv 2505.07067.
-        num_blanks: s_0, the sparse model of Tomasini and Wyart 2024, arXiv 2404.10727: a tuple of s
-            symbols is spread over a patch of s (s_0 + 1) places, the others stay blank, and so does
-            everything below a blank.
-        placement: where a tuple's symbols are in their patch, each way with equal probability:
-            "blocks" puts the i-th one anywhere in the i-th block of s_0 + 1 places, "ordered" puts
-            them anywhere, in their order.
+        num_blanks: s_0, the number of blanks for each symbol in the sparse model of Tomasini and
+            Wyart 2024, arXiv 2404.10727. A tuple of s symbols is spread over a patch of
+            s (s_0 + 1) places; the other places stay blank, and so does everything below a blank.
+        placement: where the symbols of a tuple lie in their patch, each way with equal
+            probability. "blocks" puts the i-th symbol anywhere in the i-th block of s_0 + 1
+            places, "ordered" puts them anywhere, in their order.
 
     Raises:
         ValueError: a number that is not a positive integer, lengths that differ from L, or one of
@@ -200,11 +200,11 @@ class Grammar:
 
     @cached_property
     def rules(self) -> tuple[Symbols, ...]:
-        """For the levels 1..L: (symbols of the level, m, s), the tuples that each symbol owns."""
+        """The tuples that each symbol owns, (symbols of the level, m, s) for each level 1..L."""
         tables = []
         for l, s in enumerate(self.tuple_sizes, start=1):
             shape = (self.num_values(l), self.num_synonyms)
-            code = stream("rules", self.seed, l).choice(
+            code = generator_for("rules", self.seed, l).choice(
                 self.num_symbols**s, size=math.prod(shape), replace=False
             )
             table = _digits(code, self.num_symbols, s).reshape(*shape, s).astype(self.dtype)
@@ -214,20 +214,23 @@ class Grammar:
 
     @cached_property
     def rule_probabilities(self) -> tuple[Array, ...]:
-        """For the levels 1..L: (m,), how often each rule of a symbol is used."""
+        """How often each rule of a symbol is used, (m,) for each level 1..L."""
         weights = [np.arange(1.0, self.num_synonyms + 1) ** -e for e in self.rule_exponents]
         return tuple(w / w.sum() for w in weights)
 
     @cached_property
     def rule_tables(self) -> tuple[TupleTable, ...]:
-        """For the levels 1..L: finds the row m owner + synonym of a tuple."""
+        """For each level 1..L a table that finds the row m * owner + synonym of a tuple."""
         return tuple(
             TupleTable(table.reshape(-1, table.shape[-1]), self.num_symbols) for table in self.rules
         )
 
     @cached_property
     def placements(self) -> tuple[Index, ...]:
-        """For the levels 1..L: (K, s), ascending places in the patch; K = 1 without blanks."""
+        """The placements of a tuple in its patch, (K, s) for each level 1..L.
+
+        Places ascend in each row; K = 1 without blanks.
+        """
         width = self.num_blanks + 1
         result = []
         for s in self.tuple_sizes:
@@ -241,7 +244,7 @@ class Grammar:
 
     @cached_property
     def placement_tables(self) -> tuple[TupleTable, ...]:
-        """For the levels 1..L: finds the number of a placement."""
+        """For each level 1..L a table that finds the number of a placement."""
         return tuple(
             TupleTable(places, size)
             for places, size in zip(self.placements, self.patch_sizes, strict=True)
@@ -249,7 +252,7 @@ class Grammar:
 
     @cached_property
     def productions(self) -> tuple[Productions, ...]:
-        """For the levels 1..L: all ways to write symbols as patches, blanks included."""
+        """For each level 1..L all ways to write symbols as patches, blanks included."""
         return tuple(map(self._productions, self.levels))
 
     def _productions(self, level: int) -> Productions:
@@ -277,9 +280,9 @@ class Productions:
     """The rules of one level as a list; here the blank is the symbol numbered v.
 
     Attributes:
-        owner: (rules,) ascending.
-        patches: (rules, S) the symbols of the level below.
-        probability: (rules,) given the owner.
+        owner: (rules,) the symbol that each rule writes, ascending.
+        patches: (rules, S) the symbols of the level below that it is written as.
+        probability: (rules,) the probability of the rule given its owner.
     """
 
     owner: Index

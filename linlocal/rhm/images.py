@@ -1,7 +1,7 @@
 """Two dimensions: a tuple is a square block, a datum an image, a leaf a patch of pixels.
 
 The i-th symbol of a tuple of b^2 stands in row i // b and column i % b of its block, at every
-level, so that the leaves fill a square of side b^L (of different b, the product).
+level, so the leaves fill a square of side b^L (the product of the b, if they differ).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linlocal.rhm.grammar import Grammar, Symbols
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 
 def side(grammar: Grammar) -> int:
@@ -30,7 +30,7 @@ def grid(grammar: Grammar, leaves: ArrayLike) -> Symbols:
     """(data, side, side) the leaves where they are in the image; made of (data, d).
 
     Args:
-        grammar: with patches of 1, 4, 9, ... places.
+        grammar: a grammar with patches of 1, 4, 9, ... places.
         leaves: (data, d).
 
     Raises:
@@ -49,7 +49,7 @@ def ungrid(grammar: Grammar, images: ArrayLike) -> Symbols:
     """(data, d) leaves in the order of the grammar; the inverse of `grid`.
 
     Args:
-        grammar: with patches of 1, 4, 9, ... places.
+        grammar: a grammar with patches of 1, 4, 9, ... places.
         images: (data, side, side).
 
     Raises:
@@ -80,8 +80,8 @@ def textures(
     Args:
         num_symbols: v.
         patch_size: side in pixels, at least 2 if there is one channel.
-        channels: of the image.
-        seed: of the textures.
+        channels: the number of channels of the image.
+        seed: seeds the textures.
 
     Raises:
         ValueError: a single value has no variance.
@@ -89,9 +89,10 @@ def textures(
     size = channels * patch_size**2
     if size < 2:
         raise ValueError(
-            "A texture of one pixel and one channel is no texture; use a larger patch."
+            "A texture needs more than one value, got one pixel and one channel; use a larger "
+            "patch."
         )
-    values = stream("textures", seed).standard_normal((num_symbols, size))
+    values = generator_for("textures", seed).standard_normal((num_symbols, size))
     values -= values.mean(axis=1, keepdims=True)
     values /= values.std(axis=1, keepdims=True)
     return values.reshape(num_symbols, channels, patch_size, patch_size).astype(np.float32)
@@ -103,7 +104,7 @@ def render(
     """(data, channels, side * patch, side * patch) images; blanks are 0.
 
     Args:
-        grammar: with patches of 1, 4, 9, ... places.
+        grammar: a grammar with patches of 1, 4, 9, ... places.
         leaves: (data, d).
         patches: (v, channels, patch, patch) what each symbol looks like: `colours`, `textures`.
 

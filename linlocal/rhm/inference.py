@@ -13,7 +13,7 @@ from linlocal.rhm import sampling, trees as t
 from linlocal.rhm.encoding import checked_leaves
 from linlocal.rhm.grammar import Array, Grammar, Index, Productions, Symbols
 from linlocal.rhm.trees import Trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Mask = NDArray[np.bool_]
 
@@ -22,14 +22,14 @@ UNKNOWN = -1
 
 
 def parse(grammar: Grammar, leaves: ArrayLike, *, strict: bool = True) -> Trees:
-    """The one tree of each datum: every tuple has one owner, found from the leaves up.
+    """The one tree of each datum, found from the leaves up, since every tuple has one owner.
 
     Args:
         grammar: the rules.
         leaves: (data, d), `BLANK` where a sparse grammar has no symbol.
-        strict: raise for leaves that the grammar does not generate. Otherwise a symbol whose tuple
-            nobody owns is `UNKNOWN`, with all above it; a datum whose blanks are wrong is `UNKNOWN`
-            throughout.
+        strict: whether to raise for leaves that the grammar does not generate. Otherwise a symbol
+            whose tuple nobody owns is `UNKNOWN`, with all above it, and a datum whose blanks are
+            wrong is `UNKNOWN` throughout.
 
     Raises:
         ValueError: the wrong number of leaves, or with ``strict``, a datum that cannot be parsed.
@@ -44,7 +44,7 @@ def parse(grammar: Grammar, leaves: ArrayLike, *, strict: bool = True) -> Trees:
         for l in grammar.levels:
             owner = part.symbols[l]
             tuples = part.symbols[l - 1].reshape(*owner.shape, grammar.tuple_sizes[l - 1])
-            # Floor division: a tuple that is in no row, -1, has the owner -1.
+            # By floor division a tuple that is in no row, -1, has the owner -1.
             owner[...] = grammar.rule_tables[l - 1].find(tuples) // grammar.num_synonyms
     if strict and len(trees) and (bad := trees.symbols[-1][:, 0] == UNKNOWN).any():
         _explain(grammar, trees, int(np.argmax(bad)), int(bad.sum()))
@@ -89,8 +89,9 @@ def _explain(grammar: Grammar, trees: Trees, row: int, count: int) -> None:
 
 # -- belief propagation ----------------------------------------------------------------------------
 #
-# The factor graph is a tree, so that one pass up and one pass down are exact. With r the rules of a
-# level, a(r) the owner and r_i the i-th symbol of a patch, children i = 1..S of a node:
+# The factor graph is a tree, so one pass up and one pass down are exact. Let r be the rules of a
+# level, a(r) the owner of a rule, r_i the i-th symbol of its patch, and i = 1..S the children of a
+# node. Then
 #
 #   up(a)        = sum_{r: a(r) = a} p(r | a) prod_i up_i(r_i)                  p(leaves below | a)
 #   down_i(b)    = sum_{r: r_i = b}  p(r | a(r)) down(a(r)) prod_{j != i} up_j(r_j)
@@ -102,13 +103,13 @@ def _explain(grammar: Grammar, trees: Trees, row: int, count: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What visible leaves tell about everything else.
+    """What the visible leaves tell about everything else.
 
     Attributes:
-        levels: for the levels 0..L, (data, nodes, symbols of the level) probabilities. A sparse
+        levels: the probabilities, (data, nodes, symbols of the level) for each level 0..L. A sparse
             grammar counts every place of a level as a node, and has the blank as last symbol of all
             levels but L.
-        log_evidence: (data,) log of the probability of the visible leaves.
+        log_evidence: (data,) the log probability of the visible leaves.
     """
 
     levels: tuple[Array, ...]
@@ -274,14 +275,14 @@ def sample_posterior(
         grammar: the rules.
         leaves: as in `posterior`.
         visible: as in `posterior`.
-        seed: of the draws.
+        seed: seeds the draws.
         corruption: as in `posterior`; the drawn leaves are those before the corruption.
 
     Raises:
         ValueError: as `posterior`.
     """
     given, seen = _visible(grammar, leaves, visible)
-    rng = stream("sample posterior", seed)
+    rng = generator_for("sample posterior", seed)
     drawn = np.empty(given.shape, dtype=grammar.dtype)
     for rows in _parts(grammar, given):
         up, log_evidence = _upward(grammar, given[rows], seen[rows], corruption)
@@ -313,7 +314,7 @@ class BayesError:
 
     Attributes:
         value: the mean over data (and over masks, if they are random) of 1 - max_c p(c | leaves).
-        standard_error: of the mean.
+        standard_error: the standard error of that mean.
     """
 
     value: float
@@ -327,10 +328,10 @@ def bayes_error(
 
     Args:
         grammar: the rules.
-        visible: probability with which each leaf is seen, independently; or (d,) booleans, which
-            leaves are.
-        num_samples: data drawn.
-        seed: of data and masks.
+        visible: the probability with which each leaf is seen, independently; or (d,) booleans,
+            True where a leaf is seen.
+        num_samples: the number of data drawn.
+        seed: seeds the data and the masks.
 
     Raises:
         ValueError: not a probability, or a mask of the wrong shape.
@@ -341,6 +342,6 @@ def bayes_error(
     if seen.ndim == 0:
         if not 0 <= seen <= 1:
             raise ValueError(f"visible must be a probability or booleans (d,), got {visible!r}.")
-        seen = stream("masks", seed).random(leaves.shape) < seen
+        seen = generator_for("masks", seed).random(leaves.shape) < seen
     errors = 1.0 - posterior(grammar, leaves, seen).classes.max(axis=-1)
     return BayesError(float(errors.mean()), float(errors.std(ddof=1) / np.sqrt(num_samples)))

@@ -11,7 +11,7 @@ from linlocal.inputs import whole
 from linlocal.rhm import trees as t
 from linlocal.rhm.grammar import Grammar, Index, Symbols
 from linlocal.rhm.trees import Trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 EXACT_ORDER = 2**22
 """Up to so many data, drawing without replacement puts all of them in a random order."""
@@ -24,11 +24,11 @@ def sample(grammar: Grammar, num: int, *seed: int) -> Trees:
 
     Args:
         grammar: the rules.
-        num: how many.
-        seed: of the draws, one number or several; independent of the seed of the rules.
+        num: the number of data.
+        seed: seeds the draws, by one number or several; independent of the seed of the rules.
     """
     whole(num, "num", 0)
-    return _sample(grammar, num, stream("sample", *seed))
+    return _sample(grammar, num, generator_for("sample", *seed))
 
 
 def _sample(grammar: Grammar, num: int, rng: np.random.Generator) -> Trees:
@@ -67,8 +67,8 @@ def enumerate_data(grammar: Grammar, batch_size: int = 1024, start: int = 0) -> 
 
     Args:
         grammar: the rules.
-        batch_size: data at a time.
-        start: index of the first.
+        batch_size: the number of data made at a time.
+        start: the index of the first.
     """
     for first in range(start, grammar.num_data, batch_size):
         yield t.data_at(grammar, range(first, min(first + batch_size, grammar.num_data)))
@@ -78,7 +78,7 @@ def enumerate_data(grammar: Grammar, batch_size: int = 1024, start: int = 0) -> 
 
 
 def split(grammar: Grammar, train: int, test: int, seed: int) -> tuple[Trees, Trees]:
-    """A training and a test set: all data different, in both sets together.
+    """A training and a test set, all of whose data are different from each other.
 
     Data are drawn one after the other, each from those that are left, with probability proportional
     to their own (uniform, unless the rules are not); the first ``test`` are the test set. One seed
@@ -92,7 +92,7 @@ def split(grammar: Grammar, train: int, test: int, seed: int) -> tuple[Trees, Tr
         grammar: the rules.
         train: size of the training set.
         test: size of the test set.
-        seed: of the split, independent of all others.
+        seed: seeds the split, independently of all other seeds.
 
     Raises:
         ValueError: negative sizes, more data than there are, or so many of a grammar with unequal
@@ -102,8 +102,8 @@ def split(grammar: Grammar, train: int, test: int, seed: int) -> tuple[Trees, Tr
         raise ValueError(f"train and test must not be negative, got {train} and {test}.")
     if train + test > grammar.num_data:
         raise ValueError(
-            f"train + test <= P_max is broken: {train + test} > {grammar.num_data}. Ask for less, "
-            "or use more synonyms, classes or levels."
+            f"train + test <= P_max is broken: {train + test} > {grammar.num_data}. Ask for fewer "
+            "data, or use more synonyms, classes or levels."
         )
     trees = draw_distinct(grammar, train + test, seed)
     return trees[test:], trees[:test]
@@ -111,11 +111,11 @@ def split(grammar: Grammar, train: int, test: int, seed: int) -> tuple[Trees, Tr
 
 def draw_distinct(grammar: Grammar, num: int, *seed: int) -> Trees:
     """The first ``num`` data of a random order without repetition, see `split`."""
-    rng = stream("split", *seed)
+    rng = generator_for("split", *seed)
     if grammar.num_data <= EXACT_ORDER or (grammar.uniform and 2 * num > grammar.num_data):
         return t.data_at(grammar, _random_order(grammar, num, rng))
-    # Drawing with replacement and dropping what was met before is drawing without replacement.
-    # The rounds do not depend on num, so that more data begin with the same ones.
+    # To draw with replacement and drop what was drawn before is to draw without replacement.
+    # The rounds do not depend on num, so a larger set begins with the data of a smaller one.
     trees = t.empty(grammar, num)
     seen = np.empty(0, dtype=np.uint64)
     size = _FIRST_ROUND
@@ -126,8 +126,8 @@ def draw_distinct(grammar: Grammar, num: int, *seed: int) -> Trees:
         if new.sum() < 1e-3 * size:
             raise ValueError(
                 f"Drew {start} different data; of the last {size} draws only {int(new.sum())} were "
-                f"new, so that {num} would take very long. Rules this unequal leave few data that "
-                "are likely: ask for less, or lower rule_exponent."
+                f"new, so {num} would take very long. Rules this unequal leave few data that are "
+                "likely: ask for fewer, or lower rule_exponent."
             )
         trees[start:].write(drawn[np.sort(first[new])])
         seen = np.concatenate([seen, keys[new]])
@@ -158,9 +158,9 @@ def exchange(grammar: Grammar, trees: Trees, level: int, node: int | None, seed:
     Args:
         grammar: the rules.
         trees: the data.
-        level: 1..L of the symbols whose tuples are exchanged.
+        level: the level, in 1..L, of the symbols whose tuples are exchanged.
         node: which symbol of the level, or None for all of them.
-        seed: of the new tuples, drawn from the other synonyms by their probabilities.
+        seed: seeds the new tuples, which are drawn from the other synonyms by their probabilities.
 
     Raises:
         ValueError: no such level or node, or m = 1: there is no other tuple.
@@ -173,7 +173,7 @@ def exchange(grammar: Grammar, trees: Trees, level: int, node: int | None, seed:
     weight = np.tile(grammar.rule_probabilities[level - 1], (grammar.num_synonyms, 1))
     np.fill_diagonal(weight, 0.0)
     below = np.cumsum(weight / weight.sum(axis=1, keepdims=True), axis=1)
-    u = stream("exchange", seed).random(old.shape)
+    u = generator_for("exchange", seed).random(old.shape)
     new = np.empty_like(old)
     for rule in range(grammar.num_synonyms):
         here = old == rule
@@ -183,19 +183,19 @@ def exchange(grammar: Grammar, trees: Trees, level: int, node: int | None, seed:
 
 
 def resample(grammar: Grammar, trees: Trees, level: int, node: int | None, seed: int) -> Trees:
-    """Draw anew everything below symbols of a level; they and all that is above or beside stays.
+    """Draw anew everything below symbols of a level; all that is above or beside them stays.
 
     Args:
         grammar: the rules.
         trees: the data.
-        level: 1..L of the symbols that are written anew.
+        level: the level, in 1..L, of the symbols that are written anew.
         node: which symbol of the level, or None for all of them.
-        seed: of the draws.
+        seed: seeds the draws.
 
     Raises:
         ValueError: no such level or node.
     """
-    rng = stream("resample", seed)
+    rng = generator_for("resample", seed)
     choices = t.choices_of(grammar, trees)
     placements = [level_.copy() for level_ in trees.placements]
     for l in range(1, grammar.check_level(level) + 1):
@@ -225,7 +225,7 @@ def corrupt(grammar: Grammar, leaves: ArrayLike, fraction: float, seed: int) -> 
         grammar: the rules.
         leaves: (data, d).
         fraction: probability of a replacement.
-        seed: of the replacements.
+        seed: seeds the replacements.
 
     Raises:
         ValueError: not a probability, or no other symbol.
@@ -235,7 +235,7 @@ def corrupt(grammar: Grammar, leaves: ArrayLike, fraction: float, seed: int) -> 
     if grammar.num_symbols == 1:
         raise ValueError("With num_symbols=1 a leaf cannot be another symbol.")
     old = np.asarray(leaves)
-    rng = stream("corrupt", seed)
+    rng = generator_for("corrupt", seed)
     hit = (rng.random(old.shape) < fraction) & (old >= 0)
     shift = rng.integers(1, grammar.num_symbols, size=old.shape)
     return np.where(hit, (old + shift) % grammar.num_symbols, old).astype(grammar.dtype)

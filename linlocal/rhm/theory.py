@@ -1,7 +1,7 @@
 """How much data it takes, and the covariances that decide it: exact, expected, and measured.
 
-Exact covariances belong to the rules that a grammar has; they are computed level by level, so that
-their cost does not grow with the number of data. Expected ones are root mean squares over the draw
+Exact covariances are those of a grammar's own rules; they are computed level by level, so their
+cost does not grow with the number of data. Expected covariances are root mean squares over the draw
 of the rules.
 """
 
@@ -16,13 +16,13 @@ from linlocal.rhm.grammar import Array, Grammar
 
 
 def sample_complexity(grammar: Grammar) -> float:
-    """P* = n m^L: data from which a deep network learns the classes.
+    """P* = n m^L: how many data a deep network needs to learn the classes.
 
     A sparse grammar takes (s_0 + 1)^L times as many in a locally connected network and (s_0 + 1)^2
     times as many in a convolutional one (arXiv 2404.10727); they are not in this number.
 
     Args:
-        grammar: with uniform rules.
+        grammar: a grammar with uniform rules.
 
     Raises:
         ValueError: the rules are not uniform.
@@ -35,14 +35,14 @@ def sample_complexity(grammar: Grammar) -> float:
 
 
 def token_sample_complexity(grammar: Grammar, level: int) -> float:
-    """P_l = v m^(2l-1) / (1 - m/v^(s-1)): data that show the covariances of leaves l levels apart.
+    """P_l = v m^(2l-1) / (1 - m/v^(s-1)): how many data show covariances of leaves l levels apart.
 
     There the sampling noise (1/v) P^(-1/2) of a covariance equals `published_token_covariance`. In
     general P_l = 1/(v^2 C_l^2); it is infinite where the tuples of a level are used up.
 
     Args:
-        grammar: with uniform rules.
-        level: 1..L, of the lowest common ancestor.
+        grammar: a grammar with uniform rules.
+        level: the level of the lowest common ancestor, in 1..L.
 
     Raises:
         ValueError: the rules are not uniform, or no such level.
@@ -55,10 +55,10 @@ def token_sample_complexity(grammar: Grammar, level: int) -> float:
 
 
 def latent_sample_complexity(grammar: Grammar) -> float:
-    """v m^3: data from which one level is learned by predicting latents, whatever the depth.
+    """v m^3: how many data it takes to learn a level by predicting latents, whatever the depth.
 
     Args:
-        grammar: with uniform rules.
+        grammar: a grammar with uniform rules.
 
     Raises:
         ValueError: the rules are not uniform.
@@ -81,7 +81,7 @@ def expected_class_covariance(grammar: Grammar) -> float:
     against a sampling noise of sqrt(n v/P); they are equal at P* = n m^L.
 
     Args:
-        grammar: with uniform rules and without blanks.
+        grammar: a grammar with uniform rules and without blanks.
 
     Raises:
         ValueError: the rules are not uniform, or there are blanks.
@@ -108,12 +108,12 @@ def expected_class_covariance(grammar: Grammar) -> float:
 def expected_class_tuple_covariance(grammar: Grammar) -> float:
     """Root mean square of Cov(class, tuple of leaves) over the draw of the rules and owned tuples.
 
-    A tuple is one of m synonyms of a symbol of level 1, so that this is 1/m times the covariance of
-    class and that symbol, which is that of class and leaf in the grammar without level 1; for L = 1
+    A tuple is one of m synonyms of a symbol of level 1, so this is 1/m times the covariance of the
+    class and that symbol, which is that of class and leaf in the grammar without level 1. For L = 1
     it is the deviation sqrt((1 - 1/n) / n) / (n m) of an owner from the other classes.
 
     Args:
-        grammar: with uniform rules and without blanks.
+        grammar: a grammar with uniform rules and without blanks.
 
     Raises:
         ValueError: the rules are not uniform, or there are blanks.
@@ -132,8 +132,8 @@ def published_token_covariance(grammar: Grammar, level: int) -> float:
     C_l^2 = (1 - q m/v^s) / (v^2 q m^(2l-1)), which for q = v is (1 - m/v^(s-1)) / (v^3 m^(2l-1)).
 
     Args:
-        grammar: with uniform rules and without blanks.
-        level: 1..L, of the lowest common ancestor.
+        grammar: a grammar with uniform rules and without blanks.
+        level: the level of the lowest common ancestor, in 1..L.
 
     Raises:
         ValueError: the rules are not uniform, there are blanks, or no such level.
@@ -156,8 +156,8 @@ def expected_token_covariance(grammar: Grammar, level: int) -> float:
     some symbols are more frequent than others, and leaves are dependent although C_l = 0.
 
     Args:
-        grammar: with uniform rules and without blanks.
-        level: 1..L, of the lowest common ancestor.
+        grammar: a grammar with uniform rules and without blanks.
+        level: the level of the lowest common ancestor, in 1..L.
 
     Raises:
         ValueError: the rules are not uniform, there are blanks, or no such level.

@@ -1,4 +1,4 @@
-"""Data of a grammar with all their latents, and the numbers that name them."""
+"""Data of a grammar with all their latent symbols, and the numbers that identify them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linlocal.rhm.grammar import BLANK, Array, Grammar, Index, Symbols
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 Keys = NDArray[np.uint64]
 Choices = Sequence[NDArray[np.integer[Any]]]
@@ -26,11 +26,12 @@ class Trees:
     """Data of a grammar, each with its whole tree.
 
     Attributes:
-        leaves: (data, d) symbols of level 0, `BLANK` where a sparse grammar has none.
-        symbols: for the levels 0..L, (data, symbols of the level): first the leaves without blanks,
-            last the class. Node j of level l owns nodes s_l j .. s_l j + s_l - 1 of level l - 1.
-        placements: for the levels 1..L of a sparse grammar, (data, symbols of the level): the
-            number of the placement of each tuple; empty otherwise.
+        leaves: (data, d) the symbols of level 0, `BLANK` where a sparse grammar has none.
+        symbols: the symbols of each level 0..L, (data, symbols of the level): the leaves without
+            blanks come first, the class last. Node j of level l owns the nodes
+            s_l j .. s_l j + s_l - 1 of level l - 1.
+        placements: the number of the placement of each tuple, (data, symbols of the level) for
+            each level 1..L of a sparse grammar; empty for other grammars.
     """
 
     leaves: Symbols
@@ -55,7 +56,7 @@ class Trees:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays together."""
+        """How many bytes all arrays take together."""
         return sum(array.nbytes for array in self.arrays)
 
     @property
@@ -64,13 +65,13 @@ class Trees:
         return (*self.symbols, *self.placements, *([self.leaves] if self.placements else []))
 
     def write(self, other: Trees) -> None:
-        """Copy the first data of another over the first of this, as many as both have."""
+        """Copy the first data of ``other`` over the first of these, as many as both have."""
         for mine, theirs in zip(self.arrays, other.arrays, strict=True):
             mine[: len(theirs)] = theirs[: len(mine)]
 
     @staticmethod
     def concatenate(parts: Sequence[Trees]) -> Trees:
-        """The data of all parts, in order; at least one part."""
+        """The data of all parts, in order; there must be at least one part."""
         symbols = tuple(map(np.concatenate, zip(*(p.symbols for p in parts), strict=True)))
         placements = tuple(map(np.concatenate, zip(*(p.placements for p in parts), strict=True)))
         leaves = np.concatenate([p.leaves for p in parts]) if placements else symbols[0]
@@ -78,7 +79,7 @@ class Trees:
 
 
 def empty(grammar: Grammar, num: int) -> Trees:
-    """Room for ``num`` data."""
+    """Trees for ``num`` data, not yet filled."""
     top = grammar.num_levels
     symbols = tuple(
         np.empty((num, grammar.num_nodes(l)), dtype=grammar.dtype) for l in range(top + 1)
@@ -103,14 +104,16 @@ def derive(
     placements: Choices = (),
     out: Trees | None = None,
 ) -> Trees:
-    """Write classes as leaves: the datum that follows from every choice.
+    """Write classes as leaves: the data that follow from the choices of all rules.
 
     Args:
         grammar: the rules.
         labels: (data,) classes.
-        choices: for the levels 1..L, (data, symbols of the level) number of the rule, 0..m-1.
-        placements: for a sparse grammar the same of the placements.
-        out: room to write to; new by default.
+        choices: the number 0..m-1 of the rule that each symbol uses, (data, symbols of the level)
+            for each level 1..L.
+        placements: the number of the placement of each tuple in the same form, for a sparse
+            grammar.
+        out: the trees to write to; new ones by default.
     """
     label = np.asarray(labels)
     trees = empty(grammar, len(label)) if out is None else out
@@ -121,7 +124,7 @@ def derive(
         row = above.astype(np.int64)
         row *= grammar.num_synonyms
         row += choices[l - 1]
-        # mode="clip" spares numpy a copy of the output; every row is in range.
+        # mode="clip" saves numpy a copy of the output; every row is in range.
         np.take(
             rules.reshape(-1, rules.shape[-1]),
             row,
@@ -140,7 +143,7 @@ def derive(
 
 
 def leaf_places(grammar: Grammar, placements: Choices) -> Index:
-    """(data, leaves without blanks) where each leaf of a sparse grammar is, ascending."""
+    """The place of each leaf of a sparse grammar, ascending, (data, leaves without blanks)."""
     place = np.zeros((len(placements[-1]), 1), dtype=np.int64)
     for l in reversed(grammar.levels):
         offset = grammar.placements[l - 1][placements[l - 1]]
@@ -150,7 +153,7 @@ def leaf_places(grammar: Grammar, placements: Choices) -> Index:
 
 
 def choices_of(grammar: Grammar, trees: Trees) -> list[Index]:
-    """For the levels 1..L: the number of the rule that wrote each symbol, 0..m-1."""
+    """The number 0..m-1 of the rule that wrote each symbol, for each level 1..L."""
     result = []
     for l in grammar.levels:
         owner = trees.symbols[l]
@@ -162,7 +165,7 @@ def choices_of(grammar: Grammar, trees: Trees) -> list[Index]:
 
 
 def log_probability(grammar: Grammar, trees: Trees) -> Array:
-    """(data,) log of the probability of each datum; that of uniform rules is -log P_max."""
+    """(data,) the log probability of each datum, which is -log P_max for uniform rules."""
     total = np.full(len(trees), -np.log(grammar.num_classes))
     for l, choice in zip(grammar.levels, choices_of(grammar, trees), strict=True):
         each = np.log(grammar.rule_probabilities[l - 1] / len(grammar.placements[l - 1]))
@@ -172,13 +175,16 @@ def log_probability(grammar: Grammar, trees: Trees) -> Array:
 
 # -- numbers ---------------------------------------------------------------------------------------
 #
-# A datum is its class and its choices from the top down, left to right in each level: digits of a
-# number in a mixed radix (n, then m K_l for each symbol of level l). The grammar is unambiguous,
-# so that different numbers in 0..P_max-1 are different data.
+# A datum is given by its class and its choices, from the top down and from left to right in each
+# level. They are the digits of a number in a mixed radix: n, then m K_l for each symbol of level l.
+# The grammar is unambiguous, so different numbers in 0..P_max-1 are different data.
 
 
 def digits_of(grammar: Grammar, trees: Trees) -> Index:
-    """(data, 1 + symbols of all levels 1..L) class and choices, the most significant first."""
+    """The class and the choices as digits, (data, 1 + symbols of all levels 1..L).
+
+    The most significant digit comes first.
+    """
     digits = choices_of(grammar, trees)
     for l, placement in enumerate(trees.placements, start=1):
         digits[l - 1] = digits[l - 1] * len(grammar.placements[l - 1]) + placement
@@ -196,7 +202,7 @@ def radices(grammar: Grammar) -> list[int]:
 
 
 def index_of(grammar: Grammar, trees: Trees) -> NDArray[Any]:
-    """(data,) the number of each datum in 0..P_max-1; int64, or Python ints from 2^63 data on."""
+    """(data,) the number of each datum in 0..P_max-1; Python ints where int64 is too small."""
     sizes = radices(grammar)
     index = np.zeros(len(trees), dtype=np.int64 if grammar.num_data < INDEX_LIMIT else object)
     for rows in chunks(len(trees), len(sizes)):
@@ -213,8 +219,8 @@ def data_at(grammar: Grammar, index: Iterable[int] | NDArray[Any]) -> Trees:
         index: (data,) whole numbers in 0..P_max-1, Python ints where they exceed 64 bits.
 
     Raises:
-        ValueError: a number outside.
-        TypeError: not whole numbers.
+        ValueError: a number is out of range.
+        TypeError: the numbers are not whole.
     """
     wide = grammar.num_data >= INDEX_LIMIT
     if not isinstance(index, np.ndarray):
@@ -253,11 +259,11 @@ def _from_digits(grammar: Grammar, digits: Index, out: Trees) -> None:
 
 
 def keys_of(grammar: Grammar, trees: Trees) -> Keys:
-    """(data,) 64-bit names: equal for equal data, different for different data.
+    """(data,) keys of 64 bits: equal for equal data, different for different data.
 
-    The index where it fits. Elsewhere a random linear hash of the digits modulo 2^64, under which
-    two given data collide with probability of about 2^-60; who rejects data by their keys then
-    loses one that was new, but never keeps one twice.
+    A key is the index where that fits into 64 bits. Elsewhere it is a random linear hash of the
+    digits modulo 2^64, under which two given data collide with a probability of about 2^-60. Code
+    that rejects data by their keys then loses a datum that was new, but never keeps one twice.
     """
     weights = _key_weights(grammar)
     keys = np.empty(len(trees), dtype=np.uint64)
@@ -269,7 +275,7 @@ def keys_of(grammar: Grammar, trees: Trees) -> Keys:
 def _key_weights(grammar: Grammar) -> Keys:
     sizes = radices(grammar)
     if grammar.num_data >= INDEX_LIMIT:
-        drawn = stream("keys").integers(0, 2**64, size=len(sizes), dtype=np.uint64)
+        drawn = generator_for("keys").integers(0, 2**64, size=len(sizes), dtype=np.uint64)
         return np.asarray(drawn | np.uint64(1), dtype=np.uint64)
     places = [1]
     for radix in reversed(sizes[1:]):

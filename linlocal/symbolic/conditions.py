@@ -1,9 +1,9 @@
 """`derive`: the exact condition under which a rule's local update equals the global one.
 
 The difference of the updates (and of what the slopes depend on) is rewritten until only the layer's
-own activities and the downstream metric G = V^T V are left, abbreviated and factored, so that the
-condition can be read off. At a size it is a system of polynomials in the entries of G, and Groebner
-bases decide what it says of G and whether a condition on V implies it.
+own activities and the downstream metric G = V^T V are left. It is then abbreviated and factored,
+and the condition can be read off. At a size it is a system of polynomials in the entries of G, and
+Groebner bases decide what it says about G and whether a condition on V implies it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Implication:
     """Whether a condition on V makes the updates equal for all data, at one size.
 
     Attributes:
-        holds: every residual polynomial lies in the ideal of the condition.
+        holds: whether every residual polynomial lies in the ideal of the condition.
         basis: a Groebner basis of that ideal.
         remainders: what is left of the residual modulo the ideal; empty if it holds.
     """
@@ -66,13 +66,14 @@ class Condition:
     """What local = global comes down to for one rule; print it.
 
     Attributes:
-        rule: its name.
-        update: global - local update, with equal slopes, in terms of G; zero if always equal.
-        slopes: difference of what the slopes are a function of, in terms of G; None if they are
-            constant. Where it does not vanish, the slopes may differ and the update's condition
-            is not the whole one.
-        derivations: the rewritings of the two.
-        abbreviations: name and meaning of the letters that stand for products.
+        rule: the name of the rule.
+        update: the difference global - local of the updates at equal slopes, in terms of G; zero
+            if they are always equal.
+        slopes: the difference of what the slopes are a function of, in terms of G; None if the
+            slopes are constant. Where it does not vanish, the slopes may differ, and the condition
+            on the updates is not the whole one.
+        derivations: the rewritings that led to ``update`` and ``slopes``.
+        abbreviations: the names and meanings of the letters that stand for products.
     """
 
     rule: str
@@ -83,7 +84,7 @@ class Condition:
 
     @property
     def always(self) -> bool:
-        """Whether local and global update are equal whatever V is."""
+        """Whether the local and the global update are equal whatever V is."""
         return self.update.is_zero and (self.slopes is None or self.slopes.is_zero)
 
     @property
@@ -106,9 +107,9 @@ class Condition:
         """The residual at a size, polynomials in the entries g_ij of G and of everything else.
 
         Args:
-            width: of the layer.
-            below: width of the layer below.
-            num_pairs: pairs.
+            width: the width of the layer.
+            below: the width of the layer below.
+            num_pairs: the number of pairs.
 
         Raises:
             NotApplicable: the residual has letters (pooling) without a size of their own.
@@ -141,13 +142,13 @@ class Condition:
         Args:
             condition: a key of `CONDITIONS`, or a function of V (top x width) that returns a
                 matrix of polynomials that must vanish.
-            width: of the layer.
-            top: of the top layer.
-            below: of the layer below.
+            width: the width of the layer.
+            top: the width of the top layer.
+            below: the width of the layer below.
 
         Returns:
-            An `Implication`. If it does not hold, the residual is outside the ideal; a rational
-            point that shows it is a matter of `counterexample`.
+            An `Implication`. If it does not hold, the residual lies outside the ideal; use
+            `counterexample` to find a rational point that shows it.
 
         Raises:
             ValueError: the condition is unknown.

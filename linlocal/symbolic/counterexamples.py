@@ -43,14 +43,14 @@ class Witness:
     """A network and data that satisfy all hypotheses of a theorem but one, and not its conclusion.
 
     Attributes:
-        theorem: its name, or that of a claim in the literature.
-        without: the hypothesis that it violates.
+        theorem: the name of the theorem, or of a claim in the literature.
+        without: the hypothesis that the witness violates.
         rule: the learning rule.
-        matrices: "Z_{l-1}" = "Z_l" (pairs, width) anchors, "C_l" contexts, "V" = W_2, and what the
-            hypothesis is about ("B_l", ...).
-        scalars: penalties and factors.
-        meaning: what the residual is.
-        residual: not zero (for an inequality: the negative difference).
+        matrices: the matrices by name: "Z_{l-1}" = "Z_l" (pairs, width) anchors, "C_l" contexts,
+            "V" = W_2, and what the hypothesis is about ("B_l", ...).
+        scalars: the values of penalties and factors.
+        meaning: what the residual is, in words.
+        residual: what does not vanish (for an inequality, the negative difference).
     """
 
     theorem: str
@@ -99,8 +99,8 @@ def counterexample(name: str, without: str) -> Witness:
     """A witness that a theorem is false without one of its hypotheses.
 
     Args:
-        name: of the theorem.
-        without: of the hypothesis.
+        name: the name of the theorem.
+        without: the name of the hypothesis.
 
     Returns:
         The first witness of a deterministic search.

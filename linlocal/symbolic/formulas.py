@@ -10,10 +10,10 @@ below. Letters (rows are pairs, repeated as often as a sample occurs):
     S_l, S_L         the same for a loss of all inner products, symmetric
     P_l, P_L         average pooling of a layer's map
 
-Slopes are beta = lam alpha = -d loss / d score. They are a function of the scores; where B is
-optimal, the scores are K beta with the kernel K = [Z Z^T * C C^T] / lam, so that two layers with
-the same kernel have the same dual equation beta = -f'(K beta) and, as its penalised primal is
-strictly convex for lam > 0, the same scores and slopes.
+The slopes beta = lam alpha = -d loss / d score are a function of the scores. Where B is optimal,
+the scores are K beta with the kernel K = [Z Z^T * C C^T] / lam. Two layers with the same kernel
+then have the same dual equation beta = -f'(K beta). Its penalised primal is strictly convex for
+lam > 0, so they also have the same scores and slopes.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def of_rule(rule: Rule, projection: Kind | None = None) -> Formulas:
         return _of_goodness(rule)
     if projection is None and rule.projection == "random":
         raise NotApplicable(
-            f"{rule.name} has a random projection, of which nothing is known that words could use."
+            f"{rule.name} has a random projection, about which nothing is known that a proof in "
+            "words could use."
         )
     kind = cast(Kind, projection or rule.projection)
     return _of_pairs(rule, kind)

@@ -27,12 +27,12 @@ Denominator = tuple[tuple[PolyElement, int], ...]
 
 @dataclass(frozen=True, eq=False)
 class RationalMatrix:
-    """numerators / denominator, entries polynomials of one ring.
+    """numerators / denominator, where all entries are polynomials of one ring.
 
     Attributes:
-        ring: of all polynomials.
-        numerators: row by row, expanded.
-        denominator: factors with their powers.
+        ring: the ring of all polynomials.
+        numerators: the numerators row by row, expanded.
+        denominator: the factors of the denominator with their powers.
     """
 
     ring: PolyRing
@@ -125,7 +125,7 @@ class RationalMatrix:
         return total
 
     def _lifted(self, target: Mapping[PolyElement, int]) -> Rows:
-        """Numerators over another denominator, of which this one is a divisor."""
+        """The numerators over another denominator, which this one divides."""
         mine = dict(self.denominator)
         factor = self.ring.one
         for f, power in target.items():
@@ -180,9 +180,9 @@ class Symbols:
 
     Args:
         generic: shapes of the matrices with independent entries, by name.
-        rotations: sizes of the skew matrices whose Cayley transforms are wanted, by name.
+        rotations: sizes of the skew matrices whose Cayley transforms are made, by name.
         diagonal: sizes of the diagonal matrices, by name.
-        scalars: scalar symbols.
+        scalars: the scalar symbols.
 
     Attributes:
         matrices: the generic, orthogonal and diagonal matrices by name.

@@ -43,10 +43,10 @@ class LemmaProof:
     """What became of one lemma.
 
     Attributes:
-        name: of the lemma, and the layer at a size.
-        residual: what is left: an `Expression` in words, a sympy matrix at a size.
-        holds: whether nothing is.
-        text: the derivation.
+        name: the name of the lemma and, for a proof at a size, the layer.
+        residual: what is left of the lemma: an `Expression` in words, a sympy matrix at a size.
+        holds: whether the residual is zero.
+        text: the derivation, in words.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Proof:
     """A proof, or what is left of one whose hypothesis was dropped; print it.
 
     Attributes:
-        theorem: its name.
-        rule: the name of the rule that it was applied to.
+        theorem: the name of the theorem.
+        rule: the name of the rule that the theorem was applied to.
         without: the hypothesis that was not used, if any.
-        size: "all sizes", or widths and number of pairs.
-        lemmas: each with its residual.
-        seconds: that it took.
+        size: "all sizes", or the widths and the number of pairs.
+        lemmas: the proofs of the lemmas, each with its residual.
+        seconds: how long the proof took.
     """
 
     theorem: str
@@ -77,7 +77,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether all lemmas do."""
+        """Whether all lemmas hold."""
         return all(lemma.holds for lemma in self.lemmas)
 
     @property
@@ -110,13 +110,13 @@ def prove(
     """Prove a theorem exactly.
 
     Args:
-        name: of the theorem, see `linlocal.symbolic.THEOREMS`.
+        name: the name of the theorem, a key of `linlocal.symbolic.THEOREMS`.
         widths: n_0..n_L for a proof at this size in rational functions, for all parameter values
             and every layer below the top (channels of 2 x 2 maps for "convolution"); None for a
             proof by words for all sizes.
         rule: the learning rule to which the theorem is applied; by default the first of its own.
-        num_pairs: pairs at a size (in words it is arbitrary).
-        without: a hypothesis not to be used; the residual is then what it would have removed.
+        num_pairs: the number of pairs at a size (in words it is arbitrary).
+        without: a hypothesis to leave out; the residual is then what it would have removed.
 
     Returns:
         A `Proof`; ``proof.holds``, ``proof.residual``, ``proof.derivation``.
@@ -186,7 +186,7 @@ def _in_words(lemmas: Sequence[Lemma]) -> list[LemmaProof]:
 def _at_size(
     lemmas: tuple[Lemma, ...], below: int, width: int, top: int, num_pairs: int
 ) -> tuple[LemmaProof, ...]:
-    """One layer. Only three widths matter: of the layer, of its input and of the top.
+    """Prove the lemmas for one layer, given the widths of the layer, of its input and of the top.
 
     V is any matrix of its kind, so products W_L ... W_{l+1} are covered whatever lies between; and
     rules with the same lemmas (type 1, type 2, InfoNCE) share one proof.

@@ -418,7 +418,7 @@ LINEAR_SCORE = Theorem(
     (
         Hypothesis(
             "linear_score",
-            "f(u) = -u, so that the slopes are y/n",
+            "f(u) = -u, so the slopes are y/n",
             r"f(u) = -u",
             "any case in which the slopes of both layers agree",
         ),
@@ -547,9 +547,7 @@ FEEDBACK_ORDER = Theorem(
             r"G N N^\top = N N^\top G",
             "the inequality holds for most random data without it",
         ),
-        Hypothesis(
-            "narrowing", "V has orthonormal rows, so that G is a projection", r"V V^\top = I"
-        ),
+        Hypothesis("narrowing", "V has orthonormal rows, so G is a projection", r"V V^\top = I"),
     ),
     "direct feedback is at least as near to the global update",
     "Both differences are taken at the same M and N; traces of the matrix identity are squared "

@@ -21,9 +21,9 @@ class Hypothesis:
     """One hypothesis of a theorem; without it the theorem is false, as a witness shows.
 
     Attributes:
-        name: to drop it by.
-        meaning: in words.
-        latex: in symbols.
+        name: the name by which to drop the hypothesis.
+        meaning: the hypothesis in words.
+        latex: the hypothesis in symbols.
         note: "" if equality on all data fails without it; else what else equality needs.
     """
 
@@ -48,16 +48,16 @@ class Theorem:
     """A theorem; prove it with `linlocal.symbolic.prove`.
 
     Attributes:
-        name: to call it by.
-        number: of the statement in docs/theory.md.
-        title: in a few words.
-        statement: in words.
-        latex: hypotheses and conclusion in symbols.
-        hypotheses: all needed; each can be dropped.
-        conclusion: in words.
+        name: the name by which to call the theorem.
+        number: the number of the statement in docs/theory.md.
+        title: the theorem in a few words.
+        statement: the theorem in full, in words.
+        latex: the hypotheses and the conclusion in symbols.
+        hypotheses: the hypotheses, all of them needed; each can be dropped.
+        conclusion: the conclusion in words.
         inference: the steps of the proof that are not algebra, in words.
-        source: where it comes from.
-        rules: those it is proved for; others may be tried.
+        source: the publication that the theorem comes from.
+        rules: the rules that the theorem is proved for; others may be tried.
         words_only: why there is no proof at a size, if there is none.
     """
 

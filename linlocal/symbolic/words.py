@@ -2,8 +2,8 @@
 
 An `Expression` is a sum of words with scalar coefficients; a word is a product of letters (named
 matrices, perhaps transposed) and of elementwise products of two words. The empty word is the
-identity. Every letter knows its shape by name, so that V^T V and V V^T are different things
-wherever V is rectangular, and a sum or product that does not fit raises.
+identity. Every letter knows its shape by name, so V^T V and V V^T are different things wherever V
+is rectangular, and a sum or product that does not fit raises.
 
 A `Rewrite` replaces a subword by an expression and holds for its transpose too. `reduce` applies
 rewrites until none fits and keeps every step; an expression that ends at zero is proved to be zero
@@ -278,7 +278,7 @@ class Rewrite:
     Attributes:
         name: why it holds; printed beside each step that uses it.
         left: a single word with coefficient 1.
-        right: of the same shape.
+        right: the expression that replaces it, of the same shape.
 
     Raises:
         ValueError: left is no single word with coefficient 1, or the shapes differ.

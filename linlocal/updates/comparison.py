@@ -53,12 +53,16 @@ def global_update(
     Args:
         network: the network with layers 1..L.
         pairs: the batch.
-        rule: the local rule.
-        masks: the derivatives of the nonlinearities downstream of each layer: those of each
-            "sample" (backpropagation), averaged over the "batch", or "none" (statement 10).
+        rule: the local rule, whose loss on the top layer is backpropagated.
+        masks: which derivatives of the nonlinearities downstream of a layer to use: "sample" uses
+            those of each sample (backpropagation), "batch" their average over the batch, and
+            "none" replaces them by 1 (statement 10).
 
     Returns:
         As `local_update`.
+
+    Raises:
+        ValueError, ConvergenceError: as `local_update`.
     """
     signals = Signals(network, pairs, rule)
     with one_if_small(signals.size):
@@ -67,7 +71,7 @@ def global_update(
 
 
 def mismatch(network: Network, pairs: Pairs, rule: Rule, layer: int) -> dict[str, Array]:
-    """global - local update of one layer as a sum of three terms of the dual form.
+    """The difference global - local of a layer's updates, as a sum of three terms.
 
     Args:
         network: the network with layers 1..L.
@@ -76,22 +80,26 @@ def mismatch(network: Network, pairs: Pairs, rule: Rule, layer: int) -> dict[str
         layer: l in 1..L.
 
     Returns:
-        "dual" (dual variables of the layer against those of the top), "context" (context kernels)
-        and "metric" (the downstream metric), shaped as the weight. Their sum is the difference.
+        The terms by name, each shaped like the weight: "dual" (the dual variables differ from those
+        of the top layer), "context" (the context kernels differ) and "metric" (the downstream
+        metric is not the identity). They add up to the difference.
 
     Raises:
-        ValueError: the loss has no dual form, or there is no such layer.
+        ValueError: the loss has no dual form, or the network has no such layer.
     """
     signals = Signals(network, pairs, rule)
     inputs.layer_number(inputs.whole(layer, "layer"), network.depth)
     terms = signals.mismatch_errors(layer)
     if terms is None:
-        raise ValueError(f"{rule.name} is a loss of two views, which has no dual form.")
+        raise ValueError(
+            f"{rule.name} is a loss of two views, which has no dual form; `compare` and `explain` "
+            "work without it."
+        )
     return {k: network.update(layer, signals.activities, e) for k, e in terms.items()}
 
 
 def compare(network: Network, pairs: Pairs, rule: Rule) -> xr.Dataset:
-    """The local against the global update, layer by layer.
+    """Compare the local with the global update, layer by layer.
 
     Args:
         network: the network with layers 1..L.
@@ -104,11 +112,11 @@ def compare(network: Network, pairs: Pairs, rule: Rule) -> xr.Dataset:
         * ``cosine``: <local, global> / (||local|| ||global||), NaN where a norm is 0;
         * ``relative_error``: ||local - global|| / ||global||;
         * ``norm_ratio``: ||local|| / ||global||;
-        * ``dual_mismatch``, ``context_mismatch``, ``metric_mismatch``: norms of the three terms of
-          `mismatch` over ||global||, NaN where the loss has no dual form;
-        * ``residual``, ``condition_number`` (that of the Newton matrix, or the cancellation in B
-          where that is larger), ``iterations``: of the optimal projections, the worst over the view
-          directions, NaN where B is fixed.
+        * ``dual_mismatch``, ``context_mismatch``, ``metric_mismatch``: the norms of the three terms
+          of `mismatch` over ||global||, NaN where the loss has no dual form;
+        * ``residual``, ``condition_number``, ``iterations``: how the optimal projections were
+          found, the worst over the view directions, NaN where B is fixed. The condition number is
+          that of the Newton matrix, or the cancellation in B where that is larger.
 
     Raises:
         ValueError, ConvergenceError: as `local_update`.
@@ -117,7 +125,7 @@ def compare(network: Network, pairs: Pairs, rule: Rule) -> xr.Dataset:
 
 
 def compare_signals(signals: Signals) -> xr.Dataset:
-    """`compare` for signals that are already there, so that nothing is solved twice."""
+    """`compare` for signals that exist already, so nothing is solved twice."""
     import xarray as xr
 
     network, pairs, rule = signals.network, signals.pairs, signals.rule

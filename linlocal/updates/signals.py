@@ -1,8 +1,8 @@
-"""The error signals of one rule on one network and batch: local, global, and everything between.
+"""The error signals of one rule on one network and batch: local, global, and what lies between.
 
-An *error* is minus the derivative of a loss by the activities, (samples, width). Every update of a
-weight is phi' * error times the activities below (`Network.update`), so rules differ in their
-errors only.
+An *error signal* (error, for short) is minus the derivative of a loss by the activities, (samples,
+width). The update of a weight is the error signal, times the derivative of the nonlinearity, times
+the activities below (`Network.update`), so rules differ in their error signals only.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from linlocal.rules import Rule
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The scored pairs of one direction in one layer.
+    """The scored pairs of one view direction in one layer.
 
     Attributes:
-        coefficients: sum_p beta_p e_a e_r^T with beta = -d phi/d u, (anchors, references).
-        projected: what each reference sends to an anchor, B_l c in the coordinates of the layer,
-            (references, width_l).
-        contexts: C, (references, context width).
-        projection: the optimal projection, None if B_l is fixed.
+        coefficients: the slopes as a matrix, sum_p beta_p e_a e_r^T, (anchors, references).
+        projected: P_l^T B_l c, what each reference sends to an anchor, (references, width_l).
+        contexts: C_l, (references, context width).
+        projection: the optimal projection, or None if B_l is fixed.
     """
 
     coefficients: Array
@@ -41,12 +40,12 @@ class Scored:
 
     @property
     def error(self) -> Array:
-        """(anchors, width_l)."""
+        """The local error signal at the anchors, (anchors, width_l)."""
         return self.coefficients @ self.projected
 
 
 class Signals:
-    """All error signals of ``rule``; what is asked for is computed once and kept.
+    """All error signals of ``rule``; each is computed when first asked for, and kept.
 
     Args:
         network: a `DeepLinear` or `DeepReLU`.
@@ -55,7 +54,7 @@ class Signals:
 
     Raises:
         ValueError: network, pairs and rule do not go together; the message says why.
-        TypeError: one of them is something else.
+        TypeError: one of the three is of another type.
     """
 
     def __init__(self, network: Network, pairs: Pairs, rule: Rule) -> None:
@@ -72,7 +71,8 @@ class Signals:
         rule, network, pairs = self.rule, self.network, self.pairs
         if rule.kind == "view" and pairs.views is None:
             raise ValueError(
-                f"{rule.name} compares two views; build the pairs with Pairs.from_views."
+                f"{rule.name} compares two views; build the pairs with Pairs.from_views, these "
+                "have none."
             )
         if rule.kind != "view":
             pairs.require_negatives(rule.name)
@@ -86,17 +86,21 @@ class Signals:
         if rule.pooling is not None:
             if len(rule.pooling) != network.depth:
                 raise ValueError(
-                    f"pooling has {len(rule.pooling)} windows for {network.depth} layers."
+                    f"pooling has {len(rule.pooling)} windows for {network.depth} layers; give one "
+                    "window for each layer."
                 )
             if rule.kind != "pair":
-                raise ValueError("Pooling is defined for losses of scored pairs only.")
+                raise ValueError(
+                    "Pooling is defined for losses of scored pairs only, and "
+                    f"{rule.name} has another loss; leave pooling out."
+                )
             for l in network.layers:
                 if network.map_shape(l) is None and rule.pooling[l - 1] != 1:
                     raise ValueError(f"Layer {l} has no feature map to pool; its window must be 1.")
         needs_linear = rule.projection == "matched" or self.penalty.metric == "downstream"
         if needs_linear and not isinstance(network, DeepLinear):
             raise ValueError(
-                "A matched projection and a penalty in the downstream metric need one downstream "
+                "A matched projection and the metric penalty need one downstream "
                 "map for all samples: a linear network."
             )
         onto_top = rule.context == "top" and rule.projection == "identity"
@@ -122,8 +126,8 @@ class Signals:
     def readout(self, layer: int) -> Array | None:
         """The map P_l through which a projection sees layer l; None for the identity.
 
-        Pooling of the feature map; under a penalty in the downstream metric, B = V^T M V, the
-        downstream map and the pooling of the top layer.
+        It pools the feature map. Under the metric penalty, where B = V^T M V, it is the downstream
+        map V_l followed by the pooling of the top layer.
         """
         if self.penalty.metric == "frobenius" or layer == self.network.depth:
             return self._pooling(layer)
@@ -134,21 +138,21 @@ class Signals:
         return down if pool is None else pool @ down
 
     def _read(self, layer: int) -> Array:
-        """P_l z_l of all samples."""
+        """P_l z_l for all samples."""
         if layer not in self._seen:
             readout, z = self.readout(layer), self.activities.z[layer]
             self._seen[layer] = z if readout is None else z @ readout.T
         return self._seen[layer]
 
     def _prepared(self, layer: int, rows: Index) -> Rows:
-        """Read-out activities of some samples: anchors of one direction, contexts of another."""
+        """The read-out activities of some samples, shared by all problems that use these rows."""
         key = (layer, rows.tobytes())
         if key not in self._rows:
             self._rows[key] = Rows(self._read(layer)[rows])
         return self._rows[key]
 
     def contexts(self, layer: int) -> Array:
-        """c_l of all samples, as a projection sees them."""
+        """c_l for all samples, as a projection sees them."""
         top = self.network.depth
         if self.rule.context == "top" or layer == top:
             return self._read(top)
@@ -189,7 +193,7 @@ class Signals:
             matrix = self._fixed_matrix(layer, number, z.shape[1], c.shape[1])
             projected = c @ matrix.T
             if kind == "matched":
-                # The same scores as in the top layer, hence the same slopes, at a kink too.
+                # The scores are those of the top layer, so the slopes are too, even at a kink.
                 coefficients = self.scored(self.network.depth)[number].coefficients
             else:
                 scores = (z @ projected.T)[direction.anchor_index, direction.reference_index]
@@ -207,7 +211,7 @@ class Signals:
             rng = np.random.default_rng([self.rule.seed, layer, number])
             return rng.uniform(-1.0, 1.0, (width, context_width)) / np.sqrt(width)
         if self.penalty.metric == "downstream":
-            # Anchors and contexts are read out in the top layer already.
+            # Anchors and contexts have already been read out in the top layer.
             top = self.scored(self.network.depth)[number]
             assert top.projection is not None
             matrix = top.projection.matrix
@@ -221,7 +225,7 @@ class Signals:
         if pool is not None:
             raise ValueError(
                 "A matched projection sees the whole feature map: pool the top layer only, or "
-                "take the penalty in the downstream metric."
+                "take the metric penalty."
             )
         if pool_top is not None:
             down = pool_top @ down
@@ -235,7 +239,11 @@ class Signals:
         return matched @ down
 
     def local_error(self, layer: int) -> Array:
-        """Minus the derivative of the loss of layer l by z_l, (samples, width_l)."""
+        """The local error signal: minus the derivative of layer l's loss by z_l.
+
+        Returns:
+            (samples, width_l).
+        """
         z = self.activities.z[layer]
         if self.rule.kind == "pair":
             return self._spread(layer, [s.error for s in self.scored(layer)])
@@ -249,14 +257,17 @@ class Signals:
         return error
 
     def _spread(self, layer: int, by_direction: list[Array]) -> Array:
-        """Errors at the anchors of each direction, added up over all samples."""
+        """The error signals at the anchors of each direction, added up in rows of all samples."""
         error = np.zeros_like(self.activities.z[layer])
         for direction, anchors in zip(self.pairs.directions, by_direction, strict=True):
             error[direction.anchor_rows] += anchors
         return error
 
     def goodness_matrix(self, layer: int) -> Array:
-        """S with error = S z_l: a goodness is a function of inner products of the activities."""
+        """S with error = S z_l, (samples, samples), for a rule of goodness.
+
+        It exists because a goodness is a function of inner products of the activities.
+        """
         z, loss = self.activities.z[layer], cast(Goodness, self.rule.loss)
         total = np.zeros((len(z), len(z)))
         for d in self.pairs.directions:
@@ -272,32 +283,43 @@ class Signals:
 
     @cached_property
     def global_errors(self) -> tuple[Array, ...]:
-        """The top-layer loss backpropagated: errors[l - 1] is (samples, width_l)."""
+        """The top layer's error signal, backpropagated: errors[l - 1] is (samples, width_l)."""
         return self.backpropagated("sample")
 
     def backpropagated(self, masks: Masks) -> tuple[Array, ...]:
-        """The same with the downstream masks per sample, averaged over the batch, or removed."""
+        """`global_errors`, with other masks downstream of each layer.
+
+        Args:
+            masks: "sample" keeps the masks, "batch" averages them over the batch, and "none"
+                removes them.
+        """
         top = self.local_error(self.network.depth)
         return self.network.backpropagate(self.activities, top, masks)
 
     # -- between local and global --------------------------------------------------------------
 
     def mismatch_errors(self, layer: int) -> dict[str, Array] | None:
-        """global - local error of a layer as a sum of three terms.
+        """The difference of a layer's error signals, global - local, as a sum of three terms.
 
-        local  =   A_l [C_l C_l^T] A_l^T Z_l / lam_l      (A: slopes beta as a matrix)
-        step 1 = s A_L [C_l C_l^T] A_L^T Z_l              dual: the dual variables of the top
-        step 2 = t A_L [C_L C_L^T] A_L^T Z_l              context: the context kernel of the top
-        global =   A_L [C_L C_L^T] A_L^T Z_L V_l / lam_L  metric: the downstream map, twice
+        Three steps lead from the local error signal to the global one. Each step replaces one
+        quantity of the layer by that of the top layer, and each term is what its step adds:
 
-        Each step is the multiple (s, t) nearest to the step before. Scale is so left to the metric
-        term: quantities that differ by a factor (conformal maps, rescaled penalties) count as
-        equal, and no term is larger than the updates themselves. A fixed projection takes the place
-        of [C C^T] A^T Z, and its last two steps are one. A goodness has no context.
+        local  =   A_l [C_l C_l^T] A_l^T Z_l / lam_l
+        step 1 = s A_L [C_l C_l^T] A_L^T Z_l              "dual": the dual variables
+        step 2 = t A_L [C_L C_L^T] A_L^T Z_l              "context": the context kernel
+        global =   A_L [C_L C_L^T] A_L^T Z_L V_l / lam_L  "metric": the downstream map, twice
+
+        A is the matrix of the slopes beta (`Scored.coefficients`). The factors s and t bring each
+        step as near as possible to the one before it. Quantities that differ by a factor only
+        (conformal maps, rescaled penalties) thus count as equal, no term is larger than the
+        updates themselves, and the difference in scale remains in the metric term.
+
+        A fixed projection takes the place of [C C^T] A^T Z, so its context term is zero. So is
+        that of a goodness, which has no context.
 
         Returns:
-            "dual", "context", "metric", each (samples, width_l); None for losses of two views,
-            which have no dual form.
+            The terms by the names "dual", "context" and "metric", each (samples, width_l). None
+            for losses of two views, which have no dual form.
         """
         if self.rule.kind == "view":
             return None
@@ -312,7 +334,7 @@ class Signals:
         return {"dual": dual - local, "context": context - dual, "metric": global_ - context}
 
     def _hybrids(self, layer: int) -> tuple[Array, Array]:
-        """The errors of step 1 and step 2, but for a factor."""
+        """The error signals after step 1 and step 2, up to a factor."""
         readout, read = self.readout(layer), self._read(layer)
         dual, context = [], []
         tops = self.scored(self.network.depth)
@@ -330,13 +352,13 @@ class Signals:
 
 
 def check_kinds(network: Network, pairs: Pairs, rule: Rule) -> None:
-    """Raise a TypeError unless each of the three is what it should be."""
+    """Raise a TypeError unless the arguments are a network, pairs and a rule."""
     inputs.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
     inputs.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
     inputs.instance(rule, Rule, "rule", "a `Rule`, made by rules.CLAPP() or its like")
 
 
 def _nearest_multiple(of: Array, to: Array) -> Array:
-    """The multiple of ``of`` that is nearest to ``to`` in Frobenius norm."""
+    """The multiple of the matrix ``of`` that is nearest to ``to`` in Frobenius norm."""
     size = float(np.sum(of**2))
     return of * (float(np.sum(of * to)) / size) if size > 0 else of

@@ -13,7 +13,7 @@ from linlocal.analysis.random_states import (
     set_random_states,
 )
 from linlocal.analysis.training import CheckpointError, Checkpoints
-from linlocal.seeds import number as stream
+from linlocal.seeds import seed_for
 
 
 def state(step):
@@ -97,9 +97,9 @@ def test_random_states_are_put_back_through_a_file(tmp_path):
 
 
 def test_seeds_are_functions_of_all_their_numbers():
-    seeds = [stream(0, 1), stream(1, 0), stream(0, 0), stream(0), stream(0, 1, 0)]
+    seeds = [seed_for(0, 1), seed_for(1, 0), seed_for(0, 0), seed_for(0), seed_for(0, 1, 0)]
     assert len({*seeds[:3]}) == 3
-    assert stream(0, 1) == seeds[0]
+    assert seed_for(0, 1) == seeds[0]
     for other in seeds[1:3]:
         seed_everything(seeds[0])
         first = draw()

@@ -292,7 +292,7 @@ def test_a_block_of_two_tensors_and_a_micro_batch_of_none_are_named():
     trainer = LocalTrainer(
         TwoInputs(), ["layer1", "layer2"], SCFF(), shape=(6,), micro_batch=ROWS - 1
     )
-    with pytest.raises(ValueError, match=r"Block 'layer2' was not called with one tensor"):
+    with pytest.raises(ValueError, match=r"Block 'layer2' must be called with one tensor"):
         trainer.backward(torch.ones(ROWS, 6))
     with pytest.raises(ValueError, match=r"rows of a micro-batch must be at least 1, got 0"):
         LocalTrainer(TwoInputs(), ["layer1", "layer2"], SCFF(), shape=(6,), micro_batch=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from linlocal.analysis.local_losses.projections import (
-    Projection,
+    ProjectionModule,
     num_parameters,
     rank_within,
     useful_rank,
@@ -12,7 +12,7 @@ from linlocal.analysis.local_losses.projections import (
 
 
 def projection(features, context, rank, seed=0):
-    return Projection(features, context, rank, torch.Generator().manual_seed(seed)).double()
+    return ProjectionModule(features, context, rank, torch.Generator().manual_seed(seed)).double()
 
 
 @pytest.mark.parametrize("rank", [None, 1, 3])

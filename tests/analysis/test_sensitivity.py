@@ -96,7 +96,7 @@ def test_a_constant_layer_has_no_sensitivity(rhm, trees):
 
 
 def test_one_datum_or_no_synonym_is_refused(rhm, trees):
-    with pytest.raises(ValueError, match="compares data with each other; got 1"):
+    with pytest.raises(ValueError, match="at least 2 of them, got 1"):
         synonymic_sensitivity(leaves_only, rhm, trees[:1], seed=0)
     plain = RandomHierarchyModel(num_classes=4, num_symbols=4, num_synonyms=1, num_levels=2)
     with pytest.raises(ValueError, match="no tuple has a synonym"):

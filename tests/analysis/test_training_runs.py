@@ -217,7 +217,9 @@ def test_training_goes_on_over_epochs_and_only_where_it_belongs(tmp_path):
     resumable(LocalTrainer, tmp_path, 1)
     longer = resumable(LocalTrainer, tmp_path, 2)
     assert_same_training(resumable(LocalTrainer, None, 2), longer)
-    with pytest.raises(ValueError, match=r"checkpoint is of .*LocalTrainer.*this training is"):
+    with pytest.raises(
+        ValueError, match=r"belongs to the training .*LocalTrainer.*this training is"
+    ):
         resumable(GlobalTrainer, tmp_path, 2)
 
 

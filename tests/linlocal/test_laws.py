@@ -223,7 +223,7 @@ def test_3_both_sides(score, context):
     assert relative_errors(network, pairs, rule)[0] > VISIBLE
 
 
-# -- 4: a penalty in the downstream metric ---------------------------------------------------------
+# -- 4: metric penalty ---------------------------------------------------------------------------
 
 
 @settings(max_examples=120)

@@ -557,7 +557,7 @@ CASES = {
         "rank and budget": (
             lambda: local_losses.CLAPP(rank=2, budget=9),
             ValueError,
-            "give one of rank and budget",
+            "give either a rank or a budget",
         ),
         "a rank of 0": (
             lambda: local_losses.CLAPP(rank=0),
@@ -630,7 +630,7 @@ CASES = {
             "A budget of 3 parameters is too small",
         ),
         "features of another size": (
-            lambda: projections.Projection(3, 4, None, torch.Generator())(VIEWS[:, :2]),
+            lambda: projections.ProjectionModule(3, 4, None, torch.Generator())(VIEWS[:, :2]),
             ValueError,
             "has 2 features, but its projection was built for 4",
         ),

@@ -163,7 +163,7 @@ WIDTHS = {
     "petabytes": (
         [10**8, 10**8],
         MemoryError,
-        r"of 100000000 .*takes 71\.1 PiB, this machine has",
+        r"of 100000000 .*takes 71\.1 PiB, and this machine has",
     ),
 }
 TAKES_WIDTHS = {

@@ -224,7 +224,7 @@ CASES = {
         "a texture of one pixel": (
             lambda: images.textures(3, 1),
             ValueError,
-            "one pixel and one channel is no texture",
+            "A texture needs more than one value, got one pixel and one channel",
         ),
         "patches of other symbols": (
             lambda: images.render(MODEL, LEAVES, np.ones((3, 1, 2, 2))),

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from linlocal import testing
 from linlocal.rhm import RandomHierarchyModel, Trees, inference, sampling, trees
-from linlocal.seeds import stream
+from linlocal.seeds import generator_for
 
 ALMOST_NEVER = 1e-4
 """A p-value below this is a wrong distribution: the draws are fixed by their seeds."""
@@ -87,10 +87,10 @@ def test_every_purpose_and_every_list_of_seeds_is_another_stream():
         ("rules", 5),
         ("sample", -5),
     ]
-    assert len({stream(*name).integers(2**62) for name in names}) == len(names)
-    assert stream("sample", np.int64(5)).random() == stream("sample", 5).random()
+    assert len({generator_for(*name).integers(2**62) for name in names}) == len(names)
+    assert generator_for("sample", np.int64(5)).random() == generator_for("sample", 5).random()
     with pytest.raises(TypeError):
-        stream("sample", 0.5)
+        generator_for("sample", 0.5)
 
 
 def test_no_data_are_no_error(rhm):
