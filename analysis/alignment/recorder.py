@@ -62,9 +62,9 @@ class AlignmentRecorder:
 
     The forward pass must be one call of the network on both views, stacked along the batch. Several
     passes in a step (gradient accumulation) add up, if `step` is told how many. What counts is what
-    a backward pass adds to ``.grad``, not the gradients that somebody takes on the way. With several
-    processes (DDP) the recorder compares the averaged local gradient with the averaged global one,
-    and the first process writes.
+    a backward pass adds to ``.grad``, not the gradients that somebody takes on the way. With
+    several processes (DDP) the recorder compares the averaged local gradient with the averaged
+    global one, and the first process writes.
 
     Args:
         model: the network, inside DistributedDataParallel or Fabric's wrapper if it is trained so.

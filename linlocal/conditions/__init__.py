@@ -1,7 +1,7 @@
 """Why a local update does or does not equal backpropagation, and what would make it equal.
 
-In the dual form, where the projection reads layer l through P_l (the identity, pooling or, under the
-metric penalty, P_L V_l) and the top layer through P_L:
+In the dual form, where the projection reads layer l through P_l (the identity, pooling or, under
+the metric penalty, P_L V_l) and the top layer through P_L:
 
     local  = P_l^T P_l Z_l^T  [beta_l beta_l^T * C_l C_l^T / lam_l] Z_{l-1}
     global = G_l       Z_l^T  [beta_L beta_L^T * C_L C_L^T / lam_L] Z_{l-1},
