@@ -24,11 +24,11 @@ class Config:
 
     Attributes:
         repetitions: number of networks of each kind, each with a batch of its own.
-        images_per_batch: 28x28 images in each batch.
-        scale: of the conformal weights, W_l^T W_l = scale^2 I.
-        margin: of the softplus score.
-        penalty: lam, on the projections.
-        seed: of images and weights.
+        images_per_batch: number of 28x28 images in each batch.
+        scale: scale of the conformal weights, W_l^T W_l = scale^2 I.
+        margin: margin of the softplus score.
+        penalty: strength lam of the penalty on the projections.
+        seed: seeds the images and the weights.
         data: folder of MNIST; None takes photographs.
     """
 

@@ -1,8 +1,8 @@
 """How much data layer-local self-supervised learning needs for the Random Hierarchy Model.
 
 CLAPP, InfoNCE, VICReg, LPL and Barlow Twins in every layer, with no gradient between layers, beside
-the same losses at the top, backpropagated, and supervised backpropagation. What each has learned
-is read from its layers by a linear classifier that is trained on other, labelled data.
+the same losses backpropagated from the top, and supervised backpropagation. A linear classifier
+that is trained on other, labelled data reads what each has learned from its layers.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Config:
     """What is measured.
 
     Attributes:
-        grammars: (v = n, m, L); one with m = v is the control without a signal between siblings.
-        multiples: data that a rule sees, views included, in units of P* = n m^L.
+        grammars: triples (v = n, m, L); m = v is the control without a signal between siblings.
+        multiples: numbers of data that a rule sees, views included, in units of P* = n m^L.
         end_to_end: losses that are also backpropagated from the top.
         fresh: losses that also learn from fresh views.
         siblings: losses that also learn from siblings.
         masked: losses that also learn from masked halves.
         width: units per position.
-        learning_rates: candidates of the search, with either value of the loss's own parameter.
-        steps: of self-supervised training; at most, of supervised training.
-        num_labelled: held-out labelled data for the readouts.
-        repetitions: grammars and networks that are reported.
-        seed: of everything.
+        learning_rates: rates that the search tries, with either value of the loss's own parameter.
+        steps: steps of self-supervised training; supervised training takes no more.
+        num_labelled: number of held-out labelled data for the readouts.
+        repetitions: number of grammars and networks that are reported.
+        seed: seeds the grammars, the splits, the networks and the search.
     """
 
     grammars: tuple[tuple[int, int, int], ...] = ((8, 4, 3), (8, 8, 2))
@@ -88,9 +88,9 @@ SUPERVISED, UNTRAINED = "supervised backpropagation", "untrained"
 
 
 def cells_of(config: Config) -> list[dict[str, Any]]:
-    """What is compared: rule, credit and positives.
+    """The rules that are compared, each by its loss, credit and positives.
 
-    Labels say the same as the three words together.
+    The label of a rule is these three words together.
     """
     cells = [{"loss": loss, "credit": "local", "positives": "views"} for loss in LOSSES]
     cells += [
@@ -180,7 +180,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
 
 def _over_multiples(parts: list[xr.Dataset], multiples: Sequence[float]) -> xr.Dataset:
-    """One dataset for each multiple; the only one there is stands for all of them."""
+    """A result for each multiple; a single one stands for all of them."""
     if len(parts) == 1:
         parts = parts * len(multiples)
     return stack(parts, "multiple", multiples)

@@ -37,12 +37,12 @@ class Config:
         num_symbols: v = n.
         num_synonyms: m.
         num_levels: L.
-        multiples: data in units of P* = n m^L.
+        multiples: numbers of training data in units of P* = n m^L.
         width: units per position.
-        steps: of self-supervised training; at most, of supervised training.
-        num_probe: data that the classifiers are fitted on.
-        repetitions: grammars and networks.
-        seed: of everything.
+        steps: steps of self-supervised training; supervised training takes no more.
+        num_probe: number of data to which the classifiers are fitted.
+        repetitions: number of grammars and networks.
+        seed: seeds the grammars, the splits and the networks.
     """
 
     num_symbols: int = 8

@@ -20,14 +20,14 @@ class Config:
     """What is measured.
 
     Attributes:
-        grammars: (v = n, m, L).
-        multiples: training data in units of P* = n m^L.
-        architectures: networks.
+        grammars: triples (v = n, m, L).
+        multiples: sizes of the training set in units of P* = n m^L.
+        architectures: kinds of network, see `experiments.training.Architecture`.
         width: units per position.
-        learning_rates: candidates of the search.
-        steps: at most, of training.
-        repetitions: grammars and networks that are reported.
-        seed: of everything.
+        learning_rates: rates that the search tries.
+        steps: largest number of steps of training.
+        repetitions: number of grammars and networks that are reported.
+        seed: seeds the grammars, the splits, the networks and the search.
     """
 
     grammars: tuple[tuple[int, int, int], ...] = ((8, 2, 3), (8, 3, 3), (6, 4, 3), (8, 2, 4))

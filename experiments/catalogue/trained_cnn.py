@@ -26,16 +26,16 @@ class Config:
     """What is measured.
 
     Attributes:
-        width: factor on the channels 128, 256, 256, 512, 1024, 1024.
+        width: factor on the numbers of channels 128, 256, 256, 512, 1024, 1024.
         size: side of the images in pixels.
-        steps: of training.
+        steps: steps of training.
         batch: images per batch.
-        learning_rate: of AdamW.
-        measured: batches that are never trained on, for cosines.
-        repetitions: networks.
-        device: of torch.
-        seed: of everything.
-        data: folder of STL-10 or CIFAR-10 (the first of them that lies there); without, digits.
+        learning_rate: learning rate of AdamW.
+        measured: number of batches for cosines; they are never trained on.
+        repetitions: number of networks.
+        device: name of the torch device.
+        seed: seeds the images, the views and the networks.
+        data: folder of STL-10 or CIFAR-10 (the first of them that lies there); None takes digits.
     """
 
     width: float = 1 / 16
