@@ -28,12 +28,12 @@ from experiments.training import (
     RECORDED_PER_DECADE,
     SUPERVISED,
     VIEW_LOSSES,
-    BlockwiseRecipe,
+    LARSSchedule,
     Order,
-    aligned,
     corrupted_accuracy,
-    headed,
-    train,
+    headed_rule,
+    train_blocks,
+    update_cosines,
 )
 from linlocal.analysis.alignment import log_spaced
 from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, HeadKind, Spread
@@ -207,8 +207,8 @@ def measured(config: Config, variant: Variant, learning_rate: float, seed: int) 
     def record(step: int, trainer: Trainer) -> None:
         if variant.order == "simultaneous" and step in due:
             with drawing(torch.device(config.device), seed, step):  # noise
-                aligned_now = aligned(trainer.model, trainer.losses, watched)
-                cosines[step] = aligned_now["cosine"].values
+                found = update_cosines(trainer.model, trainer.losses, watched)
+                cosines[step] = found["cosine"].values
 
     due = [*filter(log_spaced(RECORDED_PER_DECADE), range(config.steps)), config.steps]
     network = _trained(config, variant, learning_rate, seed, record)
@@ -245,11 +245,11 @@ def _trained(
     if not variant.order:
         return network
     try:
-        train(
+        train_blocks(
             network,
             rule_of(config, variant),
             lambda step: images.labelled_views(step, config.batch, seed),
-            BlockwiseRecipe(config.steps, learning_rate),
+            LARSSchedule(config.steps, learning_rate),
             variant.order,
             seed=seed,
             before_step=before_step,
@@ -275,7 +275,7 @@ def build(config: Config, variant: Variant, seed: int) -> nn.Sequential:
 
 def rule_of(config: Config, variant: Variant) -> HeadedRule:
     """The loss of each block."""
-    return headed(
+    return headed_rule(
         variant.loss,
         NUM_CLASSES,
         width=config.width,

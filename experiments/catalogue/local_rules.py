@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from experiments.data import Images, in_batches, named_data, source, with_hybrids
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, searched, stack, words
-from experiments.training import Credit, Divergence, Schedule, fit, fit_supervised
+from experiments.training import Credit, Divergence, Schedule, fit_by_rule, fit_supervised
 from linlocal import losses
 from linlocal.analysis.local_losses import (
     CLAPP,
@@ -173,7 +173,7 @@ def learn(
         return with_hybrids(views, seed + step) if hybrids else views
 
     local = credit == "local"
-    _, recorded = fit(
+    _, recorded = fit_by_rule(
         network,
         RULES[rule],
         lambda step: stacked(images.views(step, batch, seed), step),

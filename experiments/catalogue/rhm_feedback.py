@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import xarray as xr
 
 from experiments.runner import Sweep, searched, stack, words
-from experiments.training import Optimiser, Recipe, Task, trained
+from experiments.training import NetworkRecipe, Optimiser, Task, learn_task
 from linlocal.analysis.hierarchy import Feedback
 
 
@@ -110,8 +110,10 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     ) -> xr.Dataset:
         task = Task(config.num_symbols, synonyms, levels, multiples, seed)
         rate = learning_rate * (10 if optimisers == "sgd" else 1)
-        recipe = Recipe("convolutional", widths, extras, normalise, optimisers, rate, config.steps)
-        return trained(task, recipe, seed, RULES[rule])
+        recipe = NetworkRecipe(
+            "convolutional", widths, extras, normalise, optimisers, rate, config.steps
+        )
+        return learn_task(task, recipe, seed, RULES[rule])
 
     settings = settings_of(config)
     cells = [{"rule": rule, **setting} for rule in RULES for setting in settings]

@@ -16,16 +16,16 @@ import xarray as xr
 
 from experiments.runner import Sweep, searched, stack, words
 from experiments.training import (
-    LOSSES,
-    Recipe,
-    Source,
+    LOSS_CANDIDATES,
+    NetworkRecipe,
+    PairSource,
     Task,
     accuracy,
-    activities,
-    classes,
-    encode,
+    class_labels,
     fit_labels,
     fit_pairs,
+    layer_activities,
+    one_hot_leaves,
 )
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.probing import linear_probe, synonymic_sensitivity
@@ -92,7 +92,7 @@ def cells_of(config: Config) -> list[dict[str, Any]]:
 
     The label of a rule is these three words together.
     """
-    cells = [{"loss": loss, "credit": "local", "positives": "views"} for loss in LOSSES]
+    cells = [{"loss": loss, "credit": "local", "positives": "views"} for loss in LOSS_CANDIDATES]
     cells += [
         {"loss": loss, "credit": "end to end", "positives": "views"} for loss in config.end_to_end
     ]
@@ -135,7 +135,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     ) -> xr.Dataset:
         v, m, levels = grammar
         task = Task(v, m, levels, multiple, seed)
-        recipe = Recipe(
+        recipe = NetworkRecipe(
             width=config.width, normalise=True, learning_rate=learning_rate, steps=config.steps
         )
         return learned(task, recipe, loss, variant, credit, positives, config.num_labelled, seed)
@@ -188,7 +188,7 @@ def _over_multiples(parts: list[xr.Dataset], multiples: Sequence[float]) -> xr.D
 
 def learned(
     task: Task,
-    recipe: Recipe,
+    recipe: NetworkRecipe,
     loss: str,
     variant: int,
     credit: str,
@@ -211,12 +211,14 @@ def learned(
     net = recipe.network(rhm, seed)
     own = np.nan
     if loss == SUPERVISED:
-        fit_labels(net, recipe, encode(rhm, train.leaves), classes(train), seed)
-        own = accuracy(net, encode(rhm, test.leaves), classes(test))
+        fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
+        own = accuracy(net, one_hot_leaves(rhm, test.leaves), class_labels(test))
     elif loss != UNTRAINED:
-        source = Source(rhm, train, positives, rest, seed)
-        fit_pairs(net, recipe, LOSSES[loss][variant], source, local=credit == "local", seed=seed)
-    layers = activities(net, rhm)
+        source = PairSource(rhm, train, positives, rest, seed)
+        fit_pairs(
+            net, recipe, LOSS_CANDIDATES[loss][variant], source, local=credit == "local", seed=seed
+        )
+    layers = layer_activities(net, rhm)
     *_, below, top = layers(labelled.leaves)
     head = HierarchicalNet(
         recipe.width,
@@ -227,14 +229,14 @@ def learned(
         normalise=True,
         seed=seed,
     )
-    fit_labels(head, recipe, below, classes(labelled), seed)
+    fit_labels(head, recipe, below, class_labels(labelled), seed)
     linear, hidden = {}, {}
     features = top.flatten(1)
     for name, trees in (("validation", validation), ("test", test)):
         *_, below, top = layers(trees.leaves)
         found = linear_probe(features, labelled.labels, top.flatten(1), trees.labels, seed=seed)
         linear[name] = found.accuracy
-        hidden[name] = accuracy(head, below, classes(trees))
+        hidden[name] = accuracy(head, below, class_labels(trees))
     synonyms = synonymic_sensitivity(layers, rhm, test, seed=seed)
     judged = hidden if positives == "siblings" else linear
     return xr.Dataset(

@@ -14,15 +14,15 @@ import xarray as xr
 
 from experiments.runner import Sweep, grid
 from experiments.training import (
-    LOSSES,
-    Recipe,
-    Source,
+    LOSS_CANDIDATES,
+    NetworkRecipe,
+    PairSource,
     Task,
-    activities,
-    classes,
-    encode,
+    class_labels,
     fit_labels,
     fit_pairs,
+    layer_activities,
+    one_hot_leaves,
 )
 from linlocal.analysis.hierarchy import Feedback, HierarchicalNet
 from linlocal.analysis.probing import decodability, synonymic_sensitivity
@@ -99,15 +99,17 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         rhm = task.rhm
         num_test = min(config.num_probe, rhm.num_data // 8)
         train, rest = rhm.split(train=task.num_train, test=2 * num_test, seed=seed)
-        recipe = Recipe(width=config.width, normalise=True, learning_rate=3e-3, steps=config.steps)
+        recipe = NetworkRecipe(
+            width=config.width, normalise=True, learning_rate=3e-3, steps=config.steps
+        )
         feedback = Feedback("direct" if rule == "direct feedback alignment" else "transposed")
         net = recipe.network(rhm, seed, feedback)
         if rule.startswith("local"):
             learn_pairs(net, recipe, rule, rhm, train, rest, seed)
         elif rule != "untrained":
-            fit_labels(net, recipe, encode(rhm, train.leaves), classes(train), seed)
+            fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
         test, probe = rest[:num_test], rest[num_test:]
-        layers = activities(net, rhm)
+        layers = layer_activities(net, rhm)
         return xr.Dataset(
             {
                 "sensitivity": synonymic_sensitivity(layers, rhm, test, seed=seed),
@@ -127,7 +129,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
 def learn_pairs(
     net: HierarchicalNet,
-    recipe: Recipe,
+    recipe: NetworkRecipe,
     rule: str,
     rhm: RandomHierarchyModel,
     data: Trees,
@@ -137,5 +139,5 @@ def learn_pairs(
     """Train layer by layer without labels."""
     words = rule.removeprefix("local ").split(", ")
     positives: Literal["siblings", "views"] = "siblings" if "siblings" in words else "views"
-    source = Source(rhm, data, positives, exclude, seed)
-    fit_pairs(net, recipe, LOSSES[words[0]][0], source, local=True, seed=seed)
+    source = PairSource(rhm, data, positives, exclude, seed)
+    fit_pairs(net, recipe, LOSS_CANDIDATES[words[0]][0], source, local=True, seed=seed)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import xarray as xr
 
 from experiments.runner import Sweep, searched, stack, words
-from experiments.training import Architecture, Recipe, Task, trained
+from experiments.training import Architecture, NetworkRecipe, Task, learn_task
 from linlocal.rhm import theory
 
 
@@ -86,10 +86,10 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         normalise: bool,
         seed: int,
     ) -> xr.Dataset:
-        recipe = Recipe(
+        recipe = NetworkRecipe(
             architecture, config.width, 0, normalise, "adam", learning_rate, config.steps
         )
-        return trained(_task(grammar, multiple, seed), recipe, seed=seed)
+        return learn_task(_task(grammar, multiple, seed), recipe, seed=seed)
 
     keys = [
         (architecture, grammar, multiple)

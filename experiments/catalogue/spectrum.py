@@ -66,9 +66,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     Returns:
         The variables of `linlocal.compare` over condition (the cond(V_1) that was asked for), rule,
-        repetition and layer; ``downstream_condition``, cond(V_l) as built, and ``worst_case_cosine`` of the
-        first layer for the constructed data, over condition and repetition (the former also over
-        layer).
+        repetition and layer; ``downstream_condition``, cond(V_l) as built, and
+        ``worst_case_cosine`` of the first layer for the constructed data, over condition and
+        repetition (the former also over layer).
     """
     widths = [PATCH_WIDTH] + [config.width] * config.depth
     conditions = np.geomspace(1.0, config.largest, config.steps).tolist()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from experiments.data import named_data, source
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, grid
-from experiments.training import Schedule, fit, masked_cosines
+from experiments.training import Schedule, fit_by_rule, masked_cosines
 from linlocal.analysis.local_losses import CLAPP, LocalRule
 
 
@@ -94,7 +94,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         network = cast(nn.Sequential, network)
         watched = [images.held_out_views(k, config.batch, seed) for k in range(config.measured)]
         schedule = Schedule(config.steps, config.learning_rate)
-        losses, recorded = fit(network, RULES[rule], batches, schedule, seed=seed, watched=watched)
+        losses, recorded = fit_by_rule(
+            network, RULES[rule], batches, schedule, seed=seed, watched=watched
+        )
         return recorded.assign(masked_cosine=masked_cosines(network, losses[-1], watched))
 
     result = grid(

@@ -25,7 +25,7 @@ from experiments.data import (
     standardised,
 )
 from experiments.runner import Sweep, grid
-from experiments.training import Schedule, fit
+from experiments.training import Schedule, fit_by_rule
 from linlocal.analysis.local_losses import CLAPP, LocalRule
 
 
@@ -97,7 +97,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             return halves(train[rows_of(step, len(train), config.batch, seed)])
 
         steps = config.epochs * (len(train) // config.batch)
-        _, recorded = fit(
+        _, recorded = fit_by_rule(
             relu_network(config.width, config.depth, seed),
             RULES[rule],
             batches,

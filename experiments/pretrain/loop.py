@@ -25,7 +25,7 @@ from torch import Tensor
 from experiments.data import NUM_CHANNELS, Origin, Request, open_stream
 from experiments.pretrain.journal import Clock, Journal
 from experiments.pretrain.settings import Settings, Synchronised, network_of, rule_of, synchronised
-from experiments.training import BlockwiseRecipe
+from experiments.training import LARSSchedule
 from linlocal.analysis import results
 from linlocal.analysis.alignment import AlignmentRecorder, series
 from linlocal.analysis.local_losses import LocalRule
@@ -87,7 +87,7 @@ class Pretraining:
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             network, rule = synchronised(network), Synchronised(rule)
         self.blocks = [name for name, _ in network.named_children()]
-        recipe = BlockwiseRecipe(self.steps, settings.learning_rate * settings.batch / 256)
+        schedule = LARSSchedule(self.steps, settings.learning_rate * settings.batch / 256)
         kind = LocalTrainer if settings.order == "simultaneous" else GlobalTrainer
         self.trainer = kind(
             network,
@@ -97,7 +97,7 @@ class Pretraining:
             augment=self.stream.augment,
             fabric=fabric,
             seed=settings.seed,
-            **recipe.options,
+            **schedule.options,
         )
 
     def recorder(self, folder: Path | None) -> AlignmentRecorder | None:

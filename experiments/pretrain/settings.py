@@ -12,7 +12,7 @@ from torch import nn
 
 from experiments.data import NUM_CHANNELS
 from experiments.networks import cut, encoders as networks, narrow_resnet
-from experiments.training import SUPERVISED, headed
+from experiments.training import SUPERVISED, headed_rule
 from linlocal.analysis import results
 from linlocal.analysis.alignment import Cadence, log_spaced
 from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, LocalRule, Shape
@@ -182,7 +182,7 @@ def network_of(settings: Settings) -> nn.Sequential:
 
 def rule_of(settings: Settings, num_classes: int, gathered: bool) -> HeadedRule:
     """The loss of each block, of the joined batch of all processes if ``gathered``."""
-    return headed(
+    return headed_rule(
         LOSS_NAMES[settings.loss],
         num_classes,
         width=settings.width,
