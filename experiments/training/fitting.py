@@ -53,7 +53,7 @@ class Schedule:
 
     @property
     def recorded(self) -> list[int]:
-        """The steps before which cosines are recorded, log-spaced; and the total number of steps."""
+        """The steps before which cosines are recorded, log-spaced; and the number of all steps."""
         due = log_spaced(RECORDED_PER_DECADE)
         return [*(step for step in range(self.steps) if due(step)), self.steps]
 

@@ -19,7 +19,15 @@ from experiments.training.fitting import fabric_on
 from experiments.training.hierarchy_tasks import NetworkRecipe, one_hot_leaves
 from linlocal import losses
 from linlocal.analysis.hierarchy import HierarchicalNet
-from linlocal.analysis.local_losses import CLAPP, LocalLoss, LocalRule, Shape, Views, on_network
+from linlocal.analysis.local_losses import (
+    CLAPP,
+    LocalLoss,
+    LocalRule,
+    Shape,
+    Views,
+    contracted,
+    on_network,
+)
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
 from linlocal.rhm import RandomHierarchyModel, Trees, trees
 from linlocal.rules import Rule
@@ -198,7 +206,7 @@ class _OnRows(LocalRule):
         self.rule, self.siblings, self.rng = on_network(rule), siblings, rng
 
     def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
-        losses = self.rule.build([shape[-1:] for shape in shapes], seed)
+        losses = contracted(self.rule.build([shape[-1:] for shape in shapes], seed))
         return nn.ModuleList(
             _RowsLoss(loss, Projectors(shape[-1], seed + l) if self.siblings else None, self.rng)
             for l, (loss, shape) in enumerate(zip(losses, shapes, strict=True))

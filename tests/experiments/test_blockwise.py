@@ -16,10 +16,9 @@ from linlocal.analysis.local_losses import (
     ActivityNoise,
     HeadedClasses,
     HeadedViews,
-    Labels,
-    view_losses,
 )
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer, peak_bytes
+from linlocal.losses import BarlowTwins
 
 RULE = HeadedViews(width=8, widths=(6,), scale=1.0)
 SCHEDULE = LARSSchedule(steps=3, learning_rate=1.0, warm_up=0.34)
@@ -79,12 +78,11 @@ def test_parts_are_even_and_possible():
 @pytest.mark.parametrize("noise", [None, ActivityNoise()], ids=["plain", "noise"])
 @pytest.mark.parametrize("kind", ["views", "classes"])
 def test_no_loss_reaches_another_block_but_end_to_end_reaches_all(kind, noise):
-    labels = Labels()
-    rule = RULE if kind == "views" else HeadedClasses(width=8, widths=(6, 3), labels=labels)
-    x, labels_now = batches(0)
+    rule = RULE if kind == "views" else HeadedClasses(width=8, widths=(6, 3))
+    batch = batches(0)
+    x, _ = batch
     network = small(noise)
     trainer = LocalTrainer(network, list(network._modules), rule, shape=x.shape[1:])
-    labels.present = labels_now
     reached = []
 
     def gradients():
@@ -100,16 +98,16 @@ def test_no_loss_reaches_another_block_but_end_to_end_reaches_all(kind, noise):
     for l in range(len(network)):
         for position, loss in enumerate(trainer.losses):
             loss.judge = functools.partial(judged, rule, weight=float(position == l))
-        trainer.backward(x)
+        trainer.backward(x, batch)
         reached.append(gradients())
     assert reached == [[k % 4 == l for k in range(8)] for l in range(4)]
     end_to_end = GlobalTrainer(network, list(network._modules), rule, shape=x.shape[1:])
-    end_to_end.backward(x)
+    end_to_end.backward(x, batch)
     assert gradients()[:4] == [True] * 4
 
 
-def judged(rule, z, weight):
-    return weight * rule.judge(z)
+def judged(rule, z, batch, weight):
+    return weight * rule.judge(z, batch)
 
 
 def test_blockwise_memory_is_that_of_a_block():
@@ -170,14 +168,13 @@ def test_sequential_training_leaves_the_blocks_below_alone():
 
 
 def test_labels_teach():
-    labels, network, seen = Labels(), small(), []
+    network, seen = small(), []
     (loss,) = train_blocks(
         network,
-        HeadedClasses(width=8, widths=(3,), labels=labels),
+        HeadedClasses(width=8, widths=(3,)),
         lambda step: batches(0),
         LARSSchedule(20, 8.0),
         "end to end",
-        labels=labels,
         before_step=lambda step, trainer: seen.append(step),
     )
     x, classes = batches(0)
@@ -220,12 +217,12 @@ def test_the_rate_rises_linearly_and_falls_along_a_cosine():
 def test_variants_are_named_apart_and_have_what_they_are_named_after():
     names = [str(variant) for variant in blockwise_ssl.VARIANTS]
     assert len({*names}) == len(names)
-    config, labels = blockwise_ssl.PRESETS["smoke"], Labels()
+    config = blockwise_ssl.PRESETS["smoke"]
     for variant in blockwise_ssl.VARIANTS:
         network = blockwise_ssl.build(config, variant, seed=0)
         noises = [m.per for m in network.modules() if isinstance(m, ActivityNoise)]
         assert noises == ([variant.noise] if variant.noise else [])  # one, at three places
-        rule = blockwise_ssl.rule_of(config, variant, labels)
+        rule = blockwise_ssl.rule_of(config, variant)
         assert rule.kind == variant.head
         assert isinstance(rule, HeadedClasses) == (variant.loss == "supervised")
 
@@ -254,4 +251,4 @@ def test_a_measurement_is_a_function_of_its_point():
 def test_published_settings_are_the_default_of_the_rule():
     rule = HeadedViews()
     assert (rule.width, rule.widths, rule.kind) == (2048, (8192,) * 3, "expansion")
-    assert (rule.loss, rule.scale) == (view_losses.BarlowTwins(weight=0.0051), 0.024)
+    assert (rule.loss, rule.scale) == (BarlowTwins(weight=0.0051), 0.024)
