@@ -84,7 +84,6 @@ PRESETS = {
     ),
 }
 PUBLISHED = "arXiv 2605.18557 (abstract only)"
-SUPERVISED, UNTRAINED = "supervised backpropagation", "untrained"
 
 
 def cells_of(config: Config) -> list[dict[str, Any]]:
@@ -106,8 +105,8 @@ def cells_of(config: Config) -> list[dict[str, Any]]:
         {"loss": loss, "credit": "local", "positives": "masked halves"} for loss in config.masked
     ]
     cells += [
-        {"loss": loss, "credit": "", "positives": "labels" if loss == SUPERVISED else ""}
-        for loss in (SUPERVISED, UNTRAINED)
+        {"loss": "supervised backpropagation", "credit": "", "positives": "labels"},
+        {"loss": "untrained", "credit": "", "positives": ""},
     ]
     return cells
 
@@ -210,10 +209,10 @@ def learned(
     validation = rest[num_test + num_labelled :]
     net = recipe.network(rhm, seed)
     own = np.nan
-    if loss == SUPERVISED:
+    if positives == "labels":
         fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
         own = accuracy(net, one_hot_leaves(rhm, test.leaves), class_labels(test))
-    elif loss != UNTRAINED:
+    elif positives:
         source = PairSource(rhm, train, positives, rest, seed)
         fit_pairs(
             net, recipe, LOSS_CANDIDATES[loss][variant], source, local=credit == "local", seed=seed

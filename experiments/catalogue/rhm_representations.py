@@ -7,7 +7,7 @@ the number of data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import xarray as xr
@@ -17,6 +17,7 @@ from experiments.training import (
     LOSS_CANDIDATES,
     NetworkRecipe,
     PairSource,
+    Positives,
     Task,
     class_labels,
     fit_labels,
@@ -24,9 +25,8 @@ from experiments.training import (
     layer_activities,
     one_hot_leaves,
 )
-from linlocal.analysis.hierarchy import Feedback, HierarchicalNet
+from linlocal.analysis.hierarchy import Feedback
 from linlocal.analysis.probing import decodability, synonymic_sensitivity
-from linlocal.rhm import RandomHierarchyModel, Trees
 
 
 @dataclass(frozen=True)
@@ -75,26 +75,44 @@ PRESETS = {
 }
 PUBLISHED = "arXiv 2307.02129, synonymic sensitivity"
 
-Rule = Literal[
-    "untrained",
-    "backpropagation",
-    "direct feedback alignment",
-    "local VICReg",
-    "local InfoNCE",
-    "local InfoNCE, siblings",
-]
-RULES: tuple[Rule, ...] = Rule.__args__  # type: ignore[attr-defined]
+
+@dataclass(frozen=True)
+class Rule:
+    """How a network learns.
+
+    Attributes:
+        credit: how the error reaches a layer: "backpropagation", "direct feedback", "local" (no
+            error crosses layers), or "" for a network that is not trained.
+        positives: what a loss pulls together, "views" or "siblings"; "labels" for supervised
+            training, "" for none.
+        loss: a name in `LOSS_CANDIDATES` for training without labels, else "".
+    """
+
+    credit: Literal["backpropagation", "direct feedback", "local", ""] = ""
+    positives: Positives | Literal["labels", ""] = ""
+    loss: str = ""
+
+
+RULES = {
+    "untrained": Rule(),
+    "backpropagation": Rule("backpropagation", "labels"),
+    "direct feedback alignment": Rule("direct feedback", "labels"),
+    "local VICReg": Rule("local", "views", "VICReg"),
+    "local InfoNCE": Rule("local", "views", "InfoNCE"),
+    "local InfoNCE, siblings": Rule("local", "siblings", "InfoNCE"),
+}
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Train by every rule with every number of data, and ask every layer.
 
     Returns:
-        ``sensitivity`` and ``decodability`` over rule, multiple, repetition, layer and level.
+        ``sensitivity`` and ``decodability`` over rule (with coordinates credit, positives, loss),
+        multiple, repetition, layer and level.
     """
 
-    def measure(rule: Rule, multiple: float, repetition: int) -> xr.Dataset:
-        seed = config.seed + repetition
+    def measure(rule: str, multiple: float, repetition: int) -> xr.Dataset:
+        how, seed = RULES[rule], config.seed + repetition
         task = Task(config.num_symbols, config.num_synonyms, config.num_levels, multiple, seed)
         rhm = task.rhm
         num_test = min(config.num_probe, rhm.num_data // 8)
@@ -102,12 +120,13 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         recipe = NetworkRecipe(
             width=config.width, normalise=True, learning_rate=3e-3, steps=config.steps
         )
-        feedback = Feedback("direct" if rule == "direct feedback alignment" else "transposed")
+        feedback = Feedback("direct" if how.credit == "direct feedback" else "transposed")
         net = recipe.network(rhm, seed, feedback)
-        if rule.startswith("local"):
-            learn_pairs(net, recipe, rule, rhm, train, rest, seed)
-        elif rule != "untrained":
+        if how.positives == "labels":
             fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
+        elif how.positives:
+            source = PairSource(rhm, train, how.positives, rest, seed)
+            fit_pairs(net, recipe, LOSS_CANDIDATES[how.loss][0], source, local=True, seed=seed)
         test, probe = rest[:num_test], rest[num_test:]
         layers = layer_activities(net, rhm)
         return xr.Dataset(
@@ -117,27 +136,13 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             }
         )
 
-    return grid(
+    result = grid(
         sweep,
         measure,
         "representations",
-        rule=RULES,
+        rule=tuple(RULES),
         multiple=config.multiples,
         repetition=range(config.repetitions),
     )
-
-
-def learn_pairs(
-    net: HierarchicalNet,
-    recipe: NetworkRecipe,
-    rule: str,
-    rhm: RandomHierarchyModel,
-    data: Trees,
-    exclude: Trees,
-    seed: int,
-) -> None:
-    """Train layer by layer without labels."""
-    words = rule.removeprefix("local ").split(", ")
-    positives: Literal["siblings", "views"] = "siblings" if "siblings" in words else "views"
-    source = PairSource(rhm, data, positives, exclude, seed)
-    fit_pairs(net, recipe, LOSS_CANDIDATES[words[0]][0], source, local=True, seed=seed)
+    ways = [asdict(rule) for rule in RULES.values()]
+    return result.assign_coords({key: ("rule", [way[key] for way in ways]) for key in ways[0]})
