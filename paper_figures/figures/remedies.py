@@ -15,7 +15,7 @@ PAPER = ""
 
 LIMIT = 1e-10
 VISIBLE = 1e-3
-# Colour, marker, line and label of each remedy; those that need no condition are drawn last, on top.
+# Colour, marker, line and label of each remedy; those without a condition are drawn last, on top.
 LOOKS = {
     "none": (style.PALETTE[6], "x", "-", "Gaussian weights, no remedy"),
     "conformal, equal penalty": (style.PALETTE[3], "v", ":", "conformal, equal penalty"),
