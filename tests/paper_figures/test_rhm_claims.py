@@ -113,7 +113,8 @@ def ssl(stored, local, end_to_end, supervised, untrained=0.2, siblings=0.2):
     data = stored("rhm_local_ssl")
     numbers = {}
     for rule in data["rule"].values:
-        credit, positives = (str(data[key].sel(rule=rule).values) for key in ("credit", "positives"))
+        here = data.sel(rule=rule)
+        credit, positives = str(here["credit"].values), str(here["positives"].values)
         if positives == rhm_local_ssl.LABELS:
             numbers[str(rule)] = supervised
         elif positives == rhm_local_ssl.NOTHING:
