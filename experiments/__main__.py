@@ -52,7 +52,7 @@ Processes = Annotated[
 
 @app.command("list")
 def list_experiments(out: Out = Path("results"), seed: Seed = 0, data: Data = None) -> None:
-    """Show what each experiment shows, its sizes, and the state of its results."""
+    """List what each experiment shows, its sizes, and the state of its results."""
     with one_line_errors():
         for name in registry.NAMES:
             experiment = registry.load(name)
@@ -119,7 +119,7 @@ def verify_results(
     sample: Annotated[int, typer.Option(min=1, help="How many result files to compute again.")] = 3,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Of the choice of files; without it, another each time."),
+        typer.Option(min=0, help="Seeds the choice of files; without it, another each time."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Take results of this size only: smoke, cpu or paper.")

@@ -113,7 +113,7 @@ def kept(inputs: Mapping[str, list[Address]]) -> dict[str, list[Address]]:
     """The figures whose results all exist.
 
     Args:
-        inputs: by figure, the addresses of its results.
+        inputs: for each figure, the addresses of its results.
 
     Raises:
         ResultError: there is no such figure.

@@ -63,11 +63,11 @@ def record(
     """Enter the claims of one figure into ``claims.json`` and ``claims.md``.
 
     Args:
-        figure: its name; the entries of other figures stay.
-        claims: in the order in which they are to be read.
+        figure: name of the figure; the entries of other figures stay.
+        claims: the claims, in the order in which they are to be read.
         run: preset and seed of the results, as text.
-        folder: of the figures.
-        source: what the figure was drawn from, see `drawing.source`; the report shows it.
+        folder: folder of the figures.
+        source: what the figure was drawn from, see `report.sources.source`; the report shows it.
     """
     decided = [
         {
@@ -109,7 +109,7 @@ def replace_text(path: Path, text: str) -> None:
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
     """Wait until no other process changes the records of ``folder``."""
-    if sys.platform == "win32":  # knows no lock that ends with its process and leaves no file
+    if sys.platform == "win32":  # has no lock that ends with its process and leaves no file
         yield
         return
     import fcntl

@@ -21,9 +21,9 @@ class FigureModule(Protocol):
     """What a module of the figures defines; its docstring's first line is its caption.
 
     Attributes:
-        INPUTS: names of the experiments whose results it reads.
-        PAPER: "A", "B" or "C", the paper that it is about, see `report.contents.PAPERS`; "" for our
-            own.
+        INPUTS: names of the experiments whose results the figure reads.
+        PAPER: the paper that the figure is about: "A", "B" or "C" of `report.contents.PAPERS`, or
+            "" for our own.
     """
 
     __doc__: str | None

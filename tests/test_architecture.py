@@ -371,7 +371,7 @@ PLANTED = [
     (through_the_wall, "linlocal.rules", "from linlocal.losses import pairs"),
     (through_the_wall, "linlocal.rules", "import linlocal.losses.pairs"),
     (through_the_wall, "linlocal.rules", "from linlocal import losses as l\nl.pairs.TypeTwo"),
-    (through_the_wall, "experiments.data", "from experiments.training.fitting import fit"),
+    (through_the_wall, "experiments.data", "from experiments.training.fitting import fit_by_rule"),
     (
         through_the_wall,
         "paper_figures.figures.new",
@@ -389,7 +389,7 @@ PLANTED = [
     (circles_of_rooms, "linlocal.rhm.new", "from linlocal.testing import networks"),
     (not_alone, "experiments.catalogue.new", "from experiments.catalogue import scaling"),
     (not_alone, "experiments.catalogue.new", "from experiments.catalogue.scaling import run"),
-    (not_alone, "experiments.data.new", "from experiments.training import fit"),
+    (not_alone, "experiments.data.new", "from experiments.training import fit_by_rule"),
     (not_alone, "paper_figures.figures.new", "from .scaling import draw"),
     (too_many_rooms, "linlocal.new", ""),
     (shadowed, "linlocal.updates.compare", ""),

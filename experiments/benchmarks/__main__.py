@@ -25,13 +25,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def main(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Which: {', '.join(registry.NAMES)}; all if none is named."),
+        typer.Argument(help=f"Benchmarks: {', '.join(registry.NAMES)}; all if none is named."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Measure what the main operations cost here, and write the page of all that was measured.
 
-    Results of other devices stay on the page. Minutes on a CPU; leave the machine alone meanwhile.
+    Results of other devices stay on the page. Measuring takes minutes on a CPU; leave the
+    machine alone meanwhile.
     """
     try:
         results.known_name("device", device, ("cpu", "cuda"))
@@ -88,7 +89,7 @@ def page(folder: Path) -> str:
 
 
 def hardware(data: xr.Dataset) -> str:
-    """Where, with what and from which commit something was measured."""
+    """The hardware, the versions and the commit of a measurement."""
     found = json.loads(data.attrs["hardware"])
     packages = json.loads(data.attrs["packages"])
     device = f"{found['accelerator']}; " if "accelerator" in found else ""

@@ -11,7 +11,7 @@ and channels_last, compiled block by block and not. A step is forward, backward 
 batch of images in two views; its peak memory is what the allocator had on top of weights, gradients
 and optimiser, on the CPU what `peak_bytes` counts. What cannot be measured (memory runs out, no
 compiler, micro-batches of a ResNet with its BatchNorm) is left out of the result, and its reason is
-written beside it. Recorder overhead is that of a due step.
+written beside it. The overhead of the recorder is that of a step in which it is due.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class Config:
     """What is measured.
 
     Attributes:
-        batches: images in a batch, for each network.
+        batches: number of images in a batch, for each network.
         size: side of the images in pixels.
-        width: factor on the channels of the 8-layer encoder, the heads and projectors.
-        steps: timed, after warm-up.
-        warm_up: steps before.
-        precision: of Fabric.
-        micro_batch: rows that a block runs on at a time in training with micro-batches; a batch
-            has two rows for each image.
-        compiled: whether blocks are compiled, each of these.
-        device: of torch.
-        seed: of weights and images.
+        width: factor on the numbers of channels of the 8-layer encoder, the heads and projectors.
+        steps: number of timed steps, after the warm-up.
+        warm_up: number of steps before the timed ones.
+        precision: a precision that Fabric knows.
+        micro_batch: number of rows that a block runs on at a time in training with micro-batches; a
+            batch has two rows for each image.
+        compiled: the cases to measure: with compiled blocks, without, or both.
+        device: name of the torch device.
+        seed: seeds the weights and the images.
     """
 
     batches: tuple[int, int] = (128, 128)
@@ -109,7 +109,7 @@ def measure(config: Config) -> xr.Dataset:
         Over network, training and compiled: ``images_per_s``, ``peak_gib``, ``recorder_ratio`` (a
         step in which the recorder is due, over one without it; of end-to-end training in the eager
         network), NaN where nothing was measured, and ``why``; ``memory_ratio`` (its peak
-        over that of training end to end).
+        over that of end-to-end training).
     """
     cells = list(product(NETWORKS, TRAININGS, config.compiled))
     rows = []
@@ -170,7 +170,7 @@ def _measured(config: Config, network: str, training: str, compiled: bool) -> di
         step()
     seconds = statistics.median(_seconds(step, config.device) for _ in range(config.steps))
     found = {"images_per_s": batch / seconds}
-    trainer.backward(images)  # so that gradients are there, and not counted
+    trainer.backward(images)  # so that gradients exist and are not counted
     found["peak_gib"] = peak_bytes(partial(trainer.backward, images), config.device) / 2**30
     trainer.model.zero_grad(set_to_none=True)
     if training == END_TO_END and not compiled:
@@ -179,7 +179,7 @@ def _measured(config: Config, network: str, training: str, compiled: bool) -> di
 
 
 def build(config: Config, network: str) -> tuple[nn.Sequential, LocalRule]:
-    """A network, its children the blocks, and its rule."""
+    """A network, whose children are the blocks, and its rule."""
     if network == NETWORKS[0]:
         width = max(round(2048 * config.width), 8)
         rule = HeadedViews(width=width, widths=(4 * width,) * 3)
@@ -191,7 +191,7 @@ def build(config: Config, network: str) -> tuple[nn.Sequential, LocalRule]:
 
 
 def _recorded(config: Config, trainer: Trainer, rule: LocalRule, images: torch.Tensor) -> float:
-    """Time of a recorded forward and backward pass over that of a plain one, the median."""
+    """Median ratio of the times of a recorded and a plain forward and backward pass."""
     losses = rule.build(trainer.shapes, config.seed).to(config.device)
     losses[-1] = trainer.losses[-1]
     recorder = AlignmentRecorder(
@@ -231,7 +231,7 @@ def _seconds(call: Callable[[], object], device: str) -> float:
 
 
 def table(data: xr.Dataset) -> str:
-    """What was measured, as a table in Markdown; what was not stays empty."""
+    """The measurements as a table in Markdown; cells that were not measured stay empty."""
     lines = [
         "| network | training | compiled | images/s | peak, GiB | peak / end to end "
         "| recorded / plain step | note |",
@@ -257,7 +257,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the result file.")] = Path("results"),
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     preset: Annotated[str, typer.Option(help="smoke, cpu or paper; by default of the device")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the weights and the images.")] = 0,
 ) -> None:
     """Measure, write gpu_benchmark-PRESET-seedSEED.nc and print it as a table."""
     chosen = preset or ("paper" if device.startswith("cuda") else "cpu")

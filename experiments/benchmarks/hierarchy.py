@@ -1,4 +1,4 @@
-"""The Random Hierarchy Model against the generators that one writes first.
+"""The Random Hierarchy Model against the generators that one would write first.
 
 Process time of one thread, best of several, at v = n = 16, m = 8, s = 2, L = 4. The plain sampler
 is one gather per level, in numpy with int8 or in torch with its int64 indices; both draw with
@@ -29,8 +29,8 @@ class Config:
     """What is timed.
 
     Attributes:
-        num: data.
-        repetitions: the fastest of so many counts.
+        num: number of data.
+        repetitions: number of timed calls, the fastest of which counts.
     """
 
     num: int = 100_000
@@ -70,7 +70,7 @@ def seconds(call: Callable[[], object], repetitions: int) -> float:
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """Most bytes that were allocated at a time during a call."""
+    """The largest number of bytes allocated at one time during a call."""
     tracemalloc.start()
     call()
     peak = tracemalloc.get_traced_memory()[1]

@@ -36,7 +36,7 @@ RULES: dict[str, LocalRule] = {
     "direct feedback": CLAPP(context="top"),
     "direct feedback, rank 32": CLAPP(context="top", rank=32),
 }
-# Of the repeated encoder: without projections, and with a top activity.
+# The rules of the repeated encoder: one without projections, one that reads the top activity.
 RULES_OF_DEPTH = ("SCFF", "direct feedback, rank 32")
 RULE_OF_MICRO_BATCHES = "CLAPP++"
 TRAINERS: dict[str, type[Trainer]] = {"local": LocalTrainer, "backpropagation": GlobalTrainer}
@@ -49,8 +49,8 @@ class Bytes:
     """What a training step needs.
 
     Attributes:
-        activities: peak, above what exists before.
-        parameters: trained ones, of network and losses.
+        activities: peak above what exists before the pass.
+        parameters: trained parameters of network and losses.
     """
 
     activities: int
@@ -66,8 +66,8 @@ def peak(trainer: type[Trainer], case: Case, rule: LocalRule, device: str) -> By
 
     Args:
         trainer: `LocalTrainer` or `GlobalTrainer`.
-        case: network and batch.
-        rule: whose losses are used.
+        case: the network and its batch.
+        rule: the rule whose losses are used.
         device: "cpu", "cuda", or "meta", which counts tensors without computing their values.
     """
     made, step = prepared(trainer, case, rule, device)
@@ -81,14 +81,15 @@ class Config:
 
     Attributes:
         device: "meta" counts tensors without computing their values; "cuda" asks the allocator.
-        batch: images of 32x32.
-        large_batch: images of 224x224.
-        width: factor on the channels.
-        depths: of the repeated encoder.
-        micro_batches: rows of them in the 8-layer encoder at 224x224, both views counted.
-        timed_width: factor on the channels of the encoder whose passes are timed, at 32x32 on the
-            CPU with ``large_batch`` images.
-        repetitions: of timed passes.
+        batch: number of images of 32x32.
+        large_batch: number of images of 224x224.
+        width: factor on the numbers of channels.
+        depths: depths of the repeated encoder.
+        micro_batches: numbers of rows in a micro-batch of the 8-layer encoder at 224x224, both
+            views counted.
+        timed_width: factor on the numbers of channels of the encoder whose passes are timed, at
+            32x32 on the CPU with ``large_batch`` images.
+        repetitions: number of timed passes.
     """
 
     device: str = "meta"

@@ -28,11 +28,11 @@ class Case:
     """A network and a batch.
 
     Attributes:
-        name: of the network, see `experiments.networks.build`.
+        name: name of the network, see `experiments.networks.build`.
         depth: number of blocks; None takes the usual number.
-        side: of the images.
+        side: side of the images in pixels.
         batch: number of images; there are two views of each.
-        width: factor on the channels.
+        width: factor on the numbers of channels.
     """
 
     name: Name = "vgg6"
@@ -49,7 +49,7 @@ def whole(blocks: Sequence[Block]) -> AbstractContextManager[None]:
 
 @contextmanager
 def checkpointed(blocks: Sequence[Block]) -> Iterator[None]:
-    """Inside, blocks keep their input alone and run whole once more in the backward pass."""
+    """Make blocks keep their input alone and run whole once more in the backward pass."""
     modules = [block.module for block in blocks]
     for module in modules:
         vars(module)["forward"] = partial(checkpoint, module.forward, use_reentrant=False)
@@ -61,7 +61,7 @@ def checkpointed(blocks: Sequence[Block]) -> Iterator[None]:
 
 
 def cut(rows: int) -> Way:
-    """Blocks run on so many rows at a time, and once more in the backward pass."""
+    """Make blocks run on a few rows at a time, and once more in the backward pass."""
     return lambda blocks: MicroBatches(blocks, rows).cut()
 
 
@@ -93,10 +93,10 @@ def ways(rows: Sequence[int]) -> list[Way]:
 def seconds(
     trainer: type[Trainer], case: Case, rule: LocalRule, chosen: Sequence[Way], repetitions: int
 ) -> list[float]:
-    """Median processor time of a pass on the CPU, each way; of this process alone."""
+    """Median processor time of a pass on the CPU, for each way, in this process alone."""
     _, step = prepared(trainer, case, rule, "cpu")
     times: list[list[float]] = [[] for _ in chosen]
-    for _ in range(repetitions):  # in turn, so that a slower machine is so for all
+    for _ in range(repetitions):  # in turn, so that a machine that slows down does so for all
         for way, found in zip(chosen, times, strict=True):
             start = time.process_time()
             step(way)

@@ -32,10 +32,10 @@ class Config:
     """What is timed.
 
     Attributes:
-        batches: of 32 images, for each kind of images and network.
-        goal: relative gradient to which L-BFGS is also driven, on the first batch.
-        patience_s: longest time for one layer there.
-        seed: of images, weights and the initial projections of the published procedure.
+        batches: number of batches of 32 images, for each kind of images and network.
+        goal: relative gradient to which L-BFGS is also driven on the first batch.
+        patience_s: longest time that this may take for one layer, in seconds.
+        seed: seeds the images, the weights and the initial projections of the published procedure.
     """
 
     batches: int = 2
@@ -59,10 +59,10 @@ class PublishedProcedure:
 
     Args:
         network: its matrices are copied to float32.
-        pairs: from two views.
-        margin: of the softplus.
-        penalty: lam.
-        seed: of the initial projections.
+        pairs: pairs of two views.
+        margin: margin of the softplus.
+        penalty: strength lam of the penalty.
+        seed: seeds the initial projections.
     """
 
     def __init__(
@@ -124,8 +124,8 @@ class PublishedProcedure:
         """L-BFGS in float64, without its own stopping rules, until ||dLoss/dB|| <= goal ||lam B||.
 
         Args:
-            goal: of the relative gradient.
-            seconds_per_layer: give up a layer after so long.
+            goal: the relative gradient to reach.
+            seconds_per_layer: time after which a layer is given up.
 
         Returns:
             The number of layers that reached the goal.
@@ -153,7 +153,7 @@ class PublishedProcedure:
     def minimise(
         self, optimizer: torch.optim.LBFGS, z: torch.Tensor, projections: list[torch.Tensor]
     ) -> None:
-        """One call of the optimizer on the projections of one layer."""
+        """Call the optimiser once on the projections of one layer."""
 
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
@@ -199,8 +199,8 @@ def measure(config: Config) -> xr.Dataset:
         Over data, network, batch: ``ours_s``, ``published_s``; ``ours_error``, ``published_error``
         (relative error of the local against the global update, the worst layer; meaningful where
         both are equal); ``ours_residual``, ``published_residual`` (||dLoss/dB|| / ||lam B||). On
-        the first batch ``patient_s``, the time of L-BFGS in float64 until that ratio is ``goal``,
-        and ``patient_layers``, in how many layers it got there.
+        the first batch ``patient_s``, the time that L-BFGS in float64 takes until that ratio is
+        ``goal``, and ``patient_layers``, the number of layers in which it got there.
     """
     widths = [PATCH_WIDTH] + [128] * 6
     rule = rules.CLAPP("softplus", margin=1.0, penalty=0.01)
@@ -209,7 +209,7 @@ def measure(config: Config) -> xr.Dataset:
     cells = list(product(DATA, NETWORKS, range(config.batches)))
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        both_updates(networks["orthogonal"], batches[DATA[0]][0], rule)  # loads and warms caches
+        both_updates(networks["orthogonal"], batches[DATA[0]][0], rule)  # warms caches
         rows = [
             _one(networks[name], batches[data][batch], rule, config, patient=batch == 0)
             for data, name, batch in tqdm(cells, desc="batches", disable=None)

@@ -31,13 +31,13 @@ class Config:
     """What is timed.
 
     Attributes:
-        widths: of the layers.
+        widths: widths of the layers.
         pooled: layers (1..L) that a max-pool of 2 follows.
-        batch: rows, both views together.
-        size: pixels of a side.
-        steps: recorded and plain steps each; the first of them warm up.
-        device: where.
-        seed: of weights and images.
+        batch: number of rows, both views together.
+        size: side of the images in pixels.
+        steps: number of recorded steps, and of plain ones; the first of them warm up.
+        device: name of the torch device.
+        seed: seeds the weights and the images.
     """
 
     widths: tuple[int, ...] = (128, 256, 256, 512, 1024, 1024)
@@ -72,8 +72,9 @@ def measure(config: Config) -> xr.Dataset:
     Returns:
         ``plain_s``: seconds of a plain step, the median. ``ratio``: recorded over plain step, the
         median over neighbours. ``unrecorded_ratio``: the same for a step with the recorder in which
-        nothing is due. ``share``: of the training time at cadence 100, in a run of 100 steps, one
-        of them recorded. ``flush_s``: of one transfer and write, done for every 10 recorded steps.
+        nothing is due. ``share``: the recorder's share of the training time at cadence 100, in a
+        run of 100 steps with one recorded. ``flush_s``: seconds of one transfer and write, done for
+        every 10 recorded steps.
     """
     with TemporaryDirectory() as folder:
         return _measure(config, Path(folder))
@@ -118,7 +119,7 @@ def _measure(config: Config, folder: Path) -> xr.Dataset:
     recorder.flush()
     flush_s = _now(config.device) - start
     plain_s = statistics.median(plain[warm:])
-    # Per recorded step a tenth of a flush.
+    # A recorded step pays a tenth of a flush.
     extra = (ratio - 1.0) + flush_s / 10 / plain_s
     share = extra / (100 + extra)
     return xr.Dataset(

@@ -16,13 +16,13 @@ HERE = Path(__file__).parent
 
 
 def _is_benchmark(file: Path) -> bool:
-    """Read, not imported: the names are wanted before anything heavy is."""
+    """Whether a file is a benchmark; it is read, not imported, because imports are heavy."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     targets = [t for node in tree.body if isinstance(node, ast.Assign) for t in node.targets]
     return {"TITLE", "CONFIGS"} <= {ast.unparse(target) for target in targets}
 
 
-# Those of this folder's modules that define what a benchmark does.
+# The modules of this folder that define what a benchmark defines.
 NAMES: tuple[str, ...] = tuple(sorted(f.stem for f in HERE.glob("*.py") if _is_benchmark(f)))
 
 
@@ -30,8 +30,8 @@ class Benchmark(Protocol):
     """What a module ``experiments.benchmarks.NAME`` defines.
 
     Attributes:
-        TITLE: of its section.
-        CONFIGS: what is measured on each device that it knows, as a frozen dataclass.
+        TITLE: title of its section of the page.
+        CONFIGS: for each device that it knows, a frozen dataclass of what is measured there.
     """
 
     TITLE: str

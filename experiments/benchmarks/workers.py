@@ -1,7 +1,7 @@
 """A training in a process of a sweep: what the C library does with the memory that a step frees.
 
-dask has it given back at once, so that the next step asks the system for the same memory again,
-page by page. `experiments.runner` has it kept.
+Under dask the library gives it back at once, so the next step asks the system for the same memory
+again, page by page. `experiments.runner` makes the library keep it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Config:
     """What is measured.
 
     Attributes:
-        steps: of one training of the experiment blockwise_ssl at its cpu preset.
-        repetitions: trainings that count, after one that does not.
+        steps: steps of one training of the experiment blockwise_ssl at its cpu preset.
+        repetitions: number of trainings that count, after one that does not.
     """
 
     steps: int = 50
@@ -125,7 +125,7 @@ def _ours() -> Iterator[Workers]:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Inside, what dask sets for its processes may stay in the environment; not afterwards."""
+    """Let dask's settings for its processes stay in the environment, and remove them afterwards."""
     before = dict(os.environ)
     for name in [name for name in before if name.startswith("MALLOC_")]:
         del os.environ[name]

@@ -1,10 +1,10 @@
 """Blockwise self-supervised learning in four blocks against the same loss end to end.
 
 Every variant (loss, head, noise between blocks, order of training) trains the same network on
-two-dimensional images of a Random Hierarchy Model, a block on the detached output of the one below;
-the reference is end to end with the same head and loss. Learning rates are chosen from the same
-candidates on validation data. A linear classifier reads the class from each block; that of the
-last block, fitted to clean images, also reads corrupted ones. Along the simultaneous training, the
+two-dimensional images of a Random Hierarchy Model, each block on the detached output of the block
+below; the reference trains end to end with the same head and loss. Learning rates are chosen from
+the same candidates on validation data. A linear classifier reads the class from each block; that of
+the last block, fitted to clean images, also reads corrupted ones. During simultaneous training, the
 gradient of each block's loss is compared with that of the last block's loss backpropagated.
 """
 
@@ -28,12 +28,12 @@ from experiments.training import (
     RECORDED_PER_DECADE,
     SUPERVISED,
     VIEW_LOSSES,
-    BlockwiseRecipe,
+    LARSSchedule,
     Order,
-    aligned,
     corrupted_accuracy,
-    headed,
-    train,
+    headed_rule,
+    train_blocks,
+    update_cosines,
 )
 from linlocal.analysis.alignment import log_spaced
 from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, HeadKind, Spread
@@ -51,19 +51,20 @@ class Config:
         network: "narrow" (a residual network of 4 stages, 8 to 64 channels) or "resnet50".
         levels: L of the images, whose side is 2^L patches; v = n = 8, m = 4.
         patch: side of a symbol in pixels.
-        channels: of the images.
-        train: images for training and, a fifth of them, validation.
-        test: images.
-        steps: of training, of each block in the sequential order.
+        channels: channels of the images.
+        train: number of images for training, a fifth of which are kept for validation.
+        test: number of test images.
+        steps: steps of training; in the sequential order, of each block.
         batch: images per batch.
-        width: of the expansion in the heads.
+        width: width of the expansion in the heads.
         projector: widths of the projectors.
-        learning_rates: of LARS, candidates of the search; the published one is 0.2 x batch / 256.
-        corruptions: of the test images.
-        corrupted: test images that are corrupted, the first ones.
-        repetitions: networks and splits that are reported.
-        device: of torch.
-        seed: of everything.
+        learning_rates: rates of LARS that the search tries; the published one is
+            0.2 x batch / 256.
+        corruptions: names of the corruptions of the test images.
+        corrupted: number of test images that are corrupted: the first ones.
+        repetitions: number of networks and splits that are reported.
+        device: name of the torch device.
+        seed: seeds the images, the splits, the networks and the search.
     """
 
     network: Literal["narrow", "resnet50"] = "narrow"
@@ -125,9 +126,9 @@ class Variant:
 
     Attributes:
         loss: a name in `VIEW_LOSSES`, or "supervised".
-        order: of training; "" leaves the network untrained.
-        head: of each block.
-        noise: between blocks: what shares its standard deviation; "" adds none.
+        order: order of training; "" leaves the network untrained.
+        head: the head of each block.
+        noise: what shares the standard deviation of the noise between blocks; "" adds none.
     """
 
     loss: str = "Barlow Twins"
@@ -159,7 +160,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     Returns:
         Over variant (with coordinates loss, order, head, noise) and repetition: ``accuracy`` of a
         linear probe over layer, ``corrupted_accuracy`` of the last block over corruption and
-        severity (0: clean), ``cosine`` over step and layer, of the simultaneous order (NaN for
+        severity (0: clean), ``cosine`` over step and layer for the simultaneous order (NaN for
         others); ``search_accuracy`` over candidate.
     """
 
@@ -206,8 +207,8 @@ def measured(config: Config, variant: Variant, learning_rate: float, seed: int) 
     def record(step: int, trainer: Trainer) -> None:
         if variant.order == "simultaneous" and step in due:
             with drawing(torch.device(config.device), seed, step):  # noise
-                aligned_now = aligned(trainer.model, trainer.losses, watched)
-                cosines[step] = aligned_now["cosine"].values
+                found = update_cosines(trainer.model, trainer.losses, watched)
+                cosines[step] = found["cosine"].values
 
     due = [*filter(log_spaced(RECORDED_PER_DECADE), range(config.steps)), config.steps]
     network = _trained(config, variant, learning_rate, seed, record)
@@ -244,11 +245,11 @@ def _trained(
     if not variant.order:
         return network
     try:
-        train(
+        train_blocks(
             network,
             rule_of(config, variant),
             lambda step: images.labelled_views(step, config.batch, seed),
-            BlockwiseRecipe(config.steps, learning_rate),
+            LARSSchedule(config.steps, learning_rate),
             variant.order,
             seed=seed,
             before_step=before_step,
@@ -274,7 +275,7 @@ def build(config: Config, variant: Variant, seed: int) -> nn.Sequential:
 
 def rule_of(config: Config, variant: Variant) -> HeadedRule:
     """The loss of each block."""
-    return headed(
+    return headed_rule(
         variant.loss,
         NUM_CLASSES,
         width=config.width,

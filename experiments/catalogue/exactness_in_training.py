@@ -33,13 +33,13 @@ class Config:
 
     Attributes:
         steps: number of updates, all on one batch.
-        images_per_batch: 28x28 images in it.
+        images_per_batch: number of 28x28 images in the batch.
         width: units of each layer.
         depth: number of layers.
         learning_rate: step size along the local updates.
-        margin: of the softplus score.
-        penalty: lam, on the projections.
-        seed: of images and weights.
+        margin: margin of the softplus score.
+        penalty: strength lam of the penalty on the projections.
+        seed: seeds the images and the weights.
         data: folder of MNIST; None takes photographs.
     """
 
@@ -88,7 +88,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         for _ in range(config.steps):
             network = step(network, pairs, rule, config.learning_rate)
             if training == "isometric weights":
-                # Not the first weight: nothing that lies above layer 1 contains it.
+                # The first weight stays free: nothing above layer 1 contains it.
                 network = network.isometric()
             records.append(record(network, start, pairs, rule))
         return stack(records, "step", range(config.steps + 1))

@@ -1,7 +1,8 @@
 """Direct feedback is nearly always at least as near to the global update as same-layer context.
 
-On random finite data, ||local - global|| >= ||direct feedback - global|| for narrowing
-semi-orthogonal weights holds in most cases, but not in all: it is no theorem in that generality.
+For narrowing semi-orthogonal weights and random finite data,
+||local - global|| >= ||direct feedback - global|| holds in most cases, but not in all: it is no
+theorem in that generality.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ class Config:
     Attributes:
         trials: number of random networks and batches in each cell of the map.
         inputs: width of the input and of the first layer.
-        tops: widths of the second and last layer, all smaller: the narrowing.
+        tops: widths of the second and last layer, all smaller than ``inputs``.
         pairs: numbers of positive pairs; there are as many negative ones in each view direction.
-        noise: standard deviation of the difference between a view and the other, which itself is
+        noise: standard deviation of the difference between the two views; the first view is
             standard normal.
-        margin: of the softplus score.
-        penalty: lam, on the projections.
-        seed: of weights and data.
+        margin: margin of the softplus score.
+        penalty: strength lam of the penalty on the projections.
+        seed: seeds the weights and the data.
     """
 
     trials: int = 100
@@ -107,7 +108,7 @@ def distances(
     """||local - global|| / ||global|| of the first layer, for same-layer context and feedback."""
     pairs = Pairs.from_views(x, x_view)
     local, feedback = (make(score, margin, penalty) for make in (rules.CLAPP, rules.CLAPP_DFB))
-    # The same for both rules, whose contexts in the top layer are one.
+    # One for both rules, because their contexts are the same in the top layer.
     global_ = global_update(network, pairs, local)[0]
     apart = (local_update(network, pairs, rule)[0] - global_ for rule in (local, feedback))
     size = np.linalg.norm(global_)

@@ -23,12 +23,12 @@ class Config:
 
     Attributes:
         batches: number of batches; the network is the same for all.
-        images_per_batch: 28x28 images in each.
+        images_per_batch: number of 28x28 images in each batch.
         width: units of each layer.
         depth: number of layers.
-        margin: of the softplus score.
-        penalty: lam, on the projections.
-        seed: of images, weights and random projections.
+        margin: margin of the softplus score.
+        penalty: strength lam of the penalty on the projections.
+        seed: seeds the images, the weights and the random projections.
         data: folder of MNIST; None measures on photographs and digits only.
     """
 

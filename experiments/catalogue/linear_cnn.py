@@ -30,13 +30,13 @@ class Config:
 
     Attributes:
         batches: number of batches; the network is the same for all.
-        images_per_batch: images in each, every one of them seen in two augmented views.
-        channels: of every layer.
+        images_per_batch: number of images in each batch, each seen in two augmented views.
+        channels: channels of every layer.
         depth: number of layers, each a 2x2 convolution with stride 2.
         crop: side of an augmented view in pixels.
-        margin: of the softplus score.
-        penalty: lam, on the projections.
-        seed: of images, views and weights.
+        margin: margin of the softplus score.
+        penalty: strength lam of the penalty on the projections.
+        seed: seeds the images, the views and the weights.
         data: folder of MNIST; None measures on photographs and digits only.
     """
 
@@ -104,10 +104,10 @@ def orthogonal_cnn(channels: int, depth: int, side: int, seed: int) -> DeepLinea
     """2x2 convolutions with stride 2 whose flattened kernels are Haar semi-orthogonal matrices.
 
     Args:
-        channels: of every layer; the input has one.
+        channels: channels of every layer; the input has one.
         depth: number of layers.
-        side: of the input in pixels.
-        seed: of the kernels.
+        side: side of the input in pixels.
+        seed: seeds the kernels.
     """
     rng = np.random.default_rng(seed)
     shape = (1, side, side)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from experiments.data import Images, in_batches, named_data, source, with_hybrids
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, searched, stack, words
-from experiments.training import Credit, Divergence, Schedule, fit, fit_supervised
+from experiments.training import Credit, Divergence, Schedule, fit_by_rule, fit_supervised
 from linlocal import losses
 from linlocal.analysis.local_losses import (
     CLAPP,
@@ -38,15 +38,15 @@ class Config:
     """What is measured.
 
     Attributes:
-        width: factor on the channels 128, 256, 256, 512, 1024, 1024.
-        steps: of training.
+        width: factor on the numbers of channels 128, 256, 256, 512, 1024, 1024.
+        steps: steps of training.
         batch: images per batch.
-        learning_rates: candidates of the search.
-        embedded: data sets that need no folder.
-        repetitions: networks and splits that are reported.
-        device: of torch.
-        seed: of everything.
-        data: folder of CIFAR-10, STL-10 or Tiny ImageNet, which are added to the embedded data.
+        learning_rates: rates that the search tries.
+        embedded: names of data sets that need no folder.
+        repetitions: number of networks and splits that are reported.
+        device: name of the torch device.
+        seed: seeds the splits, the views, the networks and the search.
+        data: folder of CIFAR-10, STL-10 or Tiny ImageNet, which is added to the embedded data.
     """
 
     width: float = 1 / 16
@@ -91,7 +91,7 @@ RULES: dict[str, LocalRule] = {
     "VICReg": Views(losses.VICReg()),
     "Barlow Twins": Views(losses.BarlowTwins()),
 }
-# In the last block there is no feedback, so that these have one loss to backpropagate.
+# In the last block there is no feedback, so these rules have one loss to backpropagate.
 SAME_AT_THE_TOP = {"CLAPP++ DFB": "CLAPP++", "CLAPP++ both": "CLAPP++"}
 UNTRAINED, SUPERVISED = "untrained", "supervised"
 BLOCKS = networks.block_names("vgg6")
@@ -156,7 +156,7 @@ def learn(
     batch: int,
     seed: int,
 ) -> xr.Dataset:
-    """Train as a cell of the table says; the cosines of local training, NaN for others."""
+    """Train as a cell of the table says; cosines are those of local training, else NaN."""
     if rule == SUPERVISED:
         fit_supervised(
             network,
@@ -173,7 +173,7 @@ def learn(
         return with_hybrids(views, seed + step) if hybrids else views
 
     local = credit == "local"
-    _, recorded = fit(
+    _, recorded = fit_by_rule(
         network,
         RULES[rule],
         lambda step: stacked(images.views(step, batch, seed), step),
@@ -188,8 +188,8 @@ def learn(
 def judged(network: nn.Module, images: Images, seed: int) -> dict[str, Any]:
     """Accuracies of linear probes that are trained on what the network was trained on.
 
-    Maps are averaged over the whole image: of small images untrained features that keep their
-    places say nearly all.
+    Maps are averaged over the whole image: in small images, untrained features that keep their
+    places say nearly everything.
     """
     probes = {
         part: probe_blocks(network, BLOCKS, in_batches(images.train), in_batches(data), seed=seed)
@@ -204,7 +204,7 @@ def judged(network: nn.Module, images: Images, seed: int) -> dict[str, Any]:
 
 
 def without_cosines(schedule: Schedule) -> xr.Dataset:
-    """NaN at every step that would be recorded."""
+    """Cosines that are NaN, at every step that would be recorded."""
     steps, layers = schedule.recorded, range(1, len(BLOCKS) + 1)
     cosine = np.full((len(steps), len(layers)), np.nan)
     return xr.Dataset(
@@ -213,7 +213,7 @@ def without_cosines(schedule: Schedule) -> xr.Dataset:
 
 
 def unusable(schedule: Schedule) -> xr.Dataset:
-    """What stands for a training that diverged: it has learned nothing."""
+    """The result of a training that diverged: it has learned nothing."""
     return without_cosines(schedule).assign(
         validation_accuracy=0.0,
         accuracy=0.0,

@@ -24,11 +24,11 @@ class Config:
 
     Attributes:
         batches: number of batches; the network is the same for all.
-        images_per_batch: 28x28 images in each.
-        widths: of the layers 1..L.
-        margin: of the softplus score.
-        penalty: lam, on the projections.
-        seed: of images and weights.
+        images_per_batch: number of 28x28 images in each batch.
+        widths: widths of the layers 1..L.
+        margin: margin of the softplus score.
+        penalty: strength lam of the penalty on the projections.
+        seed: seeds the images and the weights.
         data: folder of MNIST; None measures on photographs and digits only.
     """
 

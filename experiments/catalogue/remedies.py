@@ -8,8 +8,9 @@ per layer on conformal weights. The last two need that no layer above is narrowe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import xarray as xr
 
@@ -24,11 +25,11 @@ class Config:
 
     Attributes:
         repetitions: number of networks of each kind, each with a batch of its own.
-        images_per_batch: 28x28 images in each batch.
-        scale: of the conformal weights, W_l^T W_l = scale^2 I.
-        margin: of the softplus score.
-        penalty: lam, on the projections.
-        seed: of images and weights.
+        images_per_batch: number of 28x28 images in each batch.
+        scale: scale of the conformal weights, W_l^T W_l = scale^2 I.
+        margin: margin of the softplus score.
+        penalty: strength lam of the penalty on the projections.
+        seed: seeds the images and the weights.
         data: folder of MNIST; None takes photographs.
     """
 
@@ -56,22 +57,41 @@ PROFILES = {
     "bottleneck": (96, 64, 16, 16, 64, 96),
 }
 RULES = ("same layer", "direct feedback")
-REMEDIES = (
-    "none",
-    "metric penalty",
-    "matched projection",
-    "nearest isometries",
-    "conformal, equal penalty",
-    "conformal, rescaled penalty",
-)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What a remedy changes, and where it should make the updates equal.
+
+    Attributes:
+        weights: "Gaussian", "isometric" (the nearest isometries to these) or "conformal".
+        change: what it changes of the rule, "" for nothing.
+        exact: below the top, "nowhere", "everywhere", or "where no layer above is narrower".
+    """
+
+    weights: Literal["Gaussian", "isometric", "conformal"]
+    change: Literal["metric penalty", "matched projection", "rescaled penalty", ""]
+    exact: Literal["nowhere", "everywhere", "where no layer above is narrower"]
+
+
+REMEDIES = {
+    "none": Remedy("Gaussian", "", "nowhere"),
+    "metric penalty": Remedy("Gaussian", "metric penalty", "everywhere"),
+    "matched projection": Remedy("Gaussian", "matched projection", "everywhere"),
+    "nearest isometries": Remedy("isometric", "", "where no layer above is narrower"),
+    "conformal, equal penalty": Remedy("conformal", "", "nowhere"),
+    "conformal, rescaled penalty": Remedy(
+        "conformal", "rescaled penalty", "where no layer above is narrower"
+    ),
+}
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Compare the updates of every width profile and rule, before and after each remedy.
 
     Returns:
-        The variables of `linlocal.compare` over profile, rule, remedy, repetition and layer, and
-        ``width`` over profile and layer.
+        The variables of `linlocal.compare` over profile, rule, remedy (with coordinates weights,
+        change, exact), repetition and layer, and ``width`` over profile and layer.
     """
     images = default_source(config.data)
 
@@ -85,26 +105,37 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         parts = []
         for repetition, pairs in enumerate(batches):
             seed = config.seed + repetition
-            network, treated = treat(remedy, widths, plain, config.scale, seed)
+            network, treated = treat(REMEDIES[remedy], widths, plain, config.scale, seed)
             parts.append(compare(network, pairs, treated))
         return stack(parts, "repetition", range(config.repetitions))
 
     names = tuple(PROFILES)
-    result = grid(sweep, measure, "remedies", profile=names, rule=RULES, remedy=REMEDIES)
-    return result.assign(width=(("profile", "layer"), [PROFILES[name] for name in names]))
+    result = grid(sweep, measure, "remedies", profile=names, rule=RULES, remedy=tuple(REMEDIES))
+    found = [asdict(remedy) for remedy in REMEDIES.values()]
+    return result.assign(
+        width=(("profile", "layer"), [PROFILES[name] for name in names])
+    ).assign_coords({key: ("remedy", [each[key] for each in found]) for key in found[0]})
 
 
 def treat(
-    remedy: str, widths: Sequence[int], rule: Rule, scale: float, seed: int
+    remedy: Remedy, widths: Sequence[int], rule: Rule, scale: float, seed: int
 ) -> tuple[DeepLinear, Rule]:
     """The network and the rule that a remedy makes of Gaussian weights and a plain penalty.
 
-    The conformal weights are not made of the Gaussian ones: they have a "before" of their own.
+    The conformal weights are not made from the Gaussian ones: they have a "before" of their own.
     """
-    if remedy.startswith("conformal"):
-        network = DeepLinear.conformal(widths, scale, seed)
-        if remedy == "conformal, equal penalty":
-            return network, rule
+    network = (
+        DeepLinear.conformal(widths, scale, seed)
+        if remedy.weights == "conformal"
+        else DeepLinear.gaussian(widths, seed)
+    )
+    if remedy.weights == "isometric":
+        network = network.isometric()
+    if remedy.change == "metric penalty":
+        return network, rule.with_penalty(rule.penalty.strength, "downstream")
+    if remedy.change == "matched projection":
+        return network, replace(rule, projection="matched")
+    if remedy.change == "rescaled penalty":
         # G_l = a I: the projection of layer l is a (direct feedback) or a^2 (same layer) times too
         # strong for its penalty, statement 3.
         power = 1 if rule.context == "top" else 2
@@ -114,11 +145,4 @@ def treat(
             for l, factor in zip(network.layers, factors, strict=True)
         )
         return network, rule.with_penalty(strengths)
-    network = DeepLinear.gaussian(widths, seed)
-    if remedy == "metric penalty":
-        return network, rule.with_penalty(rule.penalty.strength, "downstream")
-    if remedy == "matched projection":
-        return network, replace(rule, projection="matched")
-    if remedy == "nearest isometries":
-        return network.isometric(), rule
     return network, rule

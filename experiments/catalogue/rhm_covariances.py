@@ -1,7 +1,7 @@
 """The correlations that a learner of the Random Hierarchy Model can find, predicted and measured.
 
-Class-leaf, class-tuple and leaf-leaf covariances: exact for the rules that are there, in closed
-form over the draw of the rules, and estimated from samples.
+Covariances of class and leaf, of class and tuple, and of two leaves: exact for the given rules, in
+closed form over the draw of the rules, and estimated from samples.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Config:
 
     Attributes:
         grammars: (n, v, m, L); with m = v^(s-1) and n = v leaves are independent of each other.
-        num_samples: data of which the covariances are estimated.
-        repetitions: draws of the rules.
-        seed: of rules and data.
+        num_samples: number of data from which the covariances are estimated.
+        repetitions: number of draws of the rules.
+        seed: seeds the rules and the data.
     """
 
     grammars: tuple[tuple[int, int, int, int], ...] = (
@@ -125,7 +125,7 @@ def name(grammar: tuple[int, int, int, int]) -> str:
 
 
 def closed_forms(grammar: tuple[int, int, int, int], kinds: list[str]) -> list[list[float]]:
-    """Root mean squares over the draw of the rules: ours, and the published ones of leaves."""
+    """Root mean squares over the draw of the rules: ours, and those published for leaves."""
     n, v, m, levels = grammar
     rhm = RandomHierarchyModel(num_classes=n, num_symbols=v, num_synonyms=m, num_levels=levels)
     nothing = [np.nan] * (len(kinds) - 2 - levels)
@@ -139,7 +139,7 @@ def closed_forms(grammar: tuple[int, int, int, int], kinds: list[str]) -> list[l
 def standard_error(
     covariance: NDArray[np.float64], first: NDArray[Any], second: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Of the estimated covariance of the indicators of every pair of values, from their moments."""
+    """Standard errors of the estimated covariances of all pairs of values, from their moments."""
     rows, columns = covariance.shape
     a = np.bincount(first, minlength=rows)[:, None] / len(first)
     b = np.bincount(second, minlength=columns)[None, :] / len(second)

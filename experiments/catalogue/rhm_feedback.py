@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import xarray as xr
 
 from experiments.runner import Sweep, searched, stack, words
-from experiments.training import Optimiser, Recipe, Task, trained
+from experiments.training import NetworkRecipe, Optimiser, Task, learn_task
 from linlocal.analysis.hierarchy import Feedback
 
 
@@ -23,16 +23,17 @@ class Config:
 
     Attributes:
         num_symbols: v = n.
-        levels: L, values of one axis; the first is the reference of the other axes, and so on.
-        synonyms: m.
-        multiples: training data in units of P* = n m^L.
-        widths: units per position.
-        extras: layers beyond the hierarchy.
-        optimisers: "adam", "sgd".
-        learning_rates: candidates of the search, for Adam; SGD takes ten times as much.
-        steps: at most, of training.
-        repetitions: grammars and networks that are reported.
-        seed: of everything.
+        levels: values of L along one axis; here and below, the first value is the reference that
+            the other axes keep.
+        synonyms: values of m.
+        multiples: sizes of the training set in units of P* = n m^L.
+        widths: numbers of units per position.
+        extras: numbers of layers beyond the hierarchy.
+        optimisers: names of optimisers, "adam" or "sgd".
+        learning_rates: rates of Adam that the search tries; SGD takes ten times as much.
+        steps: largest number of steps of training.
+        repetitions: number of grammars and networks that are reported.
+        seed: seeds the grammars, the splits, the networks and the search.
     """
 
     num_symbols: int = 8
@@ -109,8 +110,10 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     ) -> xr.Dataset:
         task = Task(config.num_symbols, synonyms, levels, multiples, seed)
         rate = learning_rate * (10 if optimisers == "sgd" else 1)
-        recipe = Recipe("convolutional", widths, extras, normalise, optimisers, rate, config.steps)
-        return trained(task, recipe, seed, RULES[rule])
+        recipe = NetworkRecipe(
+            "convolutional", widths, extras, normalise, optimisers, rate, config.steps
+        )
+        return learn_task(task, recipe, seed, RULES[rule])
 
     settings = settings_of(config)
     cells = [{"rule": rule, **setting} for rule in RULES for setting in settings]

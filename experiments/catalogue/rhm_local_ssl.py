@@ -1,8 +1,8 @@
 """How much data layer-local self-supervised learning needs for the Random Hierarchy Model.
 
 CLAPP, InfoNCE, VICReg, LPL and Barlow Twins in every layer, with no gradient between layers, beside
-the same losses at the top, backpropagated, and supervised backpropagation. What each has learned
-is read from its layers by a linear classifier that is trained on other, labelled data.
+the same losses backpropagated from the top, and supervised backpropagation. A linear classifier
+that is trained on other, labelled data reads what each has learned from its layers.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import xarray as xr
 
 from experiments.runner import Sweep, searched, stack, words
 from experiments.training import (
-    LOSSES,
-    Recipe,
-    Source,
+    LOSS_CANDIDATES,
+    NetworkRecipe,
+    PairSource,
     Task,
     accuracy,
-    activities,
-    classes,
-    encode,
+    class_labels,
     fit_labels,
     fit_pairs,
+    layer_activities,
+    one_hot_leaves,
 )
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.probing import linear_probe, synonymic_sensitivity
@@ -36,18 +36,18 @@ class Config:
     """What is measured.
 
     Attributes:
-        grammars: (v = n, m, L); one with m = v is the control without a signal between siblings.
-        multiples: data that a rule sees, views included, in units of P* = n m^L.
+        grammars: triples (v = n, m, L); m = v is the control without a signal between siblings.
+        multiples: numbers of data that a rule sees, views included, in units of P* = n m^L.
         end_to_end: losses that are also backpropagated from the top.
         fresh: losses that also learn from fresh views.
         siblings: losses that also learn from siblings.
         masked: losses that also learn from masked halves.
         width: units per position.
-        learning_rates: candidates of the search, with either value of the loss's own parameter.
-        steps: of self-supervised training; at most, of supervised training.
-        num_labelled: held-out labelled data for the readouts.
-        repetitions: grammars and networks that are reported.
-        seed: of everything.
+        learning_rates: rates that the search tries, with either value of the loss's own parameter.
+        steps: steps of self-supervised training; supervised training takes no more.
+        num_labelled: number of held-out labelled data for the readouts.
+        repetitions: number of grammars and networks that are reported.
+        seed: seeds the grammars, the splits, the networks and the search.
     """
 
     grammars: tuple[tuple[int, int, int], ...] = ((8, 4, 3), (8, 8, 2))
@@ -84,15 +84,14 @@ PRESETS = {
     ),
 }
 PUBLISHED = "arXiv 2605.18557 (abstract only)"
-SUPERVISED, UNTRAINED = "supervised backpropagation", "untrained"
 
 
 def cells_of(config: Config) -> list[dict[str, Any]]:
-    """What is compared: rule, credit and positives.
+    """The rules that are compared, each by its loss, credit and positives.
 
-    Labels say the same as the three words together.
+    The label of a rule is these three words together.
     """
-    cells = [{"loss": loss, "credit": "local", "positives": "views"} for loss in LOSSES]
+    cells = [{"loss": loss, "credit": "local", "positives": "views"} for loss in LOSS_CANDIDATES]
     cells += [
         {"loss": loss, "credit": "end to end", "positives": "views"} for loss in config.end_to_end
     ]
@@ -106,8 +105,8 @@ def cells_of(config: Config) -> list[dict[str, Any]]:
         {"loss": loss, "credit": "local", "positives": "masked halves"} for loss in config.masked
     ]
     cells += [
-        {"loss": loss, "credit": "", "positives": "labels" if loss == SUPERVISED else ""}
-        for loss in (SUPERVISED, UNTRAINED)
+        {"loss": "supervised backpropagation", "credit": "", "positives": "labels"},
+        {"loss": "untrained", "credit": "", "positives": ""},
     ]
     return cells
 
@@ -135,7 +134,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     ) -> xr.Dataset:
         v, m, levels = grammar
         task = Task(v, m, levels, multiple, seed)
-        recipe = Recipe(
+        recipe = NetworkRecipe(
             width=config.width, normalise=True, learning_rate=learning_rate, steps=config.steps
         )
         return learned(task, recipe, loss, variant, credit, positives, config.num_labelled, seed)
@@ -180,7 +179,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
 
 def _over_multiples(parts: list[xr.Dataset], multiples: Sequence[float]) -> xr.Dataset:
-    """One dataset for each multiple; the only one there is stands for all of them."""
+    """A result for each multiple; a single one stands for all of them."""
     if len(parts) == 1:
         parts = parts * len(multiples)
     return stack(parts, "multiple", multiples)
@@ -188,7 +187,7 @@ def _over_multiples(parts: list[xr.Dataset], multiples: Sequence[float]) -> xr.D
 
 def learned(
     task: Task,
-    recipe: Recipe,
+    recipe: NetworkRecipe,
     loss: str,
     variant: int,
     credit: str,
@@ -210,13 +209,15 @@ def learned(
     validation = rest[num_test + num_labelled :]
     net = recipe.network(rhm, seed)
     own = np.nan
-    if loss == SUPERVISED:
-        fit_labels(net, recipe, encode(rhm, train.leaves), classes(train), seed)
-        own = accuracy(net, encode(rhm, test.leaves), classes(test))
-    elif loss != UNTRAINED:
-        source = Source(rhm, train, positives, rest, seed)
-        fit_pairs(net, recipe, LOSSES[loss][variant], source, local=credit == "local", seed=seed)
-    layers = activities(net, rhm)
+    if positives == "labels":
+        fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
+        own = accuracy(net, one_hot_leaves(rhm, test.leaves), class_labels(test))
+    elif positives:
+        source = PairSource(rhm, train, positives, rest, seed)
+        fit_pairs(
+            net, recipe, LOSS_CANDIDATES[loss][variant], source, local=credit == "local", seed=seed
+        )
+    layers = layer_activities(net, rhm)
     *_, below, top = layers(labelled.leaves)
     head = HierarchicalNet(
         recipe.width,
@@ -227,14 +228,14 @@ def learned(
         normalise=True,
         seed=seed,
     )
-    fit_labels(head, recipe, below, classes(labelled), seed)
+    fit_labels(head, recipe, below, class_labels(labelled), seed)
     linear, hidden = {}, {}
     features = top.flatten(1)
     for name, trees in (("validation", validation), ("test", test)):
         *_, below, top = layers(trees.leaves)
         found = linear_probe(features, labelled.labels, top.flatten(1), trees.labels, seed=seed)
         linear[name] = found.accuracy
-        hidden[name] = accuracy(head, below, classes(trees))
+        hidden[name] = accuracy(head, below, class_labels(trees))
     synonyms = synonymic_sensitivity(layers, rhm, test, seed=seed)
     judged = hidden if positives == "siblings" else linear
     return xr.Dataset(

@@ -7,26 +7,26 @@ the number of data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import xarray as xr
 
 from experiments.runner import Sweep, grid
 from experiments.training import (
-    LOSSES,
-    Recipe,
-    Source,
+    LOSS_CANDIDATES,
+    NetworkRecipe,
+    PairSource,
+    Positives,
     Task,
-    activities,
-    classes,
-    encode,
+    class_labels,
     fit_labels,
     fit_pairs,
+    layer_activities,
+    one_hot_leaves,
 )
-from linlocal.analysis.hierarchy import Feedback, HierarchicalNet
+from linlocal.analysis.hierarchy import Feedback
 from linlocal.analysis.probing import decodability, synonymic_sensitivity
-from linlocal.rhm import RandomHierarchyModel, Trees
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Config:
         num_symbols: v = n.
         num_synonyms: m.
         num_levels: L.
-        multiples: data in units of P* = n m^L.
+        multiples: numbers of training data in units of P* = n m^L.
         width: units per position.
-        steps: of self-supervised training; at most, of supervised training.
-        num_probe: data that the classifiers are fitted on.
-        repetitions: grammars and networks.
-        seed: of everything.
+        steps: steps of self-supervised training; supervised training takes no more.
+        num_probe: number of data to which the classifiers are fitted.
+        repetitions: number of grammars and networks.
+        seed: seeds the grammars, the splits and the networks.
     """
 
     num_symbols: int = 8
@@ -75,39 +75,60 @@ PRESETS = {
 }
 PUBLISHED = "arXiv 2307.02129, synonymic sensitivity"
 
-Rule = Literal[
-    "untrained",
-    "backpropagation",
-    "direct feedback alignment",
-    "local VICReg",
-    "local InfoNCE",
-    "local InfoNCE, siblings",
-]
-RULES: tuple[Rule, ...] = Rule.__args__  # type: ignore[attr-defined]
+
+@dataclass(frozen=True)
+class Rule:
+    """How a network learns.
+
+    Attributes:
+        credit: how the error reaches a layer: "backpropagation", "direct feedback", "local" (no
+            error crosses layers), or "" for a network that is not trained.
+        positives: what a loss pulls together, "views" or "siblings"; "labels" for supervised
+            training, "" for none.
+        loss: a name in `LOSS_CANDIDATES` for training without labels, else "".
+    """
+
+    credit: Literal["backpropagation", "direct feedback", "local", ""] = ""
+    positives: Positives | Literal["labels", ""] = ""
+    loss: str = ""
+
+
+RULES = {
+    "untrained": Rule(),
+    "backpropagation": Rule("backpropagation", "labels"),
+    "direct feedback alignment": Rule("direct feedback", "labels"),
+    "local VICReg": Rule("local", "views", "VICReg"),
+    "local InfoNCE": Rule("local", "views", "InfoNCE"),
+    "local InfoNCE, siblings": Rule("local", "siblings", "InfoNCE"),
+}
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Train by every rule with every number of data, and ask every layer.
 
     Returns:
-        ``sensitivity`` and ``decodability`` over rule, multiple, repetition, layer and level.
+        ``sensitivity`` and ``decodability`` over rule (with coordinates credit, positives, loss),
+        multiple, repetition, layer and level.
     """
 
-    def measure(rule: Rule, multiple: float, repetition: int) -> xr.Dataset:
-        seed = config.seed + repetition
+    def measure(rule: str, multiple: float, repetition: int) -> xr.Dataset:
+        how, seed = RULES[rule], config.seed + repetition
         task = Task(config.num_symbols, config.num_synonyms, config.num_levels, multiple, seed)
         rhm = task.rhm
         num_test = min(config.num_probe, rhm.num_data // 8)
         train, rest = rhm.split(train=task.num_train, test=2 * num_test, seed=seed)
-        recipe = Recipe(width=config.width, normalise=True, learning_rate=3e-3, steps=config.steps)
-        feedback = Feedback("direct" if rule == "direct feedback alignment" else "transposed")
+        recipe = NetworkRecipe(
+            width=config.width, normalise=True, learning_rate=3e-3, steps=config.steps
+        )
+        feedback = Feedback("direct" if how.credit == "direct feedback" else "transposed")
         net = recipe.network(rhm, seed, feedback)
-        if rule.startswith("local"):
-            learn_pairs(net, recipe, rule, rhm, train, rest, seed)
-        elif rule != "untrained":
-            fit_labels(net, recipe, encode(rhm, train.leaves), classes(train), seed)
+        if how.positives == "labels":
+            fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
+        elif how.positives:
+            source = PairSource(rhm, train, how.positives, rest, seed)
+            fit_pairs(net, recipe, LOSS_CANDIDATES[how.loss][0], source, local=True, seed=seed)
         test, probe = rest[:num_test], rest[num_test:]
-        layers = activities(net, rhm)
+        layers = layer_activities(net, rhm)
         return xr.Dataset(
             {
                 "sensitivity": synonymic_sensitivity(layers, rhm, test, seed=seed),
@@ -115,27 +136,13 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             }
         )
 
-    return grid(
+    result = grid(
         sweep,
         measure,
         "representations",
-        rule=RULES,
+        rule=tuple(RULES),
         multiple=config.multiples,
         repetition=range(config.repetitions),
     )
-
-
-def learn_pairs(
-    net: HierarchicalNet,
-    recipe: Recipe,
-    rule: str,
-    rhm: RandomHierarchyModel,
-    data: Trees,
-    exclude: Trees,
-    seed: int,
-) -> None:
-    """Train layer by layer without labels."""
-    words = rule.removeprefix("local ").split(", ")
-    positives: Literal["siblings", "views"] = "siblings" if "siblings" in words else "views"
-    source = Source(rhm, data, positives, exclude, seed)
-    fit_pairs(net, recipe, LOSSES[words[0]][0], source, local=True, seed=seed)
+    ways = [asdict(rule) for rule in RULES.values()]
+    return result.assign_coords({key: ("rule", [way[key] for way in ways]) for key in ways[0]})

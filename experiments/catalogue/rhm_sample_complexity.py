@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import xarray as xr
 
 from experiments.runner import Sweep, searched, stack, words
-from experiments.training import Architecture, Recipe, Task, trained
+from experiments.training import Architecture, NetworkRecipe, Task, learn_task
 from linlocal.rhm import theory
 
 
@@ -20,14 +20,14 @@ class Config:
     """What is measured.
 
     Attributes:
-        grammars: (v = n, m, L).
-        multiples: training data in units of P* = n m^L.
-        architectures: networks.
+        grammars: triples (v = n, m, L).
+        multiples: sizes of the training set in units of P* = n m^L.
+        architectures: kinds of network, see `experiments.training.Architecture`.
         width: units per position.
-        learning_rates: candidates of the search.
-        steps: at most, of training.
-        repetitions: grammars and networks that are reported.
-        seed: of everything.
+        learning_rates: rates that the search tries.
+        steps: largest number of steps of training.
+        repetitions: number of grammars and networks that are reported.
+        seed: seeds the grammars, the splits, the networks and the search.
     """
 
     grammars: tuple[tuple[int, int, int], ...] = ((8, 2, 3), (8, 3, 3), (6, 4, 3), (8, 2, 4))
@@ -86,10 +86,10 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         normalise: bool,
         seed: int,
     ) -> xr.Dataset:
-        recipe = Recipe(
+        recipe = NetworkRecipe(
             architecture, config.width, 0, normalise, "adam", learning_rate, config.steps
         )
-        return trained(_task(grammar, multiple, seed), recipe, seed=seed)
+        return learn_task(_task(grammar, multiple, seed), recipe, seed=seed)
 
     keys = [
         (architecture, grammar, multiple)

@@ -1,7 +1,8 @@
 """How the cost of a comparison grows with pairs, width and depth.
 
-Timed is what `linlocal.compare` needs: one forward pass, the optimal projection of every layer and
-view direction, the local and the global update. Orthogonal weights, Gaussian views, softplus f.
+The clock measures what `linlocal.compare` needs: one forward pass, the optimal projection of every
+layer and view direction, the local and the global update. Weights are orthogonal, views Gaussian,
+and f is the softplus.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ class Config:
     """What is timed.
 
     Attributes:
-        pairs: pairs per view direction, half of them negative.
+        pairs: numbers of pairs per view direction, half of them negative.
         widths: units of each layer.
-        depths: layers.
-        width: units where the width is not what varies.
-        depth: layers where the depth is not what varies.
-        batch: pairs per view direction where they are not what varies.
-        repeats: the fastest of so many runs counts.
-        seed: of weights and views.
+        depths: numbers of layers.
+        width: units of each layer where something else varies.
+        depth: number of layers where something else varies.
+        batch: pairs per view direction where something else varies.
+        repeats: number of runs, the fastest of which counts.
+        seed: seeds the weights and the views.
     """
 
     pairs: tuple[int, ...] = (8, 32, 128, 500, 2000)

@@ -24,13 +24,13 @@ class Config:
     Attributes:
         repetitions: number of networks for each condition number, each with a batch of its own.
         steps: number of condition numbers of V_1, log-spaced from 1 to ``largest``.
-        largest: the largest of them.
-        images_per_batch: 28x28 images in each batch.
+        largest: the largest condition number of V_1.
+        images_per_batch: number of 28x28 images in each batch.
         width: units of each layer.
         depth: number of layers.
-        margin: of the softplus score.
-        penalty: lam, on the projections.
-        seed: of images and weights.
+        margin: margin of the softplus score.
+        penalty: strength lam of the penalty on the projections.
+        seed: seeds the images and the weights.
         data: folder of MNIST; None takes photographs.
     """
 
@@ -65,10 +65,10 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Compare the updates for every spectrum, and build the case that attains the bound.
 
     Returns:
-        The variables of `linlocal.compare` over condition (the wanted cond(V_1)), rule, repetition
-        and layer; ``downstream_condition``, cond(V_l) as built, and ``worst_case_cosine`` of the
-        first layer for the constructed data, over condition and repetition (the former also over
-        layer).
+        The variables of `linlocal.compare` over condition (the cond(V_1) that was asked for), rule,
+        repetition and layer; ``downstream_condition``, cond(V_l) as built, and
+        ``worst_case_cosine`` of the first layer for the constructed data, over condition and
+        repetition (the former also over layer).
     """
     widths = [PATCH_WIDTH] + [config.width] * config.depth
     conditions = np.geomspace(1.0, config.largest, config.steps).tolist()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from experiments.data import named_data, source
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, grid
-from experiments.training import Schedule, fit, masked_cosines
+from experiments.training import Schedule, fit_by_rule, masked_cosines
 from linlocal.analysis.local_losses import CLAPP, LocalRule
 
 
@@ -26,16 +26,16 @@ class Config:
     """What is measured.
 
     Attributes:
-        width: factor on the channels 128, 256, 256, 512, 1024, 1024.
+        width: factor on the numbers of channels 128, 256, 256, 512, 1024, 1024.
         size: side of the images in pixels.
-        steps: of training.
+        steps: steps of training.
         batch: images per batch.
-        learning_rate: of AdamW.
-        measured: batches that are never trained on, for cosines.
-        repetitions: networks.
-        device: of torch.
-        seed: of everything.
-        data: folder of STL-10 or CIFAR-10 (the first of them that lies there); without, digits.
+        learning_rate: learning rate of AdamW.
+        measured: number of batches for cosines; they are never trained on.
+        repetitions: number of networks.
+        device: name of the torch device.
+        seed: seeds the images, the views and the networks.
+        data: folder of STL-10 or CIFAR-10 (the first of them that lies there); None takes digits.
     """
 
     width: float = 1 / 16
@@ -94,7 +94,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         network = cast(nn.Sequential, network)
         watched = [images.held_out_views(k, config.batch, seed) for k in range(config.measured)]
         schedule = Schedule(config.steps, config.learning_rate)
-        losses, recorded = fit(network, RULES[rule], batches, schedule, seed=seed, watched=watched)
+        losses, recorded = fit_by_rule(
+            network, RULES[rule], batches, schedule, seed=seed, watched=watched
+        )
         return recorded.assign(masked_cosine=masked_cosines(network, losses[-1], watched))
 
     result = grid(

@@ -25,7 +25,7 @@ from experiments.data import (
     standardised,
 )
 from experiments.runner import Sweep, grid
-from experiments.training import Schedule, fit
+from experiments.training import Schedule, fit_by_rule
 from linlocal.analysis.local_losses import CLAPP, LocalRule
 
 
@@ -35,15 +35,15 @@ class Config:
 
     Attributes:
         width: units of every layer.
-        depth: layers.
-        images: to train on, or fewer where the data have fewer.
-        epochs: of training.
+        depth: number of layers.
+        images: number of training images, where the data have as many.
+        epochs: epochs of training.
         batch: images per batch; each gives two pairs.
-        learning_rate: of Adam.
-        measured: batches of other images that cosines are averaged over.
-        repetitions: networks.
-        seed: of everything.
-        data: folder of MNIST; without it the digits of scikit-learn.
+        learning_rate: learning rate of Adam.
+        measured: number of batches of other images over which cosines are averaged.
+        repetitions: number of networks.
+        seed: seeds the images and the networks.
+        data: folder of MNIST; None takes the digits of scikit-learn.
     """
 
     width: int = 128
@@ -97,7 +97,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             return halves(train[rows_of(step, len(train), config.batch, seed)])
 
         steps = config.epochs * (len(train) // config.batch)
-        _, recorded = fit(
+        _, recorded = fit_by_rule(
             relu_network(config.width, config.depth, seed),
             RULES[rule],
             batches,
@@ -129,6 +129,6 @@ def relu_network(width: int, depth: int, seed: int) -> nn.Sequential:
 
 
 def halves(images: Array) -> Tensor:
-    """The upper patches of both columns, and then the lower ones: (4 images, pixels of a patch)."""
+    """The upper patches of both columns, then the lower ones: (4 images, pixels of a patch)."""
     patches = images.reshape(len(images), 2, PATCH, 2, PATCH).transpose(1, 3, 0, 2, 4)
     return torch.from_numpy(patches.reshape(-1, PATCH_WIDTH)).float()

@@ -6,10 +6,10 @@ at every place of the map) of arXiv 2302.01647. The blocks of the encoder also r
 a batch at a time, which batch normalisation in training forbids in the residual network. For more
 depth each layer of the encoder is repeated (and each stage of the residual network longer); every
 layer is a block of local training.
-Counted is the peak of one forward and backward pass above weights, gradients and inputs
-(`linlocal.analysis.training`): on the CPU tensor by tensor, on a GPU by the allocator.
-Timed is a whole step with its update. Beside the published savings stand those of the encoders at
-the published sizes, where the loss (SCFF) has no projections: the activities alone.
+Memory is the peak of one forward and backward pass above weights, gradients and inputs
+(`linlocal.analysis.training`), counted on the CPU tensor by tensor and on a GPU by the allocator.
+Time is that of a whole step with its update. The published savings stand beside those of the
+encoders at the published sizes with a loss (SCFF) that has no projections: the activities alone.
 """
 
 from __future__ import annotations
@@ -39,18 +39,19 @@ class Config:
     """What is measured.
 
     Attributes:
-        depths: blocks, multiples of 8.
-        batches: images, in two views each.
-        sides: of the images in pixels.
-        depth: blocks where the depth is not what varies.
-        batch: images where they are not what varies.
-        side: pixels where they are not what varies.
-        micro_batch: rows that a block runs on at a time where it does, both views counted.
-        width: factor on the channels.
-        published_width: the same of the encoders at the published sizes.
-        steps: timed, the median counts.
-        device: of torch.
-        seed: of weights and images.
+        depths: numbers of blocks, multiples of 8.
+        batches: numbers of images, each in two views.
+        sides: sides of the images in pixels.
+        depth: number of blocks where something else varies.
+        batch: number of images where something else varies.
+        side: side of the images in pixels where something else varies.
+        micro_batch: number of rows that a block runs on at a time in training with micro-batches,
+            both views counted.
+        width: factor on the numbers of channels.
+        published_width: the same factor for the encoders at the published sizes.
+        steps: number of timed steps, whose median counts.
+        device: name of the torch device.
+        seed: seeds the weights and the images.
     """
 
     depths: tuple[int, ...] = (8, 16, 32)
@@ -124,7 +125,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     usual = {axis: getattr(config, axis) for axis in AXES}
     sizes = {axis: [{**usual, axis: v} for v in getattr(config, AXES[axis])] for axis in AXES}
-    # The usual size lies on every axis, and is measured once.
+    # The usual size lies on every axis, but is measured once.
     points = [
         {"network": network, "training": training, **dict(size)}
         for network, training in product(NETWORKS, TRAININGS)
@@ -169,7 +170,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 def measured(
     config: Config, network: str, training: str, depth: int, batch: int, side: int
 ) -> dict[str, float]:
-    """``bytes`` and ``seconds`` of one point."""
+    """The ``bytes`` and ``seconds`` of one point."""
     torch.set_num_threads(1)
     rule: LocalRule = CLAPP()
     if network == ENCODER:

@@ -27,7 +27,7 @@ def decode(path: Path) -> Any:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    # Of a damaged file pillow's decoders raise nearly anything.
+    # Pillow's decoders raise nearly anything at a damaged file.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(
             f"{path} is no image that can be read ({error}): fetch it again."

@@ -16,8 +16,8 @@ def simclr(size: int, num_channels: int = 3, strength: float = 0.5) -> nn.Module
 
     Args:
         size: side of the views in pixels.
-        num_channels: 3, or another number for images whose channels are no colours.
-        strength: of the jitter: 1 for ImageNet, 0.5 for CIFAR-10 in the paper.
+        num_channels: channels of the images; only three are taken to be colours.
+        strength: strength of the jitter; the paper takes 1 for ImageNet and 0.5 for CIFAR-10.
     """
     import kornia.augmentation as K  # slow to import
 
@@ -52,7 +52,7 @@ def mild(size: int, noise: float = 0.05) -> nn.Module:
 
 
 def two_views(images: Tensor, augmentation: nn.Module, seed: int) -> Tensor:
-    """(2N, ...) both views of each image, those of the first N rows in the same order after them.
+    """Both views of each image, (2N, ...): row N + i is the other view of row i.
 
     Args:
         images: (N, channels, height, width), bytes or floats in 0..1.
@@ -79,5 +79,5 @@ def two_views(images: Tensor, augmentation: nn.Module, seed: int) -> Tensor:
 
 
 def views_of(images: Tensor, augmentation: nn.Module) -> MakeViews:
-    """From rows of these images and a seed to both views of each, see `two_views`."""
+    """A function from rows of these images and a seed to both views of each, see `two_views`."""
     return lambda rows, seed: two_views(images[rows], augmentation, seed)

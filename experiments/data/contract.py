@@ -31,9 +31,9 @@ class ImageData:
     Attributes:
         train: (samples, channels, height, width), bytes 0..255 or (for RHM images) floats.
         train_labels: (samples,) numbers of classes.
-        test: as train.
-        test_labels: as train_labels.
-        classes: their names.
+        test: test images, of the same shape and type as ``train``.
+        test_labels: (test samples,) numbers of classes.
+        classes: names of the classes.
         unlabelled: further training images that have no label, read from disk when they are used.
     """
 
@@ -47,11 +47,11 @@ class ImageData:
     def without_test(self, fraction: float, seed: int) -> ImageData:
         """The training data split again, a stratified part of them in place of the test data.
 
-        For every choice that must not see the test data.
+        Every choice that must not see the test data is made on this split.
 
         Args:
-            fraction: of the training data that takes the place of the test data.
-            seed: decides which.
+            fraction: share of the training data that takes the place of the test data.
+            seed: decides which images those are.
         """
         rest, held_out = stratified_split(self.train_labels, fraction, seed)
         return replace(
@@ -64,12 +64,12 @@ class ImageData:
 
 
 class DataSet(Protocol):
-    """What both kinds define.
+    """What a module of either kind defines.
 
     Attributes:
-        NAME: by which experiments ask for it.
-        FOLDER: what its archive unpacks to, "" where that is no folder; None where it needs no
-            files.
+        NAME: the name by which experiments ask for it.
+        FOLDER: the folder that its archive unpacks to, "" where the archive has none; None where
+            the data set needs no files.
     """
 
     NAME: str
@@ -80,12 +80,12 @@ class LabelledSet(DataSet, Protocol):
     """A module of `labelled_sets`: images with labels, to train on."""
 
     def load(self, folder: Path | None, seed: int) -> ImageData:
-        """Read or make it whole.
+        """Read or make the whole data set.
 
         Args:
-            folder: that exists, of the unpacked archive or the one above it; None where none is
-                needed.
-            seed: of what is drawn, where the data come without a split of their own.
+            folder: an existing folder, that of the unpacked archive or the one above it; None where
+                none is needed.
+            seed: seeds what is drawn, where the data come without a split of their own.
 
         Raises:
             DataError: files that are missing, damaged or of another format.
@@ -97,7 +97,7 @@ class LabelledSet(DataSet, Protocol):
 
         Args:
             images: all training images, in 0..1, on the device where views are wanted.
-            seed: as of `load`.
+            seed: the seed given to `load`.
         """
         ...
 
@@ -109,10 +109,10 @@ class GreySet(DataSet, Protocol):
         """Draw images, intensities in [0, 1], shape (count, size, size).
 
         Args:
-            folder: as of `LabelledSet.load`.
+            folder: an existing folder with the files, see `LabelledSet.load`.
             count: number of images.
             size: height and width in pixels.
-            rng: of the draw.
+            rng: the generator that draws the images.
 
         Raises:
             DataError: too many, too large or too small images, damaged or no files.

@@ -29,7 +29,7 @@ from linlocal.seeds import generator_for
 Corruption = Callable[[Tensor, int, Generator], Tensor]
 
 SEVERITIES = (1, 2, 3, 4, 5)
-# Of ImageNet's pixels, the mean over the three channels.
+# Mean and deviation of ImageNet's pixels, averaged over the three channels.
 _MEAN, _STD = 0.449, 0.226
 _SIDE, _LEAST_SIDE = 224, 32
 
@@ -41,9 +41,9 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int) -> Tensor:
 
     Args:
         images: (N, channels, height, width) floats of any range.
-        name: in `CORRUPTIONS`.
+        name: a name in `CORRUPTIONS`.
         severity: 1..5.
-        seed: of what is drawn, the same at every severity.
+        seed: seeds what is drawn, which is the same at every severity.
 
     Returns:
         Shape, type and device of ``images``.
@@ -65,11 +65,11 @@ def corrupted_folder(
     """The images of ``folder/NAME/SEVERITY/CLASS/FILE``, as ImageNet-C is unpacked.
 
     Args:
-        folder: with a folder for each corruption.
-        name: of the corruption, any that lies there.
+        folder: the folder that holds a folder for each corruption.
+        name: name of a corruption that lies there.
         severity: 1..5.
         size: side of the images.
-        classes: of the training folder, see `experiments.data.ImageFolder`.
+        classes: the classes of the training folder, see `experiments.data.ImageFolder`.
 
     Raises:
         DataError: no such folder (the message names those that exist), or no images in it.

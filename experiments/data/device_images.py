@@ -1,6 +1,6 @@
 """Images of a Random Hierarchy Model drawn on the device, batch after batch, without end.
 
-The same law as `experiments.data`, where data are drawn by numpy and kept. Here the tables of
+The distribution is that of `RHMImages`, whose data are drawn by numpy and kept. Here the tables of
 rules and textures lie on the device and no batch ever comes from the host.
 """
 
@@ -18,24 +18,24 @@ from linlocal.seeds import seed_for
 Levels = list[Tensor]
 
 _ATTEMPTS = 100
-# What draws are for, so that equal numbers of them are unrelated.
+# The purposes of draws, so that draws for different purposes are unrelated.
 _TRAINING, _LABELLED, _HASH = range(3)
 
 
 class DeviceImages:
     """Training views that never show a test image, and the test images.
 
-    A training image is uniform over the data that are no test data. The second view has everything
-    below the latents of ``level`` drawn anew until it is no test datum either.
+    A training image is drawn uniformly from the data that are not test data. Its second view has
+    everything below the latents of ``level`` drawn anew, until it is not a test datum either.
 
     Args:
         rhm: with tuples of 4, 9, ... symbols, uniform rules and no blanks.
         test: number of test images.
-        level: 1..L of the lowest latents that two views share.
+        level: the level 1..L of the lowest latents that two views share.
         patch_size: side of a symbol in pixels.
-        num_channels: of the images.
-        seed: of the test set, the textures and all draws.
-        device: where everything is.
+        num_channels: channels of the images.
+        seed: seeds the test set, the textures and all draws.
+        device: the device on which everything lies.
 
     Raises:
         ValueError: a model of another kind, or no such level.
@@ -77,9 +77,9 @@ class DeviceImages:
         """(2N, channels, size, size) two views of N images, stacked, and (2N,) their labels.
 
         Args:
-            num: N.
-            rank: of the process; the draws are a function of (seed, rank, step).
-            step: of the training.
+            num: the number of images N.
+            rank: number of the process; the draws are a function of (seed, rank, step).
+            step: number of the training step.
         """
         levels = self.symbols(num, rank, step)
         return self.render(levels[0]), levels[-1][:, 0]
@@ -105,11 +105,11 @@ class DeviceImages:
         raise ValueError(_MOSTLY_TEST_DATA)
 
     def labelled(self, num: int, number: int) -> tuple[Tensor, Tensor]:
-        """Single images that are no test images, and their labels: to fit a probe.
+        """Single images that are not test images, and their labels: to fit a probe.
 
         Args:
-            num: of the images.
-            number: of the batch; the draws are a function of (seed, number).
+            num: the number of images.
+            number: number of the batch; the draws are a function of (seed, number).
         """
         levels = self._unseen(num, self._generator(_LABELLED, number))
         return self.render(levels[0]), levels[-1][:, 0]
@@ -128,7 +128,7 @@ class DeviceImages:
         return pixels.reshape(len(leaves), -1, self.size, self.size)
 
     def _unseen(self, num: int, generator: torch.Generator) -> Levels:
-        """Data that are no test data, each drawn until it is none."""
+        """Data that are not test data, each drawn again until it is not one."""
         levels = self._drawn(num, generator)
         rows = self._tested(levels[0]).nonzero()[:, 0]
         for _ in range(_ATTEMPTS):
@@ -145,7 +145,7 @@ class DeviceImages:
         return self._below([top], self.rhm.num_levels, generator)
 
     def _below(self, upper: Levels, level: int, generator: torch.Generator) -> Levels:
-        """The levels 0.. of which ``upper`` are those from ``level`` on; what is below is drawn."""
+        """All levels from 0 on: ``upper`` from ``level`` on, and the levels below drawn anew."""
         levels, m = list(upper), self.rhm.num_synonyms
         for rules in reversed(self._rules[:level]):
             above = levels[0]

@@ -1,5 +1,5 @@
-"""What is said of data that cannot be used."""
+"""The error that data raise which cannot be used."""
 
 
 class DataError(ValueError):
-    """Images that do not exist, cannot be read or do not suffice; the message says what to do."""
+    """Images do not exist, cannot be read or do not suffice; the message says what to do."""

@@ -34,10 +34,10 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     image that cannot be read comes the next one that can, with a warning; `damaged` lists them.
 
     Args:
-        folder: with a folder for each class, for example ImageNet's ``train`` or ``val``.
+        folder: holds a folder for each class, for example ImageNet's ``train`` or ``val``.
         size: side of the images.
-        classes: names of the class folders, numbered in this order; those found by default. Pass
-            the training folder's to a test folder that may lack some.
+        classes: names of the class folders, numbered in this order; by default those found. For a
+            test folder that may lack some, pass the classes of the training folder.
 
     Raises:
         DataError: no folder, no images, or a class folder that is not among ``classes``.
@@ -94,7 +94,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
 
     @property
     def skipped(self) -> int:
-        """How many of them there are."""
+        """Number of damaged files met so far."""
         return int(self._damaged.sum())
 
     def _read(self, place: int) -> Tensor | None:

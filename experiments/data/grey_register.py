@@ -25,10 +25,10 @@ def load_images(
     """Draw grey images, the same for the same arguments.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         count: number of images.
         size: height and width in pixels.
-        seed: of the draw.
+        seed: seeds the draw.
         folder: where the files lie.
 
     Returns:

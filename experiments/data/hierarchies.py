@@ -25,8 +25,8 @@ class RHMImages:
         train: number of training images.
         test: number of test images.
         patch_size: side of a symbol in pixels.
-        num_channels: of the images.
-        seed: of the split and the textures.
+        num_channels: channels of the images.
+        seed: seeds the split and the textures.
 
     Raises:
         ValueError: tuples that are not square, or more data than there are.
@@ -77,9 +77,9 @@ class RHMImages:
         No view is a test image.
 
         Args:
-            rows: of the training data, N of them.
-            level: 1..L of the lowest latents that the two views share.
-            seed: of the views.
+            rows: N rows of the training data.
+            level: the level 1..L of the lowest latents that the two views share.
+            seed: seeds the views.
             change: what makes the second view.
 
         Raises:

@@ -21,15 +21,15 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class Images:
-    """Images in 0..1 (of the RHM: of mean 0), split three ways.
+    """Images in 0..1 (those of the RHM have mean 0), split three ways.
 
     Attributes:
         known: all training images and their labels.
-        rows: of ``known``, to learn from.
-        held_out: the other rows, to choose learning rates by.
-        test: images and labels, to report.
-        num_classes: how many classes there are.
-        make_views: of rows of ``known``.
+        rows: the rows of ``known`` to learn from.
+        held_out: the other rows, by which learning rates are chosen.
+        test: images and labels on which results are reported.
+        num_classes: number of classes.
+        make_views: makes both views of rows of ``known``.
     """
 
     known: Labelled
@@ -69,7 +69,7 @@ class Images:
 
 
 def with_hybrids(views: Tensor, seed: int) -> Tensor:
-    """The first views, and hybrids of them in place of the second ones: for Forward-Forward."""
+    """The first views, and hybrids of them in place of the second views, for Forward-Forward."""
     first, _ = views.chunk(2)
     generator = torch.Generator(first.device).manual_seed(_view_seed(seed, 0))
     return torch.cat([first, hybrid_images(first, generator)])
@@ -88,11 +88,11 @@ def source(
     """Images of a data set.
 
     Args:
-        name: of the data set.
-        seed: of the splits, and of data that are drawn.
-        folder: where its files lie.
+        name: name of the data set.
+        seed: seeds the splits, and the data where they are drawn.
+        folder: where the files of the data set lie.
         size: side of the images, to which they are enlarged or reduced; None leaves them.
-        device: where images and views are.
+        device: the device on which images and views lie.
 
     Raises:
         DataError: unknown name, files that are missing or damaged.

@@ -25,12 +25,12 @@ def named_data(folder: Path | None) -> tuple[str, ...]:
 
 
 def load(name: str, folder: Path | None = None, *, seed: int = 0) -> ImageData:
-    """Read a data set with labels whole. ImageNet does not fit into memory: see `open_stream`.
+    """Read a whole data set with labels. ImageNet does not fit into memory: see `open_stream`.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         folder: where the files lie; the folder of the unpacked archive or the one above it.
-        seed: of what is drawn, where the data come without a split of their own.
+        seed: seeds what is drawn, where the data come without a split of their own.
 
     Raises:
         DataError: unknown name, or files that are missing, damaged or of another format.

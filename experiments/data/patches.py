@@ -31,12 +31,12 @@ def patch_batches(
     """Batches of vertically adjacent 14x14 patches of 28x28 images, both columns.
 
     Args:
-        source: kind of images.
+        source: the kind of images.
         batches: number of batches.
         images_per_batch: each gives two positive pairs per view direction; the negative is the same
             place in the next image.
-        seed: of the draw of images.
-        folder: of MNIST.
+        seed: seeds the draw of images.
+        folder: the folder of MNIST.
 
     Returns:
         One `Pairs` per batch; samples are standardised over all batches together.

@@ -25,10 +25,10 @@ def chosen(name: str, known: dict[str, Kind], folder: Path | None, instead: str)
     """The data set of that name.
 
     Args:
-        name: of the data set.
-        known: all of its kind.
-        folder: where its files lie.
-        instead: one of its kind that needs no folder, for the message.
+        name: name of the data set.
+        known: all data sets of its kind, by name.
+        folder: where the files of the data set lie.
+        instead: name of a data set of the same kind that needs no folder, for the message.
 
     Raises:
         DataError: unknown name, or no folder where it needs one.

@@ -36,19 +36,19 @@ class TarShards:
     The order is a function of the seed, the epoch and the numbers of processes and workers: whole
     files are shuffled and dealt out to all workers of all processes, and the images of each pass
     through a buffer that gives out a random one. What cannot be read is skipped with a warning and
-    counted in `skipped`; as files differ in length, and so that every process takes the same number
-    of steps, an epoch is a number of batches, for which the files are read again where needed.
+    counted in `skipped`. Files differ in length, yet every process must take the same number of
+    steps; so an epoch is a number of batches, and the files are read again where they do not reach.
 
     Args:
         files: the tar files.
         size: side of the images; the shorter side is resized to it, the middle of the other kept.
-        batch_size: images of a batch, on each process.
-        length: batches of an epoch, on each process.
-        seed: of the order.
-        buffer: images that wait to be drawn from, undecoded, in each worker.
-        num_workers: processes that read, for each that trains.
+        batch_size: images in a batch, on each process.
+        length: batches in an epoch, on each process.
+        seed: seeds the order.
+        buffer: number of undecoded images that each worker holds and draws from.
+        num_workers: number of processes that read, for each that trains.
         rank: which of the training processes this is.
-        world_size: how many they are.
+        world_size: number of training processes.
 
     Raises:
         DataError: a file that does not exist, or fewer files than there are readers.
@@ -90,7 +90,7 @@ class TarShards:
         return {"samples": samples, "files": files}
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Bytes (batch, 3, size, size) and classes (batch,) from a batch on; those before are read.
+        """Bytes (batch, 3, size, size) and classes (batch,), from batch number ``start`` on.
 
         Raises:
             DataError: nothing can be read in a pass through a reader's files.
@@ -119,7 +119,7 @@ class TarShards:
 
 
 class _Samples(IterableDataset[Sample]):
-    """The images of one reader: those of an epoch without end, or (epoch None) all of them once."""
+    """The images of one reader: in an epoch without end, or (epoch None) each of them once."""
 
     def __init__(self, shards: TarShards, epoch: int | None) -> None:
         self.shards, self.epoch = shards, epoch
@@ -244,7 +244,7 @@ def _swapped(waiting: list[Any], rng: np.random.Generator) -> int:
 
 
 class _Named(BytesIO):
-    """The content of a member, whose errors name it."""
+    """The content of a member of a tar file; errors in reading it name the member."""
 
     def __init__(self, name: str, content: bytes) -> None:
         super().__init__(content)

@@ -42,8 +42,8 @@ class Origin:
     """Which images a run reads.
 
     Attributes:
-        kind: see the module.
-        path: of the files; None for "rhm".
+        kind: "folder", "shards" or "rhm", see the module.
+        path: the folder of the files; None for "rhm".
     """
 
     kind: Kind
@@ -71,14 +71,14 @@ class Request:
 
     Attributes:
         size: side of the images in pixels.
-        batch: images of a batch, of all processes together.
-        seed: of the order and of all that is drawn.
-        workers: processes that read, for each that trains.
+        batch: images in a batch, all processes together.
+        seed: seeds the order and all that is drawn.
+        workers: number of processes that read, for each that trains.
         rank: which of the training processes this is.
-        world_size: how many they are.
+        world_size: number of training processes.
         device: where RHM images are drawn.
         levels: L of RHM images.
-        images: of an epoch of RHM images, which have no end.
+        images: length of an epoch of RHM images, which have no end.
         test: number of RHM test images.
     """
 
@@ -95,7 +95,7 @@ class Request:
 
     @property
     def share(self) -> int:
-        """Images of a batch on each process."""
+        """Images in a batch on each process."""
         return self.batch // self.world_size
 
 
@@ -104,16 +104,17 @@ class Stream:
     """The input of a run on one process.
 
     Attributes:
-        train: batches of (inputs, labels of both views' rows) of this process.
-        length: batches of an epoch.
-        images: training images of an epoch.
-        test_images: how many there are.
-        num_classes: how many there are.
-        augment: from inputs to stacked views (2N, ...), drawn from torch; None where the inputs are
-            views already.
-        probe: from a number to batches of so many single training images and their labels.
+        train: batches of (inputs, labels of both views' rows) for this process.
+        length: number of batches in an epoch.
+        images: number of training images in an epoch.
+        test_images: number of test images.
+        num_classes: number of classes.
+        augment: turns inputs into stacked views (2N, ...) with torch's random numbers; None where
+            the inputs are views already.
+        probe: takes a number and returns batches of that many single training images and their
+            labels.
         test: all test images and their labels.
-        skipped: how many images could not be read so far, on this process.
+        skipped: returns how many images could not be read so far, on this process.
         prefetches: whether batches are made while a step runs.
     """
 
@@ -170,7 +171,7 @@ def _folder(path: Any, request: Request) -> Stream:
 
     def probe(num: int) -> Iterator[Labelled]:
         chosen = generator_for("probe", request.seed).permutation(len(train))[:num]
-        # Seen as test images are.
+        # Resized and cut as test images are.
         return read(Subset(train.at_size(request.size), np.sort(chosen).tolist()))
 
     return Stream(

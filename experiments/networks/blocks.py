@@ -26,7 +26,7 @@ def cut(network: nn.Module, parts: int = 4, noise: ActivityNoise | None = None) 
             layers, the embedding with the first, the last normalisation with the last), or a
             Sequential of layers.
         parts: number of blocks.
-        noise: on the input of each block but the first; None adds none.
+        noise: module that adds noise to the input of each block but the first; None adds none.
 
     Raises:
         ValueError: another network, or parts that it cannot be cut into.
@@ -82,13 +82,14 @@ class _Embedding(nn.Module):
 def narrow_resnet(width: int, num_channels: int, layers: int = 1, seed: int = 0) -> nn.Sequential:
     """A small residual network in 4 stages, ``width`` to 8 ``width`` channels, halving maps thrice.
 
-    The stage of basic blocks of He et al. 2016 (arXiv 1512.03385), the stem a 3x3 convolution.
+    The stages are made of the basic blocks of He et al. 2016 (arXiv 1512.03385); the stem is a 3x3
+    convolution.
 
     Args:
         width: channels of the first stage.
-        num_channels: of the images.
-        layers: residual blocks of each stage.
-        seed: of the weights; the global random state is left alone.
+        num_channels: channels of the images.
+        layers: number of residual blocks in each stage.
+        seed: seeds the weights; the global random state is left alone.
     """
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)

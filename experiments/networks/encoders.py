@@ -5,7 +5,8 @@
     resnet18, resnet50 of torchvision, without the classifier
     vit                of timm, 192 wide with 3 heads ("tiny"), without the classifier
 
-A number is a block of a 3x3 convolution with so many channels and a ReLU; M is max-pooling by 2.
+A number stands for a block: a 3x3 convolution with that many channels and a ReLU. M stands for
+max-pooling by 2.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _VGG = {
     ),
 }
 _VIT_DEPTH = 12
-# Not one of them is used here; torchvision wants them to exist.
+# None of them is used here, but torchvision expects them to exist.
 _COMPILED_OPERATORS = ("nms", "qnms")
 _declared: list[torch.library.Library] = []  # a library's operators vanish with it
 
@@ -53,14 +54,14 @@ def build(
     Args:
         name: see the module.
         width: factor on the channels of a VGG or the width of a ViT (rounded to its heads).
-        num_channels: of the images.
+        num_channels: channels of the images.
         image_size: side of the images in pixels. Pooling is left out where a map has a single
             pixel already; a ResNet for images of up to 64 pixels begins with a 3x3 convolution
             without stride and pooling; patches of a ViT are 4, 8 or 16 pixels wide (images up to
             32, up to 96, larger).
         depth: number of blocks of "vit" or "vgg6" (which repeats its blocks, but pools only after
             the first repetition); None takes the usual number.
-        seed: of the weights; the global random state is left alone.
+        seed: seeds the weights; the global random state is left alone.
 
     Raises:
         ValueError: an unknown name, or a number that the network does not have.
@@ -86,8 +87,8 @@ def block_names(name: Name, depth: int | None = None) -> list[str]:
     """Names of the submodules that are the blocks 1..L, in forward order.
 
     Args:
-        name: of the network.
-        depth: as for `build`.
+        name: name of the network, as in `build`.
+        depth: number of blocks, as in `build`.
 
     Raises:
         ValueError: an unknown name, or a depth that the network cannot have.
@@ -108,7 +109,7 @@ def block_names(name: Name, depth: int | None = None) -> list[str]:
 
 
 def import_torchvision() -> ModuleType:
-    """Torchvision, also where its compiled part does not fit torch.
+    """Import torchvision, even where its compiled part does not fit torch.
 
     Beside a torch without CUDA the compiled part of the usual torchvision cannot be loaded, and its
     import then fails because operators do not exist. They are declared here, without an
@@ -154,7 +155,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _repeated(layers: tuple[tuple[int, bool], ...], depth: int) -> list[tuple[int, bool]]:
     """Each layer repeated about equally often, the lower ones once more where it must be.
 
-    Pooling follows the first repetition, so that no block is larger than without repetitions.
+    Pooling follows the first repetition, so no block is larger than without repetitions.
     """
     repetitions, more = divmod(depth, len(layers))
     result = []
@@ -193,7 +194,9 @@ def _resnet(name: str, num_channels: int, image_size: int) -> nn.Module:
 def _vit(width: float, num_channels: int, image_size: int, depth: int) -> nn.Module:
     patch = 4 if image_size <= 32 else 8 if image_size <= 96 else 16
     if image_size % patch:
-        raise ValueError(f"A ViT cuts the image into patches of {patch}; {image_size} is none.")
+        raise ValueError(
+            f"A ViT cuts the image into patches of {patch} pixels, which do not fill {image_size}."
+        )
     import_torchvision()  # timm imports it
     if find_spec("timm") is None:
         raise ImportError("A ViT needs timm: pip install 'linlocal[vision]'.")

@@ -64,7 +64,7 @@ def main(
     preset: Annotated[
         str,
         typer.Option(
-            help="Size, of which the options below change a part: smoke takes seconds, cpu minutes"
+            help="Size, parts of which the options below change: smoke takes seconds, cpu minutes"
             " on a laptop, paper is ResNet-50 at 224x224 for 300 epochs."
         ),
     ] = "paper",
@@ -87,14 +87,14 @@ def main(
     noise: Annotated[
         float | None, typer.Option(help="Scale of the noise between blocks; 0 for none.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of training.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of training, instead of epochs.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of training, instead of epochs.")] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images of a batch, of all processes together.")
+        int | None, typer.Option(help="Images in a batch, all processes together.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of LARS in a batch of 256; it grows with the batch.")
+        float | None, typer.Option(help="Rate of LARS for a batch of 256; it grows with the batch.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help=_words(PRECISIONS))] = None,
     checkpoint_every: Annotated[
@@ -108,7 +108,7 @@ def main(
             " lower blocks have no loss."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seeds data, views, weights and noise.")] = None,
     strategy: Annotated[
         str, typer.Option(help=f"{_words(STRATEGIES)}; auto is ddp for several processes.")
     ] = "auto",
@@ -176,7 +176,7 @@ def _run(
 
 @contextmanager
 def _short_errors() -> Iterator[None]:
-    """Mistakes of the user: one line, code 2. Runs that fail: one line, code 1."""
+    """Turn mistakes of the user (code 2) and runs that fail (code 1) into one line."""
     try:
         yield
     except (ResultError, DataError, CheckpointError) as error:

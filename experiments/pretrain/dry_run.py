@@ -26,26 +26,26 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a whole run, from its first steps.
+    """What a whole run takes, estimated from its first steps.
 
     Attributes:
-        steps: of the run.
-        images: training images.
-        test_images: how many.
-        num_classes: how many.
-        read: images that were read here.
-        skipped: of them, damaged ones.
+        steps: number of steps of the run.
+        images: number of training images.
+        test_images: number of test images.
+        num_classes: number of classes.
+        read: number of images that were read for the estimate.
+        skipped: number of damaged images among those read.
         loader: images per second of the loader alone, all processes together.
         step: images per second of the steps alone.
-        prefetches: whether both run at the same time.
-        record_s: seconds of recording the cosines once; 0 where nothing is recorded.
-        records: how often that is done.
-        batch: images of a step.
+        prefetches: whether loader and steps run at the same time.
+        record_s: seconds that it takes to record the cosines once; 0 where nothing is recorded.
+        records: how often the cosines are recorded.
+        batch: images in a step.
         held_gib: memory of weights, gradients and optimiser.
         step_gib: peak memory of a step on top of that.
         record_gib: peak memory of recording on top of that.
-        checkpoint_gib: of one checkpoint.
-        free_gib: where the run is to be stored.
+        checkpoint_gib: size of one checkpoint on the disk.
+        free_gib: free space where the run is to be stored.
     """
 
     steps: int
@@ -68,7 +68,7 @@ class Estimate:
 
     @property
     def images_per_s(self) -> float:
-        """min(loader, step) if both run at once, 1 / (1/loader + 1/step) if in turns."""
+        """min(loader, step) if both run at once, 1 / (1/loader + 1/step) if they take turns."""
         times = 1 / self.loader, 1 / self.step
         return 1 / (max(times) if self.prefetches else sum(times))
 
@@ -115,11 +115,11 @@ class Estimate:
 
 
 def estimate(run: Pretraining, folder: Path) -> Estimate:
-    """Read, step and record a little, and write nothing. The run is of no use afterwards.
+    """Read, step and record a little, and write nothing. The run cannot be used afterwards.
 
     Args:
-        run: fresh.
-        folder: of the run, which need not exist.
+        run: a run that has not taken a step.
+        folder: folder of the run, which need not exist.
 
     Raises:
         DataError: no images can be read.
@@ -172,7 +172,7 @@ def estimate(run: Pretraining, folder: Path) -> Estimate:
 
 def _loaded(run: Pretraining) -> tuple[Any, int, float]:
     """A batch, the number of images read, and seconds for each batch once workers are running."""
-    # Workers make two batches each ahead, which take no time to be fetched.
+    # Each worker makes two batches ahead, and fetching these takes no time.
     count = min(1 + STEPS + (4 * run.workers if run.stream.prefetches else 0), run.stream.length)
     batches: Iterator[Any] = run.stream.train.batches(0)
     begun = time.perf_counter()

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-# Workers that keep up still hand over each batch, which takes a little.
+# Even workers that keep up must hand over each batch, which takes a little time.
 _NOTHING = 0.05
 
 
 class Journal:
-    """Lines of JSON, one for each entry; also after a resume each step is there once.
+    """Lines of JSON, one for each entry; each step is there once, even after a resume.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,10 +38,10 @@ class Journal:
             file.write(json.dumps(entry) + "\n")
 
     def resume(self, step: int) -> int:
-        """Forget the steps after a checkpoint, which are done again.
+        """Forget the steps after a checkpoint, which will be taken again.
 
         Args:
-            step: of the checkpoint.
+            step: step of the checkpoint.
 
         Returns:
             How many images had been skipped then.
@@ -70,7 +70,7 @@ class Clock:
     """Steps, and the seconds in which they waited for a batch, between two readings.
 
     Args:
-        batch: images of a step.
+        batch: images in a step.
         prefetches: whether batches are made while a step runs.
     """
 
@@ -80,14 +80,14 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what fetches a batch."""
+        """Measure the time that fetching a batch takes."""
         begun = time.perf_counter()
         yield
         self._waited += time.perf_counter() - begun
         self._steps += 1
 
     def read(self) -> dict[str, Any]:
-        """Images per second, the share of time spent waiting, the bottleneck; and begin anew."""
+        """Read images per second, the share of time spent waiting, the bottleneck; begin anew."""
         seconds = time.perf_counter() - self._begun
         numbers = {
             "images_per_s": self.batch * self._steps / seconds,
@@ -108,7 +108,7 @@ def bottleneck(waited: float, stepped: float, prefetches: bool) -> str:
 
     Args:
         waited: seconds in which a step waited for its batch.
-        stepped: seconds of all else.
+        stepped: seconds of everything else.
         prefetches: whether batches are made while a step runs; any wait then means that the loader
             is slower, and otherwise both follow each other.
     """

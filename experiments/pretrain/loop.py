@@ -2,7 +2,7 @@
 
 What it leaves in its folder:
 
-    settings.json   of the run; another run is refused there
+    settings.json   settings of the run; a run with others is refused in this folder
     checkpoints/    the newest two, see `linlocal.analysis.training`
     alignment/      cosines of the local and the end-to-end gradient, a recorded series
     log.jsonl       losses and throughput
@@ -25,7 +25,7 @@ from torch import Tensor
 from experiments.data import NUM_CHANNELS, Origin, Request, open_stream
 from experiments.pretrain.journal import Clock, Journal
 from experiments.pretrain.settings import Settings, Synchronised, network_of, rule_of, synchronised
-from experiments.training import BlockwiseRecipe
+from experiments.training import LARSSchedule
 from linlocal.analysis import results
 from linlocal.analysis.alignment import AlignmentRecorder, series
 from linlocal.analysis.local_losses import LocalRule
@@ -46,9 +46,9 @@ class Pretraining:
     """One process of a run, ready to train.
 
     Args:
-        settings: of the run.
-        fabric: launched.
-        workers: processes that read images, for each that trains.
+        settings: settings of the run.
+        fabric: a Fabric that has been launched.
+        workers: number of processes that read images, for each that trains.
 
     Raises:
         DataError: files that are missing, or numbers that do not go together.
@@ -87,7 +87,7 @@ class Pretraining:
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             network, rule = synchronised(network), Synchronised(rule)
         self.blocks = [name for name, _ in network.named_children()]
-        recipe = BlockwiseRecipe(self.steps, settings.learning_rate * settings.batch / 256)
+        schedule = LARSSchedule(self.steps, settings.learning_rate * settings.batch / 256)
         kind = LocalTrainer if settings.order == "simultaneous" else GlobalTrainer
         self.trainer = kind(
             network,
@@ -97,11 +97,11 @@ class Pretraining:
             augment=self.stream.augment,
             fabric=fabric,
             seed=settings.seed,
-            **recipe.options,
+            **schedule.options,
         )
 
     def recorder(self, folder: Path | None) -> AlignmentRecorder | None:
-        """Of the cosines of this run; None where there are none to record."""
+        """The recorder of the cosines of this run; None where there are none to record."""
         cadence = self.settings.cadence()
         if cadence is None:
             return None
@@ -117,11 +117,11 @@ class Pretraining:
     def record(self, recorder: AlignmentRecorder, batch: Sequence[Tensor]) -> bool:
         """Measure, in a pass of its own, the gradients of the step that comes next, if it is due.
 
-        Local training cuts the graph between blocks, so that the end-to-end gradient needs another
+        Local training cuts the graph between blocks, so the end-to-end gradient needs another
         pass. It sees the views and the noise of the step, and changes nothing.
 
         Returns:
-            Whether it was due.
+            Whether a measurement was due.
         """
         trainer, fabric = self.trainer, self.fabric
         key = (trainer.seed, fabric.global_rank, trainer.steps)
@@ -140,7 +140,7 @@ class Pretraining:
         """Train to the end, from the newest checkpoint on where there is one.
 
         Args:
-            folder: of the run.
+            folder: folder of the run.
 
         Raises:
             FloatingPointError: a loss is not finite.
@@ -159,13 +159,13 @@ class Pretraining:
         """Probe every block and write the result of the run; for the first process.
 
         Args:
-            folder: of the run.
-            provenance: of the run.
+            folder: folder of the run.
+            provenance: provenance of the run.
 
         Returns:
             ``accuracy`` over ``block``, ``loss`` over ``logged`` and ``layer``, ``cosine`` over
-            ``step`` and ``layer`` where it was recorded, and of the last line of the log
-            ``images_per_s``, ``waiting`` and ``skipped`` (of the probe, too).
+            ``step`` and ``layer`` where it was recorded, and from the last line of the log
+            ``images_per_s``, ``waiting`` and ``skipped`` (which counts the probe's, too).
         """
         stream, settings = self.stream, self.settings
         skipped = stream.skipped()
@@ -230,11 +230,11 @@ class _Watched:
 
 
 def make_fabric(precision: str, strategy: str = "auto") -> Fabric:
-    """Devices and processes: those that torchrun says, or one; launched.
+    """A launched Fabric with the devices and processes that torchrun asks for, or with one.
 
     Args:
-        precision: of Fabric.
-        strategy: "ddp", or "auto": that where there are several processes.
+        precision: a precision that Fabric knows.
+        strategy: "ddp", or "auto", which means "ddp" where there are several processes.
 
     Raises:
         ResultError: torchrun would restart processes, and shares its store with them.
@@ -263,5 +263,5 @@ def make_fabric(precision: str, strategy: str = "auto") -> Fabric:
 
 
 def provenance_of(settings: Settings, preset: str) -> Provenance:
-    """Of the result of a run."""
+    """The provenance of the result of a run."""
     return Provenance.collect("pretrain", preset, settings.seed, asdict(settings), __name__)

@@ -12,7 +12,7 @@ from torch import nn
 
 from experiments.data import NUM_CHANNELS
 from experiments.networks import cut, encoders as networks, narrow_resnet
-from experiments.training import SUPERVISED, headed
+from experiments.training import SUPERVISED, headed_rule
 from linlocal.analysis import results
 from linlocal.analysis.alignment import Cadence, log_spaced
 from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, LocalRule, Shape
@@ -32,30 +32,30 @@ NEVER, LOG = "never", "log"
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a run: all that its weights depend on, and what is measured.
+    """The settings of a run: all that its weights depend on, and what is measured.
 
     Attributes:
-        data: as for `experiments.data.Origin`.
+        data: images to train on, as `experiments.data.Origin` parses them.
         network: one of `NETWORKS`; "narrow" is a residual network of 4 stages, 8 to 64 channels.
         loss: one of `LOSS_NAMES`.
         order: "simultaneous" (each block by its own loss) or "end to end" (by that of the last).
         noise: scale of the noise between blocks; 0.25 in the paper, 0 for none.
-        epochs: of training.
-        steps: of training, instead of epochs where it is not 0.
-        batch: images of a batch, of all processes together.
+        epochs: epochs of training.
+        steps: steps of training, which replace the epochs where it is not 0.
+        batch: images in a batch, all processes together.
         size: side of the images in pixels.
         levels: L of RHM images.
-        images: of an epoch of RHM images.
+        images: length of an epoch of RHM images.
         test: number of RHM test images.
-        probe: training images that the linear probe is fitted on.
-        width: of the expansion in the heads.
+        probe: number of training images to which the linear probe is fitted.
+        width: width of the expansion in the heads.
         projector: widths of the projectors.
-        learning_rate: of LARS in a batch of 256.
-        precision: of Fabric.
+        learning_rate: learning rate of LARS for a batch of 256.
+        precision: a precision that Fabric knows.
         checkpoint_every: steps between checkpoints.
-        record_every: steps between recorded cosines; "log": 8 in each decade; or "never".
+        record_every: steps between recorded cosines, "log" (8 in each decade) or "never".
         log_every: steps between lines of the log.
-        seed: of everything.
+        seed: seeds the data, the views, the weights and the noise.
     """
 
     data: str = "rhm"
@@ -155,7 +155,7 @@ class Synchronised:
     """A rule whose losses share the statistics of batch normalisation among processes.
 
     Attributes:
-        rule: of `linlocal.analysis.local_losses`, or your own.
+        rule: a rule of `linlocal.analysis.local_losses`, or your own.
     """
 
     rule: LocalRule
@@ -182,7 +182,7 @@ def network_of(settings: Settings) -> nn.Sequential:
 
 def rule_of(settings: Settings, num_classes: int, gathered: bool) -> HeadedRule:
     """The loss of each block, of the joined batch of all processes if ``gathered``."""
-    return headed(
+    return headed_rule(
         LOSS_NAMES[settings.loss],
         num_classes,
         width=settings.width,
@@ -192,10 +192,10 @@ def rule_of(settings: Settings, num_classes: int, gathered: bool) -> HeadedRule:
 
 
 def claim(folder: Path, settings: Settings) -> None:
-    """Make the folder that of this run; for the first process.
+    """Take the folder for this run; the first process does it.
 
     Raises:
-        ResultError: it is that of another one.
+        ResultError: the folder belongs to another run.
     """
     path = folder / "settings.json"
     mine = json.loads(json.dumps(asdict(settings)))

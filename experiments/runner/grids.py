@@ -19,7 +19,7 @@ def grid(
     Args:
         sweep: evaluates the points.
         function: takes one keyword argument per axis; all its results have the same variables.
-        description: of the sweep.
+        description: shown beside the progress bar; distinguishes the sweeps of a run.
         **axes: the values along each new dimension, outermost first.
 
     Returns:
@@ -39,7 +39,7 @@ def grid(
 
 def stack(parts: Iterable[xr.Dataset], name: str, values: Sequence[Any]) -> xr.Dataset:
     """Datasets of the same variables along a new first dimension ``name``."""
-    # Their attributes describe a part each (one network, one rule), so they do not describe all.
+    # The attributes of each part describe that part (one network, one rule), not the whole.
     joined: xr.Dataset = xr.concat(
         [part.drop_attrs() for part in parts],
         name,

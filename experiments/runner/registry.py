@@ -85,5 +85,5 @@ def sizes(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 
 def provenance(name: str, preset: str, seed: int, config: Any) -> Provenance:
-    """Of a run that starts here and now."""
+    """The provenance of a run that starts here and now."""
     return Provenance.collect(name, preset, seed, describe(config), module_of(name))

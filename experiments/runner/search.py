@@ -32,11 +32,11 @@ def searched(
         sweep: evaluates the points.
         measure: takes the entries of a cell, of a candidate, and ``seed``; returns scalars, among
             them ``validation_accuracy``.
-        cells: what is compared, for example rule and size of the training set.
-        candidates: what may be chosen in every cell.
-        seeds: of the repetitions that are reported.
-        description: of the sweeps.
-        seed: base of all seeds.
+        cells: the things to compare, for example pairs of a rule and a size of the training set.
+        candidates: the choices that every cell has.
+        seeds: seeds of the repetitions that are reported.
+        description: shown beside the progress bars; distinguishes the sweeps of a run.
+        seed: the base of all seeds.
 
     Returns:
         For each cell the variables of ``measure`` over ``repetition``, and over ``candidate`` the

@@ -29,9 +29,9 @@ class Parts:
     """The finished points of one run, a file each, until its result is written.
 
     Args:
-        folder: where they lie; its existence says that the run is not finished.
-        provenance: of the run; a part counts only for the same parameters and code.
-        fresh: forget what an earlier run left.
+        folder: where the parts lie; while it exists, the run is not finished.
+        provenance: the provenance of the run; a part counts only for the same parameters and code.
+        fresh: whether to forget what an earlier run left.
 
     Attributes:
         restored_s: seconds that earlier sessions spent on the restored points.
@@ -47,10 +47,10 @@ class Parts:
         folder.mkdir(parents=True, exist_ok=True)
 
     def restore(self, description: str, point: Point) -> xr.Dataset | None:
-        """What is stored of a point, None if nothing usable is.
+        """The stored result of a point; None if there is no usable one.
 
         Raises:
-            ValueError: the same point was asked before, so that two quantities would share a file.
+            ValueError: the same point was asked for before, so two quantities would share a file.
         """
         path = self._path(description, point)
         if path in self._asked:
@@ -90,8 +90,9 @@ class Sweep:
     """Evaluates a function at many points, with a progress bar.
 
     Attributes:
-        parts: keeps finished points; without it nothing is stored.
-        workers: evaluate several points at a time; without them one follows the other here.
+        parts: where finished points are kept; without it nothing is stored.
+        workers: processes that evaluate several points at a time; without them the points are
+            evaluated here, one after the other.
     """
 
     parts: Parts | None = None
@@ -111,7 +112,7 @@ class Sweep:
             function: must depend on nothing but the point and the experiment's Config.
             points: keyword arguments that JSON can express (numbers, strings, lists).
             description: shown beside the progress bar; distinguishes the sweeps of a run.
-            alone: one point after the other, for functions that measure time.
+            alone: whether to evaluate one point after the other, for functions that measure time.
 
         Returns:
             One dataset per point, in their order.
@@ -132,13 +133,13 @@ class Sweep:
         in_turn = self.workers is None or alone or len(todo) < 2
         evaluate = _in_turn if in_turn else self.workers
         assert evaluate is not None
-        # Here as in the workers: sums in another order differ in the last digit.
+        # One thread, as in the workers: sums in another order differ in the last digit.
         threads = nullcontext() if alone else threadpool_limits(1, user_api="blas")
         with bar, threads:
             last = time.perf_counter()
             for index, dataset in evaluate(function, todo):
                 position = rest[index]
-                # Of the clock on the wall, so that they add up whatever the number of workers.
+                # Wall-clock time, so that the seconds add up whatever the number of workers.
                 now = time.perf_counter()
                 if self.parts is not None:
                     self.parts.store(description, points[position], dataset, now - last)

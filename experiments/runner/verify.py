@@ -1,7 +1,7 @@
 """Stored results computed again, by their own parameters and seed, and compared.
 
-What is compared is every variable but wall-clock times: a variable with the attribute ``units`` of
-"s" holds seconds that another run takes anew.
+Every variable is compared but wall-clock times: a variable whose attribute ``units`` is "s" holds
+seconds, which differ from run to run.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Candidate:
     """A result file that can be computed again.
 
     Attributes:
-        path: of the file.
-        stored: what it says of itself.
-        now: what a run here and now would say.
-        experiment: that makes it.
+        path: path of the file.
+        stored: the provenance that the file holds.
+        now: the provenance that a run here and now would have.
+        experiment: the experiment that makes the file.
         config: the parameters that the file holds.
     """
 
@@ -54,10 +54,10 @@ class Sorted:
     """The result files of a folder.
 
     Attributes:
-        candidates: those that can be computed again.
-        outdated: names of those that other code made, and which.
-        skipped: names of others that cannot be computed again, and why.
-        damaged: names of those that cannot be read, and why.
+        candidates: files that can be computed again.
+        outdated: names of the files that other code made, and which code that was.
+        skipped: names of other files that cannot be computed again, and why.
+        damaged: names of the files that cannot be read, and why.
     """
 
     candidates: list[Candidate]
@@ -71,8 +71,8 @@ class Row:
     """One variable compared.
 
     Attributes:
-        variable: its name.
-        verdict: of the comparison.
+        variable: name of the variable.
+        verdict: how the comparison ended.
         difference: largest difference relative to the largest stored magnitude; NaN where none
             can be computed.
         note: why there is no number.
@@ -92,9 +92,9 @@ def sort(folder: Path, presets: Collection[str], any_version: bool) -> Sorted:
     """Sort the result files of a folder.
 
     Args:
-        folder: that `python -m experiments run` filled.
-        presets: leave out results of other sizes.
-        any_version: take results of other code too.
+        folder: the folder that `python -m experiments run` filled.
+        presets: sizes to take; results of other sizes are left out.
+        any_version: whether results of other code are taken too.
     """
     found = Sorted([], {}, {}, {})
     for path in sorted(folder.glob("*.nc")):
@@ -120,16 +120,16 @@ def draw(found: list[Candidate], sample: int, seed: int) -> list[Candidate]:
 
 
 def parts_folder(folder: Path) -> Path:
-    """Where an unfinished verification keeps its finished points: not those of the runs."""
+    """Where an unfinished verification keeps its finished points, apart from those of the runs."""
     return folder / ".verify"
 
 
 def compute(candidate: Candidate, workers: Workers | None) -> xr.Dataset:
-    """Compute a result again, as it would be read from its file; an interruption loses little."""
+    """Compute a result again, as it would be read from its file; an interrupted one resumes."""
     folder = parts_folder(candidate.path.parent) / candidate.path.stem
     parts = Parts(folder, candidate.now)
     dataset = candidate.experiment.run(candidate.config, Sweep(parts, workers))
-    # Stored and read, because files know fewer types than arrays do.
+    # Written and read back, because files know fewer types than arrays do.
     again = results.write(dataset, folder / "again" / candidate.path.name, candidate.now)
     return results.read(again)
 
@@ -143,9 +143,9 @@ def compare(stored: xr.Dataset, again: xr.Dataset, tolerance: float) -> list[Row
     """Compare two results variable by variable, coordinates included.
 
     Args:
-        stored: read from its file.
-        again: computed now.
-        tolerance: of the largest difference, relative to the largest stored magnitude.
+        stored: the result as read from its file.
+        again: the result as computed now.
+        tolerance: bound on the largest difference, relative to the largest stored magnitude.
 
     Returns:
         A row per variable of either.

@@ -14,8 +14,8 @@ from linlocal.analysis.results import ResultError
 
 Function = Callable[..., xr.Dataset]
 
-# One thread each; and freed memory is kept. dask would have the C library give it back at once, and
-# ask for it anew in the next step of a training.
+# One thread each, and freed memory is kept: dask would have the C library give it back at once, and
+# ask for it again in the next step of a training.
 ENVIRONMENT = {
     **{f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")},
     "MALLOC_TRIM_THRESHOLD_": 2**30,
@@ -26,7 +26,7 @@ START_S = 120
 
 
 def evaluated(pickled: bytes, point: Mapping[str, Any]) -> xr.Dataset:
-    """A function that was pickled by value, at a point; so its errors are those of the task."""
+    """Evaluate a function that was pickled by value, so its errors are those of the task."""
     function: Function = pickle.loads(pickled)
     return function(**point)
 
@@ -70,7 +70,7 @@ class Workers:
         import cloudpickle
         from distributed import as_completed
 
-        # Once to each worker: a function may carry the images that it needs.
+        # Sent once to each worker: a function may carry the images that it needs.
         (sent,) = client.scatter([cloudpickle.dumps(function)], broadcast=True, hash=False)
         futures = {
             client.submit(evaluated, sent, dict(point), pure=False): position

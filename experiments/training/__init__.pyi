@@ -1,28 +1,36 @@
-from .blockwise import BlockwiseRecipe as BlockwiseRecipe, Order as Order, train as train
-from .blockwise_losses import SUPERVISED as SUPERVISED, VIEW_LOSSES as VIEW_LOSSES, headed as headed
+from .blockwise import LARSSchedule as LARSSchedule, Order as Order, train_blocks as train_blocks
+from .blockwise_losses import (
+    SUPERVISED as SUPERVISED,
+    VIEW_LOSSES as VIEW_LOSSES,
+    headed_rule as headed_rule,
+)
+from .cosines import masked_cosines as masked_cosines, update_cosines as update_cosines
 from .fitting import (
     RECORDED_PER_DECADE as RECORDED_PER_DECADE,
     Credit as Credit,
     Divergence as Divergence,
     Schedule as Schedule,
-    aligned as aligned,
     fabric_on as fabric_on,
-    fit as fit,
+    fit_by_rule as fit_by_rule,
     fit_supervised as fit_supervised,
-    masked_cosines as masked_cosines,
 )
-from .hierarchies import (
+from .hierarchy_pairs import (
+    LOSS_CANDIDATES as LOSS_CANDIDATES,
+    PairSource as PairSource,
+    Positives as Positives,
+    fit_pairs as fit_pairs,
+)
+from .hierarchy_tasks import (
     Architecture as Architecture,
+    NetworkRecipe as NetworkRecipe,
     Optimiser as Optimiser,
-    Recipe as Recipe,
     Task as Task,
     accuracy as accuracy,
-    activities as activities,
-    classes as classes,
-    encode as encode,
+    class_labels as class_labels,
     fit_labels as fit_labels,
-    trained as trained,
+    layer_activities as layer_activities,
+    learn_task as learn_task,
+    one_hot_leaves as one_hot_leaves,
 )
-from .hierarchy_pairs import LOSSES as LOSSES, Source as Source, fit_pairs as fit_pairs
 from .optimisers import lars as lars
 from .robustness import corrupted_accuracy as corrupted_accuracy

@@ -21,13 +21,13 @@ Batches = Callable[[int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class BlockwiseRecipe:
-    """How blocks are trained: LARS, warm-up and cosine.
+class LARSSchedule:
+    """How LARS trains blocks: its rate rises during a warm-up and falls along a cosine.
 
     Attributes:
-        steps: of each block.
-        learning_rate: the highest.
-        warm_up: share of the steps.
+        steps: steps of training of each block.
+        learning_rate: the highest learning rate.
+        warm_up: share of the steps during which the rate rises.
     """
 
     steps: int
@@ -36,7 +36,7 @@ class BlockwiseRecipe:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Of a trainer."""
+        """The options of a trainer that follows this schedule."""
         warm_up = round(self.warm_up * self.steps)
         return {
             "optimiser": partial(lars, learning_rate=self.learning_rate),
@@ -44,11 +44,11 @@ class BlockwiseRecipe:
         }
 
 
-def train(
+def train_blocks(
     network: nn.Sequential,
     rule: LocalRule,
     batches: Batches,
-    recipe: BlockwiseRecipe,
+    schedule: LARSSchedule,
     order: Order,
     *,
     seed: int = 0,
@@ -58,16 +58,18 @@ def train(
     """Train the blocks of a network, in place.
 
     Args:
-        network: of `cut`.
-        rule: builds the loss of each block, head included.
-        batches: from the number of a step to both views (2N, ...) and the label of each row.
-        recipe: of the training.
+        network: a chain of blocks, as `experiments.networks.cut` makes it.
+        rule: the rule that builds the loss of each block, head included.
+        batches: maps the number of a step to both views (2N, ...) and the label of each row.
+        schedule: steps and optimiser of the training.
         order: "simultaneous": all blocks in each step, a stop-gradient between them; "sequential":
             one after the other, those below in eval mode but for the noise; "end to end": the loss
             of the last block through all of them.
-        seed: of heads and noise.
-        before_step: called with the number of each step, and after the last one with ``steps``.
-        **options: more of `linlocal.analysis.training`, such as ``fabric``.
+        seed: seeds the heads and the noise.
+        before_step: called with the number of each step, and after the last one with ``steps``;
+            blocks trained one after the other do not call it.
+        **options: further options of the trainers of `linlocal.analysis.training`, such as
+            ``fabric``.
 
     Returns:
         The losses of the blocks that have one.
@@ -80,19 +82,19 @@ def train(
         raise ValueError(f"order must be one of {', '.join(get_args(Order))}, got {order!r}.")
     names = [name for name, _ in network.named_children()]
     shape = tuple(batches(0)[0].shape[1:])
-    options |= {"shape": shape, "seed": seed, **recipe.options}
+    options |= {"shape": shape, "seed": seed, **schedule.options}
     if order == "sequential":
         losses = nn.ModuleList()
         for l, name in enumerate(names, start=1):
             _freeze(network[: l - 1])
             trainer: Trainer = LocalTrainer(network[:l], [name], rule, **options)
-            _run(trainer, batches, recipe.steps, None)
+            _run(trainer, batches, schedule.steps, None)
             losses.extend(trainer.losses)
         network.requires_grad_(True).train()
         return losses
     kind = LocalTrainer if order == "simultaneous" else GlobalTrainer
     trainer = kind(network, names, rule, **options)
-    _run(trainer, batches, recipe.steps, before_step)
+    _run(trainer, batches, schedule.steps, before_step)
     return trainer.losses
 
 
@@ -110,7 +112,7 @@ def _run(
 
 
 def _freeze(blocks: nn.Module) -> None:
-    """Weights and statistics stand still, noise does not."""
+    """Stop the weights and the statistics of blocks, but not their noise."""
     blocks.requires_grad_(False).eval()
     for module in blocks.modules():
         if isinstance(module, ActivityNoise):

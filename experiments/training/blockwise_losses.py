@@ -16,7 +16,7 @@ VIEW_LOSSES: dict[str, ViewLoss] = {
 _SCALES = {"Barlow Twins": 0.024}
 
 
-def headed(
+def headed_rule(
     loss: str,
     num_classes: int,
     *,
@@ -25,15 +25,16 @@ def headed(
     kind: HeadKind = "expansion",
     gathered: bool = False,
 ) -> HeadedRule:
-    """The loss of each block behind a head and a projector of its own.
+    """The rule that puts each block's loss behind a head and a projector of its own.
 
     Args:
         loss: a name in `VIEW_LOSSES`, or "supervised", which reads the labels of the batch.
-        num_classes: of the supervised loss.
-        width: of the expansion in the head.
-        projector: its widths; the last layer of a supervised one has a unit for each class.
-        kind: of head.
-        gathered: whether the loss is that of the joined batch of all processes.
+        num_classes: number of classes that the supervised loss tells apart.
+        width: width of the expansion in the head.
+        projector: widths of the projector; the last layer of a supervised one has a unit for each
+            class instead.
+        kind: the kind of head.
+        gathered: whether the loss reads the joined batch of all processes.
     """
     if loss == SUPERVISED:
         return HeadedClasses(kind=kind, width=width, widths=(*projector[:-1], num_classes))

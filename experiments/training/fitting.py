@@ -1,4 +1,4 @@
-"""Training by local losses or by backpropagation of the last one, and the alignment on the way.
+"""Training of a network of blocks by AdamW: by local losses, by backpropagation, or on labels.
 
 One process, one thread: a run then gives the same numbers on any number of workers.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,31 +16,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.runner import stack
-from linlocal.analysis.alignment import align, log_spaced
-from linlocal.analysis.local_losses import LocalRule, NetworkRule, ScoredPairs
+from experiments.training.cosines import Batch, update_cosines
+from experiments.training.matching import MatchingTrainer
+from linlocal.analysis.alignment import log_spaced
+from linlocal.analysis.local_losses import LocalRule, NetworkRule
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
-from linlocal.analysis.watching import capture, masked_gradients
-from linlocal.networks import Masks
 from linlocal.rules import Rule
 
 Credit = Literal["local", "backpropagation"]
 Batches = Callable[[int], Tensor]
-Batch = tuple[Tensor, ...]
 
 RECORDED_PER_DECADE = 3
-# Matched projections stand for an optimum: they must keep up with a network that moves.
+# Matched projections stand for an optimum, so they must keep up with a network that moves.
 MATCHING_SPEED = 10.0
-APPROXIMATE_MASKS: tuple[Masks, ...] = ("batch", "none")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a network is trained.
+    """How AdamW trains a network, and when its cosines are recorded.
 
     Attributes:
-        steps: of training.
-        learning_rate: of AdamW, for the network and the projections that the loss trains.
-        weight_decay: of AdamW; 0 makes it Adam.
+        steps: steps of training.
+        learning_rate: learning rate of AdamW, for the network and its losses' projections.
+        weight_decay: weight decay of AdamW; 0 makes it Adam.
     """
 
     steps: int
@@ -49,14 +46,14 @@ class Schedule:
     weight_decay: float = 0.01
 
     def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW of these parameters, in one kernel: of small networks it is a tenth of a step."""
+        """AdamW for these parameters, in one kernel: a tenth of a step of a small network."""
         return torch.optim.AdamW(
             parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
 
     @property
     def recorded(self) -> list[int]:
-        """Numbers of steps taken before each measurement: log-spaced, and after the last."""
+        """The steps before which cosines are recorded, log-spaced; and the number of all steps."""
         due = log_spaced(RECORDED_PER_DECADE)
         return [*(step for step in range(self.steps) if due(step)), self.steps]
 
@@ -65,7 +62,7 @@ class Divergence(ArithmeticError):
     """A loss, or an activity after training, is not finite."""
 
 
-def fit(
+def fit_by_rule(
     network: nn.Sequential,
     rule: Rule | LocalRule,
     batches: Batches,
@@ -79,17 +76,18 @@ def fit(
 
     Args:
         network: its children are the blocks.
-        rule: builds the local losses.
-        batches: from the number of a step to both views, stacked (2N, ...).
-        schedule: of the training.
+        rule: the rule that builds the local losses.
+        batches: maps the number of a step to both views, stacked (2N, ...).
+        schedule: steps and optimiser of the training.
         credit: "local": every block by its own loss; "backpropagation": the loss of the last block
             through all blocks.
         seed: seeds the projections.
-        watched: batches on which the alignment is recorded, of local training; without them nothing
-            is.
+        watched: batches on which cosines are recorded during local training; without them, none
+            are.
 
     Returns:
-        The losses, that of the last block alone after backpropagation; and `aligned` over ``step``.
+        The losses (after backpropagation, that of the last block alone), and `update_cosines` over
+        ``step``.
 
     Raises:
         Divergence: a loss, or an activity after training, is not finite.
@@ -114,7 +112,7 @@ def fit(
     recorded = {}
     for step in range(schedule.steps + 1):
         if watched and step in schedule.recorded:
-            recorded[step] = aligned(network, trainer.losses, watched)
+            recorded[step] = update_cosines(network, trainer.losses, watched)
         if step < schedule.steps:
             try:
                 trainer.step(batches(step))
@@ -123,110 +121,6 @@ def fit(
     _require_finite(network, first)
     return trainer.losses, (
         stack(recorded.values(), "step", [*recorded]) if recorded else xr.Dataset()
-    )
-
-
-class MatchingTrainer(LocalTrainer):
-    """Local training in which B learns from the backpropagated error only, ten times as fast.
-
-    It stands for the "theoretical optimum" of Wu et al. 2026 (arXiv 2601.21683): the network is
-    trained by local losses, and each B moves to where the local error is nearest to the
-    backpropagated one. That takes the gradient of the last block's loss, which no local rule has.
-    """
-
-    knows_global_error = True
-
-    def match(self, learning_rate: float) -> None:
-        """Let each B below the last block learn at a rate of its own."""
-        (optimiser,) = self.optimisers
-        optimiser.add_param_group({"params": self._matched(), "lr": learning_rate})
-
-    def _matched(self) -> list[nn.Parameter]:
-        return [p for loss in self.losses[:-1] for p in loss.parameters() if p.requires_grad]
-
-    def _parameters(
-        self, parameters: Sequence[Sequence[nn.Parameter]]
-    ) -> tuple[list[nn.Parameter], ...]:
-        (*_, last) = super()._parameters(parameters)
-        return (*(list(group) for group in parameters[:-1]), last)
-
-    def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
-        values = super().backward(views, batch)
-        with capture(self.model, [block.name for block in self.blocks]) as outputs:
-            self.model(views)
-        activities = [*outputs.values()]
-        matching_loss(activities, self.losses).backward()
-        return values
-
-
-def matching_loss(activities: Sequence[Tensor], losses: nn.ModuleList) -> Tensor:
-    """The sum over blocks below the last of ||dL_global/dz_l - dL_l/dz_l||^2, of projections.
-
-    Args:
-        activities: z_1..z_L, with their graph.
-        losses: of the blocks.
-    """
-    top = activities[-1].detach()
-    (*below, last) = losses
-    errors = torch.autograd.grad(last(activities[-1], top), activities[:-1])
-    parts = [
-        loss.matching_loss(z, top, error)
-        for loss, z, error in zip(below, activities[:-1], errors, strict=True)
-        if isinstance(loss, ScoredPairs)
-    ]
-    return torch.stack(parts).sum()
-
-
-def fabric_on(device: torch.device) -> Fabric:
-    """One process on a device."""
-    cuda = device.type == "cuda"
-    return Fabric(accelerator="cuda" if cuda else "cpu", devices=[device.index or 0] if cuda else 1)
-
-
-def aligned(network: nn.Module, losses: nn.ModuleList, watched: Sequence[Batch]) -> xr.Dataset:
-    """Cosine of the local and the global update per ``layer``, the mean over batches.
-
-    Args:
-        network: its children are the blocks.
-        losses: of the blocks.
-        watched: both views of each batch, stacked (2N, ...), and what else the losses read.
-    """
-    parts = [align(network, None, losses, each[0], batch=each)[["cosine"]] for each in watched]
-    return xr.concat(parts, "batch").mean("batch").drop_vars(("parameter", "view"), errors="ignore")
-
-
-def masked_cosines(
-    network: nn.Sequential, last: nn.Module, watched: Sequence[Batch]
-) -> xr.DataArray:
-    """Cosine of masked with exact backpropagation of the last loss, over masks and layer.
-
-    Args:
-        network: its children are the blocks.
-        last: the loss of the last block.
-        watched: batches of both views; the mean over them is taken.
-    """
-
-    def loss_of(output: Tensor) -> Tensor:
-        value: Tensor = last(output, output.detach())
-        return value
-
-    cosines = torch.zeros(len(watched), len(APPROXIMATE_MASKS), len(network), dtype=torch.float64)
-    names = [name for name, _ in network.named_children()]
-    for row, (views, *_) in enumerate(watched):
-        gradients = partial(masked_gradients, network, views, loss_of)
-        exact = gradients(masks="sample")
-        for column, masks in enumerate(APPROXIMATE_MASKS):
-            masked = gradients(masks=masks)
-            for l, name in enumerate(names):
-                a, b = (
-                    torch.cat([g.double().flatten() for n, g in each.items() if _of(n, name)])
-                    for each in (masked, exact)
-                )
-                cosines[row, column, l] = a @ b / (a.norm() * b.norm())
-    return xr.DataArray(
-        cosines.mean(0).numpy(),
-        {"masks": list(APPROXIMATE_MASKS), "layer": range(1, len(names) + 1)},
-        ("masks", "layer"),
     )
 
 
@@ -241,10 +135,10 @@ def fit_supervised(
 
     Args:
         network: trained in place.
-        labelled: from the number of a step to inputs and their labels.
-        classes: how many there are.
-        schedule: of the training.
-        seed: of the readout.
+        labelled: maps the number of a step to inputs and their labels.
+        classes: number of classes.
+        schedule: steps and optimiser of the training.
+        seed: seeds the readout.
 
     Raises:
         Divergence: a loss, or an activity after training, is not finite.
@@ -273,6 +167,12 @@ def fit_supervised(
     _require_finite(network, first)
 
 
+def fabric_on(device: torch.device) -> Fabric:
+    """A Fabric of one process on a device."""
+    cuda = device.type == "cuda"
+    return Fabric(accelerator="cuda" if cuda else "cpu", devices=[device.index or 0] if cuda else 1)
+
+
 def _require_finite(network: nn.Sequential, inputs: Tensor) -> None:
     with torch.no_grad():
         z = inputs
@@ -280,7 +180,3 @@ def _require_finite(network: nn.Sequential, inputs: Tensor) -> None:
             z = block(z)
             if not z.isfinite().all():
                 raise Divergence("Training left activities that are not finite.")
-
-
-def _of(parameter: str, block: str) -> bool:
-    return parameter.startswith(f"{block}.")

@@ -1,7 +1,7 @@
 """Self-supervised training of hierarchical networks: where positives come from, layer by layer.
 
-No label is used. A step draws data, makes of each layer's activities two lists of rows of which
-row k of one belongs to row k of the other, and gives them to the layer's own loss.
+No label is used. A step draws data, turns each layer's activities into two lists of rows, where row
+k of one belongs to row k of the other, and gives them to the layer's own loss.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments.training.fitting import fabric_on
-from experiments.training.hierarchies import (
-    Recipe,
-    encode,
-)
+from experiments.training.hierarchy_tasks import NetworkRecipe, one_hot_leaves
 from linlocal import losses
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.local_losses import (
@@ -39,28 +36,28 @@ from linlocal.seeds import generator_for
 Positives = Literal["views", "fresh views", "siblings", "masked halves"]
 
 PAIRS = 64
-# Rows that a loss sees of each view: data times positions, of which so many are drawn.
+# The most rows of each view that a loss sees; of all data and positions, that many are drawn.
 LARGEST_LOSS = 256
-# Fresh views are made for so many steps at once.
+# The number of steps for which fresh views are made at once.
 AHEAD = 32
 
 
 @dataclass(frozen=True)
-class Source:
+class PairSource:
     """Where pairs come from.
 
     Attributes:
         rhm: the grammar.
-        data: distinct data that may be seen.
+        data: the distinct data that may be seen.
         positives: "views": half of ``data`` and, in place of the other half, a view of each, which
             shares all symbols of a level drawn from 1..L-1 and above, everything below being drawn
             anew. "fresh views": the same with new data in every step. "siblings": the two halves
-            of each tuple of a layer's activities, within one datum; no other knowledge of the
-            grammar than its tuples. "masked halves": each datum twice, with two halves of its
-            leaves that complete each other, drawn anew in every step; a masked leaf is 0. No
-            knowledge of the grammar.
-        exclude: data that are never seen, as the test set.
-        seed: of the draws.
+            of each tuple of a layer's activities, within one datum; they need no knowledge of
+            the grammar but its tuples. "masked halves": each datum twice, with two halves of
+            its leaves that complete each other, drawn anew in every step; a masked leaf is 0.
+            They need no knowledge of the grammar.
+        exclude: data that are never seen, for example the test set.
+        seed: seeds the draws.
 
     Raises:
         ValueError: unknown positives, fewer than 4 data or 2 levels.
@@ -87,7 +84,7 @@ class Source:
     def stored(self) -> list[Tensor]:
         """The inputs of a fixed set: data and their views, or data alone that make pairs."""
         if self.positives in ("siblings", "masked halves"):
-            return [encode(self.rhm, self.data.leaves)]
+            return [one_hot_leaves(self.rhm, self.data.leaves)]
         return self._views(self.data[: len(self.data) // 2], 0)
 
     def fresh(self, step: int, pairs: int) -> list[Tensor]:
@@ -109,7 +106,7 @@ class Source:
                     seed = int(draws.integers(2**31))
                     views = _replaced(views, rows, self.rhm.resample(data[rows], l, seed=seed))
             missing = self._excluded(views)
-        return [encode(self.rhm, each.leaves) for each in (data, views)]
+        return [one_hot_leaves(self.rhm, each.leaves) for each in (data, views)]
 
     def _excluded(self, data: Trees) -> NDArray[np.bool_]:
         return np.isin(trees.keys_of(self.rhm, data), trees.keys_of(self.rhm, self.exclude))
@@ -151,23 +148,23 @@ class Projectors(nn.Module):
 
 def fit_pairs(
     net: HierarchicalNet,
-    recipe: Recipe,
+    recipe: NetworkRecipe,
     rule: Rule | LocalRule,
-    source: Source,
+    source: PairSource,
     *,
     local: bool,
     seed: int,
 ) -> None:
-    """Train on pairs.
+    """Train a network on pairs, without labels.
 
     Args:
         net: trained in place; its readout stays as it is.
-        recipe: optimiser and number of steps.
-        rule: builds the loss of each layer.
-        source: of the pairs.
-        local: every layer has its own loss and no gradient crosses layers; otherwise the loss of
-            the last layer that has pairs is backpropagated (BP-SSL).
-        seed: of batches, projections and projectors.
+        recipe: its optimiser and number of steps are used.
+        rule: the rule that builds the loss of each layer.
+        source: where the pairs come from.
+        local: whether every layer has its own loss and no gradient crosses layers; otherwise the
+            loss of the last layer that has pairs is backpropagated.
+        seed: seeds the batches, the projections and the projectors.
     """
     torch.set_num_threads(1)
     siblings = source.positives == "siblings"
@@ -237,9 +234,9 @@ class _RowsLoss(LocalLoss):
         return value
 
 
-# For each loss the values of its own hyper-parameter that a search may choose from: how strongly
+# For each loss, two values of its own hyper-parameter from which a search may choose: how strongly
 # the two views are pulled together, or told from others.
-LOSSES: dict[str, tuple[LocalRule, LocalRule]] = {
+LOSS_CANDIDATES: dict[str, tuple[LocalRule, LocalRule]] = {
     "CLAPP": (CLAPP(margin=1.0), CLAPP(margin=10.0)),
     "InfoNCE": (Views(losses.NTXent(0.2)), Views(losses.NTXent(0.5))),
     "VICReg": (

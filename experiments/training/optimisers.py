@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.networks import import_torchvision
 
-# Of weights and of biases, in a batch of 256.
+# Learning rates of weights and of biases for a batch of 256.
 RATE, BIAS_RATE = 0.2, 0.0048
 
 
@@ -24,15 +24,15 @@ def lars(parameters: list[nn.Parameter], learning_rate: float = RATE) -> Optimiz
     0.0048 / 0.2 of the rate.
 
     Args:
-        parameters: of a block and its loss.
-        learning_rate: of weights; the published one is 0.2 x batch / 256.
+        parameters: the parameters of a block and its loss.
+        learning_rate: learning rate of weights; the published one is 0.2 x batch / 256.
 
     Raises:
         ImportError: timm is missing.
     """
     import_torchvision()  # timm imports it
     if find_spec("timm") is None:
-        raise ImportError("LARS is that of timm: pip install 'linlocal[vision]'.")
+        raise ImportError("LARS comes from timm: pip install 'linlocal[vision]'.")
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 1.5e-6},
         {
@@ -50,9 +50,9 @@ def warm_up_cosine(optimiser: Optimizer, steps: int, warm_up: int) -> LambdaLR:
     """The rate rises linearly over ``warm_up`` steps, then falls along a cosine to 1/1000.
 
     Args:
-        optimiser: whose present rates are the highest.
-        steps: in all.
-        warm_up: of them.
+        optimiser: the optimiser, whose present rates are the highest ones.
+        steps: total number of steps.
+        warm_up: number of steps during which the rate rises.
 
     Raises:
         ValueError: a warm-up that is not shorter than the training.

@@ -21,15 +21,16 @@ def corrupted_accuracy(
     """Accuracy of a linear probe on corrupted images, fitted to clean ones once.
 
     Args:
-        network: images to maps (rows, channels, height, width), which are averaged over places; it
-            runs in eval mode. None, for training that diverged, has accuracy 0.
+        network: turns images into maps (rows, channels, height, width), which are averaged over
+            places; it runs in eval mode. None stands for training that diverged and has
+            accuracy 0.
         train: clean images and labels; labels number the classes from 0, all of them present.
-        test: images to be corrupted, and labels.
-        names: of `experiments.data.CORRUPTIONS`.
-        seed: of the probe and the corruptions.
+        test: images to be corrupted, and their labels.
+        names: names of corruptions in `experiments.data.CORRUPTIONS`.
+        seed: seeds the probe and the corruptions.
 
     Returns:
-        Over corruption and severity, 0 to 5: at 0 the images are clean.
+        Accuracies over corruption and severity 0 to 5; at 0 the images are clean.
     """
     labels = {"corruption": list(names), "severity": [0, *SEVERITIES]}
     accuracy = xr.DataArray(0.0, labels, [*labels])
@@ -40,7 +41,7 @@ def corrupted_accuracy(
     chosen = linear_probe(x, known, clean, classes, seed=seed)
     accuracy.loc[{"severity": 0}] = chosen.accuracy
     mean, deviation = x.mean(0), x.std(0, correction=0)
-    scale = torch.where(deviation > 0, deviation, torch.inf)  # constant: not used
+    scale = torch.where(deviation > 0, deviation, torch.inf)  # constant features are not used
     targets = F.one_hot(known).to(x)
     for name in names:
         harmed = [corrupt(test[0], name, severity, seed) for severity in SEVERITIES]

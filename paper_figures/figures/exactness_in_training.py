@@ -69,7 +69,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
-    """Who stays exact, who does not, and that all learn."""
+    """Which trainings stay exact, which do not, and that all of them learn."""
     results = datasets["exactness_in_training"]
     steps = int(results["step"][-1])
     decided = []

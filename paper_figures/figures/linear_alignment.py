@@ -24,7 +24,7 @@ PUBLISHED = {
 PUBLISHED_ERROR = 3e-7
 EXACT = "all assumptions"
 LIMIT = 1e-10
-# Published means are of one draw of images and weights, rounded to two digits.
+# The published means come from one draw of images and weights and are rounded to two digits.
 CLOSE = 0.05
 
 

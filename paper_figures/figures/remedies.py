@@ -15,14 +15,14 @@ PAPER = ""
 
 LIMIT = 1e-10
 VISIBLE = 1e-3
-# Color, marker and line of each remedy; those that need no condition are drawn last, on top.
+# Colour, marker, line and label of each remedy; those without a condition are drawn last, on top.
 LOOKS = {
-    "none": (style.PALETTE[6], "x", "-"),
-    "conformal, equal penalty": (style.PALETTE[3], "v", ":"),
-    "conformal, rescaled penalty": (style.PALETTE[3], "^", "-"),
-    "nearest isometries": (style.PALETTE[4], "s", "-"),
-    "matched projection": (style.PALETTE[2], "D", "-"),
-    "metric penalty": (style.PALETTE[0], "o", "-"),
+    "none": (style.PALETTE[6], "x", "-", "Gaussian weights, no remedy"),
+    "conformal, equal penalty": (style.PALETTE[3], "v", ":", "conformal, equal penalty"),
+    "conformal, rescaled penalty": (style.PALETTE[3], "^", "-", "conformal, rescaled penalty"),
+    "nearest isometries": (style.PALETTE[4], "s", "-", "nearest isometries"),
+    "matched projection": (style.PALETTE[2], "D", "-", "matched projection"),
+    "metric penalty": (style.PALETTE[0], "o", "-", "metric penalty"),
 }
 
 
@@ -35,7 +35,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     grid = figure.subplots(len(rules), len(profiles), sharex=True, sharey=True, squeeze=False)
     for rule, row in zip(rules, grid, strict=True):
         for profile, axes in zip(profiles, row, strict=True):
-            for remedy, (color, marker, line) in LOOKS.items():
+            for remedy, (color, marker, line, label) in LOOKS.items():
                 here = below.sel(profile=profile, rule=rule, remedy=remedy).max("repetition")
                 axes.plot(
                     here["layer"],
@@ -45,7 +45,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
                     linestyle=line,
                     linewidth=1,
                     markerfacecolor="none",
-                    label="Gaussian weights, no remedy" if remedy == "none" else remedy,
+                    label=label,
                 )
             axes.axhspan(1e-15, LIMIT, color="#777777", alpha=0.1, linewidth=0)
             axes.set(yscale="log", ylim=(1e-15, 1e3))
@@ -67,8 +67,9 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     results = datasets["remedies"]
     error = results["relative_error"].sel(layer=results["layer"][:-1])
     decided = []
-    for remedy, weights in (("none", "Gaussian"), ("conformal, equal penalty", "conformal")):
-        before = float(error.sel(remedy=remedy).min())
+    for remedy in _exact(error, "nowhere"):
+        here = error.sel(remedy=remedy)
+        weights, before = str(here["weights"].values), float(here.min())
         decided.append(
             Claim(
                 f"equal penalties on {weights} weights: relative error above {VISIBLE:g} in every "
@@ -77,7 +78,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 f"at least {before:.3f}",
             )
         )
-    for remedy in ("metric penalty", "matched projection"):
+    for remedy in _exact(error, "everywhere"):
         worst = error.sel(remedy=remedy).max(("rule", "repetition", "layer"))
         decided.append(
             Claim(
@@ -87,7 +88,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             )
         )
     possible = never_narrower(results["width"])
-    for remedy in ("nearest isometries", "conformal, rescaled penalty"):
+    for remedy in _exact(error, "where no layer above is narrower"):
         here = error.sel(remedy=remedy).max(("rule", "repetition"))
         inside = float(here.where(possible).max())
         outside = float(here.where(~possible).min())
@@ -100,6 +101,11 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             )
         )
     return decided
+
+
+def _exact(error: xr.DataArray, where: str) -> list[str]:
+    """Remedies that should make the updates equal there."""
+    return [str(name) for name in error["remedy"].values[error["exact"].values == where]]
 
 
 def never_narrower(width: xr.DataArray) -> xr.DataArray:

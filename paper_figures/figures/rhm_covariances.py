@@ -127,7 +127,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 
 
 def _factor(first: xr.DataArray, second: xr.DataArray) -> xr.DataArray:
-    """How many times larger the larger of two is."""
+    """The ratio of the larger of two numbers to the smaller."""
     ratio = first / second.where(second > 0)
     return ratio.where(ratio > 1, 1 / ratio)
 

@@ -19,7 +19,8 @@ INPUTS = ("rhm_local_ssl",)
 PAPER = "B"
 
 NEGLIGIBLE = 0.05
-SUPERVISED, UNTRAINED = "supervised backpropagation", "untrained"
+# What distinguishes these two from the rules: they have labels, or nothing to learn from.
+LABELS, NOTHING = "labels", ""
 SHORT = {"test_accuracy": "(linear readout)", "hidden_accuracy": "(top layer refitted)"}
 COLORS = dict(
     zip(("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins"), style.PALETTE, strict=False)
@@ -48,7 +49,9 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         ):
             here = data[readout].sel(grammar=grammar)
             # Supervised training brings a readout of its own.
-            here = here.where(here["loss"] != SUPERVISED, data["own_accuracy"].sel(grammar=grammar))
+            here = here.where(
+                here["positives"] != LABELS, data["own_accuracy"].sel(grammar=grammar)
+            )
             mean, half = style.interval(here, "repetition")
             for rule in data["rule"].values:
                 color, line, marker, words = look(data.sel(rule=rule))
@@ -86,9 +89,9 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 def look(rule: xr.Dataset) -> tuple[str, Any, str, str]:
     """Colour, line, marker and label of a rule."""
     loss, credit, positives = (str(rule[key].values) for key in ("loss", "credit", "positives"))
-    if loss == SUPERVISED:
+    if positives == LABELS:
         return style.PALETTE[6], "-", "*", "supervised backpropagation (the data are labelled)"
-    if loss == UNTRAINED:
+    if positives == NOTHING:
         return "#999999", ":", "", "untrained network"
     line, marker = LINES[credit, positives]
     return COLORS[loss], line, marker, f"{loss}, {credit}, {positives}"
@@ -103,7 +106,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     decided = []
     if not control.all():
         usual = mean.isel(grammar=~control)
-        taught = _only(data["own_accuracy"].isel(grammar=~control), loss=SUPERVISED)
+        taught = _only(data["own_accuracy"].isel(grammar=~control), positives=LABELS)
         for (readout, words), multiple in product(READOUTS.items(), data["multiple"].values):
             rules = usual[readout].isel(rule=local).sel(multiple=multiple)
             gain = (rules - taught.mean("repetition").sel(multiple=multiple)).min("grammar")
@@ -118,7 +121,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                     "as data-efficient (arXiv 2605.18557, no numbers known)",
                 )
             )
-        untrained = _only(usual["hidden_accuracy"], loss=UNTRAINED)
+        untrained = _only(usual["hidden_accuracy"], positives=NOTHING)
         lift = (usual["hidden_accuracy"].isel(rule=local) - untrained).isel(multiple=-1)
         decided.append(
             Claim(
@@ -165,8 +168,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         alone = _alone(data)
         hidden, without = silent["hidden_accuracy"], silent["credit"] == "local"
         without &= silent["positives"].isin([positives for _, positives in alone])
-        gain = hidden.isel(rule=without.values) - _only(hidden, loss=UNTRAINED)
-        learned = _only(silent["own_accuracy"], loss=SUPERVISED).mean("repetition")
+        gain = hidden.isel(rule=without.values) - _only(hidden, positives=NOTHING)
+        learned = _only(silent["own_accuracy"], positives=LABELS).mean("repetition")
         center, half = style.interval(gain.mean(["grammar", "multiple"]), "repetition")
         decided.append(
             Claim(

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.look import learners, panels, style
 
 INPUTS = ("rhm_representations",)
 PAPER = "B"
@@ -82,7 +82,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """Invariance after training, its fall with P, and the same for rules without labels."""
-    data = datasets["rhm_representations"]
+    data = learners.with_coordinates(datasets["rhm_representations"])
     mean = data.mean("repetition")
     top = mean["sensitivity"].isel(layer=-1)
     below_class = data["level"].values[:-1]
@@ -90,7 +90,9 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     first, last = (f"{float(data['multiple'][i]):g} P*" for i in (0, -1))
     decided = []
     several = data.sizes["multiple"] > 1
-    for rule in ("backpropagation", "local VICReg", "local InfoNCE", "direct feedback alignment"):
+    taught = learners.rules(data, credit="backpropagation")
+    viewing = learners.rules(data, credit="local", positives="views")
+    for rule in (*taught, *viewing, *learners.rules(data, credit="direct feedback")):
         before, after = (each.sel(rule=rule, level=below_class) for each in (few, many))
         fell = bool((after < before).all()) or not several
         decided.append(
@@ -100,16 +102,15 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 fell and bool((after < INVARIANT).all()),
                 f"{panels.numbers(before)} to {panels.numbers(after)} at levels "
                 f"{below_class[0]}-{below_class[-1]}",
-                "falls at P ~ n m^L (arXiv 2307.02129)" if rule == "backpropagation" else None,
+                "falls at P ~ n m^L (arXiv 2307.02129)" if rule in taught else None,
             )
         )
     own = mean["decodability"].isel(multiple=-1)
     levels = data["level"].values[1:-1]
-    for rule in ("local VICReg", "local InfoNCE", "local InfoNCE, siblings"):
+    (untrained,) = learners.rules(data, credit="")
+    for rule in learners.rules(data, credit="local"):
         gains = [
-            float(
-                own.sel(rule=rule, layer=l, level=l) - own.sel(rule="untrained", layer=l, level=l)
-            )
+            float(own.sel(rule=rule, layer=l, level=l) - own.sel(rule=untrained, layer=l, level=l))
             for l in levels
         ]
         if gains:

@@ -124,7 +124,7 @@ def relative_error(data: xr.Dataset) -> xr.DataArray:
 def needed(data: xr.Dataset) -> xr.DataArray:
     """P at which the mean error falls below `LEARNED`, interpolated in log P.
 
-    Where already the smallest set is enough, that set; NaN where none is.
+    It is the smallest P where that is already enough, and NaN where no P is.
     """
     error = relative_error(data).mean("repetition")
     result = error.isel(multiple=0, drop=True).copy()

@@ -65,7 +65,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     entries = [each for column in zip(trainings, networks, strict=True) for each in column]
     panels.legend_below(figure, grid[0, 0], columns=3, extra=entries)
     grid[0, 0].set_title(_where(data), size=7)
-    # It reaches over the next panel.
+    # The title reaches over the next panel.
     grid[0, 1].set_title(_savings(data), size=6.5).set_in_layout(False)
     panels.headline(figure, _result(data))
     return panels.finish(figure, data)

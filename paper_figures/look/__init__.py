@@ -6,6 +6,7 @@ training_panels  cosines in networks that are trained
 comparisons      claims that one rule or variant is better than another
 blockwise        names of variants in the results of blockwise training
 feedback         names of settings in the results on feedback in hierarchies
+learners         how rules learn, in the results on representations of hierarchies
 """
 
 from linlocal.doors import lazily

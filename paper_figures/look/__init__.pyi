@@ -2,6 +2,7 @@ from . import (
     blockwise as blockwise,
     comparisons as comparisons,
     feedback as feedback,
+    learners as learners,
     panels as panels,
     style as style,
     training_panels as training_panels,

@@ -22,10 +22,10 @@ def raises(
     Args:
         text: the claim.
         better: cosines over ``over`` and layer.
-        worse: the same of the other rule, in the same repetitions.
+        worse: cosines of the other rule in the same repetitions.
         over: the dimension of the repetitions.
-        digits: of the printed numbers.
-        published: what is known of it.
+        digits: number of printed decimals.
+        published: what the papers say about it.
     """
     mean, half = style.interval(better - worse, over)
     wins, losses = mean - half > 0, mean + half < 0
@@ -47,15 +47,15 @@ def raises(
 def difference(
     values: xr.DataArray, better: str, worse: str, text: str, least: float, published: str
 ) -> Claim:
-    """That a paired difference is above ``least``; open where its 95 % interval holds both.
+    """The claim that a paired difference is above ``least``; open where the 95 % interval is not.
 
     Args:
-        values: over variant and repetition.
+        values: numbers over variant and repetition.
         better: name of the variant that should have the larger ones.
-        worse: name of the other.
+        worse: name of the other variant.
         text: the claim.
         least: what the difference must exceed.
-        published: what is known of it.
+        published: what the papers say about it.
     """
     low, high = bounds(values.sel(variant=better) - values.sel(variant=worse))
     holds = True if low > least else False if high <= least else None

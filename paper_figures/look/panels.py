@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from paper_figures.look import style
 
-# What lies below the rounding of float64 is drawn at this height on logarithmic axes.
+# Values below the rounding of float64 are drawn at this height on logarithmic axes.
 FLOOR = 1e-16
 
 
@@ -33,13 +33,13 @@ def layer_axis(axes: Axes, layers: xr.DataArray, widths: Sequence[int] | None = 
 def legend_below(
     figure: Figure, axes: Axes, columns: int, extra: Sequence[tuple[Artist, str]] = ()
 ) -> None:
-    """One legend for all panels, below them, of what ``axes`` shows.
+    """Draw one legend below all panels, with what ``axes`` shows.
 
     Args:
-        figure: gets the legend.
-        axes: whose labelled lines are shown.
-        columns: of the legend.
-        extra: handles and labels of more entries.
+        figure: the figure that gets the legend.
+        axes: the panel whose labelled lines are shown.
+        columns: number of columns of the legend.
+        extra: handles and labels of further entries.
     """
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(

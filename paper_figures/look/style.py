@@ -58,11 +58,11 @@ def band(axes: Axes, values: xr.DataArray, over: str, *, color: str, label: str)
     The interval is Student's t; undefined values (NaN) are left out.
 
     Args:
-        axes: where to draw.
+        axes: the panel to draw in.
         values: two dimensions: the repetitions, and the one along the horizontal axis.
         over: the dimension of the repetitions.
-        color: of line and band.
-        label: for the legend.
+        color: colour of line and band.
+        label: entry in the legend.
 
     Raises:
         ValueError: not these two dimensions.
@@ -81,7 +81,7 @@ def interval(values: xr.DataArray, over: str) -> tuple[xr.DataArray, xr.DataArra
     """Mean over repetitions and half the width of its 95 % confidence interval (Student's t).
 
     Args:
-        values: undefined ones (NaN) are left out.
+        values: numbers, of which undefined ones (NaN) are left out.
         over: the dimension of the repetitions.
 
     Returns:
@@ -101,7 +101,7 @@ def footer(figure: Figure, *datasets: xr.Dataset) -> None:
         parameters |= json.loads(attrs["config"])
         words = ", ".join(f"{name} {_short(value)}" for name, value in parameters.items())
         lines += textwrap.wrap(f"{attrs['experiment']}: {words}", int(25 * figure.get_figwidth()))
-    # Below the figure proper; saving takes in what lies outside.
+    # It lies below the figure proper; saving includes what lies outside.
     figure.text(0.01, -0.02, "\n".join(lines), size=5, color=_GREY, va="top")
 
 
@@ -109,8 +109,8 @@ def save(figure: Figure, path: Path) -> tuple[Path, Path]:
     """Write a figure as PNG and SVG, the same bytes on every run.
 
     Args:
-        figure: drawn inside :func:`house`.
-        path: without suffix; its folder is made if needed.
+        figure: a figure drawn inside :func:`house`.
+        path: path without suffix; its folder is made if needed.
 
     Returns:
         The paths of the two files.

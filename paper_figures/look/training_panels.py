@@ -11,13 +11,13 @@ from paper_figures.look import panels, style
 
 
 def cosines(trained: Axes, along: Axes, data: xr.Dataset, colors: Mapping[str, str]) -> None:
-    """Cosine per layer after training, and its mean over the layers below the top along training.
+    """Draw the cosine per layer after training, and its mean below the top during training.
 
     Args:
-        trained: gets the former.
-        along: gets the latter.
+        trained: axes for the cosines after training.
+        along: axes for the means during training.
         data: ``cosine`` over rule, repetition, step and layer.
-        colors: of the rules.
+        colors: a colour for each rule.
     """
     for rule, color in colors.items():
         cosine = data["cosine"].sel(rule=rule, drop=True)
@@ -35,7 +35,7 @@ def cosines(trained: Axes, along: Axes, data: xr.Dataset, colors: Mapping[str, s
 
 
 def step_axis(axes: Axes) -> None:
-    """Logarithmic, from before the first step."""
+    """Make the horizontal axis logarithmic, from before the first step."""
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=0)
     axes.set_xlabel("steps of training")

@@ -16,7 +16,7 @@ from paper_figures.report.exhibit import Exhibit
 
 TITLE = "linlocal: every figure, every claim"
 VERDICTS = get_args(Verdict)
-# By the PAPER of a figure's module.
+# The headings, by the PAPER of a figure's module.
 PAPERS = {
     "A": "A. Local self-supervised learning against backpropagation (arXiv 2601.21683)",
     "B": "B. Local rules on the Random Hierarchy Model (arXiv 2605.18557, 2307.02129, 2406.00048)",
@@ -33,8 +33,8 @@ def write(
     Args:
         out: folder of the figures and their ``claims.json``.
         preset: size of the runs.
-        seed: of the runs.
-        results: their folder.
+        seed: seed of the runs.
+        results: folder of their results.
         missing: figures that could not be drawn now, whatever lies in the folder.
 
     Returns:

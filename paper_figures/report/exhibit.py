@@ -1,4 +1,4 @@
-"""What the report holds of one figure."""
+"""What the report says about one figure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Exhibit:
     """One figure of the report.
 
     Attributes:
-        name: of the figure.
-        caption: what it shows.
-        claims: as recorded in ``claims.json``; none if it is missing.
-        runs: for each result that it shows, labels and what they say.
-        commands: lines for the shell that make it, in their order.
-        larger: those that draw it from results of larger presets which lie in the same folder.
-        pictures: its files by suffix; none if it is missing.
+        name: name of the figure.
+        caption: what the figure shows.
+        claims: its claims, as recorded in ``claims.json``; none if the figure is missing.
+        runs: for each result that it shows, labelled facts about the run.
+        commands: lines for the shell that make the figure, in their order.
+        larger: lines that draw it from results of larger presets in the same folder.
+        pictures: its files by suffix; none if the figure is missing.
     """
 
     name: str
@@ -31,5 +31,5 @@ class Exhibit:
     pictures: Mapping[str, Path]
 
     def count(self, verdict: str) -> int:
-        """How many of its claims have this verdict."""
+        """The number of its claims that have this verdict."""
         return sum(claim["verdict"] == verdict for claim in self.claims)

@@ -95,10 +95,10 @@ def render(
     """The page as text, the same for the same figures.
 
     Args:
-        title: of the page.
+        title: title of the page.
         preface: paragraphs, in which `code` stands between backquotes.
         groups: the figures under their headings.
-        verdicts: in the order of the columns that count them.
+        verdicts: the verdicts, in the order of the columns that count them.
     """
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{_prose(text)}</p>" for text in preface)]
     parts += [_summary(groups, verdicts)]

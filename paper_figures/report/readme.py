@@ -21,7 +21,7 @@ PICTURE = "linear_alignment.png"
 
 
 def summary(claims: Path) -> str:
-    """How many claims of each figure have which verdict, as a Markdown table.
+    """The number of claims of each figure and verdict, as a Markdown table.
 
     Args:
         claims: the ``claims.json`` of a figures folder.

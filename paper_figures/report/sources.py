@@ -29,13 +29,13 @@ def source(
     pictures: Sequence[Path],
     fingerprint: str | None,
 ) -> dict[str, Any]:
-    """What is recorded of a drawn figure beside its claims.
+    """What is recorded about a drawn figure beside its claims.
 
     Args:
-        datasets: its inputs by experiment.
-        addresses: of the inputs.
-        pictures: the files it was drawn to.
-        fingerprint: see :func:`fingerprint`.
+        datasets: the inputs of the figure, by experiment.
+        addresses: addresses of the inputs.
+        pictures: the files to which it was drawn.
+        fingerprint: the figure's hash, see :func:`fingerprint`.
 
     Returns:
         A JSON object, the same for the same inputs wherever the pictures lie.
@@ -77,7 +77,7 @@ def fingerprint(module: str, addresses: Sequence[Address]) -> str | None:
 
     Args:
         module: full name of the figure's module.
-        addresses: of its inputs, all of which exist.
+        addresses: addresses of its inputs, all of which exist.
 
     Returns:
         None if the module has no source file, so nobody can say whether it has changed.
@@ -95,9 +95,9 @@ def up_to_date(entry: Mapping[str, Any], fingerprint: str | None, folder: Path) 
     """Whether drawing again would give the pictures that lie in ``folder``.
 
     Args:
-        entry: what ``claims.json`` holds of the figure.
-        fingerprint: of the figure now.
-        folder: of the pictures.
+        entry: the figure's entry in ``claims.json``.
+        fingerprint: the figure's hash now.
+        folder: folder of the pictures.
     """
     if fingerprint is None or entry.get("fingerprint") != fingerprint:
         return False

@@ -10,7 +10,7 @@ from torch import nn
 
 from experiments.catalogue import blockwise_ssl
 from experiments.networks import cut, encoders as networks, narrow_resnet
-from experiments.training import BlockwiseRecipe, lars, train
+from experiments.training import LARSSchedule, lars, train_blocks
 from experiments.training.optimisers import warm_up_cosine
 from linlocal.analysis.local_losses import (
     ActivityNoise,
@@ -21,7 +21,7 @@ from linlocal.analysis.training import GlobalTrainer, LocalTrainer, peak_bytes
 from linlocal.losses import BarlowTwins
 
 RULE = HeadedViews(width=8, widths=(6,), scale=1.0)
-RECIPE = BlockwiseRecipe(steps=3, learning_rate=1.0, warm_up=0.34)
+SCHEDULE = LARSSchedule(steps=3, learning_rate=1.0, warm_up=0.34)
 
 
 def views(samples=4, channels=2, side=8, seed=0):
@@ -79,7 +79,8 @@ def test_parts_are_even_and_possible():
 @pytest.mark.parametrize("kind", ["views", "classes"])
 def test_no_loss_reaches_another_block_but_end_to_end_reaches_all(kind, noise):
     rule = RULE if kind == "views" else HeadedClasses(width=8, widths=(6, 3))
-    x, labels = batches(0)
+    batch = batches(0)
+    x, _ = batch
     network = small(noise)
     trainer = LocalTrainer(network, list(network._modules), rule, shape=x.shape[1:])
     reached = []
@@ -97,11 +98,11 @@ def test_no_loss_reaches_another_block_but_end_to_end_reaches_all(kind, noise):
     for l in range(len(network)):
         for position, loss in enumerate(trainer.losses):
             loss.judge = functools.partial(judged, rule, weight=float(position == l))
-        trainer.backward(x, (x, labels))
+        trainer.backward(x, batch)
         reached.append(gradients())
     assert reached == [[k % 4 == l for k in range(8)] for l in range(4)]
     end_to_end = GlobalTrainer(network, list(network._modules), rule, shape=x.shape[1:])
-    end_to_end.backward(x, (x, labels))
+    end_to_end.backward(x, batch)
     assert gradients()[:4] == [True] * 4
 
 
@@ -126,7 +127,7 @@ def test_every_order_trains_every_block_and_the_same_way_twice(order):
     for _ in range(2):
         network = small(ActivityNoise())
         before = [weights(block) for block in network]
-        losses = train(network, RULE, batches, RECIPE, order, seed=1)
+        losses = train_blocks(network, RULE, batches, SCHEDULE, order, seed=1)
         assert not any(all(same(b, block)) for b, block in zip(before, network, strict=True))
         assert len(losses) == (1 if order == "end to end" else 4)
         assert all(module.training for module in network.modules())
@@ -139,7 +140,7 @@ def test_orders_differ_and_the_first_block_is_the_same_blockwise():
     found = {}
     for order in ("simultaneous", "sequential", "end to end"):
         network = small()
-        train(network, RULE, batches, RECIPE, order, seed=1)
+        train_blocks(network, RULE, batches, SCHEDULE, order, seed=1)
         found[order] = network
     first = weights(found["simultaneous"][0])
     assert all(same(first, found["sequential"][0]))
@@ -157,10 +158,10 @@ def test_sequential_training_leaves_the_blocks_below_alone():
         states.append([[t.clone() for t in block.state_dict().values()] for block in network])
         return batches(step)
 
-    train(network, RULE, watched, RECIPE, "sequential")
+    train_blocks(network, RULE, watched, SCHEDULE, "sequential")
     states = states[1:]  # the first asked for a shape
     for number, (old, new) in enumerate(itertools.pairwise(states)):
-        trained = number // RECIPE.steps
+        trained = number // SCHEDULE.steps
         for l in range(4):
             still = all(torch.equal(a, b) for a, b in zip(old[l], new[l], strict=True))
             assert still == (l != trained)
@@ -168,11 +169,11 @@ def test_sequential_training_leaves_the_blocks_below_alone():
 
 def test_labels_teach():
     network, seen = small(), []
-    (loss,) = train(
+    (loss,) = train_blocks(
         network,
         HeadedClasses(width=8, widths=(3,)),
         lambda step: batches(0),
-        BlockwiseRecipe(20, 8.0),
+        LARSSchedule(20, 8.0),
         "end to end",
         before_step=lambda step, trainer: seen.append(step),
     )
@@ -183,7 +184,7 @@ def test_labels_teach():
 
 def test_unknown_orders_are_refused():
     with pytest.raises(ValueError, match="order must be one of simultaneous, sequential"):
-        train(small(), RULE, batches, RECIPE, "backwards")
+        train_blocks(small(), RULE, batches, SCHEDULE, "backwards")
 
 
 def test_lars_scales_each_weight_to_its_norm_and_leaves_biases_to_their_rate():

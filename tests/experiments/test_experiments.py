@@ -213,8 +213,9 @@ def test_remedies_restore_exactness_where_the_theory_says(smoke):
 def test_conformal_weights_have_the_scale_that_the_penalties_undo():
     widths, scale = [5, 6, 6, 8], 1.5
     same = rules.CLAPP("softplus", penalty=0.01)
+    rescaled = remedies.REMEDIES["conformal, rescaled penalty"]
     for rule, power in ((same, 2), (rules.CLAPP_DFB("softplus", penalty=0.01), 1)):
-        network, treated = remedies.treat("conformal, rescaled penalty", widths, rule, scale, 0)
+        network, treated = remedies.treat(rescaled, widths, rule, scale, 0)
         for l in network.layers:
             factor = scale ** (2 * (3 - l))
             np.testing.assert_allclose(network.gram(l), factor * np.eye(widths[l]), atol=1e-12)

@@ -127,7 +127,7 @@ def test_a_resnet_reduces_large_images_at_its_beginning(size, side, channels):
         ({"name": "resnet18", "depth": 8}, "got 8 for resnet18"),
         ({"name": "resnet18", "width": 0.5}, "fixed width"),
         ({"name": "vgg6", "width": 0}, "must be positive"),
-        ({"name": "vit", "image_size": 30}, "patches of 4; 30 is none"),
+        ({"name": "vit", "image_size": 30}, "patches of 4 pixels, which do not fill 30"),
     ],
 )
 def test_what_a_network_cannot_be_is_refused(arguments, message):

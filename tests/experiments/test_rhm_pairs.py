@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.training import Recipe, Source, fit_pairs, hierarchy_pairs as rhm_pairs
+from experiments.training import NetworkRecipe, PairSource, fit_pairs, hierarchy_pairs as rhm_pairs
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.local_losses import Views
 from linlocal.losses import VICReg
 from linlocal.rhm import RandomHierarchyModel
 
 LEVELS = 3
-RECIPE = Recipe(width=8, normalise=True, steps=6)
+RECIPE = NetworkRecipe(width=8, normalise=True, steps=6)
 RULE = Views(VICReg())
 
 
@@ -32,7 +32,7 @@ def leaves(inputs):
 
 def source_of(rhm, num, positives="views", seed=0, exclude=0):
     data, excluded = rhm.split(train=num, test=exclude, seed=3)
-    return Source(rhm, data, positives, excluded, seed)
+    return PairSource(rhm, data, positives, excluded, seed)
 
 
 def train(rhm, positives="views", *, local=True, net=None, seed=0, num=64, recipe=RECIPE):
@@ -107,13 +107,13 @@ def test_masked_halves_complete_each_other(rhm):
 
 def test_training_sees_no_more_than_the_stored_data(rhm, monkeypatch):
     seen = []
-    encode = rhm_pairs.encode
+    encode = rhm_pairs.one_hot_leaves
 
     def counting(rhm, each):
         seen.append(len(each))
         return encode(rhm, each)
 
-    monkeypatch.setattr(rhm_pairs, "encode", counting)
+    monkeypatch.setattr(rhm_pairs, "one_hot_leaves", counting)
     for steps in (1, 40):
         seen.clear()
         train(rhm, "views", num=20, recipe=replace(RECIPE, steps=steps))

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from experiments.training import (
-    Recipe,
+    NetworkRecipe,
     Task,
     accuracy,
-    activities,
-    classes,
-    encode,
+    class_labels,
     fit_labels,
-    trained,
+    layer_activities,
+    learn_task,
+    one_hot_leaves,
 )
-from experiments.training.hierarchies import LARGEST_TEST, LARGEST_VALIDATION
+from experiments.training.hierarchy_tasks import LARGEST_TEST, LARGEST_VALIDATION
 
 TINY = Task(num_symbols=4, num_synonyms=2, num_levels=2, multiple=1.5, seed=0)
-RECIPE = Recipe(width=32, learning_rate=1e-2, steps=400)
+RECIPE = NetworkRecipe(width=32, learning_rate=1e-2, steps=400)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_larger_training_set_has_the_same_rules():
 
 def data(task):
     train, _, _ = task.split()
-    return encode(task.rhm, train.leaves), classes(train)
+    return one_hot_leaves(task.rhm, train.leaves), class_labels(train)
 
 
 def fitted(recipe=RECIPE, seed=0, task=TINY):
@@ -91,11 +91,11 @@ def test_every_network_fits_a_tiny_grammar(architecture, optimiser):
 def test_what_generalises_is_the_grammar_and_not_chance():
     task = Task(num_symbols=4, num_synonyms=2, num_levels=3, multiple=6.0, seed=0)
     recipe = replace(RECIPE, steps=1000)
-    found = trained(task, recipe, seed=0)
+    found = learn_task(task, recipe, seed=0)
     assert found["test_accuracy"] > 0.95
     assert found["validation_accuracy"] > 0.95
     assert found["steps"] < recipe.steps  # it stops when the batches are fitted
-    assert trained(task, replace(recipe, steps=1), seed=0)["test_accuracy"] < 0.6
+    assert learn_task(task, replace(recipe, steps=1), seed=0)["test_accuracy"] < 0.6
 
 
 def test_training_is_repeatable_bit_by_bit_whatever_the_process_did_before():
@@ -126,7 +126,7 @@ def test_asking_for_activities_changes_nothing():
     net, _ = fitted(recipe)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     train, _, _ = TINY.split()
-    layers = activities(net, TINY.rhm)
+    layers = layer_activities(net, TINY.rhm)
     first = layers(train.leaves)
     assert [tuple(z.shape[1:]) for z in first] == [(2, 32), (1, 32)]
     assert not any(z.requires_grad for z in first)

@@ -44,7 +44,7 @@ def test_a_room_imports_from_those_below_it(room):
 @pytest.mark.parametrize(
     ("room", "code", "found"),
     [
-        ("data", "from experiments.training import fit", "training"),
+        ("data", "from experiments.training import fit_by_rule", "training"),
         ("data", "def f():\n    import experiments.runner.grids", "runner"),
         ("data", "from experiments import networks", "networks"),
         ("catalogue", "from experiments.catalogue import spectrum", "catalogue"),

@@ -10,11 +10,10 @@ from torch import nn
 
 from experiments.catalogue import local_rules, trained_cnn, trained_mlp
 from experiments.data import image_sources, named_data, rows_of
-from experiments.training import Divergence, Schedule, fit, fit_supervised, masked_cosines
-from experiments.training.fitting import matching_loss
+from experiments.training import Divergence, Schedule, fit_by_rule, fit_supervised, masked_cosines
+from experiments.training.matching import matching_loss
 from linlocal import Pairs
 from linlocal.analysis.local_losses import CLAPP, Views
-from linlocal.analysis.watching import capture
 
 BATCH = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
 
@@ -28,6 +27,13 @@ def weights(network):
     return [p.detach().clone() for p in network.parameters()]
 
 
+def activities(network):
+    found = [BATCH]
+    for block in network:
+        found.append(block(found[-1]))
+    return found[1:]
+
+
 def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -38,7 +44,7 @@ def same(first, second):
 def test_a_local_step_takes_the_gradient_of_each_blocks_own_loss():
     network, schedule = mlp(), Schedule(1, 0.1)
     twin = copy.deepcopy(network)
-    fit(network, CLAPP(context="top"), lambda step: BATCH, schedule)
+    fit_by_rule(network, CLAPP(context="top"), lambda step: BATCH, schedule)
     losses = CLAPP(context="top").build([(6,)] * 3)
     top = twin(BATCH).detach()
     z = BATCH
@@ -48,7 +54,7 @@ def test_a_local_step_takes_the_gradient_of_each_blocks_own_loss():
         gradients = torch.autograd.grad(loss(z, top), parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-    torch.optim.AdamW(twin.parameters(), lr=0.1).step()
+    torch.optim.AdamW(twin.parameters(), lr=0.1, fused=True).step()
     assert same(weights(network), weights(twin))
 
 
@@ -57,50 +63,48 @@ def test_lower_blocks_know_nothing_of_upper_ones_in_local_training_only(credit, 
     deep, shallow = mlp(3), mlp(2)
     assert same(weights(deep)[:4], weights(shallow))
     for network in (deep, shallow):
-        fit(network, Views(), lambda step: BATCH, Schedule(5, 0.01), credit=credit)
+        fit_by_rule(network, Views(), lambda step: BATCH, Schedule(5, 0.01), credit=credit)
     assert same(weights(deep)[:4], weights(shallow)) == equal
 
 
 def test_backpropagation_trains_the_last_loss_alone():
     network = mlp()
-    losses, _ = fit(
+    (loss,), _ = fit_by_rule(
         network, CLAPP(), lambda step: BATCH, Schedule(3, 0.01), credit="backpropagation"
     )
-    (last,) = losses
-    assert not same(weights(last), weights(CLAPP().build([(6,)] * 3)[-1]))
+    *_, fresh = CLAPP().build([(6,)] * 3)
+    assert not same(weights(loss), weights(fresh))
 
 
 @pytest.mark.parametrize(("projection", "nearer"), [("matched", True), ("random", False)])
 def test_matched_projections_approach_the_backpropagated_error(projection, nearer):
     rule = CLAPP(context="top", projection=projection, score="softplus")
     network = mlp()
-    losses, _ = fit(network, rule, lambda step: BATCH, Schedule(100, 1e-3))
+    losses, _ = fit_by_rule(network, rule, lambda step: BATCH, Schedule(100, 1e-3))
     fresh = rule.build([(6,)] * 3)
     fresh[-1].load_state_dict(losses[-1].state_dict())
-
-    def distance(losses):
-        with capture(network) as outputs:
-            network(BATCH)
-        return float(matching_loss([*outputs.values()], losses).detach())
-
-    before, after = distance(fresh), distance(losses)
+    before, after = (
+        float(matching_loss(activities(network), each).detach()) for each in (fresh, losses)
+    )
     assert (after < 0.5 * before) if nearer else (after == before)
 
 
 def test_alignment_is_recorded_before_the_first_step_and_after_the_last():
     network = mlp()
     untouched = copy.deepcopy(network)
-    _, recorded = fit(network, CLAPP(), lambda step: BATCH, Schedule(30, 0.01), watched=[BATCH])
+    _, recorded = fit_by_rule(
+        network, CLAPP(), lambda step: BATCH, Schedule(30, 0.01), watched=[(BATCH,)]
+    )
     assert recorded["step"].values.tolist() == Schedule(30, 0.01).recorded
     assert recorded["step"][[0, -1]].values.tolist() == [0, 30]
     np.testing.assert_allclose(recorded["cosine"].isel(layer=-1), 1, rtol=1e-6)
-    fit(untouched, CLAPP(), lambda step: BATCH, Schedule(30, 0.01))
+    fit_by_rule(untouched, CLAPP(), lambda step: BATCH, Schedule(30, 0.01))
     assert same(weights(network), weights(untouched))  # looking changes nothing
 
 
 def test_a_training_that_diverges_says_so():
     with pytest.raises(Divergence, match="lower the learning rate"):
-        fit(mlp(), Views(), lambda step: BATCH, Schedule(20, 1e20))
+        fit_by_rule(mlp(), Views(), lambda step: BATCH, Schedule(20, 1e20))
 
 
 def test_supervised_training_learns_labels():
@@ -118,13 +122,13 @@ def test_supervised_training_learns_labels():
 def test_masks_matter_only_where_they_differ_between_samples():
     network = mlp()
     (last,) = CLAPP(score="softplus").build([(6,)])
-    random = masked_cosines(network, last, [BATCH])
+    random = masked_cosines(network, last, [(BATCH,)])
     np.testing.assert_allclose(random.sel(layer=3), 1, rtol=1e-6)
     assert float(random.isel(layer=0).max()) < 0.999
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.abs_()
-    always_on = masked_cosines(network, last, [BATCH.abs()])
+    always_on = masked_cosines(network, last, [(BATCH.abs(),)])
     np.testing.assert_allclose(always_on, 1, rtol=1e-6)
 
 
@@ -167,7 +171,9 @@ def test_views_of_rhm_images_keep_the_class():
 
 def test_held_out_views_are_not_of_training_images():
     images = image_sources.source("RHM images", seed=0)
-    first, _ = images.held_out_views(0, 16, seed=3).chunk(2)
+    views, labels = images.held_out_views(0, 16, seed=3)
+    assert len(labels) == len(views)
+    first, _ = views.chunk(2)
     held_out = {image.numpy().tobytes() for image in images.validation[0]}
     assert all(view.numpy().tobytes() in held_out for view in first)
 

@@ -15,6 +15,7 @@ from paper_figures.figures import (
     rhm_representations,
     rhm_sample_complexity,
 )
+from paper_figures.look import learners
 
 HOLDS, FAILS, OPEN = "reproduced", "not reproduced", "open"
 
@@ -112,12 +113,11 @@ def ssl(stored, local, end_to_end, supervised, untrained=0.2, siblings=0.2):
     data = stored("rhm_local_ssl")
     numbers = {}
     for rule in data["rule"].values:
-        loss, credit, positives = (
-            str(data[key].sel(rule=rule).values) for key in ("loss", "credit", "positives")
-        )
-        if loss == rhm_local_ssl.SUPERVISED:
+        here = data.sel(rule=rule)
+        credit, positives = str(here["credit"].values), str(here["positives"].values)
+        if positives == rhm_local_ssl.LABELS:
             numbers[str(rule)] = supervised
-        elif loss == rhm_local_ssl.UNTRAINED:
+        elif positives == rhm_local_ssl.NOTHING:
             numbers[str(rule)] = untrained
         elif positives == "siblings":
             numbers[str(rule)] = siblings
@@ -289,3 +289,12 @@ def test_leaves_are_silent_only_at_zero(stored, leaf, expected):
         zero = data["expected"] == 0
     data["exact"] = data["exact"].where(~zero, leaf)
     assert verdict(rhm_covariances, data, "leaves are uncorrelated") == expected
+
+
+def test_results_of_older_code_get_the_coordinates_that_rules_have_now(stored):
+    data = stored("rhm_representations")
+    older = data.drop_vars(["credit", "positives", "loss"])
+    found = learners.with_coordinates(older)
+    for key in ("credit", "positives"):
+        assert found[key].values.tolist() == data[key].values.tolist()
+    assert learners.with_coordinates(data) is data

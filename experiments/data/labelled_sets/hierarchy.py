@@ -15,12 +15,12 @@ NAME, FOLDER = "RHM images", None
 
 
 def load(folder: Path | None, seed: int) -> ImageData:
-    """The seed draws the grammar, too."""
+    """The seed decides the grammar, too."""
     return _images(seed).data()
 
 
 def views(images: Tensor, seed: int) -> MakeViews:
-    """All below the latents of level 1 is drawn anew."""
+    """Everything below the latents of level 1 is drawn anew."""
     made = _images(seed)
     return lambda rows, view_seed: made.two_views(rows.numpy(), level=1, seed=view_seed).to(
         images.device

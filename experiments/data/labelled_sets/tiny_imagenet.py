@@ -20,7 +20,7 @@ _SIDE = 64
 
 
 def load(folder: Path | None, seed: int) -> ImageData:
-    """Validation images serve as test images: those of the test have no labels."""
+    """Validation images serve as test images: the published test images have no labels."""
     assert folder is not None
     home = home_of(folder, FOLDER, ("wnids.txt", "train", "val/val_annotations.txt"))
     classes = tuple((home / "wnids.txt").read_text(encoding="utf-8").split())

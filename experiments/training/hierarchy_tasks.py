@@ -40,7 +40,7 @@ class Task:
         num_synonyms: m.
         num_levels: L.
         multiple: size of the training set in units of P* = n m^L.
-        seed: of the rules and of the split.
+        seed: seeds the rules and the split.
     """
 
     num_symbols: int
@@ -92,18 +92,18 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NetworkRecipe:
     """A network and how it is optimised: what a search may vary, and what it may not.
 
     Attributes:
         architecture: "convolutional" and "locally connected" have a layer for each level of the
             tree, "fully connected" as many layers over all leaves, "shallow" one.
-        width: units per position (of one hidden layer of a shallow network: 8 times as many).
-        extra: layers of 1x1 above the hierarchy.
-        normalise: batch normalisation.
+        width: units per position; the one hidden layer of a shallow network has 8 times as many.
+        extra: number of 1x1 layers above the hierarchy.
+        normalise: whether layers have batch normalisation.
         optimiser: "adam" or "sgd" (with momentum 0.9).
-        learning_rate: of the optimiser.
-        steps: at most, of batches of 128.
+        learning_rate: learning rate of the optimiser.
+        steps: largest number of steps, each on a batch of 128.
     """
 
     architecture: Architecture = "convolutional"
@@ -139,7 +139,7 @@ class Recipe:
         )
 
     def optimise(self, parameters: Any) -> torch.optim.Optimizer:
-        """The optimiser of these parameters."""
+        """The optimiser for these parameters."""
         if self.optimiser == "sgd":
             return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9)
         return torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
@@ -150,41 +150,45 @@ class Fit:
     """How training ended.
 
     Attributes:
-        steps: taken.
-        loss: cross-entropy of the last batches, NaN after a divergence.
+        steps: number of steps taken.
+        loss: smoothed cross-entropy of the last batches, NaN after a divergence.
     """
 
     steps: int
     loss: float
 
 
-def encode(rhm: RandomHierarchyModel, leaves: NDArray[Any]) -> Tensor:
+def one_hot_leaves(rhm: RandomHierarchyModel, leaves: NDArray[Any]) -> Tensor:
     """One-hot leaves (samples, d, v)."""
     return torch.from_numpy(rhm.one_hot(leaves)).transpose(1, 2).contiguous()
 
 
-def classes(trees: Trees) -> Tensor:
+def class_labels(trees: Trees) -> Tensor:
     """Labels (samples,)."""
     return torch.from_numpy(trees.labels)
 
 
-def activities(
+def layer_activities(
     net: HierarchicalNet, rhm: RandomHierarchyModel
 ) -> Callable[[NDArray[Any]], list[Tensor]]:
-    """Leaves to z_1..z_L, in evaluation mode and without gradients."""
+    """A function from leaves to z_1..z_L, in evaluation mode and without gradients."""
 
     def layers(leaves: NDArray[Any]) -> list[Tensor]:
         net.eval()
         with torch.no_grad():
-            return net.activities(encode(rhm, leaves))
+            return net.activities(one_hot_leaves(rhm, leaves))
 
     return layers
 
 
 def fit_labels(
-    net: HierarchicalNet, recipe: Recipe, inputs: Tensor, labels: Tensor, seed: int
+    net: HierarchicalNet, recipe: NetworkRecipe, inputs: Tensor, labels: Tensor, seed: int
 ) -> Fit:
-    """Train on labels until the batches are fitted; random batches with replacement."""
+    """Train on labels until the batches are fitted; batches are drawn at random with replacement.
+
+    This is a loop of its own because `HierarchicalNet.backward` may send the error by direct
+    feedback or random weights: no gradient of a single loss, as the trainers take it, does that.
+    """
     torch.set_num_threads(1)
     optimiser = recipe.optimise(net.parameters())
     rng = generator_for("batches", seed)
@@ -205,23 +209,25 @@ def fit_labels(
 
 
 def accuracy(net: HierarchicalNet, inputs: Tensor, labels: Tensor) -> float:
-    """Share of correct classes; a network that diverged is at best right by chance."""
+    """Share of data whose class the network tells; one that diverged is right by chance at best."""
     net.eval()
     with torch.no_grad():
         return float((net(inputs).argmax(dim=1) == labels).double().mean())
 
 
-def trained(task: Task, recipe: Recipe, seed: int, feedback: Feedback = Feedback()) -> xr.Dataset:
-    """Train one network on the labels of a task and judge it."""
+def learn_task(
+    task: Task, recipe: NetworkRecipe, seed: int, feedback: Feedback = Feedback()
+) -> xr.Dataset:
+    """Train one network on the labels of a task and measure what it has learned."""
     rhm = task.rhm
     train, validation, test = task.split()
     net = recipe.network(rhm, seed, feedback)
-    fit = fit_labels(net, recipe, encode(rhm, train.leaves), classes(train), seed)
+    fit = fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
     return xr.Dataset(
         {
-            "test_accuracy": accuracy(net, encode(rhm, test.leaves), classes(test)),
+            "test_accuracy": accuracy(net, one_hot_leaves(rhm, test.leaves), class_labels(test)),
             "validation_accuracy": accuracy(
-                net, encode(rhm, validation.leaves), classes(validation)
+                net, one_hot_leaves(rhm, validation.leaves), class_labels(validation)
             ),
             "steps": fit.steps,
             "train_loss": fit.loss,
