@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from linlocal.analysis.local_losses import ScoredPairs
 from linlocal.analysis.training import LocalTrainer
-from linlocal.analysis.watching import capture
+from linlocal.analysis.watching import capture, own_pass, untouched
 
 
 class MatchingTrainer(LocalTrainer):
@@ -39,10 +39,11 @@ class MatchingTrainer(LocalTrainer):
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
         values = super().backward(views, batch)
-        with capture(self.model, [block.name for block in self.blocks]) as outputs:
+        names = [block.name for block in self.blocks]
+        # A second pass, of whose statistics nothing may stay.
+        with own_pass(), untouched(self.model), capture(self.model, names) as outputs:
             self.model(views)
-        activities = [*outputs.values()]
-        matching_loss(activities, self.losses).backward()
+            matching_loss([*outputs.values()], self.losses).backward()
         return values
 
 
