@@ -100,8 +100,8 @@ class Signals:
         needs_linear = rule.projection == "matched" or self.penalty.metric == "downstream"
         if needs_linear and not isinstance(network, DeepLinear):
             raise ValueError(
-                "A matched projection and the metric penalty need one downstream "
-                "map for all samples: a linear network."
+                "A matched projection and the metric penalty need one downstream map for all "
+                f"samples: a linear network, got a {type(network).__name__}."
             )
         onto_top = rule.context == "top" and rule.projection == "identity"
         if onto_top and len(set(network.widths[1:])) > 1:
