@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import FunctionType, ModuleType
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -219,3 +221,49 @@ def test_the_site_is_built_without_a_warning_and_whole(tmp_path):
     assert pages[site / "theory.html"].count("<math ") == formulas > 0
     for name in ("01_conditions", "04_hierarchy", "05_your_own_network"):
         assert "_images/" in pages[site / "notebooks" / f"{name}.html"]
+
+
+PACKAGES = ("linlocal", "linlocal.analysis", "experiments", "paper_figures")
+PLACES = [
+    *PACKAGES,
+    *(
+        f"{package}.{room.name}"
+        for package in PACKAGES
+        for room in iter_modules(import_module(package).__path__)
+    ),
+]
+
+
+def dangling(text: str) -> list[str]:
+    """The dotted names in back quotes that begin with a package or room, and name nothing in it."""
+    names = re.findall(r"(?<!`)`((?:\w+\.)+\w+)`", text)
+    return [name for name in names if not name.endswith(".py") and not leads(name)]
+
+
+def leads(name: str) -> bool:
+    first, *rest = name.split(".")
+    places = [place for place in PLACES if place.split(".")[-1] == first]
+    return not places or any(has(import_module(place), rest) for place in places)
+
+
+def has(thing: Any, names: list[str]) -> bool:
+    for name in names:
+        with suppress(ImportError, AttributeError):
+            import_module(f"{thing.__name__}.{name}")
+        if not hasattr(thing, name):
+            return False
+        thing = getattr(thing, name)
+    return True
+
+
+def test_every_name_in_back_quotes_exists():
+    sources = [path for name in PACKAGES for path in (ROOT / name.replace(".", "/")).rglob("*.py")]
+    pages = [path for folder in (ROOT, DOCS, DOCS / "how-to") for path in folder.glob("*.md")]
+    found = {path: dangling(path.read_text(encoding="utf-8")) for path in sources + pages}
+    assert len(found) > 200
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_a_name_that_leads_nowhere_is_found():
+    text = "`linlocal.nowhere`, `alignment.Meter`, `alignment.meter.Meter`, `np.linalg`, `rules.py`"
+    assert dangling(text) == ["linlocal.nowhere", "alignment.Meter"]

@@ -73,15 +73,15 @@ class AlignmentRecorder:
             losses of a rule themselves (if they are trained); or several of these by name, recorded
             side by side.
         every: n to record the steps 0, n, 2 n, ..., or a function of the step such as `log_spaced`.
-        path: the folder of the recorded series, which `alignment.read` reads at any time; None
-            keeps the series in memory. A series that exists is continued after its last step.
+        path: the folder of the recorded series, which `alignment.series.read` reads at any time;
+            None keeps the series in memory. A series that exists is continued after its last step.
         flush_every: how many recorded steps lie between two writes, and between two transfers from
             the device.
         against: where the global gradient comes from. "backward": the backward pass in the step.
             "rule": each rule's own loss on the last block, which costs one more backward pass for
             each rule.
         view_parts: whether to split the gradients of the parameters into the parts of the two
-            views, as for `alignment.Meter`; error signals are always split.
+            views, as for `alignment.meter.Meter`; error signals are always split.
         trains_rule: whether the training backpropagates exactly the rule's loss on the last block;
             the gradient there is then not computed twice. This is checked at every write.
 

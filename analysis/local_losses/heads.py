@@ -57,7 +57,7 @@ class ActivityNoise(nn.Module):
         """A block's output with noise.
 
         Args:
-            z: the block's output, in one of the shapes that `local_losses.as_map` takes.
+            z: the block's output, in one of the shapes that `local_losses.pooling.as_map` takes.
 
         Raises:
             ValueError: the noise is per "map" and maps have a single place.

@@ -71,7 +71,7 @@ def gates(u: Tensor, score: Score, negatives: Negatives) -> Tensor:
     Args:
         u: (anchors, references) scores.
         score: f.
-        negatives: which pairs are negative, see `local_losses.pair_scores`.
+        negatives: which pairs are negative, see `local_losses.scored_pairs.pair_scores`.
     """
     positive = torch.eye(len(u), dtype=u.dtype, device=u.device)
     negative = positive.roll(1, 0) if negatives == "next" else 1.0 - positive

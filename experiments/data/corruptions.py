@@ -69,7 +69,7 @@ def corrupted_folder(
         name: name of a corruption that lies there.
         severity: 1..5.
         size: side of the images.
-        classes: the classes of the training folder, see `experiments.data.ImageFolder`.
+        classes: the classes of the training folder, see `experiments.data.folder.ImageFolder`.
 
     Raises:
         DataError: no such folder (the message names those that exist), or no images in it.
