@@ -204,21 +204,11 @@ def _generic(stated: Theorem, without: str) -> Iterator[Witness | None]:
         made = _complete(drawn)
         _check(lemma, made, scalars)
         residual = _value(lemma, made, scalars)
-        yield (
-            None
-            if residual.is_zero_matrix
-            else Witness(
-                stated.name,
-                without,
-                ruled,
-                drawn,
-                {str(k): v for k, v in scalars.items()},
-                "global - local"
-                if stated.name != "linear_score"
-                else "difference less its closed form",
-                residual,
-            )
-        )
+        shown = {str(k): v for k, v in scalars.items()}
+        linear = stated.name == "linear_score"
+        meaning = "difference less its closed form" if linear else "global - local"
+        found = Witness(stated.name, without, ruled, drawn, shown, meaning, residual)
+        yield None if residual.is_zero_matrix else found
 
 
 def _scalars(lemma: Lemma) -> dict[sp.Symbol, sp.Expr]:
@@ -301,19 +291,9 @@ def _with_slopes(stated: Theorem) -> Iterator[Witness | None]:
             )
             continue
         residual = _value(lemma, made, scalars)
-        yield (
-            None
-            if residual.is_zero_matrix
-            else Witness(
-                stated.name,
-                "linear_score",
-                rule,
-                drawn,
-                shown,
-                "difference less its closed form",
-                residual,
-            )
-        )
+        meaning = "difference less its closed form"
+        found = Witness(stated.name, "linear_score", rule, drawn, shown, meaning, residual)
+        yield None if residual.is_zero_matrix else found
 
 
 # -- the bound on the cosine ---------------------------------------------------------------------
