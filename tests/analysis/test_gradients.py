@@ -8,7 +8,7 @@ from torch import nn
 
 from linlocal.analysis.local_losses import CLAPP, LocalLoss
 from linlocal.analysis.local_losses.contract import PlainLoss
-from linlocal.analysis.local_losses.projections import Projection
+from linlocal.analysis.local_losses.projections import ProjectionModule
 from linlocal.analysis.watching import error_signal, local_gradient
 
 X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
@@ -99,5 +99,5 @@ def test_a_penalty_on_projections_is_neither_in_the_error_nor_computed(monkeypat
         assert penalty == 0 or bool(loss(here, top) > loss.activity_loss(here, top))
     assert torch.equal(*errors)
     assert errors[0].abs().sum() > 0
-    monkeypatch.setattr(Projection, "squared_norm", lambda _: pytest.fail("computed"))
+    monkeypatch.setattr(ProjectionModule, "squared_norm", lambda _: pytest.fail("computed"))
     error_signal(loss, here, top, lambda value: value)

@@ -72,7 +72,7 @@ def test_the_projector_is_normalised_but_at_the_end():
 def test_noise_is_as_large_as_said(per, name, shape):
     noise = ActivityNoise(0.25, per)
     if per == "map" and name == "vectors":
-        with pytest.raises(ValueError, match="single one in outputs of shape"):
+        with pytest.raises(ValueError, match="needs the variance over the places of a map"):
             noise(activities(shape))
         return
     z = activities(shape)

@@ -378,7 +378,7 @@ def test_one_pass_takes_the_same_steps_as_block_after_block(name):
 
 
 def test_one_pass_and_micro_batches_exclude_each_other():
-    with pytest.raises(ValueError, match="give one of both"):
+    with pytest.raises(ValueError, match="give one of the two"):
         LocalTrainer(staged(), None, CLAPP(), shape=(3, 8, 8), one_pass=True, micro_batch=2)
 
 

@@ -326,19 +326,24 @@ def test_batch_normalisation_of_network_and_heads_is_synchronised():
 
 
 def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_was(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["--max-restarts=1", __file__, str(tmp_path)]
-    own = {"PYTHONPATH": str(ROOT), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("KILLED") == 1
+    # Two launches: in one, a process that is done first would meet the store of the run before.
+    launched = [under_torchrun(tmp_path / name, name) for name in ("whole", "killed")]
+    outputs = [each.communicate() for each in launched]
+    assert [each.returncode for each in launched] == [0, 0], outputs
+    assert [out.count("KILLED") for out, _ in outputs] == [0, 1]
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
-def process(folder):
-    """One of two under torchrun: a whole run, then one in which the second is killed, once."""
+def under_torchrun(folder, name):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["--max-restarts=1", __file__, str(folder), name]
+    own = {"PYTHONPATH": str(ROOT), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own}, **pipes)
+
+
+def process(folder, name):
+    """One of two under torchrun; in the run "killed" the second is killed, once."""
     real, first = Trainer.step, os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 
     def step(self, batch):
@@ -347,11 +352,10 @@ def process(folder):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(self, batch)
 
-    if first:
-        pretrain.app([*OPTIONS, "--out", f"{folder}/whole"], standalone_mode=False)
-    Trainer.step = step
-    pretrain.app([*OPTIONS, "--out", f"{folder}/killed"], standalone_mode=False)
+    if name == "killed":
+        Trainer.step = step
+    pretrain.app([*OPTIONS, "--out", folder], standalone_mode=False)
 
 
 if __name__ == "__main__":
-    process(sys.argv[1])
+    process(*sys.argv[1:])

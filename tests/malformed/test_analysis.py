@@ -701,7 +701,7 @@ CASES = {
         "labels in a matrix": (
             lambda: labels_of((VIEWS, torch.zeros(8, 1)), 8, VIEWS.device),
             ValueError,
-            r"labels of shape \(8, 1\): one for each row",
+            r"labels of shape \(8, 1\): give one label",
         ),
         "no batch": (
             lambda: labels_of(None, 8, VIEWS.device),
