@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,16 +41,25 @@ def main(
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    for name, benchmark in wanted.items():
-        if device not in benchmark.CONFIGS:
-            typer.echo(f"{name}: nothing to measure on {device}")
-            continue
-        config = benchmark.CONFIGS[device]
-        provenance = Provenance.collect(
-            f"benchmarks.{name}", "cpu", 0, asdict(config), f"experiments.benchmarks.{name}"
+    for name in [name for name in wanted if device not in wanted[name].CONFIGS]:
+        del wanted[name]
+        typer.echo(f"{name}: nothing to measure on {device}")
+    # Collected before the first file is written, which changes what the commit holds.
+    origins = {
+        name: Provenance.collect(
+            f"benchmarks.{name}",
+            "cpu",
+            0,
+            asdict(benchmark.CONFIGS[device]),
+            f"experiments.benchmarks.{name}",
         )
-        data = benchmark.measure(config)
-        typer.echo(results.write(data, FOLDER / f"{name}-{device}.nc", provenance))
+        for name, benchmark in wanted.items()
+    }
+    for name, benchmark in wanted.items():
+        began = time.monotonic()
+        data = benchmark.measure(benchmark.CONFIGS[device])
+        origin = replace(origins[name], duration_s=time.monotonic() - began)
+        typer.echo(results.write(data, FOLDER / f"{name}-{device}.nc", origin))
     PAGE.write_text(page(FOLDER), encoding="utf-8")
     typer.echo(PAGE)
 
