@@ -1,4 +1,8 @@
-from .conditions import Condition as Condition, Implication as Implication, derive as derive
+from .conditions import (
+    DerivedCondition as DerivedCondition,
+    Implication as Implication,
+    derive as derive,
+)
 from .counterexamples import (
     Witness as Witness,
     counterexample as counterexample,

@@ -62,7 +62,7 @@ class Implication:
 
 
 @dataclass(frozen=True)
-class Condition:
+class DerivedCondition:
     """What local = global comes down to for one rule; print it.
 
     Attributes:
@@ -182,7 +182,7 @@ class Condition:
         return "\n".join(lines)
 
 
-def derive(rule: Rule) -> Condition:
+def derive(rule: Rule) -> DerivedCondition:
     """The condition under which a layer's local update equals the global one.
 
     Reads the context, the projection, the kind of loss, the penalty and whether the score is linear
@@ -193,7 +193,7 @@ def derive(rule: Rule) -> Condition:
         rule: any rule whose projection is not random.
 
     Returns:
-        A `Condition`. It is necessary and sufficient if the slopes are constant (linear f), else
+        The condition. It is necessary and sufficient if the slopes are constant (linear f), else
         sufficient.
 
     Raises:
@@ -220,7 +220,7 @@ def derive(rule: Rule) -> Condition:
         for r in folds
         if r.right.letters.keys() <= update.letters.keys()
     )
-    return Condition(rule.name, update, slopes, tuple(derivations), meanings)
+    return DerivedCondition(rule.name, update, slopes, tuple(derivations), meanings)
 
 
 def _folds(rule: Rule, local: Expression) -> tuple[Rewrite, ...]:
