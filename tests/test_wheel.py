@@ -43,7 +43,8 @@ def archive(tmp_path_factory) -> Path:
     with tarfile.open(packed) as file:
         names = file.getnames()
         assert len(names) == len(set(names))
-        file.extractall(folder, filter="data")
+        file.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+        file.extractall(folder)
     (unpacked,) = (path for path in folder.iterdir() if path.is_dir())
     return unpacked
 
