@@ -185,7 +185,7 @@ def summary(data: xr.Dataset) -> tuple[str, str, str]:
     return (
         "a step of a trainer that keeps the graphs the bare loop keeps, 6 convolutions",
         f"{middle:.2f} times the bare loop at most, the same weights",
-        f"6 dense layers of a millisecond: {small:.2f} times; block after block with direct "
+        f"6 dense layers, a few milliseconds: {small:.2f} times; block after block with direct "
         f"feedback, which runs the network once more for its top: {freed:.2f} times",
     )
 

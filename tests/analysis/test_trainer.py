@@ -9,7 +9,15 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
-from linlocal.analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
+from linlocal.analysis.local_losses import (
+    CLAPP,
+    SCFF,
+    ForwardForward,
+    InfoNCE,
+    LocalLoss,
+    PhyLL,
+    Views,
+)
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer
 
 RULES = {
@@ -375,6 +383,26 @@ def test_one_pass_takes_the_same_steps_as_block_after_block(name):
         assert first == pytest.approx(second, rel=1e-12)
     for a, b in zip(in_turn.model.parameters(), at_once.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+class ReadsTheTop(LocalLoss):
+    """A loss that does not detach the top itself."""
+
+    reads_top = True
+
+    def forward(self, here, top, batch=None):
+        assert not top.requires_grad
+        return (here.flatten(1).mean(1) * top.flatten(1).mean(1)).mean()
+
+
+@pytest.mark.parametrize("options", [{}, {"one_pass": True}], ids=str)
+def test_the_top_that_a_loss_reads_is_detached(options):
+    class Rule:
+        def build(self, shapes, seed=0):
+            return nn.ModuleList(ReadsTheTop() for _ in shapes)
+
+    trainer = LocalTrainer(staged(), None, Rule(), shape=(3, 8, 8), optimiser=SGD, **options)
+    assert len(trainer.step(images(0))) == len(trainer.blocks)
 
 
 def test_one_pass_and_micro_batches_exclude_each_other():
