@@ -15,8 +15,7 @@ from linlocal import inputs
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.products import COUNT, divide, metrics
 from linlocal.analysis.alignment.sums import VIEWS, Measurement
-from linlocal.analysis.block import resolve
-from linlocal.analysis.watching import own_pass, untouched
+from linlocal.analysis.watching import gated, own_pass, untouched
 
 
 def align(
@@ -30,7 +29,7 @@ def align(
     """Compare the local with the global gradient of every block on one batch.
 
     Runs one forward pass in the model's present mode and changes nothing: no ``.grad``, buffer,
-    random state or hook.
+    random state or hook. Hooks on parameters are not called.
 
     Args:
         model: the network.
@@ -58,7 +57,8 @@ def align(
         all blocks are not compared.
 
     Raises:
-        ValueError, RuntimeError: as `watching.watch`; or not one loss per block.
+        ValueError, RuntimeError: as `watching.watch`; or not one loss per block, or views of
+            different shapes.
         TypeError: views are missing, or an argument is no tensor, rule or module.
     """
     if not 1 <= len(views) <= 2:
@@ -68,14 +68,17 @@ def align(
         )
     for view in views:
         inputs.instance(view, Tensor, "a view", "a tensor (samples, ...)")
-    blocks = resolve(model, names)
-    meter = Meter(blocks, rule, backward=global_loss is not None, view_parts=True)
-    watching = meter.watching(model, batch=batch)
-    with own_pass(), untouched(model), torch.enable_grad(), watching:
+    if len({view.shape for view in views}) > 1:
+        raise ValueError(
+            f"The views have shapes {' and '.join(str(tuple(v.shape)) for v in views)}: row k of "
+            "both must be the same datum, so both have the same shape."
+        )
+    meter = Meter(model, names, rule, backward=global_loss is not None, view_parts=True)
+    alone = gated(model.parameters(), lambda: True)
+    with own_pass(), untouched(model), alone, torch.enable_grad(), meter.watching(batch=batch):
         output = model(torch.cat(views) if len(views) > 1 else views[0])
         if global_loss is not None:
-            trained = [p for b in blocks for p in b.parameters.values() if p.requires_grad]
-            meter.differentiate(global_loss(output), trained)
+            meter.differentiate(global_loss(output))
     return to_dataset(meter, meter.finish())
 
 

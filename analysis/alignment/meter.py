@@ -9,7 +9,7 @@ sums of their products are kept, in float64 on the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,13 +18,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from linlocal.analysis.alignment.sums import ErrorSignals, Measurement, Sums, add, views
-from linlocal.analysis.block import Block
+from linlocal.analysis.alignment.meeting import Meeting
+from linlocal.analysis.alignment.sums import VIEWS, ErrorSignals, Measurement, Sums, add, views
+from linlocal.analysis.block import resolve
 from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network
 from linlocal.analysis.watching import (
     Rescale,
     accumulated,
     error_signal,
+    gated,
     hooked,
     local_gradient,
     untouched,
@@ -46,13 +48,13 @@ class _Run:
     Attributes:
         number: identifies it.
         gradients: by parameter.
-        errors: pass, block and error signal.
+        errors: batch, block, pass and error signal.
         accumulates: whether it adds to ``.grad``.
     """
 
     number: int = -1
     gradients: dict[str, Tensor] = field(default_factory=dict)
-    errors: list[tuple[ErrorSignals, int, Tensor]] = field(default_factory=list)
+    errors: list[tuple[ErrorSignals, int, int, Tensor]] = field(default_factory=list)
     accumulates: bool = False
 
 
@@ -60,7 +62,8 @@ class Meter:
     """Measures what `align` returns while the caller runs the network.
 
     Args:
-        blocks: the blocks.
+        model: the network.
+        names: the names of its blocks.
         rule: the rule or rules, as for `align`.
         backward: whether the caller runs the backward pass that gives the global gradient.
             Otherwise each rule's loss on the last block is backpropagated here.
@@ -69,23 +72,27 @@ class Meter:
             always split.
         trains_rule: whether the caller backpropagates exactly the loss of the one rule on the last
             block; the gradient of that block is then not computed twice.
+        separate: whether each view runs in a forward pass of its own, first view first.
 
     Raises:
         TypeError: ``rule`` is no rule.
-        ValueError: no rule was given, or ``trains_rule`` with several rules, without ``backward``
-            or with ``view_parts``.
+        ValueError: as `linlocal.analysis.blocks`; no rule was given, or ``trains_rule`` with
+            several rules, without ``backward`` or with ``view_parts``.
     """
 
     def __init__(
         self,
-        blocks: Sequence[Block],
+        model: nn.Module,
+        names: Iterable[str] | None,
         rule: RuleOrLosses | Mapping[str, RuleOrLosses],
         *,
         backward: bool,
         view_parts: bool,
         trains_rule: bool = False,
+        separate: bool = False,
     ) -> None:
-        self.blocks, self.backward, self.view_parts = blocks, backward, view_parts
+        self.model, self.backward, self.view_parts = model, backward, view_parts
+        self.blocks = resolve(model, names)
         self.single = not isinstance(rule, Mapping)
         self.rules = dict(rule) if isinstance(rule, Mapping) else {"": rule}
         if not self.rules:
@@ -100,78 +107,103 @@ class Meter:
                 'give one rule, against="backward" and no view_parts.'
             )
         self.trains_rule = trains_rule
+        self._passes_of_batch = VIEWS if separate else 1
         self._losses: list[list[LocalLoss]] = []
-        self._parameters = {n: p for b in blocks for n, p in b.parameters.items()}
-        self.parameter_names = list(self._parameters)
+        self._meeting = Meeting()
         self._sums = self._empty()
         self._busy = False
         self._rescale: Rescale = _unchanged
         self._factor: Rescale = _unchanged
         self._batch: Any = None
-        self._passes = 1
+        self._batches = 1
+        self._begun: list[tuple[Tensor, ...]] = []
+        self._signals = ErrorSignals([])
         self._run = _Run()
+
+    @property
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {n: p for block in self.blocks for n, p in block.parameters.items()}
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """The names of all parameters that are compared."""
+        return list(self._parameters)
 
     @contextmanager
     def watching(
         self,
-        model: nn.Module,
         rescale: Rescale = _unchanged,
         factor: Rescale = _unchanged,
         batch: Any = None,
-        passes: int = 1,
+        batches: int = 1,
     ) -> Iterator[None]:
         """Measure the forward (and backward) passes inside; `finish` gives the sums.
 
         Args:
-            model: the network.
             rescale: scales the local losses, as the caller scales the global loss.
             factor: the part of that scale that must not show in the norms (the factor of a
                 gradient scaler).
             batch: (inputs, labels), for local losses that read labels.
-            passes: the largest number of forward passes that may come.
+            batches: the largest number of batches of both views that may come.
         """
+        # Resolved again, because parts of the network may have been replaced meanwhile.
+        self.blocks = resolve(self.model, [block.name for block in self.blocks])
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch
-        self._passes, self._run = passes, _Run()
+        self._batches, self._begun, self._run = batches, [], _Run()
         handles = self._sums.handles
+        trained = {n: p for n, p in self._parameters.items() if p.requires_grad}
         try:
-            if self.backward:
-                for name, parameter in self._parameters.items():
-                    if parameter.requires_grad:
-                        keep = partial(self._on_parameter, name)
-                        handles.append(hooked(parameter, keep))
+            with gated(trained.values(), lambda: self._busy):
+                if self.backward:
+                    for name, parameter in trained.items():
+                        handles.append(hooked(parameter, partial(self._on_parameter, name)))
                         handles.append(accumulated(parameter, self._on_accumulation))
-            with watch(model, self.blocks, self._on_forward):
-                yield
+                with watch(self.model, self.blocks, self._on_forward):
+                    yield
         finally:
             for handle in handles:
                 handle.remove()
             handles.clear()
 
     @torch.no_grad()
-    def finish(self) -> Measurement:
+    def finish(self, step: int = 0) -> Measurement:
         """The measurement, on the device, averaged over processes.
 
+        Args:
+            step: the number of the measurement, the same on all processes.
+
         Raises:
-            RuntimeError: the network ran no forward pass or no backward pass.
+            RuntimeError: the network ran no forward pass or no backward pass, one view ran without
+                the other, or another process does not measure.
         """
         sums = self._sums
         self._close_run()
+        if self._begun:
+            raise RuntimeError(
+                f"After {sums.passes} forward passes the second view of the last batch is missing: "
+                'views="separate" takes the passes in pairs, first view first.'
+            )
         for signals in [*sums.open]:
             sums.reduce(signals)
         if sums.errors is None or sums.factor is None:
             raise RuntimeError(
                 "No forward pass with gradients was seen: call the network itself (not one of its "
-                "methods) inside, once per batch of both views."
+                "methods, nor a copy that torch.compile made of it) inside, once per batch of both "
+                "views. Passes of LocalTrainer do not count, because it cuts the network after "
+                "every block and nothing is backpropagated: call align between its steps. In a "
+                "step that skips its batch on purpose, call recorder.skip()."
             )
         if not any(sums.global_) and any(p.requires_grad for p in self._parameters.values()):
             raise RuntimeError(
                 "No gradient of the global loss reached a block: run loss.backward() inside, on a "
-                "loss of the network's output."
+                "loss of the network's output. In a step that skips its batch on purpose, call "
+                "recorder.skip()."
             )
         if self.trains_rule:
             last = self.blocks[-1].parameters
             sums.local[0].update({n: g for n, g in sums.global_[0].items() if n in last})
+        self._meeting.attend(step)
         measured = sums.measured(self._parameters, self.view_parts)
         self._sums = self._empty()
         return measured
@@ -180,95 +212,129 @@ class Meter:
 
     def _on_forward(self, outputs: tuple[Tensor, ...]) -> None:
         self._close_run()
-        self._sums.settle()
-        sums, top = self._sums, outputs[-1].detach()
+        sums = self._sums
         sums.passes += 1
-        if sums.passes > self._passes:
-            raise RuntimeError(
-                f"This is forward pass {sums.passes} of the network in a step that was declared to "
-                f"have {self._passes}. Micro-batches, of both views each, are declared by "
-                "step(micro_batches=...). Views that run in a pass each must run together, "
-                "model(torch.cat([view1, view2])), because a local loss compares them. What is not "
-                "trained belongs under torch.no_grad()."
+        self._check_pass(outputs)
+        if not self._begun:
+            sums.settle()
+            each = range(self._passes_of_batch)
+            self._signals = ErrorSignals(
+                [[[None for _ in each] for _ in outputs] for _ in sums.global_]
             )
+            sums.open.append(self._signals)
+        if self.backward:
+            for l, z in enumerate(outputs):
+                if z.requires_grad:
+                    keep = partial(self._on_error, self._signals, l, len(self._begun))
+                    sums.handles.append(hooked(z, keep))
+        self._begun.append(outputs)
+        if len(self._begun) == self._passes_of_batch:
+            passes, self._begun = self._begun, []
+            self._busy = True
+            try:
+                self._judge(self._signals, passes)
+            finally:
+                self._busy = False
+
+    def _check_pass(self, outputs: tuple[Tensor, ...]) -> None:
+        declared = self._batches * self._passes_of_batch
+        if self._sums.passes > declared:
+            raise RuntimeError(
+                f"This is forward pass {self._sums.passes} of the network in a step that was "
+                f"declared to have {declared}. Where each view runs in a pass of its own, say so: "
+                'AlignmentRecorder(views="separate"). Micro-batches, of both views each, are '
+                "declared by step(micro_batches=...). What is not trained belongs under "
+                "torch.no_grad()."
+            )
+        if not self._begun:
+            return
+        if self._signals.complete:
+            raise RuntimeError(
+                "A backward pass came between the forward passes of the two views. A local loss "
+                "compares the views: run both forward passes, then the backward pass."
+            )
+        first, second = (tuple(z[-1].shape) for z in (self._begun[0], outputs))
+        if first != second:
+            raise ValueError(
+                f"The views of a batch gave outputs {first} and {second} in the last block: both "
+                "views of the same data, with as many rows, are expected one after the other."
+            )
+
+    def _judge(self, signals: ErrorSignals, passes: Sequence[tuple[Tensor, ...]]) -> None:
+        """Compute what the local losses say of a batch of both views."""
+        blocks = list(zip(*passes, strict=True))
+        # Joined rows, because a loss compares both views. One pass needs no copy.
+        outputs = [z[0].detach() if len(z) == 1 else torch.cat(z).detach() for z in blocks]
+        top, sums = outputs[-1], self._sums
         if not self._losses:
             self._losses = [self._built(each, outputs) for each in self._builders.values()]
         if sums.factor is None:
             sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()
-        self._busy = True
-        try:
-            # A block under activation checkpointing runs once more here.
-            judges = [loss for losses in self._losses for loss in losses]
-            with untouched(*(block.module for block in self.blocks), *judges):
-                signals = ErrorSignals([], [[None] * len(outputs) for _ in sums.global_])
-                sums.open.append(signals)
-                for r, losses in enumerate(self._losses):
-                    errors = [
-                        error_signal(loss, z, top, self._rescale, self._batch)
-                        for loss, z in zip(losses, outputs, strict=True)
-                    ]
-                    signals.local.append(errors)
-                    for l in range(len(outputs)):
-                        if not (self.trains_rule and l == len(outputs) - 1):
-                            self._add_local(r, l, outputs[l], errors[l])
-                    if not self.backward:
-                        self._add_global(signals, r, outputs, errors[-1])
-                signals.complete = not self.backward
-        finally:
-            self._busy = False
-        if self.backward:
-            for l, z in enumerate(outputs):
-                if z.requires_grad:
-                    keep = partial(self._on_error, signals, l)
-                    sums.handles.append(hooked(z, keep))
+        # A block under activation checkpointing runs once more here.
+        judges = [loss for losses in self._losses for loss in losses]
+        with untouched(*(block.module for block in self.blocks), *judges):
+            for r, losses in enumerate(self._losses):
+                errors = [
+                    error_signal(loss, z, top, self._rescale, self._batch)
+                    for loss, z in zip(losses, outputs, strict=True)
+                ]
+                signals.local.append(errors)
+                for l, (z, error) in enumerate(zip(blocks, errors, strict=True)):
+                    if not (self.trains_rule and l == len(outputs) - 1):
+                        self._add_local(r, l, z, error)
+                if not self.backward:
+                    self._add_global(signals, r, passes, errors[-1])
+            signals.complete = not self.backward
 
-    def _add_local(self, r: int, l: int, z: Tensor, error: Tensor) -> None:
+    def _add_local(self, r: int, l: int, z: tuple[Tensor, ...], error: Tensor) -> None:
         trained = {n: p for n, p in self.blocks[l].parameters.items() if p.requires_grad}
-        parameters, sums = list(trained.values()), self._sums
-        if self.view_parts:
-            parts = []
-            for rows in views(error):
-                part = torch.zeros_like(error)
-                part[rows] = error[rows]
-                parts.append(local_gradient(z, parameters, part))
-            gradients = tuple(a + b for a, b in zip(*parts, strict=True))
-            for i, name in enumerate(trained):
-                new = [part[i] for part in parts]
-                before = sums.parts[r].get(name, new)
-                sums.parts[r][name] = (
-                    new if before is new else [a + b for a, b in zip(before, new, strict=True)]
-                )
-        else:
-            gradients = local_gradient(z, parameters, error)
-        for name, gradient in zip(trained, gradients, strict=True):
-            add(sums.local[r], name, gradient)
+        pieces = list(zip(z, error.chunk(len(z)), strict=True))
+        if self.view_parts and len(z) == 1:
+            pieces = [(z[0], _of_rows(error, rows)) for rows in views(error)]
+        parts = [local_gradient(of, list(trained.values()), piece) for of, piece in pieces]
+        for i, name in enumerate(trained):
+            new = [part[i] for part in parts]
+            if self.view_parts:
+                before = self._sums.parts[r].get(name)
+                together = [a + b for a, b in zip(before, new, strict=True)] if before else new
+                self._sums.parts[r][name] = together
+            add(self._sums.local[r], name, sum(new[1:], new[0]))
 
     def _add_global(
-        self, signals: ErrorSignals, r: int, outputs: tuple[Tensor, ...], error: Tensor
+        self,
+        signals: ErrorSignals,
+        r: int,
+        passes: Sequence[tuple[Tensor, ...]],
+        error: Tensor,
     ) -> None:
-        names = [n for n, p in self._parameters.items() if p.requires_grad]
-        parameters: list[Tensor] = [self._parameters[n] for n in names]
-        below = [l for l in range(len(outputs) - 1) if outputs[l].requires_grad]
+        trained = {n: p for n, p in self._parameters.items() if p.requires_grad}
+        below = [
+            (l, p)
+            for p, outputs in enumerate(passes)
+            for l, z in enumerate(outputs[:-1])
+            if z.requires_grad
+        ]
         gradients = torch.autograd.grad(
-            outputs[-1],
-            parameters + [outputs[l] for l in below],
-            error,
+            [outputs[-1] for outputs in passes],
+            [*trained.values(), *(passes[p][l] for l, p in below)],
+            error.chunk(len(passes)),
             retain_graph=True,
             materialize_grads=True,
         )
-        for name, gradient in zip(names, gradients[: len(names)], strict=True):
+        for name, gradient in zip(trained, gradients, strict=False):
             add(self._sums.global_[r], name, gradient)
-        for l, global_ in zip(below, gradients[len(names) :], strict=True):
-            signals.global_[r][l] = global_
-        signals.global_[r][-1] = error
+        for (l, p), gradient in zip(below, gradients[len(trained) :], strict=True):
+            signals.global_[r][l][p] = gradient
+        signals.global_[r][-1] = [*error.chunk(len(passes))]
 
     # A hook is also called where somebody takes gradients by torch.autograd.grad: this meter,
     # another one, or the user before the backward pass (to log or balance them). What trains the
     # network is what is accumulated into .grad, so a run of autograd counts if it accumulates.
 
-    def differentiate(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    def differentiate(self, loss: Tensor) -> None:
         """Take the gradient of a global loss without touching ``.grad``, and count it."""
-        torch.autograd.grad(loss, parameters, allow_unused=True)
+        trained = [p for p in self._parameters.values() if p.requires_grad]
+        torch.autograd.grad(loss, trained, allow_unused=True)
         self._run.accumulates = True
 
     def _on_parameter(self, name: str, gradient: Tensor) -> None:
@@ -277,9 +343,9 @@ class Meter:
             # would share its memory with .grad, which clipping and scalers overwrite.
             add(self._present_run().gradients, name, gradient)
 
-    def _on_error(self, of: ErrorSignals, l: int, gradient: Tensor) -> None:
+    def _on_error(self, of: ErrorSignals, l: int, p: int, gradient: Tensor) -> None:
         if not self._busy:
-            self._present_run().errors.append((of, l, gradient))
+            self._present_run().errors.append((of, l, p, gradient))
 
     def _on_accumulation(self, parameter: Tensor) -> None:
         if not self._busy:
@@ -298,14 +364,12 @@ class Meter:
             return
         for name, gradient in run.gradients.items():
             add(self._sums.global_[0], name, gradient)
-        for of, l, gradient in run.errors:
-            before = of.global_[0][l]
-            of.global_[0][l] = gradient if before is None else before + gradient
+        for of, l, p, gradient in run.errors:
+            before = of.global_[0][l][p]
+            of.global_[0][l][p] = gradient if before is None else before + gradient
             of.complete = True
 
-    def _built(
-        self, rule: LocalRule | nn.ModuleList, outputs: tuple[Tensor, ...]
-    ) -> list[LocalLoss]:
+    def _built(self, rule: LocalRule | nn.ModuleList, outputs: Sequence[Tensor]) -> list[LocalLoss]:
         if isinstance(rule, nn.ModuleList):
             losses = rule
         else:
@@ -322,3 +386,10 @@ class Meter:
 
     def _empty(self) -> Sums:
         return Sums.empty(len(self.rules), 1 if self.backward else len(self.rules))
+
+
+def _of_rows(error: Tensor, rows: slice) -> Tensor:
+    """The error signal with zeros in all other rows."""
+    part = torch.zeros_like(error)
+    part[rows] = error[rows]
+    return part

@@ -28,7 +28,6 @@ from linlocal.analysis.alignment import series
 from linlocal.analysis.alignment.batch import to_dataset
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.sums import Measurement
-from linlocal.analysis.block import resolve
 from linlocal.analysis.results import Provenance, ResultError
 
 Cadence = int | Callable[[int], bool]
@@ -58,13 +57,21 @@ class AlignmentRecorder:
     A recorded step costs no forward pass. The block outputs are those of the training's own pass,
     the global gradient is that of its own ``loss.backward()``, and the local gradients come from
     the same graph, with the same dropout masks and batch statistics. In the other steps nothing is
-    hooked. ``.grad``, buffers and random state stay what they would be without a recorder.
+    hooked. ``.grad``, buffers and random state stay what they would be without a recorder. A
+    recorded step holds a copy of every block's output, its error signals and two more gradients of
+    all parameters, so its peak memory is up to twice that of the training (`docs/benchmarks.md`
+    measures it); a step that is not recorded takes none.
 
-    The forward pass must be one call of the network on both views, stacked along the batch. Several
-    passes in a step (gradient accumulation) add up, if `step` is told how many. What counts is what
-    a backward pass adds to ``.grad``, not the gradients that somebody takes on the way. With
-    several processes (DDP) the recorder compares the averaged local gradient with the averaged
-    global one, and the first process writes.
+    By default the forward pass is one call of the network on both views, stacked along the batch.
+    With ``views="separate"`` it is one call for each view, the first view first, and batch
+    statistics are then those of one view. Several batches in a step (gradient accumulation) add up,
+    if `step` is told how many. Passes without gradients (a momentum encoder) do not count.
+
+    What counts is what a backward pass adds to ``.grad``, not the gradients that somebody takes on
+    the way. It is recorded as the pass gives it, before hooks on parameters change it; these hooks
+    are not called for the recorder's own gradients. With several processes (DDP) the recorder
+    compares the averaged local gradient with the averaged global one, and the first process writes;
+    every process needs a recorder.
 
     Args:
         model: the network, inside DistributedDataParallel or Fabric's wrapper if it is trained so.
@@ -84,6 +91,7 @@ class AlignmentRecorder:
             views, as for `alignment.meter.Meter`; error signals are always split.
         trains_rule: whether the training backpropagates exactly the rule's loss on the last block;
             the gradient there is then not computed twice. This is checked at every write.
+        views: whether both views run in one forward pass, "stacked", or in a pass each, "separate".
 
     Raises:
         ValueError: as `linlocal.analysis.blocks`, or a cadence is below 1.
@@ -102,31 +110,38 @@ class AlignmentRecorder:
         against: Literal["backward", "rule"] = "backward",
         view_parts: bool = False,
         trains_rule: bool = False,
+        views: Literal["stacked", "separate"] = "stacked",
     ) -> None:
         if not callable(every):
             every = inputs.whole(every, "every", 1)
         inputs.whole(flush_every, "flush_every", 1)
         if against not in ("backward", "rule"):
             raise ValueError(f'against must be "backward" or "rule", got {against!r}.')
-        self._model, self._every, self._flush_every = model, every, flush_every
+        if views not in ("stacked", "separate"):
+            raise ValueError(f'views must be "stacked" or "separate", got {views!r}.')
+        self._every, self._flush_every = every, flush_every
         self._meter = Meter(
-            resolve(model, blocks),
+            model,
+            blocks,
             rule,
             backward=against == "backward",
             view_parts=view_parts,
             trains_rule=trains_rule,
+            separate=views == "separate",
         )
         self._path = None if path is None else Path(path)
         self._waiting: list[tuple[int, Measurement]] = []
         self._kept: list[xr.Dataset] = []
         last = None if self._path is None else series.last_step(self._path)
         self._step = 0 if last is None else last + 1
+        self._skipped = False
         self._provenance: Provenance | None = None
         self._config = {
             "blocks": [block.name for block in self._meter.blocks],
             "rules": {name: repr(rule) for name, rule in self._meter.rules.items()},
             "every": every if isinstance(every, int) else "by a function",
             "against": against,
+            "views": views,
         }
 
     @contextmanager
@@ -144,17 +159,19 @@ class AlignmentRecorder:
             weight: the factor by which the training multiplies its loss (1/k for k micro-batches).
             scaler: the gradient scaler of the training; norms are recorded without its factor.
             batch: (inputs, labels), for local losses that read labels.
-            micro_batches: the number of forward passes in the step, each of both views of other
-                data.
+            micro_batches: the number of batches in the step, each of both views of other data, and
+                each of one forward pass (of two, if the views are separate).
 
         Yields:
             Whether this step is recorded.
 
         Raises:
             RuntimeError: a recorded step enclosed no forward or no backward pass of the network, or
-                more forward passes than were declared; or its blocks did not run once each in
-                order.
+                more forward passes than were declared, or one view without the other; its blocks
+                did not run once each in order; or another process has no recorder.
+            ValueError: separate views have different shapes.
         """
+        inputs.whole(micro_batches, "micro_batches", 1)
         step, self._step = self._step, self._step + 1
         due = step % self._every == 0 if isinstance(self._every, int) else self._every(step)
         if not due:
@@ -164,14 +181,21 @@ class AlignmentRecorder:
         def factor(value: Tensor) -> Tensor:
             return value if scaler is None else scaler.scale(value)
 
-        watching = self._meter.watching(
-            self._model, lambda value: factor(value * weight), factor, batch, micro_batches
-        )
-        with watching:
+        self._skipped = False
+        with self._meter.watching(lambda v: factor(v * weight), factor, batch, micro_batches):
             yield True
-        self._waiting.append((step, self._meter.finish()))
+        if self._skipped:
+            return
+        self._waiting.append((step, self._meter.finish(step)))
         if len(self._waiting) >= self._flush_every:
             self.flush()
+
+    def skip(self) -> None:
+        """Say that the present step skips its batch, so that there is nothing to record.
+
+        With several processes, all must skip the same step.
+        """
+        self._skipped = True
 
     def flush(self) -> None:
         """Fetch the measurements that wait on the device, in one transfer, and write them."""

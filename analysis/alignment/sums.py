@@ -17,17 +17,24 @@ VIEWS = 2
 
 @dataclass(eq=False)
 class ErrorSignals:
-    """The error signals of one forward pass.
+    """The error signals of one batch of both views, from one forward pass or one for each view.
 
     Attributes:
-        local: [rule][block] the local error signals.
-        global_: [rule][block] the global error signals, None where none has arrived.
+        global_: [rule][block][pass] the global error signals, None where none has arrived.
+        local: [rule][block] the local error signals of both views, stacked.
         complete: whether a backward pass has brought the global ones.
     """
 
-    local: list[list[Tensor]]
-    global_: list[list[Tensor | None]]
+    global_: list[list[list[Tensor | None]]]
+    local: list[list[Tensor]] = field(default_factory=list)
     complete: bool = False
+
+    def both(self, r: int, l: int) -> Tensor:
+        """The global error signal of both views, stacked; zero where none has arrived."""
+        error, passes = self.local[r][l], self.global_[r if len(self.global_) > 1 else 0][l]
+        parts = zip(error.chunk(len(passes)), passes, strict=True)
+        whole = [torch.zeros_like(own) if part is None else part for own, part in parts]
+        return whole[0] if len(whole) == 1 else torch.cat(whole)
 
 
 class Measurement(NamedTuple):
@@ -82,8 +89,7 @@ class Sums:
         rows: list[Tensor] = []
         for r, errors in enumerate(signals.local):
             for l, error in enumerate(errors):
-                global_ = signals.global_[self._global_of(r)][l]
-                global_ = torch.zeros_like(error) if global_ is None else global_
+                global_ = signals.both(r, l)
                 rows += [products(error[v], global_[v]) for v in views(error)]
         stacked = torch.stack(rows)
         self.errors = stacked if self.errors is None else self.errors + stacked

@@ -128,7 +128,8 @@ class LocalTrainer(Trainer):
                 )
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
-        with torch.enable_grad():
+        # A recorder around this must not take the cut passes for backpropagation.
+        with own_pass(), torch.enable_grad():
             return (self._at_once if self.one_pass else self._in_turn)(views, batch)
 
     def _at_once(self, views: Tensor, batch: Any) -> dict[int, Tensor]:

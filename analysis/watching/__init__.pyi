@@ -13,6 +13,7 @@ from .window import (
     capture as capture,
     complete_from_above as complete_from_above,
     cut as cut,
+    gated as gated,
     hooked as hooked,
     one_pass as one_pass,
     watch as watch,

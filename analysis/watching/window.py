@@ -22,6 +22,26 @@ Look = Callable[[int, Tensor], Tensor | None]
 OnForward = Callable[[tuple[Tensor, ...]], None]
 
 
+class Hook:
+    """A hook that belongs to one module: copied or pickled with it, it does nothing.
+
+    Somebody may copy a network while it is watched (an average of the weights, a checkpoint of the
+    whole module). The copy must neither report to the instrument nor keep its memory.
+
+    Args:
+        call: what to call; None for nothing.
+    """
+
+    def __init__(self, call: Callable[..., Any] | None = None) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return None if self._call is None else self._call(*arguments)
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        return Hook, ()
+
+
 @contextmanager
 def window(
     blocks: Sequence[Block], look: Look, *, tuples: bool = False, detached: bool = False
@@ -58,8 +78,9 @@ def window(
     try:
         for position, block in enumerate(blocks):
             if detached:
-                handles.append(block.first.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(block.module.register_forward_hook(after(position)))
+                first = block.first
+                handles.append(first.register_forward_pre_hook(Hook(before), with_kwargs=True))
+            handles.append(block.module.register_forward_hook(Hook(after(position))))
         yield
     finally:
         for handle in handles:
@@ -167,10 +188,10 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
             on_forward(tuple(outputs))
             outputs.clear()
 
-    handles = [network.register_forward_pre_hook(begin)]
+    handles = [network.register_forward_pre_hook(Hook(begin))]
     try:
         with window(blocks, look, tuples=True):
-            handles.append(network.register_forward_hook(end))
+            handles.append(network.register_forward_hook(Hook(end)))
             yield
     finally:
         for handle in handles:
@@ -226,10 +247,42 @@ def complete_from_above(blocks: Sequence[Block], ready: Callable[[int], None]) -
 
 
 def hooked(tensor: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:
-    """Register a hook that is called with the gradient by a tensor."""
+    """Register a hook that is called with the gradient by a tensor, before all others change it."""
     # Some versions of torch only have types here.
     handle: RemovableHandle = tensor.register_hook(hook)
+    # Put in again, because torch reads the order of insertion, not that of the OrderedDict.
+    hooks = tensor._backward_hooks
+    hooks.update({key: hooks.pop(key) for key in [*hooks] if key != handle.id})
     return handle
+
+
+@contextmanager
+def gated(parameters: Iterable[nn.Parameter], closed: Callable[[], bool]) -> Iterator[None]:
+    """Do not call the hooks that others have set on parameters while ``closed()``.
+
+    An instrument takes gradients by parameters that are none of the training. A hook that logs or
+    changes gradients (as a monitor of training sets them) would see these too.
+
+    Args:
+        parameters: the parameters.
+        closed: tells whether the gradients that are now computed are the instrument's.
+    """
+
+    def gate(hook: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        return lambda gradient: None if closed() else hook(gradient)
+
+    kept = []
+    try:
+        for parameter in parameters:
+            hooks = parameter._backward_hooks or {}
+            for key, hook in hooks.items():
+                kept.append((hooks, key, hook))
+                hooks[key] = gate(hook)
+        yield
+    finally:
+        for hooks, key, hook in kept:
+            if key in hooks:  # it may have been removed meanwhile
+                hooks[key] = hook
 
 
 def accumulated(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:

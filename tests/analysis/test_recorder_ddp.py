@@ -1,5 +1,6 @@
 """Two processes with DistributedDataParallel measure what one does on the joined batch."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from linlocal.analysis.alignment import AlignmentRecorder, series
+from linlocal.analysis.alignment import AlignmentRecorder, meeting, series
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -61,3 +62,31 @@ def test_two_processes_equal_one_on_the_joined_batch(tmp_path, pair):
     for name, values in one.data_vars.items():
         np.testing.assert_allclose(two[name], values, rtol=0, atol=1e-10, err_msg=name)
         assert name == "error_relative_error" or not np.allclose(alone[name], values, atol=1e-6)
+
+
+def recorded_on_one(fabric):
+    """What a step says where the first process alone has a recorder; the other only trains."""
+    model = nn.parallel.DistributedDataParallel(network())
+    if fabric.global_rank == 1:
+        model(half(1)).square().sum(1).mean().backward()
+        fabric.barrier()
+        return ""
+    meeting.PATIENCE = timedelta(seconds=0.2)
+    losses = nn.ModuleList([Feedback(5, 4), Feedback(4, 4)])
+    recorder = AlignmentRecorder(model, rule=losses, every=1)
+    try:
+        with recorder.step():
+            model(half(0)).square().sum(1).mean().backward()
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        meeting.PATIENCE = timedelta(minutes=2)
+        fabric.barrier()
+    return "recorded"
+
+
+@pytest.mark.xdist_group("two processes")
+def test_a_recorder_on_one_process_only_says_so_and_does_not_hang(pair):
+    message, _ = pair(__file__, "recorded_on_one")
+    assert "Process 1 did not record step 0" in message
+    assert "make a recorder on every one" in message
