@@ -13,6 +13,7 @@ import statistics
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from linlocal.analysis.alignment import AlignmentRecorder
 from linlocal.analysis.block import resolve
 from linlocal.analysis.local_losses import CLAPP
+from linlocal.analysis.training import peak_bytes
 from linlocal.analysis.watching import survey
 
 
@@ -74,7 +76,8 @@ def measure(config: Config) -> xr.Dataset:
         median over neighbours. ``unrecorded_ratio``: the same for a step with the recorder in which
         nothing is due. ``share``: the recorder's share of the training time at cadence 100, in a
         run of 100 steps with one recorded. ``flush_s``: seconds of one transfer and write, done for
-        every 10 recorded steps.
+        every 10 recorded steps. ``memory_ratio``: peak memory of a recorded over a plain step,
+        weights and their gradients not counted.
     """
     with TemporaryDirectory() as folder:
         return _measure(config, Path(folder))
@@ -119,6 +122,7 @@ def _measure(config: Config, folder: Path) -> xr.Dataset:
     recorder.flush()
     flush_s = _now(config.device) - start
     plain_s = statistics.median(plain[warm:])
+    peaks = [peak_bytes(partial(step, recorded), config.device) for recorded in (True, False)]
     # A recorded step pays a tenth of a flush.
     extra = (ratio - 1.0) + flush_s / 10 / plain_s
     share = extra / (100 + extra)
@@ -129,6 +133,7 @@ def _measure(config: Config, folder: Path) -> xr.Dataset:
             "unrecorded_ratio": unrecorded,
             "share": share,
             "flush_s": flush_s,
+            "memory_ratio": peaks[0] / peaks[1],
         },
         attrs={"threads": torch.get_num_threads(), "batch": config.batch, "side": config.size},
     )
@@ -157,8 +162,10 @@ def section(data: xr.Dataset) -> list[str]:
         f"{data.attrs['batch']} of {data.attrs['side']}x{data.attrs['side']}, "
         f"{data.attrs['threads']} thread(s); a step is one forward and backward pass.",
         "",
-        "| plain step, s | recorded / plain | not due / plain | share at cadence 100 |",
-        "|---:|---:|---:|---:|",
+        "| plain step, s | recorded / plain | not due / plain | share at cadence 100 "
+        "| peak memory, recorded / plain |",
+        "|---:|---:|---:|---:|---:|",
         f"| {float(data['plain_s']):.4f} | {float(data['ratio']):.2f} | "
-        f"{float(data['unrecorded_ratio']):.3f} | {float(data['share']):.2%} |",
+        f"{float(data['unrecorded_ratio']):.3f} | {float(data['share']):.2%} "
+        f"| {float(data['memory_ratio']):.2f} |",
     ]
