@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -53,7 +54,8 @@ def align(
           where local_v is the part that the rows of view v contribute. The parts add up to
           cosine * norm_ratio, and a negative one works against the global gradient.
 
-        Values are NaN where a norm is 0, as for frozen and unused parameters. Parameters outside
+        Values are NaN where a norm is 0, as for frozen and unused parameters. Where a gradient is
+        not finite, the norms are NaN too, and a warning names the parameters. Parameters outside
         all blocks are not compared.
 
     Raises:
@@ -75,8 +77,16 @@ def align(
         )
     meter = Meter(model, names, rule, backward=global_loss is not None, view_parts=True)
     alone = gated(model.parameters(), lambda: True)
-    with own_pass(), untouched(model), alone, torch.enable_grad(), meter.watching(batch=batch):
-        output = model(torch.cat(views) if len(views) > 1 else views[0])
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        own_pass(),
+        untouched(model),
+        alone,
+        meter.watching(batch=batch),
+    ):
+        stacked = torch.cat(views) if len(views) > 1 else views[0]
+        output = model(stacked.clone() if stacked.is_inference() else stacked)
         if global_loss is not None:
             meter.differentiate(global_loss(output))
     return to_dataset(meter, meter.finish())
@@ -90,6 +100,7 @@ def to_dataset(meter: Meter, measured: Measurement) -> xr.Dataset:
         measured: one measurement, or several stacked; ``step`` is then the first dimension.
     """
     per_parameter, errors = (part.cpu().numpy() for part in measured)
+    _warn_of_broken(meter, per_parameter)
     lengths = [len(block.parameters) for block in meter.blocks]
     per_block = np.add.reduceat(per_parameter, np.cumsum([0, *lengths[:-1]]), axis=-2)
     dims = ("step", "rule") if errors.ndim == 5 else ("rule",)
@@ -122,3 +133,17 @@ def to_dataset(meter: Meter, measured: Measurement) -> xr.Dataset:
         },
     )
     return dataset.isel(rule=0, drop=True) if meter.single else dataset
+
+
+def _warn_of_broken(meter: Meter, sums: NDArray[np.float64]) -> None:
+    broken = ~np.isfinite(sums).all(axis=-1)
+    names = np.asarray(meter.parameter_names)[broken.reshape(-1, broken.shape[-1]).any(axis=0)]
+    if names.size:
+        warnings.warn(
+            f"Gradients of {names.size} of {broken.shape[-1]} parameters are not finite: "
+            f"{', '.join(names[:3])}{' ...' if names.size > 3 else ''}. Their cosines and norms "
+            "are NaN (a norm of 0 with a cosine of NaN is a gradient that is only zero). Look for "
+            "inputs or weights that are not finite, or use a wider precision.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -9,6 +9,7 @@ sums of their products are kept, in float64 on the device.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from linlocal.analysis.alignment.meeting import Meeting
-from linlocal.analysis.alignment.sums import VIEWS, ErrorSignals, Measurement, Sums, add, views
+from linlocal.analysis.alignment.sums import (
+    VIEWS,
+    ErrorSignals,
+    Measurement,
+    Sums,
+    add,
+    dense,
+    views,
+)
 from linlocal.analysis.block import resolve
 from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network
 from linlocal.analysis.watching import (
@@ -148,6 +157,16 @@ class Meter:
         """
         # Resolved again, because parts of the network may have been replaced meanwhile.
         self.blocks = resolve(self.model, [block.name for block in self.blocks])
+        made_for_inference = [
+            name
+            for name, parameter in self._parameters.items()
+            if not nn.parameter.is_lazy(parameter) and parameter.is_inference()
+        ]
+        if made_for_inference:
+            raise ValueError(
+                f"{made_for_inference[0]} was made under torch.inference_mode() and can have no "
+                "gradient: make the network outside, or copy it there."
+            )
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch
         self._batches, self._begun, self._run = batches, [], _Run()
@@ -205,7 +224,7 @@ class Meter:
             sums.local[0].update({n: g for n, g in sums.global_[0].items() if n in last})
         self._meeting.attend(step)
         measured = sums.measured(self._parameters, self.view_parts)
-        self._sums = self._empty()
+        self._sums, self._signals = self._empty(), ErrorSignals([])
         return measured
 
     # -- during the step -----------------------------------------------------------------------
@@ -268,6 +287,14 @@ class Meter:
         top, sums = outputs[-1], self._sums
         if not self._losses:
             self._losses = [self._built(each, outputs) for each in self._builders.values()]
+            if len(top) > 1 and torch.equal(*top[: len(top) // 2 * 2].chunk(2)):
+                warnings.warn(
+                    f"Both views gave equal outputs in the last block ({len(top) // 2} rows each, "
+                    "difference 0): local losses compare every datum with itself. Were the same "
+                    "inputs stacked twice, or is the augmentation off?",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         if sums.factor is None:
             sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()
         # A block under activation checkpointing runs once more here.
@@ -291,7 +318,8 @@ class Meter:
         pieces = list(zip(z, error.chunk(len(z)), strict=True))
         if self.view_parts and len(z) == 1:
             pieces = [(z[0], _of_rows(error, rows)) for rows in views(error)]
-        parts = [local_gradient(of, list(trained.values()), piece) for of, piece in pieces]
+        taken = [local_gradient(of, list(trained.values()), piece) for of, piece in pieces]
+        parts = [[dense(gradient) for gradient in part] for part in taken]
         for i, name in enumerate(trained):
             new = [part[i] for part in parts]
             if self.view_parts:
@@ -307,6 +335,7 @@ class Meter:
         passes: Sequence[tuple[Tensor, ...]],
         error: Tensor,
     ) -> None:
+        signals.global_[r][-1] = [*error.chunk(len(passes))]
         trained = {n: p for n, p in self._parameters.items() if p.requires_grad}
         below = [
             (l, p)
@@ -314,6 +343,8 @@ class Meter:
             for l, z in enumerate(outputs[:-1])
             if z.requires_grad
         ]
+        if not (trained or below):
+            return
         gradients = torch.autograd.grad(
             [outputs[-1] for outputs in passes],
             [*trained.values(), *(passes[p][l] for l, p in below)],
@@ -325,7 +356,6 @@ class Meter:
             add(self._sums.global_[r], name, gradient)
         for (l, p), gradient in zip(below, gradients[len(trained) :], strict=True):
             signals.global_[r][l][p] = gradient
-        signals.global_[r][-1] = [*error.chunk(len(passes))]
 
     # A hook is also called where somebody takes gradients by torch.autograd.grad: this meter,
     # another one, or the user before the backward pass (to log or balance them). What trains the
@@ -375,8 +405,8 @@ class Meter:
         else:
             with torch.random.fork_rng([]):
                 losses = rule.build([tuple(z.shape[1:]) for z in outputs])
-            weight = next(iter(self._parameters.values()))
-            losses = losses.to(outputs[-1].device, weight.dtype)
+            dtypes = (p.dtype for p in self._parameters.values() if p.is_floating_point())
+            losses = losses.to(outputs[-1].device, next(dtypes, outputs[-1].dtype))
         if len(losses) != len(self.blocks):
             raise ValueError(
                 f"A rule needs one local loss per block: {len(losses)} losses for "

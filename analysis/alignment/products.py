@@ -27,12 +27,14 @@ def products(local: Tensor, global_: Tensor) -> Tensor:
     """<l, l>, <g, g>, <l, g>, <l - g, l - g> over all entries.
 
     Args:
-        local: a tensor of any shape and floating dtype.
+        local: a tensor of any shape and floating dtype. A complex one counts as its real and
+            imaginary parts.
         global_: a tensor of the same shape.
 
     Returns:
         (4,) float64, on the device.
     """
+    local, global_ = _real(local), _real(global_)
     size = _CHUNK.get(local.device.type, _CHUNK_ELSEWHERE)
     total = torch.zeros(COUNT, dtype=torch.float64, device=local.device)
     for l, g in zip(local.reshape(-1).split(size), global_.reshape(-1).split(size), strict=True):
@@ -44,9 +46,14 @@ def products(local: Tensor, global_: Tensor) -> Tensor:
 
 def inner(local: Tensor, global_: Tensor) -> Tensor:
     """<l, g> over all entries, a float64 scalar on the device."""
+    local, global_ = _real(local), _real(global_)
     size = _CHUNK.get(local.device.type, _CHUNK_ELSEWHERE)
     parts = zip(local.reshape(-1).split(size), global_.reshape(-1).split(size), strict=True)
     return torch.stack([l.double().dot(g.double()) for l, g in parts]).sum()
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def metrics(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:

@@ -152,7 +152,13 @@ def views(stacked: Tensor) -> tuple[slice, slice]:
 
 def add(group: dict[str, Tensor], name: str, gradient: Tensor) -> None:
     """Add a gradient to the group, never in place: the present one may be some ``.grad``."""
+    gradient = dense(gradient)
     group[name] = group[name] + gradient if name in group else gradient
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """The gradient with all its entries, where an embedding gives the rows alone that it used."""
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def _mean(tensors: Sequence[Tensor], world: int) -> list[Tensor]:

@@ -214,3 +214,119 @@ def test_micro_batches_are_counted(count):
     recorder = AlignmentRecorder(network(), rule=RULE, every=1)
     with pytest.raises((ValueError, TypeError), match="micro_batches"):
         recorder.step(micro_batches=count).__enter__()
+
+
+class Words(nn.Module):
+    """An embedding whose gradient may be sparse, and a layer on top."""
+
+    def __init__(self, sparse):
+        super().__init__()
+        torch.manual_seed(0)
+        embedding = nn.EmbeddingBag(20, 5, sparse=sparse)
+        self.blocks = nn.Sequential(nn.Sequential(embedding, nn.Tanh()), nn.Linear(5, 4)).double()
+
+    def forward(self, x):
+        return self.blocks(x)
+
+
+class Complex(nn.Module):
+    """|x W| with a complex W, held as one complex parameter or as two real ones."""
+
+    def __init__(self, parts):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        w = torch.randn(6, 5, generator=generator, dtype=torch.complex128)
+        whole = [w] if parts == 1 else [w.real.clone(), w.imag.clone()]
+        self.w = nn.ParameterList(map(nn.Parameter, whole))
+
+    def forward(self, x):
+        w = self.w[0] if len(self.w) == 1 else torch.complex(*self.w)
+        return (x.to(w.dtype) @ w).abs()
+
+
+def complex_network(parts):
+    torch.manual_seed(0)
+    return nn.Sequential(Complex(parts), nn.Linear(5, 4).double())
+
+
+@pytest.mark.parametrize("view_parts", [False, True])
+@pytest.mark.parametrize(
+    ("one", "two", "x"),
+    [
+        (Words(sparse=True), Words(sparse=False), torch.arange(24).reshape(8, 3) % 20),
+        (complex_network(1), complex_network(2), batch()),
+    ],
+)
+def test_sparse_and_complex_gradients_count_as_their_entries(one, two, x, view_parts):
+    found = []
+    for model in (one, two):
+        recorder = AlignmentRecorder(model, rule=RULE, every=1, view_parts=view_parts)
+        with recorder.step():
+            loss(model(x)).backward()
+        found += [recorder.dataset(), align(model, None, RULE, x)]
+    assert (found[0].global_norm > 0).all()
+    for a, b in zip(found[:2], found[2:], strict=True):
+        for name in ("cosine", "norm_ratio", "relative_error", "global_norm"):
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-12, atol=TOLERANCE)
+
+
+def test_an_optimiser_that_steps_in_the_backward_pass_does_not_show():
+    model = network()
+
+    def update(parameter):
+        with torch.no_grad():
+            parameter.sub_(0.1 * parameter.grad)
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(update)
+    np.testing.assert_allclose(recorded(model), expected(), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_align_takes_gradients_wherever_it_is_called(mode):
+    model = network()
+    right = align(model, None, RULE, batch()).cosine
+    with mode():
+        found = align(model, None, RULE, *batch().clone().chunk(2)).cosine
+    assert (found == right).all()
+
+
+def test_a_network_made_for_inference_is_refused():
+    with torch.inference_mode():
+        model = network()
+    with pytest.raises(ValueError, match=r"0\.0\.weight was made under .*inference_mode"):
+        align(model, None, RULE, batch())
+
+
+def test_a_frozen_network_has_no_gradient_to_compare():
+    found = align(network().requires_grad_(False), None, RULE, batch())
+    assert found.cosine.isnull().all()
+    assert (found.global_norm == 0).all()
+
+
+def test_broken_and_undefined_are_told_apart():
+    frozen = network()
+    frozen[0].requires_grad_(False)
+    undefined = align(frozen, None, RULE, batch())
+    assert np.isnan(undefined.cosine[0])
+    assert undefined.local_norm[0] == 0
+    with torch.no_grad():
+        frozen[1][0].bias[0] = torch.nan
+    with pytest.warns(RuntimeWarning, match=r"4 of 6 parameters are not finite: 1\.0\.weight"):
+        broken = align(frozen, None, RULE, batch())
+    assert broken.cosine.isnull().all()
+    assert broken.local_norm.isnull().values.tolist() == [False, True, True]
+
+
+def test_equal_views_are_told_once():
+    model, x = network(), batch()[:4]
+    recorder = AlignmentRecorder(model, rule=RULE, every=1)
+
+    def step():
+        with recorder.step():
+            loss(model(torch.cat([x, x]))).backward()
+
+    with pytest.warns(RuntimeWarning, match="4 rows each, difference 0"):
+        step()
+    step()

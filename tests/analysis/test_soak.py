@@ -64,8 +64,9 @@ def grown(step, count, *modules, warm):
 
 def assert_nothing_grew(added, count):
     added = dict(added)
-    # The caches of the interpreter and of xarray come and go; a leak is one object in each step.
-    assert abs(added.pop("objects")) < count / 2
+    # The caches of the interpreter and of xarray come and go, and what earlier tests left may go
+    # meanwhile; a leak is one object more in each step.
+    assert added.pop("objects") < count / 2
     assert added == dict.fromkeys(added, 0)
 
 
@@ -109,7 +110,7 @@ def recording(folder, every, flush_every):
 def test_a_recorder_holds_nothing_after_its_steps(tmp_path, steps):
     model, recorder, step = recording(tmp_path, every=1, flush_every=50)
     # A flush falls on the last step of the warm-up, and on the last one of all.
-    assert_nothing_grew(grown(step, steps, model, warm=50), steps)
+    assert_nothing_grew(grown(step, steps, model, warm=100), steps)
     recorder.flush()
     assert recorder.dataset().sizes["step"] == steps + 50
     assert [file.suffix for file in tmp_path.iterdir()] == [".nc"] * (steps // 50 + 1)
