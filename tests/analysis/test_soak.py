@@ -112,8 +112,8 @@ def test_a_recorder_holds_nothing_after_its_steps(tmp_path, steps):
     # A flush falls on the last step of the warm-up, and on the last one of all.
     assert_nothing_grew(grown(step, steps, model, warm=100), steps)
     recorder.flush()
-    assert recorder.dataset().sizes["step"] == steps + 50
-    assert [file.suffix for file in tmp_path.iterdir()] == [".nc"] * (steps // 50 + 1)
+    assert recorder.dataset().sizes["step"] == steps + 100
+    assert [file.suffix for file in tmp_path.iterdir()] == [".nc"] * (steps // 50 + 2)
 
 
 def test_the_memory_of_a_recorder_does_not_grow(tmp_path):
