@@ -14,6 +14,7 @@ from difflib import get_close_matches
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from linlocal import inputs
 
@@ -56,7 +57,7 @@ def blocks(model: nn.Module, names: Iterable[str] | None = None) -> tuple[str, .
         TypeError: no module, or no names.
         ValueError: an unknown name, one twice, one inside another, a block without parameters,
             parameters shared with another block or with the rest of the network, a compiled
-            module around a block, or no blocks found.
+            module around a block, a lazy module before its first pass, or no blocks found.
     """
     return tuple(block.name for block in resolve(model, names))
 
@@ -72,6 +73,7 @@ def resolve(
         strict: whether every block must have parameters and share none.
     """
     network = unwrap(model)
+    refuse_lazy(network)
     chosen = _find(network) if names is None else _checked(network, names)
     for name in chosen:
         _refuse_compiled(network, name)
@@ -113,6 +115,21 @@ def unwrap(model: nn.Module) -> nn.Module:
     if isinstance(model, nn.parallel.DistributedDataParallel):
         inside = model.module
     return unwrap(inside) if isinstance(inside, nn.Module) else model
+
+
+def refuse_lazy(network: nn.Module) -> None:
+    """Raise if parameters or buffers of lazy modules have no shape yet.
+
+    Raises:
+        ValueError: they have none.
+    """
+    for name, module in network.named_modules():
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        if any(map(is_lazy, tensors)):
+            raise ValueError(
+                f"{name or 'The network'} ({type(module).__name__}) has no weights before the "
+                "first forward pass: run the network once on a batch, model(batch), and begin then."
+            )
 
 
 def _checked(network: nn.Module, names: Iterable[str]) -> tuple[str, ...]:

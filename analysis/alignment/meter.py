@@ -297,9 +297,9 @@ class Meter:
                 )
         if sums.factor is None:
             sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()
-        # A block under activation checkpointing runs once more here.
+        # A block under activation checkpointing runs once more here, and writes no weights.
         judges = [loss for losses in self._losses for loss in losses]
-        with untouched(*(block.module for block in self.blocks), *judges):
+        with untouched(*(block.module for block in self.blocks), *judges, weights=False):
             for r, losses in enumerate(self._losses):
                 errors = [
                     error_signal(loss, z, top, self._rescale, self._batch)

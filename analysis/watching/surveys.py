@@ -36,7 +36,8 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
         inputs: a batch.
 
     Raises:
-        RuntimeError, ValueError: as `cut`, or two blocks use a parameter outside the blocks.
+        RuntimeError, ValueError: as `cut` and `untouched`, or two blocks use a parameter outside
+            the blocks.
     """
     shapes: list[tuple[int, ...]] = []
     owners: dict[int, int] = {
@@ -54,8 +55,10 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
                     "neither: make one block of both, or freeze it."
                 )
 
-    with own_pass(), untouched(model), torch.enable_grad(), cut(blocks, visit):
-        model(inputs)
+    with own_pass(), untouched(model), torch.inference_mode(False), torch.enable_grad():
+        x = inputs.detach().clone()  # the network may begin with an operation in place
+        with cut(blocks, visit):
+            model(x)
     trained = [p for p in model.parameters() if p.requires_grad]
     return Survey(
         tuple(shapes),
