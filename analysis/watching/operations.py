@@ -24,6 +24,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from linlocal.analysis.watching.surveys import nodes
 from linlocal.networks import Masks
 
 
@@ -259,13 +260,7 @@ class Operations(TorchDispatchMode):
                 or cannot be looked into.
         """
         masks: dict[Any, Tensor | None] = {}
-        seen, stack = set(), [loss.grad_fn]
-        while stack:
-            node: Any = stack.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            stack += [following for following, _ in node.next_functions]
+        for node in nodes(loss):
             if self._first <= node._sequence_nr() < self._last:
                 verdict = self._verdict_of(node)
                 if verdict.refused:
@@ -348,10 +343,10 @@ class Operations(TorchDispatchMode):
     def _no(self, name: str) -> Verdict:
         inside = f" (in {self.called!r})" if self.called.strip("_") not in ("", name) else ""
         return Verdict(
-            "masked_gradients knows the masks of ReLU only (also as ReLU6, hardtanh, threshold or "
-            "clamp), linear operations, normalisation over the batch and pooling, and met "
-            f"{name!r}{inside}, whose derivative differs from sample to sample. Use nn.ReLU or "
-            "F.relu, and BatchNorm; or leave it to loss_fn, where everything is allowed."
+            f"masked_gradients knows the masks of ReLU only, and met {name!r}{inside}, whose "
+            "derivative differs from sample to sample. Use nn.ReLU or F.relu (ReLU6, hardtanh, "
+            "threshold and clamp count as ReLU), linear operations, pooling and BatchNorm; or "
+            "leave it to loss_fn, where everything is allowed."
         )
 
     def _over_batch(self, named: Mapping[str, Any]) -> bool:

@@ -48,7 +48,7 @@ def own_pass() -> Iterator[None]:
 
 
 @contextmanager
-def untouched(*modules: nn.Module, weights: bool = True) -> Iterator[None]:
+def untouched(*modules: nn.Module, weights: bool = True, attributes: bool = True) -> Iterator[None]:
     """Restore modules and random number generators at the end.
 
     Of each module and its submodules come back, by module and name: the mode, buffers, parameters
@@ -61,6 +61,8 @@ def untouched(*modules: nn.Module, weights: bool = True) -> Iterator[None]:
         modules: the modules.
         weights: whether the values of parameters are kept, which takes their memory once more.
             Otherwise nothing inside may write to them.
+        attributes: whether plain attributes are restored; not where they keep a record for the
+            caller, as a loss may.
 
     Raises:
         ValueError: a forward pass made or replaced parameters or submodules, which are gone again;
@@ -72,7 +74,7 @@ def untouched(*modules: nn.Module, weights: bool = True) -> Iterator[None]:
             refuse_lazy(module)
     cuda = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
     python, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - modules may use it
-    before = _Before(weights)
+    before = _Before(weights, attributes)
     for module in modules:
         before.keep(module)
     with torch.random.fork_rng(cuda):
@@ -94,9 +96,11 @@ def untouched(*modules: nn.Module, weights: bool = True) -> Iterator[None]:
 class _Before:
     """The state of modules, and the way back to it."""
 
-    def __init__(self, weights: bool) -> None:
-        self._weights = weights
-        self._modules: list[tuple[nn.Module, bool, dict[str, Any], dict[str, dict[str, Any]]]] = []
+    def __init__(self, weights: bool, attributes: bool) -> None:
+        self._weights, self._attributes = weights, attributes
+        self._modules: list[
+            tuple[nn.Module, bool, dict[str, Any] | None, dict[str, dict[str, Any]]]
+        ] = []
         self._undo: list[Callable[[], None]] = []
         # Held, because an address is that of one object only while it lives.
         self._seen: dict[int, Any] = {}
@@ -110,13 +114,13 @@ class _Before:
 
     def _keep(self, module: nn.Module) -> None:
         state = vars(module)
-        own: dict[str, Any] = {}
-        if not _is_wrapper(module):
+        own: dict[str, Any] | None = None
+        if self._attributes and not type(module).__module__.startswith(_WRAPPERS):
             own = {name: value for name, value in state.items() if name not in _INTERNAL}
         self._modules.append(
             (module, module.training, own, {name: dict(state[name]) for name in _REGISTERED})
         )
-        for value in own.values():
+        for value in (own or {}).values():
             self._look_into(value, _LEVELS)
         for name in _REGISTERED[: 1 + self._weights]:
             for tensor in state[name].values():
@@ -136,7 +140,7 @@ class _Before:
                         names = sorted(different | (before.keys() - present.keys()))
                         new += [f"{name} of a {type(module).__name__}" for name in names]
                     _refill(present, before)
-            if not _is_wrapper(module):
+            if own is not None:
                 attributes = vars(module)
                 for name in attributes.keys() - own.keys() - _INTERNAL:
                     del attributes[name]
@@ -158,10 +162,6 @@ class _Before:
             self._undo.append(undo)
         for each in inside:
             self._look_into(each, levels - 1)
-
-
-def _is_wrapper(module: nn.Module) -> bool:
-    return type(module).__module__.startswith(_WRAPPERS)
 
 
 def _way_back(value: Any) -> tuple[Callable[[], None] | None, Sequence[Any]]:

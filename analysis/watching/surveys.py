@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +69,18 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
 
 def leaves(z: Tensor) -> Iterator[Tensor]:
     """The leaves of a tensor's graph: what its gradient would reach."""
-    seen, stack = set(), [z.grad_fn]
+    for node in nodes(z):
+        if type(node).__name__ == "AccumulateGrad":
+            yield node.variable
+
+
+def nodes(z: Tensor) -> Iterator[Any]:
+    """The nodes of a tensor's graph."""
+    seen: set[Any] = set()
+    stack: list[Any] = [z.grad_fn]
     while stack:
         node = stack.pop()
         if node is not None and node not in seen:
             seen.add(node)
-            if type(node).__name__ == "AccumulateGrad":
-                yield node.variable  # type: ignore[attr-defined]
+            yield node
             stack += [following for following, _ in node.next_functions]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from linlocal.analysis.local_losses import CLAPP, SCFF, ForwardForward, InfoNCE, PhyLL, Views
 from linlocal.analysis.watching import LocalityError, audit_locality
@@ -180,3 +181,219 @@ class Twice(nn.Module):
 def test_a_block_that_runs_twice_is_refused():
     with pytest.raises(RuntimeError, match=r"run once each.* they ran as layer, layer"):
         audit_locality(Twice(), ["layer"], Views(), inputs().flatten(1)[:, :5])
+
+
+class Layer(nn.Linear):
+    """A linear layer that runs in an unusual way."""
+
+    def __init__(self, how, inputs=5, outputs=5):
+        super().__init__(inputs, outputs)
+        self.how = how
+
+    def forward(self, x):
+        layer = super().forward
+        if self.how == "no_grad":
+            return torch.no_grad()(layer)(x)
+        if self.how == "inference_mode":
+            return torch.inference_mode()(layer)(x)
+        if self.how == "detached":
+            return layer(x).detach()
+        if self.how == "stopped":
+            return Stop.apply(layer(x))
+        if self.how == "reentrant checkpoint":
+            return checkpoint(layer, x, use_reentrant=True)
+        if self.how == "checkpoint":
+            return checkpoint(layer, x, use_reentrant=False)
+        if self.how == "dead":
+            return torch.relu(layer(x) - 1e6)
+        return layer(x)
+
+
+class Stop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+def rows():
+    return torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
+
+
+def layers(*how):
+    torch.manual_seed(0)
+    return nn.Sequential(*map(Layer, how))
+
+
+class Rule:
+    """A rule from functions of a block's number, its output and the top."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def build(self, shapes, seed=0):
+        return nn.ModuleList(Value(l, self.value) for l in range(1, len(shapes) + 1))
+
+
+class Value(nn.Module):
+    def __init__(self, l, value):
+        super().__init__()
+        self.l, self.value = l, value
+
+    def forward(self, here, top):
+        return self.value(self.l, here, top)
+
+
+UNSEEN = {
+    "no_grad": "under no_grad",
+    "inference_mode": "inference_mode",
+    "detached": "detached",
+    "stopped": "a backward pass of its own stops",
+    "reentrant checkpoint": "reentrant checkpoint",
+}
+
+
+# Whether the rule leaks into block 2 or not.
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("how", UNSEEN)
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_block_through_which_nothing_would_be_seen_is_not_called_local(how, detach):
+    message = rf"cannot call block 2 \(1\) local.* none of its 2 parameters.*{UNSEEN[how]}"
+    with pytest.raises(LocalityError, match=message):
+        audit_locality(layers("plain", how), ["0", "1"], LeakyRule(detach), rows())
+    with pytest.raises(LocalityError, match=message):
+        audit_locality(layers("plain", how, "plain"), None, Rule(lambda l, z, top: z.sum()), rows())
+
+
+@pytest.mark.parametrize("how", ["dead", "checkpoint"])
+def test_a_leak_is_found_where_its_gradient_is_zero_or_computed_again(how):
+    model = layers("plain", how)
+    with pytest.raises(LocalityError, match=r"block 1 .* reaches parameters of block 2"):
+        audit_locality(model, None, LeakyRule(detach=False), rows())
+    report = audit_locality(model, None, LeakyRule(detach=True), rows())
+    assert report.reached.values.tolist() == [[2, 0], [0, 2]]
+    times_zero = Rule(lambda l, z, top: z.mean() + 0 * top.mean())
+    with pytest.raises(LocalityError, match=r"block 1 .* reaches parameters of block 2"):
+        audit_locality(model, None, times_zero, rows())
+
+
+NOTHING = {
+    "a constant": (lambda l, z, top: torch.zeros(()), "it is a constant"),
+    "a leaf": (lambda l, z, top: torch.zeros((), requires_grad=True), "does not depend"),
+    "detached": (lambda l, z, top: z.detach().mean(), "detaches the block's output"),
+    "a number": (lambda l, z, top: torch.tensor(z.mean().item()), "it is a constant"),
+    "the top only": (lambda l, z, top: top.detach().mean(), "detaches"),
+    "without gradients": (lambda l, z, top: torch.no_grad()(torch.mean)(z), "no graph"),
+    "of one block only": (lambda l, z, top: z.mean() if l == 2 else z.detach().mean(), "detaches"),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_loss_that_does_not_depend_on_its_block_shows_nothing(name):
+    value, message = NOTHING[name]
+    with pytest.raises(LocalityError, match=rf"cannot call block 1 \(0\) local.*{message}"):
+        audit_locality(layers("plain", "plain"), None, Rule(value), rows())
+
+
+def test_what_no_loss_reaches_is_counted():
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.hidden = Layer("plain"), Layer("no_grad")
+            self.unused = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.layer(x) + self.hidden(x)
+
+    report = audit_locality(nn.Sequential(Partly(), Layer("plain")), ["0", "1"], Views(), rows())
+    assert report.unseen.values.tolist() == [3, 0]
+    assert (report.parameters - report.unseen).values.tolist() == [2, 2]
+
+
+def test_a_network_that_is_frozen_is_audited_all_the_same():
+    model = layers("plain", "plain").requires_grad_(False)
+    assert audit_locality(model, None, Views(), rows()).reached.values.tolist() == [[2, 0], [0, 2]]
+    with pytest.raises(LocalityError, match="reaches parameters of block 2"):
+        audit_locality(model, None, LeakyRule(detach=False), rows())
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_blocks_without_parameters_are_refused():
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Sequential(nn.Tanh()))
+    with pytest.raises(ValueError, match=r"Block '2' \(Sequential\) has no parameters"):
+        audit_locality(model, ["0", "2"], Views(), rows())
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_rule_that_holds_on_to_the_network_is_found(frozen):
+    model = layers("plain", "plain").requires_grad_(not frozen)
+
+    def through_the_head(l, z, top):
+        return z.mean() + (model[1](z.detach()).mean() if l == 1 else 0)
+
+    with pytest.raises(LocalityError, match=r"block 1 \(0\) reaches parameters of block 2 \(1\)"):
+        audit_locality(model, None, Rule(through_the_head), rows())
+
+
+class Shared(nn.Module):
+    """Both blocks scale their outputs by a parameter of neither."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.lower, self.upper = Scaled(self.scale), Scaled(self.scale)
+
+    def forward(self, x):
+        return self.upper(self.lower(x))
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.layer, self.scale = nn.Linear(5, 5), [scale]
+
+    def forward(self, x):
+        return self.layer(x) * self.scale[0]
+
+
+def test_a_parameter_outside_the_blocks_that_two_losses_reach_is_found_unless_it_is_frozen():
+    model = Shared()
+    with pytest.raises(LocalityError, match="blocks 1, 2 all reach scale, which lies outside"):
+        audit_locality(model, ["lower", "upper"], Views(), rows())
+    model.scale.requires_grad_(False)
+    audit_locality(model, ["lower", "upper"], Views(), rows())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_a_network_that_holds_activities_of_an_earlier_pass_is_audited():
+    model = SkipNetwork(hidden=False)
+    model(rows())
+    audit_locality(model, ["lower", "upper"], CLAPP(), rows())
+    old = nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 5)), nn.ReLU(), nn.Linear(5, 5))
+    assert audit_locality(old, None, Views(), rows()).reached.values.tolist() == [[3, 0], [0, 2]]
+
+
+def test_hooks_of_the_user_do_not_run_and_stay():
+    model, seen = layers("plain", "plain"), []
+    model[0].weight.register_hook(seen.append)
+    audit_locality(model, None, Views(), rows())
+    assert not seen
+    model(rows()).sum().backward()
+    assert len(seen) == 1
+
+
+def test_parameters_without_gradients_and_wrong_numbers_of_losses_are_refused():
+    with torch.inference_mode():
+        model = layers("plain", "plain")
+    with pytest.raises(ValueError, match=r"made under torch\.inference_mode"):
+        audit_locality(model, None, Views(), rows())
+
+    class Short(Rule):
+        def build(self, shapes, seed=0):
+            return super().build(shapes[:1])
+
+    with pytest.raises(ValueError, match="1 losses for 2 blocks"):
+        audit_locality(layers("plain", "plain"), None, Short(lambda l, z, top: z.sum()), rows())

@@ -227,6 +227,15 @@ def test_weights_that_are_not_kept_stay_as_they_were_written():
     assert model.bias.shape == (2,)
 
 
+def test_a_record_that_a_loss_keeps_stays():
+    model = Stateful()
+    with untouched(model, attributes=False):
+        model(views())
+    assert model.history == [8]
+    assert model.scale == 1
+    assert torch.equal(model.gain, torch.ones(5))
+
+
 def test_what_a_graph_holds_is_put_back_by_name_only():
     model = Scaled()
     model.kept = model.layer(X)
