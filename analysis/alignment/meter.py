@@ -299,8 +299,8 @@ class Meter:
             sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()
         # A block under activation checkpointing runs once more here, and writes no weights.
         judges = [loss for losses in self._losses for loss in losses]
-        restored = untouched(*(block.module for block in self.blocks), weights=False)
-        with restored, untouched(*judges, weights=False, attributes=False):
+        modules = (*(block.module for block in self.blocks), *judges)
+        with untouched(*modules, weights=False, records=False):
             for r, losses in enumerate(self._losses):
                 errors = [
                     error_signal(loss, z, top, self._rescale, self._batch)

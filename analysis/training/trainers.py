@@ -176,7 +176,7 @@ class LocalTrainer(Trainer):
                 kept.append(z.clone())  # what follows may work on it in place
 
         # Autocast of its own: weights that it casts without gradients must not be used again.
-        with own_pass(), untouched(self.model), torch.no_grad():
+        with own_pass(), untouched(self.model, records=False), torch.no_grad():
             self._run(views, visit)
         return kept[0]
 

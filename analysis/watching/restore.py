@@ -48,7 +48,7 @@ def own_pass() -> Iterator[None]:
 
 
 @contextmanager
-def untouched(*modules: nn.Module, weights: bool = True, attributes: bool = True) -> Iterator[None]:
+def untouched(*modules: nn.Module, weights: bool = True, records: bool = True) -> Iterator[None]:
     """Restore modules and random number generators at the end.
 
     Of each module and its submodules come back, by module and name: the mode, buffers, parameters
@@ -61,8 +61,8 @@ def untouched(*modules: nn.Module, weights: bool = True, attributes: bool = True
         modules: the modules.
         weights: whether the values of parameters are kept, which takes their memory once more.
             Otherwise nothing inside may write to them.
-        attributes: whether plain attributes are restored; not where they keep a record for the
-            caller, as a loss may.
+        records: whether the contents of lists, deques and sets come back. Not in a pass that a
+            training makes in each step, where a module or a loss may keep a record of it.
 
     Raises:
         ValueError: a forward pass made or replaced parameters or submodules, which are gone again;
@@ -74,7 +74,7 @@ def untouched(*modules: nn.Module, weights: bool = True, attributes: bool = True
             refuse_lazy(module)
     cuda = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
     python, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - modules may use it
-    before = _Before(weights, attributes)
+    before = _Before(weights, records)
     for module in modules:
         before.keep(module)
     with torch.random.fork_rng(cuda):
@@ -96,8 +96,8 @@ def untouched(*modules: nn.Module, weights: bool = True, attributes: bool = True
 class _Before:
     """The state of modules, and the way back to it."""
 
-    def __init__(self, weights: bool, attributes: bool) -> None:
-        self._weights, self._attributes = weights, attributes
+    def __init__(self, weights: bool, records: bool) -> None:
+        self._weights, self._records = weights, records
         self._modules: list[
             tuple[nn.Module, bool, dict[str, Any] | None, dict[str, dict[str, Any]]]
         ] = []
@@ -115,7 +115,7 @@ class _Before:
     def _keep(self, module: nn.Module) -> None:
         state = vars(module)
         own: dict[str, Any] | None = None
-        if self._attributes and not type(module).__module__.startswith(_WRAPPERS):
+        if not type(module).__module__.startswith(_WRAPPERS):
             own = {name: value for name, value in state.items() if name not in _INTERNAL}
         self._modules.append(
             (module, module.training, own, {name: dict(state[name]) for name in _REGISTERED})
@@ -157,6 +157,8 @@ class _Before:
             self.keep(value)
             return
         undo, inside = _way_back(value)
+        if isinstance(value, list | deque | set) and not self._records:
+            undo = None
         if undo is not None:
             self._seen[id(value)] = value
             self._undo.append(undo)

@@ -139,12 +139,6 @@ def views():
     return torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
 
 
-def own_step(model):
-    """The pass without gradients that direct feedback needs before each step."""
-    trainer = LocalTrainer(model, None, CLAPP(context="top"), shape=(5,))
-    trainer._top(views())
-
-
 INSTRUMENTS = {
     "align": lambda model: align(model, None, CLAPP(), views()[:4], views()[4:]),
     "masked_gradients": lambda model: masked_gradients(model, views(), torch.sum),
@@ -152,7 +146,6 @@ INSTRUMENTS = {
     "survey": lambda model: survey(model, resolve(model), torch.zeros(2, 5)),
     "LocalTrainer": lambda model: LocalTrainer(model, None, CLAPP(), shape=(5,)),
     "GlobalTrainer": lambda model: GlobalTrainer(model, None, CLAPP(), shape=(5,)),
-    "first pass of a step": own_step,
 }
 
 
@@ -227,13 +220,44 @@ def test_weights_that_are_not_kept_stay_as_they_were_written():
     assert model.bias.shape == (2,)
 
 
-def test_a_record_that_a_loss_keeps_stays():
+def test_records_may_stay():
     model = Stateful()
-    with untouched(model, attributes=False):
+    with untouched(model, records=False):
         model(views())
-    assert model.history == [8]
-    assert model.scale == 1
+    assert (model.history, [*model.recent], model.names) == ([8], [8], {"a", "b"})
+    assert (model.initialised, model.state, model.space.passes) == (False, State(), 0)
+    assert [*model.sizes] == ["all"]
     assert torch.equal(model.gain, torch.ones(5))
+
+
+class Normalised(nn.Sequential):
+    """Scales its inputs by the first batch that it sees."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+        self.register_buffer("scale", torch.ones(()))
+        self.initialised = False
+
+    def forward(self, x):
+        if not self.initialised:
+            self.scale = 1 / x.detach().std()
+            self.initialised = True
+        return super().forward(x * self.scale)
+
+
+def test_the_first_step_initialises_a_network_as_its_own_pass_does():
+    weights = []
+    for first in (False, True):
+        model = Normalised()
+        trainer = LocalTrainer(model, None, CLAPP(context="top"), shape=(5,))
+        if first:
+            model(10 * views())
+        trainer.step(10 * views())
+        assert model.initialised
+        assert model.scale == 1 / (10 * views()).std()
+        weights.append([p.tolist() for p in model.parameters()])
+    assert weights[0] == weights[1]
 
 
 def test_what_a_graph_holds_is_put_back_by_name_only():
