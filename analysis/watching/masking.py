@@ -63,7 +63,7 @@ def masked_gradients(
             lie along the first axis of every ReLU ("batch" only); the loss is not a scalar, or
             depends on no trainable parameter.
     """
-    if masks not in ("sample", "batch", "none"):
+    if not isinstance(masks, str) or masks not in ("sample", "batch", "none"):
         raise ValueError(f'masks must be "sample", "batch" or "none", got {masks!r}.')
     instance(model, nn.Module, "model", "a torch.nn.Module")
     instance(inputs, Tensor, "inputs", "a tensor (samples, ...)")

@@ -219,7 +219,8 @@ class Operations(TorchDispatchMode):
         self._reads[number] = max(self._reads.get(number, Depends.NOT), depends)
         if torch.is_grad_enabled():
             verdict = self._verdict(name, named, tensors)
-            self._verdicts[number, _plain(name)] = verdict
+            # The first one is that of the node: what follows until the next node has none.
+            self._verdicts.setdefault((number, _plain(name)), verdict)
             if in_place:
                 self._in_place.setdefault(number, []).append(verdict)
                 # Its node may be followed by that of a copy of what it overwrites.

@@ -210,6 +210,9 @@ SAME_AS_RELU = {
     "hardtanh": nn.Hardtanh(0, 1e9),
     "hardtanh in place": nn.Hardtanh(0, 1e9, inplace=True),
     "vmap": lambda x: torch.func.vmap(torch.relu)(x),
+    "before one without a gradient": lambda x: (x.relu(), x.detach().relu())[0],
+    "after one without a gradient": lambda x: (x.detach().relu(), x.relu())[1],
+    "before one in place": lambda x: (x.relu(), x.detach().clone().clamp_(min=0))[0],
     "checkpoint": lambda x: checkpoint(F.relu, x, use_reentrant=False),
 }
 
@@ -358,6 +361,14 @@ REFUSED = {
     "where": (lambda x: torch.where(x > 0, x, 0), "where"),
     "mask": (lambda x: x * (x > 0), "mul"),
     "mask, detached and in place": (lambda x: x.mul_((x.detach() > 0).double()), "mul"),
+    "mask, before a product without a gradient": (
+        lambda x: (x * (x > 0), x.detach() * 2)[0],
+        "mul",
+    ),
+    "mask, before a product in place": (
+        lambda x: (x * (x > 0), x.detach().clone().mul_(2))[0],
+        "mul",
+    ),
     "masked_fill": (lambda x: x.masked_fill(x <= 0, 0), "masked_fill"),
     "masked_fill in place": (lambda x: x.masked_fill_(x <= 0, 0), "masked_fill"),
     "assignment by a mask": (assigned, "index_put"),
@@ -570,5 +581,9 @@ def test_hooks_of_the_user_see_each_gradient_once():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match='masks must be "sample"'):
         masked_gradients(mlp(), batch(4, 5), sum_of_squares, "mean")
+    with pytest.raises(ValueError, match='masks must be "sample"'):
+        masked_gradients(mlp(), batch(4, 5), sum_of_squares, np.ones((2, 2)))
+    with pytest.raises(ValueError, match="got a single number"):
+        masked_gradients(mlp(), torch.ones(()), sum_of_squares)
     with pytest.raises(ValueError, match=r"a scalar, got shape \(4, 3\)"):
         masked_gradients(mlp(), batch(4, 5), lambda out: out)
