@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from array import array
+from collections.abc import Iterable, Iterator
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from torch.utils.data import Dataset
 from experiments.data.archives import decode
 from experiments.data.errors import DataError
 
-_ENDINGS = {".jpeg", ".jpg", ".png"}
+_ENDINGS = (".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 
 def centre(image: Any, size: int) -> Tensor:
@@ -30,8 +33,11 @@ def centre(image: Any, size: int) -> Tensor:
 class ImageFolder(Dataset[tuple[Tensor, int]]):
     """Images of ``folder/CLASS/FILE`` as (bytes (3, size, size), number of the class).
 
-    The shorter side is resized to ``size``, and the middle of the longer one kept. In place of an
+    The shorter side is resized to ``size``, and the middle of the longer one kept. How colours,
+    transparency and animations are read says `experiments.data.archives.decode`. In place of an
     image that cannot be read comes the next one that can, with a warning; `damaged` lists them.
+    What is hidden (``.ipynb_checkpoints``, ``._a.jpg``) counts neither as a class nor as an image,
+    and files of other endings than those of images are left out.
 
     Args:
         folder: holds a folder for each class, for example ImageNet's ``train`` or ``val``.
@@ -40,38 +46,49 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             test folder that may lack some, pass the classes of the training folder.
 
     Raises:
-        DataError: no folder, no images, or a class folder that is not among ``classes``.
+        DataError: no folder, no images, a class folder without images or (with ``classes``) not
+            among them, or images elsewhere than directly in a class folder.
     """
 
-    def __init__(self, folder: Path, size: int, classes: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, size: int, classes: tuple[str, ...] | None = None
+    ) -> None:
+        folder = Path(folder)
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}.")
-        found = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        self.classes = tuple(found) if classes is None else classes
+        found, loose = _contents(folder)
+        self.classes = tuple(found) if classes is None else tuple(classes)
         if foreign := sorted({*found} - {*self.classes}):
             raise DataError(f"{folder} has a class {foreign[0]!r} that training does not have.")
         number = {name: k for k, name in enumerate(self.classes)}
-        files = [
-            (path, number[name])
-            for name in found
-            for path in sorted((folder / name).iterdir())
-            if path.suffix.lower() in _ENDINGS
-        ]
-        if not files:
+        counts: list[int] = []
+
+        def names() -> Iterator[str]:
+            for name in found:
+                images = _images_of(folder / name, may_lack=classes is not None)
+                counts.append(len(images))
+                yield from images
+
+        self._names = _Names(names())
+        if not sum(counts):
             raise DataError(
                 f"No images in {folder}: expected a folder for each class with files "
-                f"{', '.join('*' + ending for ending in sorted(_ENDINGS))}; it has {len(found)} "
+                f"{', '.join('*' + ending for ending in _ENDINGS)}; it has {len(found)} "
                 "folders. Name the folder that holds the class folders (train or val)."
             )
-        self._paths = [path for path, _ in files]
-        self.labels = np.array([label for _, label in files])
-        self._size = size
+        if images := [name for name in loose if _is_image(name)]:
+            raise DataError(
+                f"{folder} has {len(images)} images beside its class folders, {images[0]} for "
+                "example, so nothing says their class: move each into the folder of its class."
+            )
+        self.labels = np.repeat([number[name] for name in found], counts)
+        self._folder, self._size = folder, size
         # Shared, because workers of a loader are processes of their own.
-        self._damaged = torch.zeros(len(files), dtype=torch.bool)
+        self._damaged = torch.zeros(len(self.labels), dtype=torch.bool)
         self._damaged.share_memory_()
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if not 0 <= index < len(self):
@@ -79,12 +96,12 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         for place in (*range(index, len(self)), *range(index)):
             if not self._damaged[place] and (image := self._read(place)) is not None:
                 return image, int(self.labels[place])
-        raise DataError(f"None of the {len(self)} images can be read; {self._paths[0]} is one.")
+        raise DataError(f"None of the {len(self)} images can be read; {self._path(0)} is one.")
 
     @property
     def damaged(self) -> list[Path]:
         """Files met so far that cannot be read."""
-        return [path for path, bad in zip(self._paths, self._damaged.tolist(), strict=True) if bad]
+        return [self._path(place) for place in self._damaged.nonzero().flatten().tolist()]
 
     def at_size(self, size: int) -> ImageFolder:
         """The same images with sides of another length; damaged files are counted together."""
@@ -97,11 +114,70 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         """Number of damaged files met so far."""
         return int(self._damaged.sum())
 
+    def _path(self, place: int) -> Path:
+        return self._folder / self.classes[self.labels[place]] / self._names[place]
+
     def _read(self, place: int) -> Tensor | None:
         try:
-            image = decode(self._paths[place])
+            image = decode(self._path(place))
         except DataError as error:
             self._damaged[place] = True
             warnings.warn(f"skipped: {error}", stacklevel=3)
             return None
         return centre(image, self._size)
+
+
+class _Names:
+    """Many names of files in one array, which the workers of a loader share.
+
+    A list of objects would be copied into each worker, as counting references writes to them.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        content, ends = bytearray(), array("q", [0])
+        for name in names:
+            content += os.fsencode(name)
+            ends.append(len(content))
+        self._ends = torch.from_numpy(np.frombuffer(ends, dtype=np.int64).copy())
+        self._bytes = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
+
+    def __getitem__(self, place: int) -> str:
+        first, end = self._ends[place : place + 2].tolist()
+        return os.fsdecode(self._bytes[first:end].numpy().tobytes())
+
+
+def _contents(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the folders in a folder and of all else in it, sorted, without hidden ones."""
+    with os.scandir(folder) as entries:
+        kinds = {each.name: each.is_dir() for each in entries if not each.name.startswith(".")}
+    folders = sorted(name for name, is_folder in kinds.items() if is_folder)
+    return folders, sorted(kinds.keys() - {*folders})
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(_ENDINGS)
+
+
+def _images_of(folder: Path, may_lack: bool) -> list[str]:
+    """The names of the images of a class.
+
+    Raises:
+        DataError: there are none, unless they ``may_lack``, or there are some in an inner folder.
+    """
+    inner, files = _contents(folder)
+    images = [name for name in files if _is_image(name)]
+    for name in inner:
+        deeper = [each for each in _contents(folder / name)[1] if _is_image(each)]
+        if deeper:
+            raise DataError(
+                f"{folder} has images in its folder {name}: move them into {folder} itself, or "
+                "name a folder that holds the class folders."
+            )
+    if not images and not (may_lack and not files):
+        endings = sorted({Path(name).suffix for name in files}) or ["none"]
+        raise DataError(
+            f"The class folder {folder} has no image (endings of its files: {', '.join(endings)}; "
+            f"of images: {', '.join(_ENDINGS)}). It would count as a class: delete it, or unpack "
+            "its images again."
+        )
+    return images

@@ -1,7 +1,13 @@
 """Images in tar files, as webdataset lays them out: read one after the other, never unpacked.
 
 Members that follow each other and share their name up to the first dot are one sample: ``key.jpg``
-(also ``.jpeg``, ``.png``) and ``key.cls``, the number of the class as text.
+(also ``.jpeg``, ``.png``) and ``key.cls``, the number of the class as text. Further members of a
+sample, names without a dot and hidden ones (``._key.jpg``) are left out.
+
+Two kinds of faults are kept apart. A file laid out in another way is refused when it is opened:
+a sample without image or class, or with two; a key that comes twice; a link; no sample at all. What
+is damaged (a file cut off, an image that cannot be decoded) is skipped where it is read, with a
+warning, and counted.
 """
 
 from __future__ import annotations
@@ -9,7 +15,7 @@ from __future__ import annotations
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from itertools import count, islice
 from pathlib import Path
@@ -17,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -27,6 +34,8 @@ from linlocal.seeds import generator_for
 
 _IMAGES = ("jpg", "jpeg", "png")
 _BLOCK = 512
+# A billion classes are a mistake, and overflow further on.
+_DIGITS = 9
 Sample = tuple[Tensor, int]
 
 
@@ -40,7 +49,7 @@ class TarShards:
     steps; so an epoch is a number of batches, and the files are read again where they do not reach.
 
     Args:
-        files: the tar files.
+        files: the tar files; each is looked through when the object is made.
         size: side of the images; the shorter side is resized to it, the middle of the other kept.
         batch_size: images in a batch, on each process.
         length: batches in an epoch, on each process.
@@ -51,12 +60,13 @@ class TarShards:
         world_size: number of training processes.
 
     Raises:
-        DataError: a file that does not exist, or fewer files than there are readers.
+        DataError: a file that does not exist or is laid out in another way, or fewer files than
+            there are readers.
     """
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[Path | str],
         size: int,
         batch_size: int,
         length: int,
@@ -67,8 +77,7 @@ class TarShards:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if missing := [path for path in files if not path.is_file()]:
-            raise DataError(f"There is no file {missing[0]}.")
+        files = _paths(files)
         readers = world_size * max(num_workers, 1)
         if len(files) < readers:
             raise DataError(
@@ -76,6 +85,7 @@ class TarShards:
                 f"{max(num_workers, 1)} each): every reader needs a file of its own. Use fewer "
                 "workers, or write more and smaller files."
             )
+        labels_in(files)
         self.files, self.size, self.batch_size, self.length = files, size, batch_size, length
         self.seed, self.buffer, self.num_workers = seed, buffer, num_workers
         self.rank, self.world_size = rank, world_size
@@ -143,8 +153,8 @@ class _Samples(IterableDataset[Sample]):
                 found = True
             if not found:
                 raise DataError(
-                    f"No image could be read from {', '.join(map(str, mine[:3]))}"
-                    f"{', ...' if len(mine) > 3 else ''}: expected members key.jpg and key.cls."
+                    f"None of the images in {', '.join(map(str, mine[:3]))}"
+                    f"{', ...' if len(mine) > 3 else ''} can be read: fetch the files again."
                 )
 
     def _raw(self, files: Sequence[Path], worker: int) -> Iterator[tuple[str, bytes, bytes]]:
@@ -160,65 +170,160 @@ class _Samples(IterableDataset[Sample]):
 
     def _members(self, path: Path, worker: int) -> Iterator[tuple[str, bytes, bytes]]:
         """(name, image, class) of each whole sample of a file."""
-        name, parts = "", dict[str, bytes]()
+        name = ""
         try:
-            for member, content in _read(path):
-                key, _, ending = member.rpartition("/")[2].partition(".")
-                key = f"{path}/{member[: len(member) - len(ending) - 1]}"
-                if key != name:
-                    yield from self._whole(name, parts, worker)
-                    name, parts = key, {}
-                parts["image" if ending.lower() in _IMAGES else ending.lower()] = content
-        except (tarfile.TarError, OSError, EOFError) as error:
+            for sample in _samples(path, with_images=True):
+                name, *_ = sample
+                yield sample
+        except _DAMAGE as error:
             self.shards._skip(
                 worker,
                 1,
                 f"the rest of {path} after {name or 'its beginning'} cannot be read ({error}): "
                 "fetch it again.",
             )
-            if not parts.keys() >= {"image", "cls"}:
-                return  # its last sample is cut off, and counted with the rest
-        yield from self._whole(name, parts, worker)
-
-    def _whole(
-        self, name: str, parts: dict[str, bytes], worker: int
-    ) -> Iterator[tuple[str, bytes, bytes]]:
-        if parts.keys() >= {"image", "cls"}:
-            yield name, parts["image"], parts["cls"]
-        elif parts:
-            self.shards._skip(
-                worker, 0, f"{name} has {', '.join(sorted(parts))}, expected an image and cls."
-            )
 
 
-def labels_in(files: Sequence[Path]) -> list[int]:
+def labels_in(files: Sequence[Path | str]) -> list[int]:
     """The classes of all samples of tar files, without reading their images.
 
-    What is damaged is left out; `TarShards` counts it where it is read.
+    What lies behind a damage is left out; `TarShards` warns of it where it is read.
+
+    Raises:
+        DataError: a file that does not exist or is laid out in another way.
     """
-    labels = []
-    for path in files:
-        with suppress(tarfile.TarError, OSError, EOFError), tarfile.open(path, "r:") as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.name.endswith(".cls") else None
-                if content is not None:
-                    with suppress(DataError):
-                        labels.append(_class(member.name, content.read()))
+    labels: list[int] = []
+    for path in _paths(files):
+        found = path.stat()
+        labels += _surveyed(path, found.st_size, found.st_mtime_ns).tolist()
     return labels
 
 
-def _read(path: Path) -> Iterator[tuple[str, bytes]]:
+def _paths(files: Sequence[Path | str]) -> list[Path]:
+    if isinstance(files, str | Path):
+        raise DataError(f"Expected a list of tar files, got one path: pass [{str(files)!r}].")
+    paths = [Path(each) for each in files]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise DataError(f"There is no file {missing[0]}.")
+    return paths
+
+
+# Several readers of one run look through the same files.
+@cache
+def _surveyed(path: Path, size: int, modified: int) -> NDArray[np.int64]:
+    """The classes of the samples of a file of that size and time of change."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    for packing, (mark, tool) in _PACKED.items():
+        if start.startswith(mark):
+            raise DataError(
+                f"{path} is compressed by {packing}, and so cannot be read sample by sample: "
+                f"unpack it with {tool} (images hardly shrink)."
+            )
+    keys, labels = set[str](), list[int]()
+    try:
+        for key, _, label in _samples(path, with_images=False):
+            if key in keys:
+                raise DataError(
+                    f"The key {key} comes twice: the members of a sample must follow each other, "
+                    "and no two samples of a file may share a key. Sort the members by name, or "
+                    "name the samples anew."
+                )
+            keys.add(key)
+            labels.append(_class(key, label))
+    except _DAMAGE as error:
+        if not keys:
+            raise DataError(
+                f"{path} is empty or damaged, and no sample can be read from it ({error}): fetch "
+                "it again, or leave it out."
+            ) from error
+    if not keys:
+        raise DataError(
+            f"{path} is empty: it has no sample (members key.jpg and key.cls). Leave it out."
+        )
+    return np.array(labels)
+
+
+_DAMAGE = (tarfile.TarError, OSError, EOFError)
+_PACKED = {
+    "gzip": (b"\x1f\x8b", "gunzip"),
+    "bzip2": (b"BZh", "bunzip2"),
+    "xz": (b"\xfd7zXZ", "unxz"),
+    "zstd": (b"\x28\xb5\x2f\xfd", "unzstd"),
+}
+
+
+def _samples(path: Path, *, with_images: bool) -> Iterator[tuple[str, bytes, bytes]]:
+    """(name, image, class) of each whole sample of a file, one after the other.
+
+    Args:
+        path: the file.
+        with_images: whether to read the images; without, they are empty.
+
+    Raises:
+        tarfile.TarError, OSError, EOFError: the file is damaged or cut off, after its whole
+            samples.
+        DataError: its members are no samples.
+    """
+    name, parts = "", dict[str, bytes]()
+    damage = None
+    try:
+        for member, content in _read(path, with_images):
+            folder, _, base = member.rpartition("/")
+            key, dot, ending = base.partition(".")
+            if not (key and dot):
+                continue
+            kind = "image" if ending.lower() in _IMAGES else ending.lower()
+            if (full := f"{path}/{folder}/{key}" if folder else f"{path}/{key}") != name:
+                yield from _whole(name, parts)
+                name, parts = full, {}
+            if kind in parts and kind in ("image", "cls"):
+                raise DataError(
+                    f"{full} has two members for its {kind}, the second is {member}: no two "
+                    "samples of a file may share a key, and each has one image and one class."
+                )
+            parts[kind] = content
+    except _DAMAGE as error:
+        damage = error
+    # If the file is cut off within its last sample, that is a part of the damage.
+    if not damage or parts.keys() >= {"image", "cls"}:
+        yield from _whole(name, parts)
+    if damage:
+        raise damage
+
+
+def _whole(name: str, parts: dict[str, bytes]) -> Iterator[tuple[str, bytes, bytes]]:
+    if parts.keys() >= {"image", "cls"}:
+        yield name, parts["image"], parts["cls"]
+    elif parts:
+        raise DataError(
+            f"{name} has {', '.join(sorted(parts))}, expected an image ({', '.join(_IMAGES)}) and "
+            "cls: either a member is missing, or those of a sample do not follow each other (then "
+            "sort them by name), or the key holds a dot."
+        )
+
+
+def _read(path: Path, with_images: bool) -> Iterator[tuple[str, bytes]]:
     """Name and content of each member.
 
     Raises:
         tarfile.TarError, OSError, EOFError: the file is damaged or cut off.
+        DataError: a member is a link.
     """
+    size = path.stat().st_size
     with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
+            if member.issym() or member.islnk():
+                raise DataError(
+                    f"{path}/{member.name} is a link to {member.linkname}: write the content itself "
+                    "(tar --dereference --hard-dereference)."
+                )
             if member.isfile():
-                content = archive.extractfile(member)
-                assert content is not None
-                yield member.name, content.read()
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"{member.name} is cut off")
+                wanted = with_images or member.name.lower().endswith(".cls")
+                content = archive.extractfile(member) if wanted else None
+                yield member.name, content.read() if content is not None else b""
         # The module stops in silence where a header is missing or damaged: zeros must be there.
         file.seek(archive.offset)
         if file.read(_BLOCK) != bytes(_BLOCK):
@@ -261,6 +366,9 @@ def _pixels(name: str, content: bytes, size: int) -> Tensor:
 
 def _class(name: str, content: bytes) -> int:
     text = content.decode("ascii", "replace").strip()
-    if not text.isdecimal():
-        raise DataError(f"{name}.cls should be the number of a class, but is {text[:20]!r}.")
+    if not text.isdecimal() or len(text.lstrip("0")) > _DIGITS:
+        raise DataError(
+            f"{name}.cls should be the number of a class, 0, 1, ..., as text of at most {_DIGITS} "
+            f"digits, but is {text[:30]!r}."
+        )
     return int(text)

@@ -189,15 +189,15 @@ def _folder(path: Any, request: Request) -> Stream:
 
 
 def _shards(path: Any, request: Request) -> Stream:
-    train, val = (sorted(path.glob(f"{part}*.tar")) for part in ("train", "val"))
+    train, val = (_tar_files(path, part) for part in ("train", "val"))
     labels, judged = labels_in(train), labels_in(val)
     if not labels or not judged:
         raise DataError(
             f"{path} has {len(labels)} training and {len(judged)} test images: expected train*.tar "
             "and val*.tar with members key.jpg and key.cls."
         )
-    if max(judged) > max(labels):
-        raise DataError(f"{path} has a test image of class {max(judged)} that training has not.")
+    if foreign := sorted({*judged} - {*labels}):
+        raise DataError(f"{path} has a test image of class {foreign[0]} that training has not.")
     length = len(labels) // request.batch
     options = {"seed": request.seed, "num_workers": request.workers}
     loader = TarShards(
@@ -229,6 +229,20 @@ def _shards(path: Any, request: Request) -> Stream:
         skipped=lambda: sum(sum(each.skipped.values()) for each in (loader, single, test)),
         prefetches=request.workers > 0,
     )
+
+
+def _tar_files(path: Path, part: str) -> list[Path]:
+    """Those of training or of testing.
+
+    Raises:
+        DataError: some are compressed, and would be left out.
+    """
+    endings = (".tgz", ".tbz", ".txz", *(f".tar.{packing}" for packing in ("gz", "bz2", "xz", "zst")))
+    if packed := sorted(each for each in path.glob(f"{part}*") if each.name.endswith(endings)):
+        raise DataError(
+            f"{packed[0]} is compressed, and so cannot be read sample by sample: unpack it to .tar."
+        )
+    return sorted(path.glob(f"{part}*.tar"))
 
 
 def _rhm(path: None, request: Request) -> Stream:

@@ -118,6 +118,18 @@ def test_processes_see_different_images_and_together_all(folder, shards, workers
         assert sorted(parts[0] + parts[1]) == sorted(expected)
 
 
+def test_shards_that_would_be_left_out_or_are_foreign_are_refused(shards):
+    (shards / "train-9.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train-9\.tar\.gz is compressed.*unpack it to \.tar"):
+        stream_of(Origin("shards", shards))
+    (shards / "train-9.tar.gz").unlink()
+    with tarfile.open(shards / "val-9.tar", "w") as archive:
+        add(archive, "a.png", png(0))
+        add(archive, "a.cls", b"3")
+    with pytest.raises(DataError, match="a test image of class 3 that training has not"):
+        stream_of(Origin("shards", shards))
+
+
 def test_processes_draw_different_images():
     first, second = (
         torch.cat([x for x, _ in stream_of(Origin("rhm"), rank=r, world_size=2).train.batches(0)])

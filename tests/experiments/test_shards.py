@@ -1,6 +1,10 @@
-"""Tar files: every image once, in an order of the seed; what is damaged is skipped and counted."""
+"""Tar files: every image once, in an order of the seed; what is damaged is skipped
+and counted, and another layout is refused."""
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 
 import pytest
@@ -9,7 +13,7 @@ from PIL import Image
 
 from experiments.data import DataError
 from experiments.data.folder import ImageFolder
-from experiments.data.shards import TarShards
+from experiments.data.shards import TarShards, labels_in
 
 PER_FILE = 5
 
@@ -132,7 +136,6 @@ CUTS = {
     "between samples": (lambda o: o[4], 2),
     "between an image and its class": (lambda o: o[5], 2),
     "after the last member": (lambda o: o[-1] + 1024, 5),
-    "at its beginning": (lambda o: 0, 0),
 }
 
 
@@ -143,6 +146,7 @@ def test_a_truncated_file_is_read_up_to_there_and_counted(files, place, left):
     with pytest.warns(UserWarning, match=r"skipped: the rest of .*1\.tar after") as warned:
         found = classes(loader)
     assert sorted(found) == [*range(5), *range(5, 5 + left), *range(10, 20)]
+    assert labels_in(files) == sorted(found)
     assert loader.skipped == {"samples": 0, "files": 1}
     assert len(warned) == 1
 
@@ -163,10 +167,8 @@ def test_samples_that_cannot_be_read_are_counted(tmp_path, files, workers):
     bad = [
         ("a.png", png(7)[:40]),  # cut off
         ("a.cls", b"7"),
-        ("b.png", png(7)),  # no class
-        ("c.cls", b"7"),  # no image
-        ("d.png", png(7)),
-        ("d.cls", b"seven"),
+        ("b.png", b""),
+        ("b.cls", b"7"),
         ("e.jpg", png(33)),
         ("e.json", b"{}"),
         ("e.cls", b"33"),
@@ -176,8 +178,124 @@ def test_samples_that_cannot_be_read_are_counted(tmp_path, files, workers):
     found = classes(loader)
     if not workers:  # with several, a reader may have begun again
         assert sorted(found) == [*range(15), 33]
-    assert loader.skipped["samples"] >= 4
+    assert loader.skipped["samples"] >= 2
     assert loader.skipped["files"] == 0
+
+
+GOOD = (("ok.png", png(1)), ("ok.cls", b"1"))
+# What else is in a file -> what the refusal says beside the name of the file.
+LAYOUTS = {
+    "a key twice in a row": (
+        [("x/a.png", png(1)), ("x/a.cls", b"1"), ("x/a.png", png(2)), ("x/a.cls", b"2")],
+        r"x/a has two members for its image, the second is x/a\.png",
+    ),
+    "a key twice": (
+        [("a.png", png(1)), ("a.cls", b"1"), *members(0), ("a.png", png(2)), ("a.cls", b"2")],
+        r"key .*/a comes twice",
+    ),
+    "two images": (
+        [("a.jpg", png(1)), ("a.png", png(1)), ("a.cls", b"1")],
+        "a has two members for its image",
+    ),
+    "two classes": (
+        [("a.jpg", png(1)), ("a.cls", b"1"), ("a.CLS", b"2")],
+        "a has two members for its cls",
+    ),
+    "no class": ([("a.png", png(1))], "a has image, expected an image"),
+    "no image": ([("a.cls", b"1"), ("a.json", b"")], "a has cls, json, expected an image"),
+    "unsorted members": (
+        [("a.png", png(1)), ("b.png", png(2)), ("a.cls", b"1"), ("b.cls", b"2")],
+        r"a has image, expected an image .* sort them by name",
+    ),
+    "a dot in the key": (
+        [("n1.2.png", png(1)), ("n1.2.cls", b"1")],
+        r"n1 has 2\.cls, 2\.png, expected an image .* the key holds a dot",
+    ),
+    "a class in words": ([("a.png", png(1)), ("a.cls", b"cat")], r"a\.cls should be .* is 'cat'"),
+    "a negative class": ([("a.png", png(1)), ("a.cls", b"-1")], r"a\.cls should be .* is '-1'"),
+    "a fraction": ([("a.png", png(1)), ("a.cls", b"1.0")], r"a\.cls should be .* is '1\.0'"),
+    "no class at all": ([("a.png", png(1)), ("a.cls", b"")], r"a\.cls should be .* is ''"),
+    "twenty nines": ([("a.png", png(1)), ("a.cls", b"9" * 20)], r"a\.cls .* at most 9 digits"),
+    "9,999 nines": ([("a.png", png(1)), ("a.cls", b"9" * 9999)], r"a\.cls .* at most 9 digits"),
+}
+
+
+@pytest.mark.parametrize(("more", "message"), LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_another_layout_is_refused_when_the_file_is_opened(tmp_path, files, more, message):
+    path = write(tmp_path / "bad.tar", [*GOOD, *more, ("z.png", png(3)), ("z.cls", b"3")])
+    for opened in (shards, labels_in):
+        with pytest.raises(DataError, match=message) as refused:
+            opened([*files, path])
+        assert "bad.tar" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_are_refused_by_name(tmp_path, kind):
+    path = write(tmp_path / "a.tar", GOOD)
+    with tarfile.open(path, "a") as archive:
+        for ending in ("png", "cls"):
+            link = tarfile.TarInfo(f"b.{ending}")
+            link.type, link.linkname = kind, f"ok.{ending}"
+            archive.addfile(link)
+    with pytest.raises(DataError, match=r"a\.tar/b\.png is a link to ok\.png: write the content"):
+        shards([path])
+
+
+EMPTY = {
+    "no members": lambda path: write(path, []),
+    "no samples": lambda path: write(path, [("README", b"x"), ("._a.png", b"x"), ("d/.cls", b"1")]),
+    "no bytes": lambda path: path.touch(),
+    "a page": lambda path: path.write_text("<html>not found</html>", encoding="utf-8"),
+    "cut off in the first sample": lambda path: truncated(write(path, GOOD), 600),
+}
+
+
+@pytest.mark.parametrize("make", EMPTY.values(), ids=EMPTY.keys())
+def test_an_empty_file_is_refused_when_it_is_opened(tmp_path, files, make):
+    make(path := tmp_path / "nothing.tar")
+    with pytest.raises(DataError, match=r"nothing\.tar is empty"):
+        shards([*files, path])
+
+
+@pytest.mark.parametrize(
+    ("pack", "tool"), [(gzip.compress, "gunzip"), (bz2.compress, "bunzip2"), (lzma.compress, "unxz")]
+)
+def test_a_compressed_file_is_refused_and_the_remedy_named(tmp_path, files, pack, tool):
+    content = pack(files[0].read_bytes())
+    for length in (len(content), len(content) // 2):
+        files[1].write_bytes(content[:length])
+        with pytest.raises(DataError, match=rf"1\.tar is compressed by .* unpack it with {tool}"):
+            shards(files)
+
+
+def test_hidden_members_and_those_without_an_ending_are_left_out(tmp_path):
+    more = [("x/0.png", png(0)), ("x/._0.png", b"fork"), ("x/README", b""), ("x/0.cls", b"000")]
+    path = write(tmp_path / "a.tar", more)
+    assert labels_in([path]) == classes(shards([path], length=1)) == [0]
+
+
+def test_the_class_may_come_before_the_image(tmp_path):
+    path = write(tmp_path / "a.tar", [("0.CLS", b"0"), ("0.PNG", png(0)), ("1.cls", b"1"),
+                                      ("1.png", png(1))])  # fmt: skip
+    assert labels_in([path]) == [0, 1]
+    assert sorted(classes(shards([path], length=2))) == [0, 1]
+    truncated(path, offsets(path)[3] + 520)  # the image of 1 is cut off
+    assert labels_in([path]) == [0]
+    with pytest.warns(UserWarning, match="the rest of"):
+        assert classes(shards([path], length=1)) == [0]
+
+
+def test_a_key_may_come_again_in_another_file(tmp_path):
+    paths = [write(tmp_path / f"{k}.tar", [("a.png", png(k)), ("a.cls", b"%d" % k)]) for k in (0, 1)]
+    assert sorted(classes(shards(paths, length=2))) == [0, 1]
+
+
+def test_a_file_that_changed_is_looked_through_again(tmp_path):
+    path = write(tmp_path / "a.tar", GOOD)
+    assert labels_in([path]) == [1]
+    write(path, [("b.png", png(1))] * 5)
+    with pytest.raises(DataError, match="two members for its image"):
+        labels_in([path])
 
 
 def test_warnings_name_the_member(tmp_path):
@@ -188,14 +306,16 @@ def test_warnings_name_the_member(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:skipped")
 def test_nothing_that_can_be_read_is_an_error(tmp_path):
-    path = tmp_path / "page.tar"
-    path.write_text("<html>not found</html>", encoding="utf-8")
-    with pytest.raises(DataError, match=r"No image could be read from .*page\.tar"):
+    path = write(tmp_path / "a.tar", [("a.png", b"<html>not found</html>"), ("a.cls", b"1")])
+    with pytest.raises(DataError, match=r"None of the images in .*a\.tar can be read"):
         classes(shards([path]))
 
 
 def test_files_that_are_missing_or_too_few_are_refused(tmp_path, files):
     with pytest.raises(DataError, match="There is no file"):
         shards([*files, tmp_path / "5.tar"])
+    with pytest.raises(DataError, match=r"a list of tar files, got one path: pass \["):
+        shards(str(files[0]))
+    assert classes(shards([*map(str, files)])) == classes(shards(files))
     with pytest.raises(DataError, match=r"4 tar files for 6 readers \(2 processes with 3 each\)"):
         shards(files, num_workers=3, world_size=2)
