@@ -37,6 +37,7 @@ MAY_USE = {
     "linlocal.symbolic": ("sympy",),
     "linlocal.testing": ("hypothesis",),
     "linlocal.analysis": ("torch",),
+    "linlocal.analysis.results": ("h5py",),
     "linlocal.analysis.training": ("lightning_fabric", "tqdm"),
     "linlocal.analysis.explore": ("IPython", "ipywidgets", "matplotlib"),
     "experiments": (

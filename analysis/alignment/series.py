@@ -2,6 +2,7 @@
 
 Files are only added, each under a name of its own. So a reader sees whole files while others
 write, several writers lose nothing, and a writer that is killed loses only what it had not flushed.
+Each file also says how far the series went when it was added, so a writer reads the newest only.
 """
 
 from __future__ import annotations
@@ -18,42 +19,49 @@ import xarray as xr
 from linlocal.analysis import results
 from linlocal.analysis.results import Provenance, ResultError
 
+# An attribute of each file.
+_LAST_STEP = "last step of the series"
 
-def append(folder: Path, piece: xr.Dataset, provenance: Provenance) -> Path:
+
+def append(folder: Path | str, piece: xr.Dataset, provenance: Provenance) -> Path:
     """Add a piece to the series.
 
     Args:
         folder: the folder of the series; made if needed.
-        piece: the measurements, with the dimension ``step``.
+        piece: the measurements, with the dimension ``step``, numbered by a coordinate.
         provenance: how the recording was made.
 
     Returns:
         The new file.
 
     Raises:
-        ResultError: the folder holds the series of other blocks, parameters or rules.
+        ResultError: the folder holds the series of other blocks, parameters or rules; or the piece
+            has no step, or cannot be stored as a result.
     """
-    files = _files(folder)
-    number = 1 + (int(files[-1].stem) if files else 0)
-    for file in reversed(files):
-        if (before := _read_whole(file)) is not None:
+    folder = Path(folder)
+    if not piece.sizes.get("step") or "step" not in piece.coords:
+        raise ResultError("a piece of a series needs steps, numbered by the coordinate 'step'.")
+    while True:
+        files = _files(folder)
+        number, before = _newest(files)
+        last = int(piece["step"].values.max())
+        if before is not None:
             _refuse_other(folder, before, piece)
-            break
-    written = results.write(piece, folder / f".{uuid4().hex}.nc", provenance)
-    try:
-        while True:
-            path = folder / f"{number:08d}.nc"
-            try:
-                # A rename would replace what another writer has just put there.
-                os.link(written, path)
-                return path
-            except FileExistsError:
-                number += 1
-    finally:
-        written.unlink()
+            last = max(last, _reached(files, before))
+        path = folder / f"{number + 1:08d}.nc"
+        labelled = piece.assign_attrs({_LAST_STEP: last})
+        written = results.write(labelled, folder / f".{uuid4().hex}.nc", provenance)
+        try:
+            # A rename would replace what another writer has just put there.
+            os.link(written, path)
+            return path
+        except FileExistsError:
+            continue  # that writer's file is the newest now
+        finally:
+            written.unlink()
 
 
-def read(folder: Path) -> xr.Dataset:
+def read(folder: Path | str) -> xr.Dataset:
     """The whole series so far.
 
     If a step was recorded twice (the training went back to a checkpoint), the later one counts. A
@@ -68,9 +76,11 @@ def read(folder: Path) -> xr.Dataset:
     Raises:
         ResultError: nothing was recorded there.
     """
-    pieces = [piece for file in _files(folder) if (piece := _read_whole(file)) is not None]
+    pieces = _whole(_files(Path(folder)))
     if not pieces:
         raise ResultError(f"{folder} holds no recorded step yet.")
+    for piece in pieces:
+        piece.attrs.pop(_LAST_STEP, None)
     joined = xr.concat(
         pieces,
         "step",
@@ -86,16 +96,34 @@ def read(folder: Path) -> xr.Dataset:
     return joined.isel(step=len(steps) - 1 - latest)
 
 
-def last_step(folder: Path) -> int | None:
-    """The last recorded step, None for an empty series."""
-    try:
-        return int(read(folder)["step"].values[-1])
-    except ResultError:
-        return None
+def last_step(folder: Path | str) -> int | None:
+    """The last recorded step, None for an empty series; only the newest whole file is read."""
+    files = _files(Path(folder))
+    _, newest = _newest(files)
+    return None if newest is None else _reached(files, newest)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.nc") if file.stem.isdigit())
+
+
+def _newest(files: list[Path]) -> tuple[int, xr.Dataset | None]:
+    """The number of the newest file, and what the newest one that is whole holds."""
+    number = int(files[-1].stem) if files else 0
+    pieces = (_read_whole(file) for file in reversed(files))
+    return number, next((piece for piece in pieces if piece is not None), None)
+
+
+def _reached(files: list[Path], newest: xr.Dataset) -> int:
+    """The last step of the series whose newest whole piece this is."""
+    if _LAST_STEP in newest.attrs:
+        return int(newest.attrs[_LAST_STEP])
+    # Written before files said so.
+    return max(int(piece["step"].values.max()) for piece in _whole(files))
+
+
+def _whole(files: list[Path]) -> list[xr.Dataset]:
+    return [piece for file in files if (piece := _read_whole(file)) is not None]
 
 
 def _read_whole(file: Path) -> xr.Dataset | None:

@@ -5,5 +5,6 @@ from .provenance import (
     Provenance as Provenance,
     ResultError as ResultError,
     known_name as known_name,
+    of_run as of_run,
 )
 from .sources import code_version as code_version

@@ -1,9 +1,10 @@
 """Results: labelled arrays in netCDF files that say where they came from.
 
-A result is an ``xr.Dataset`` with the fields of :class:`Provenance` as attributes. Layers are
-numbered 1..L in the coordinate ``layer``. NaN means "undefined" (the cosine of a zero update);
-infinity is refused. Any netCDF reader opens the files. They end with a checksum of 32 bytes, which
-other readers ignore.
+A result is an ``xr.Dataset`` with the fields of :class:`Provenance` as attributes, beside its own.
+Layers are numbered 1..L in the coordinate ``layer``. NaN means "undefined" (the cosine of a zero
+update); infinity is refused. What is written comes back exactly, types and attributes included, or
+is refused. Any netCDF reader opens the files. They end with a checksum of 32 bytes, which other
+readers ignore.
 """
 
 from __future__ import annotations
@@ -18,36 +19,54 @@ from uuid import uuid4
 import numpy as np
 import xarray as xr
 
-from linlocal.analysis.results.provenance import Provenance, ResultError
+from linlocal import inputs
+from linlocal.analysis.results import netcdf
+from linlocal.analysis.results.provenance import (
+    Provenance,
+    ResultError,
+    joined_attributes,
+    own_attributes,
+)
 
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
 
 
-def write(dataset: xr.Dataset, path: Path, provenance: Provenance) -> Path:
+def write(dataset: xr.Dataset, path: Path | str, provenance: Provenance) -> Path:
     """Store a result, atomically: at any moment ``path`` holds the old file or the whole new one.
 
     Args:
-        dataset: the arrays; its own attributes are kept.
+        dataset: the arrays with their own attributes. The provenance of a dataset that was read is
+            replaced.
         path: the file; its folder is made if needed.
-        provenance: where the result comes from, which is stored as attributes.
+        provenance: where the result comes from.
 
     Returns:
         ``path``.
 
     Raises:
-        ResultError: an infinite value, or layers that are not numbered 1..L.
+        ResultError: an infinite value; layers that are not numbered 1..L; a variable, name or
+            attribute that would not come back as it is.
+        TypeError: the dataset is none, or the provenance.
     """
+    inputs.instance(
+        dataset,
+        xr.Dataset,
+        "dataset",
+        "an xr.Dataset (frame.to_xarray() makes one of a pandas DataFrame, array.to_dataset(name=) "
+        "of a DataArray, xr.Dataset(...) of a dict)",
+    )
+    inputs.instance(provenance, Provenance, "provenance", "what Provenance.collect gives")
+    path = _path(path)
     _check(dataset)
+    own = own_attributes(dataset.attrs)
+    body = netcdf.to_bytes(dataset.drop_attrs(deep=False).assign_attrs(own), asdict(provenance))
     path.parent.mkdir(parents=True, exist_ok=True)
     # Each writer has a name of its own, so two of them never write into the same file.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    # A dataset joined from files keeps the number format of the first one, which may be too narrow.
-    labelled = dataset.drop_encoding().assign_attrs(asdict(provenance))
     try:
-        labelled.to_netcdf(temporary, engine="h5netcdf")
-        with temporary.open("r+b") as file:
+        with temporary.open("wb") as file:
             # HDF5 itself hardly notices any damage but a truncation.
-            file.write(_checksum(file.read()))
+            file.write(body + _checksum(body))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -56,18 +75,22 @@ def write(dataset: xr.Dataset, path: Path, provenance: Provenance) -> Path:
     return path
 
 
-def read(path: Path) -> xr.Dataset:
+def read(path: Path | str) -> xr.Dataset:
     """Load a result into memory.
 
     Args:
         path: a file made by :func:`write`.
 
     Returns:
-        The arrays, with the provenance as attributes; the file is closed.
+        The arrays. The attributes are those of the dataset and the fields of the provenance; where
+        both have a name, such as ``seed``, it is the dataset's, and the provenance's is called
+        ``run_seed``. `Provenance.of` reads the latter in any case.
 
     Raises:
         ResultError: the file is missing, damaged, not ours or of a newer schema.
+        TypeError: ``path`` is none.
     """
+    path = _path(path)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -79,16 +102,34 @@ def read(path: Path) -> xr.Dataset:
         raise ResultError(
             f"{path} is damaged, cut off, or no result of ours: delete it and make it again."
         )
-    # Some versions of xarray would make a time difference of any variable with unit "s".
     try:
-        dataset = xr.load_dataset(BytesIO(body), engine="h5netcdf", decode_times=False)
-    except (OSError, ValueError, KeyError) as error:  # not ours, but with a valid checksum
+        dataset = _labelled(body)
+    # Not ours, but with a valid checksum.
+    except (
+        *(OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
+        RuntimeError,
+    ) as error:
         raise ResultError(f"{path} is no netCDF file of ours: {error}") from error
     try:
         Provenance.of(dataset)
     except ResultError as error:
         raise ResultError(f"{path}: {error}") from error
     return dataset
+
+
+def _labelled(body: bytes) -> xr.Dataset:
+    found = netcdf.from_bytes(body)
+    if found is None:
+        # Of schema 1, which xarray wrote. Some versions of it would make a time difference of any
+        # variable with unit "s".
+        return xr.load_dataset(BytesIO(body), engine="h5netcdf", decode_times=False)
+    dataset, provenance = found
+    return dataset.assign_attrs(joined_attributes(dataset.attrs, provenance))
+
+
+def _path(path: Path | str) -> Path:
+    inputs.instance(path, (str, os.PathLike), "path", "the path of a file")
+    return Path(path)
 
 
 def _checksum(body: bytes) -> bytes:

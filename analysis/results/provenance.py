@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
@@ -20,7 +20,9 @@ import xarray as xr
 
 from linlocal.analysis.results.sources import code_version
 
-SCHEMA = 1
+SCHEMA = 2
+# Before the name of a field, where the dataset has an attribute of that name.
+_RUN = "run_"
 # The root of the checkout, if this is one.
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("smoke", "cpu", "paper")
@@ -141,18 +143,19 @@ class Provenance:
             ResultError: some are missing, or the schema is newer than this code.
         """
         # First, because a newer schema may have other attributes.
-        schema = dataset.attrs.get("schema")
+        schema = of_run(dataset.attrs, "schema")
         if isinstance(schema, int | np.integer) and schema > SCHEMA:
             raise ResultError(
                 f"schema {schema} is newer than {SCHEMA}, the newest that this code reads: "
                 "update linlocal."
             )
-        missing = [field.name for field in fields(cls) if field.name not in dataset.attrs]
+        found = {name: of_run(dataset.attrs, name) for name in _field_names()}
+        missing = [name for name, value in found.items() if value is None]
         if missing:
             raise ResultError(
                 f"no result of ours: the file lacks the attributes {', '.join(missing)}."
             )
-        return cls(**{field.name: dataset.attrs[field.name] for field in fields(cls)})
+        return cls(**found)
 
     def repeats(self, other: Provenance) -> bool:
         """Whether the same parameters went through the same code."""
@@ -161,6 +164,45 @@ class Provenance:
             other.config,
             other.code,
         )
+
+
+def of_run(attributes: Mapping[Any, Any], name: str) -> Any:
+    """A field of the `Provenance` among the attributes of a dataset, None if it is not there.
+
+    Args:
+        attributes: those of a dataset that was read.
+        name: the name of the field; the dataset may have an attribute of its own of that name.
+    """
+    return attributes.get(_RUN + name, attributes.get(name))
+
+
+def joined_attributes(own: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a dataset and, under names that it does not use, the fields of a provenance."""
+    apart = {_RUN + name if name in own else name: value for name, value in provenance.items()}
+    return {**own, **apart}
+
+
+def own_attributes(attributes: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    """The attributes without those that `joined_attributes` has added.
+
+    Raises:
+        ResultError: a name by which a field of the provenance may go.
+    """
+    own = dict(attributes)
+    if all(of_run(attributes, name) is not None for name in _field_names()):
+        for name in _field_names():
+            del own[_RUN + name if _RUN + name in own else name]
+    for name in _field_names():
+        if _RUN + name in own:
+            raise ResultError(
+                f"the dataset has an attribute {_RUN + name!r}, which is a name for the "
+                f"{name} of the run that wrote a result: give it another name."
+            )
+    return own
+
+
+def _field_names() -> list[str]:
+    return [field.name for field in fields(Provenance)]
 
 
 def _code(module: str) -> str:

@@ -315,8 +315,8 @@ def _read(path: Path, with_images: bool) -> Iterator[tuple[str, bytes]]:
         for member in archive:
             if member.issym() or member.islnk():
                 raise DataError(
-                    f"{path}/{member.name} is a link to {member.linkname}: write the content itself "
-                    "(tar --dereference --hard-dereference)."
+                    f"{path}/{member.name} is a link to {member.linkname}: write the content "
+                    "itself (tar --dereference --hard-dereference)."
                 )
             if member.isfile():
                 if member.offset_data + member.size > size:

@@ -237,7 +237,12 @@ def _tar_files(path: Path, part: str) -> list[Path]:
     Raises:
         DataError: some are compressed, and would be left out.
     """
-    endings = (".tgz", ".tbz", ".txz", *(f".tar.{packing}" for packing in ("gz", "bz2", "xz", "zst")))
+    endings = (
+        ".tgz",
+        ".tbz",
+        ".txz",
+        *(f".tar.{packing}" for packing in ("gz", "bz2", "xz", "zst")),
+    )
     if packed := sorted(each for each in path.glob(f"{part}*") if each.name.endswith(endings)):
         raise DataError(
             f"{packed[0]} is compressed, and so cannot be read sample by sample: unpack it to .tar."

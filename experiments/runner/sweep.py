@@ -66,7 +66,7 @@ class Parts:
         except ResultError as error:
             tqdm.write(f"computed again: {error}", file=sys.stderr)
             return None
-        self.restored_s += dataset.attrs["duration_s"]
+        self.restored_s += Provenance.of(dataset).duration_s
         return dataset
 
     def store(self, description: str, point: Point, dataset: xr.Dataset, duration_s: float) -> None:

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
+from linlocal.analysis.results import of_run
+
 # Okabe and Ito: told apart with every common kind of colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 COLUMN, PAGE = 3.4, 7.0  # widths in inches of one column and of both
@@ -96,11 +98,12 @@ def footer(figure: Figure, *datasets: xr.Dataset) -> None:
     """Say at the lower edge, small, which runs the figure shows: experiment, preset, parameters."""
     lines = []
     for dataset in datasets:
-        attrs = dataset.attrs
-        parameters = {"preset": attrs["preset"], "seed": attrs["seed"]}
-        parameters |= json.loads(attrs["config"])
+        experiment, preset, seed, config = (
+            of_run(dataset.attrs, name) for name in ("experiment", "preset", "seed", "config")
+        )
+        parameters = {"preset": preset, "seed": seed, **json.loads(config)}
         words = ", ".join(f"{name} {_short(value)}" for name, value in parameters.items())
-        lines += textwrap.wrap(f"{attrs['experiment']}: {words}", int(25 * figure.get_figwidth()))
+        lines += textwrap.wrap(f"{experiment}: {words}", int(25 * figure.get_figwidth()))
     # It lies below the figure proper; saving includes what lies outside.
     figure.text(0.01, -0.02, "\n".join(lines), size=5, color=_GREY, va="top")
 

@@ -1,13 +1,20 @@
 """Laws of stored results: whole or refused, never half, never silently wrong."""
 
+import enum
+import hashlib
 import json
+import math
 import os
+import struct
 import subprocess
 import sys
 import textwrap
 from dataclasses import asdict, replace
+from datetime import date, datetime
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -15,6 +22,7 @@ from linlocal.analysis.results import (
     Address,
     Provenance,
     ResultError,
+    of_run,
     provenance as provenance_module,
     read,
     write,
@@ -70,6 +78,237 @@ def test_what_is_written_is_read(path, provenance):
     assert back.attrs == {"note": "its own attribute", **asdict(provenance)}
     assert Provenance.of(back) == provenance
     assert list(path.parent.iterdir()) == [path]
+
+
+class Level(enum.IntEnum):
+    low = 1
+
+
+# Attributes that come back as they are: value and type, at every depth.
+ATTRIBUTES = [
+    *(None, True, False, 0, -1, 2**63, -(2**70), 10**3999, 0.1, -0.0, 5e-324, math.inf, math.nan),
+    *("", "a", "a\0b", "\ud800", "ä 漢 😀", "null", '["list", []]', "x" * 200_000),
+    *([], [1], ["a"], [[]], [1, [2.0, "a", None]], (), (1,), (1, 2), ((1,), [2])),
+    *({}, {"a": {"b": (1, [])}}, {"list": 1}, ["list", [1]], ("array", "<f8", [1], [1])),
+    *(np.float32(0.1), np.float64(0.1), np.float64(np.nan), np.int8(-1), np.uint64(2**64 - 1)),
+    *(np.bool_(True), np.str_("a"), np.array([1, 2]), np.array([[0.1]], "f4"), np.array(3)),
+    *(np.array([], "i2"), np.zeros((2, 0)), np.array(["a", "bc"]), np.array([1.5], ">f8")),
+    [np.float32(1)],
+]
+
+
+def same(one, other):
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and one.tobytes() == other.tobytes()
+    if isinstance(one, np.generic):
+        return one.dtype == other.dtype and one.tobytes() == other.tobytes()
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return [*one] == [*other] and all(map(same, one.values(), other.values()))
+    if isinstance(one, float):
+        return struct.pack("d", one) == struct.pack("d", other)
+    return one == other
+
+
+@pytest.mark.parametrize("value", ATTRIBUTES, ids=lambda value: ascii(value)[:30])
+def test_attributes_come_back_as_they_are(path, provenance, value):
+    dataset = make()
+    for place in (dataset, dataset["cosine"], dataset["layer"], dataset["rule"]):
+        place.attrs["it"] = value
+    write(dataset, path, provenance)
+    back = read(path)
+    for place in (back, back["cosine"], back["layer"], back["rule"]):
+        assert same(place.attrs["it"], value)
+
+
+UNKNOWN = {
+    "datetime": datetime(2026, 1, 1),
+    "date": date(2026, 1, 1),
+    "path": Path("a"),
+    "bytes": b"a",
+    "complex": 1j,
+    "set": {1},
+    "enumeration": Level.low,
+    "range": range(3),
+    "long double": np.longdouble(1),
+    "numpy's time": np.datetime64("2026-01-01"),
+    "objects": np.array([None]),
+    "array": xr.DataArray([1]),
+    "keys that are no text": {1: 2},
+    "too large": 10**4000,
+    "class": Level,
+}
+
+
+@pytest.mark.parametrize("value", UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_attributes_that_would_change_are_refused_by_place(path, provenance, value):
+    for place, name in ((make(), "the dataset"), (make()["cosine"], "the variable 'cosine'")):
+        for deep in (value, [(value,)], {"a": value}):
+            dataset = make()
+            target = dataset if name == "the dataset" else dataset[place.name]
+            target.attrs["it"] = deep
+            with pytest.raises(ResultError, match=rf"attribute 'it' of {name}.*(store|Store|text)"):
+                write(dataset, path, provenance)
+    assert not path.exists()
+
+
+def test_an_attribute_that_contains_itself_is_refused(path, provenance):
+    endless = []
+    endless.append(endless)
+    with pytest.raises(ResultError, match="'it' of the dataset contains itself"):
+        write(make().assign_attrs(it=endless), path, provenance)
+    with pytest.raises(ResultError, match="names of attributes must be text"):
+        write(xr.Dataset(attrs={1: 2}), path, provenance)
+
+
+def test_attributes_mean_nothing_to_the_format(path, provenance):
+    """Names by which netCDF, HDF5 and xarray's reader would change the values."""
+    names = {
+        "units": "days since 2000-01-01", "calendar": "noleap", "scale_factor": 2.0,
+        "add_offset": 1.0, "_FillValue": 0.5, "missing_value": 0.5, "dtype": "bool",
+        "coordinates": "epochs", "dims": ["x"], "encoding": {}, "grid_mapping": "epochs",
+        "bounds": "epochs", "_Unsigned": "true", "_Netcdf4Dimid": 3, "_Netcdf4Coordinates": [1],
+        "_NCProperties": "x", "CLASS": "y", "NAME": "z", "DIMENSION_LIST": [1],
+        "REFERENCE_LIST": [2], "linlocal": "{}", "header": 1, "attributes": 2, "a/b": 3, "": 4,
+    }  # fmt: skip
+    dataset = make().assign_attrs(names)
+    for variable in dataset.variables.values():
+        variable.attrs.update(names)
+    write(dataset, path, provenance)
+    back = read(path)
+    assert back.drop_attrs().identical(dataset.drop_attrs())
+    assert all(variable.attrs == names for variable in back.variables.values() if variable.attrs)
+    assert {name: back.attrs[name] for name in names} == names
+
+
+def test_a_datasets_own_seed_is_not_that_of_the_run(path, provenance):
+    """A probe says with which seed it was made, within a run of another seed."""
+    dataset = make().assign_attrs(seed=7, config={"its": "own"})
+    write(dataset, path, provenance)
+    for _ in range(2):
+        back = read(path)
+        assert (back.attrs["seed"], back.attrs["config"]) == (7, {"its": "own"})
+        assert (back.attrs["run_seed"], of_run(back.attrs, "seed")) == (3, 3)
+        assert of_run(back.attrs, "preset") == back.attrs["preset"] == "smoke"
+        assert Provenance.of(back) == provenance
+        write(back, path, provenance)  # the second round: one that was read
+    later = replace(provenance, seed=4)
+    write(read(path), path, later)
+    assert (read(path).attrs["seed"], Provenance.of(read(path))) == (7, later)
+
+
+def test_names_kept_for_the_run_are_refused(path, provenance):
+    with pytest.raises(ResultError, match=r"an attribute 'run_seed'.*another name"):
+        write(make().assign_attrs(run_seed=1), path, provenance)
+
+
+VARIABLES = {
+    "booleans": [True, False],
+    **{code: np.array([0, 1], code) for code in ("i1", "i2", "i4", ">i4", "u1", "u2", "u4")},
+    "u8": np.array([2**64 - 1], "u8"),
+    **{code: np.array([0.1, -0.0, np.nan], code) for code in ("f2", "f4", ">f8", "g", "c8", "c16")},
+    "text": ["a", "", "trailing ", "ä 漢 😀"],
+    "text as objects": np.array(["a", "bc"], object),
+    "bytes": np.array([b"ab", b"c"]),
+    "times": np.array(["2026-01-01", "NaT"], "M8[ns]"),
+    "time differences": np.array([5, -1], "m8[ns]"),
+    "nothing": np.zeros(0),
+    "no text": np.zeros(0, "U3"),
+}
+
+
+@pytest.mark.parametrize("values", VARIABLES.values(), ids=VARIABLES.keys())
+def test_variables_come_back_with_their_types(path, provenance, values):
+    dataset = xr.Dataset({"x": ("k", values), "y": (("k", "l"), np.array([values]).T)})
+    dataset = dataset.assign_coords(z=("k", values), **{"with space": 3})
+    if len(values):
+        dataset = dataset.assign(alone=dataset["x"][0].drop_vars(["z", "with space"]))
+    # pandas has no index of half precision.
+    indexed = [] if dataset["x"].dtype == "f2" else [dataset.assign_coords(k=values)]
+    for each in (dataset, *indexed):
+        write(each, path, provenance)
+        back = read(path).drop_attrs()
+        assert back.identical(each)
+        assert {n: v.dtype for n, v in back.variables.items()} == {
+            n: v.dtype for n, v in each.variables.items()
+        }
+        if each["x"].dtype.kind not in "UOMm":
+            assert back["x"].values.tobytes() == each["x"].values.tobytes()
+
+
+STRANGE = {
+    "a missing text": (xr.Dataset({"x": ("k", np.array(["a", None], object))}), "holds nan"),
+    "mixed": (xr.Dataset({"x": ("k", np.array(["a", 1], object))}), r"holds 1 at \[1\]"),
+    "a zero character": (xr.Dataset({"x": ("k", ["a\0b"])}), "no zero character"),
+    "half a pair": (xr.Dataset({"x": ("k", ["\ud800"])}), "half of a surrogate pair"),
+    "categories": (xr.Dataset(coords={"k": pd.CategoricalIndex(["a"])}), r"astype\(str\)"),
+    "records": (xr.Dataset({"x": ("k", np.zeros(1, "i4,f4"))}), r"astype\(str\)"),
+    "two levels": (
+        xr.Dataset(coords=xr.Coordinates.from_pandas_multiindex(
+            pd.MultiIndex.from_tuples([(1, 2)]), "k")),
+        r"reset_index\(\)",
+    ),
+    **{
+        f"the name {name!r}": (xr.Dataset({name: 1}), "cannot name a variable")
+        for name in ("a/b", "", ".", "..", "a\0b", 1, "_nc4_non_coord_x")
+    },
+    "a dimension": (xr.Dataset({"x": ("a/b", [1])}), "cannot name a variable or dimension"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("dataset", "message"), STRANGE.values(), ids=STRANGE.keys())
+def test_variables_that_would_change_are_refused(path, provenance, dataset, message):
+    with pytest.raises(ResultError, match=message):
+        write(dataset, path, provenance)
+
+
+def test_a_variable_may_have_the_name_of_another_dimension(path, provenance):
+    dataset = xr.Dataset({"k": (("k", "l"), np.ones((2, 3)))}, {"l": [1, 2, 3]})
+    write(dataset, path, provenance)
+    assert read(path).drop_attrs().identical(dataset)
+    with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as other:
+        assert other.load().drop_attrs().identical(dataset)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "remedy"),
+    [
+        (pd.DataFrame({"a": [1]}), "to_xarray"),
+        (xr.DataArray([1]), "to_dataset"),
+        ({"a": 1}, r"xr\.Dataset"),
+        ("a.nc", "an xr.Dataset"),
+        (None, "an xr.Dataset"),
+    ],
+)
+def test_what_is_no_dataset_is_refused_with_the_remedy(path, provenance, dataset, remedy):
+    with pytest.raises(TypeError, match=rf"dataset must be .*{remedy}"):
+        write(dataset, path, provenance)
+
+
+def test_paths_may_be_text_and_nothing_else(path, provenance):
+    assert write(make(), str(path), provenance) == path
+    assert read(str(path)).identical(read(path))
+    for call in (lambda: write(make(), None, provenance), lambda: read(3)):
+        with pytest.raises(TypeError, match="path must be the path of a file, got"):
+            call()
+    with pytest.raises(TypeError, match=r"provenance must be what Provenance\.collect gives"):
+        write(make(), path, "toy")
+
+
+def test_a_result_of_the_first_schema_is_read(path, provenance):
+    path.parent.mkdir()
+    first = replace(provenance, schema=1)
+    old = make().assign_attrs(asdict(first))
+    old.to_netcdf(path, engine="h5netcdf")
+    body = path.read_bytes()
+    path.write_bytes(body + hashlib.sha256(body).digest())
+    assert read(path).identical(old)
+    assert Provenance.of(read(path)) == first
+    write(read(path), path, provenance)
+    assert read(path).identical(make().assign_attrs(asdict(provenance)))
 
 
 def test_writing_leaves_the_dataset_as_it_was(path, provenance):

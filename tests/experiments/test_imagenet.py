@@ -143,7 +143,7 @@ def layers(*channels):
 KINDS = {
     "8-bit grey": saved(Image.fromarray(RAMP8)),
     "16-bit grey PNG": png(16, 0, RAMP16.astype(">u2")),
-    "16-bit grey and opacity PNG": png(16, 4, layers(RAMP16, np.full_like(RAMP16, 65535)).astype(">u2")),
+    "16-bit grey and opacity PNG": png(16, 4, layers(RAMP16, RAMP16[::-1].T).astype(">u2")),
     "16-bit colour PNG": png(16, 2, layers(RAMP16, RAMP16, RAMP16).astype(">u2")),
     "16-bit colour and opacity PNG": png(16, 6, layers(*[RAMP16] * 4).astype(">u2")),
     "16-bit TIFF": saved(Image.fromarray(RAMP16), "tiff"),
@@ -165,7 +165,7 @@ KINDS = {
         append_images=[Image.fromarray(RAMP8[:, ::-1].copy())],
     ),
     "bitmap": saved(Image.fromarray(layers(RAMP8, RAMP8, RAMP8)), "bmp"),
-    "inks": saved(Image.fromarray(layers(*[np.zeros_like(RAMP8)] * 3, 255 - RAMP8), "CMYK"), "tiff"),
+    "inks": saved(Image.fromarray(layers(*[0 * RAMP8] * 3, 255 - RAMP8), "CMYK"), "tiff"),
     "oriented by the camera": saved(Image.fromarray(RAMP8), exif=bytes.fromhex(
         "4578696600004d4d002a000000080001011200030000000100060000"
     )),
@@ -239,7 +239,9 @@ def test_an_empty_class_folder_of_a_test_folder_is_a_class_it_lacks(folder):
 def test_images_that_would_vanish_are_refused_by_name(folder):
     image = (folder / "n02" / "2.png").read_bytes()
     (folder / "loose.png").write_bytes(image)
-    with pytest.raises(DataError, match=r"1 images beside its class folders, loose\.png for example"):
+    with pytest.raises(
+        DataError, match=r"1 images beside its class folders, loose\.png for example"
+    ):
         ImageFolder(folder, 10)
     (folder / "loose.png").unlink()
     (folder / "n01" / "images").mkdir()

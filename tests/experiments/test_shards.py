@@ -258,7 +258,8 @@ def test_an_empty_file_is_refused_when_it_is_opened(tmp_path, files, make):
 
 
 @pytest.mark.parametrize(
-    ("pack", "tool"), [(gzip.compress, "gunzip"), (bz2.compress, "bunzip2"), (lzma.compress, "unxz")]
+    ("pack", "tool"),
+    [(gzip.compress, "gunzip"), (bz2.compress, "bunzip2"), (lzma.compress, "unxz")],
 )
 def test_a_compressed_file_is_refused_and_the_remedy_named(tmp_path, files, pack, tool):
     content = pack(files[0].read_bytes())
@@ -286,7 +287,9 @@ def test_the_class_may_come_before_the_image(tmp_path):
 
 
 def test_a_key_may_come_again_in_another_file(tmp_path):
-    paths = [write(tmp_path / f"{k}.tar", [("a.png", png(k)), ("a.cls", b"%d" % k)]) for k in (0, 1)]
+    paths = [
+        write(tmp_path / f"{k}.tar", [("a.png", png(k)), ("a.cls", b"%d" % k)]) for k in (0, 1)
+    ]
     assert sorted(classes(shards(paths, length=2))) == [0, 1]
 
 
