@@ -21,7 +21,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments.data import CORRUPTIONS, HELD_OUT, Images, Labelled, RHMImages, in_batches
+from experiments.data import CORRUPTIONS, HELD_OUT, Images, LabelledPixels, RHMImages, in_batches
 from experiments.networks import cut, encoders as networks, narrow_resnet
 from experiments.runner import SEARCH_SEED, Sweep, searched, stack, words
 from experiments.training import (
@@ -323,7 +323,7 @@ def _validated(config: Config, network: nn.Module | None, seed: int) -> float:
 
 
 def _probed(
-    network: nn.Module | None, images: Images, judged: Labelled, blocks: list[str], seed: int
+    network: nn.Module | None, images: Images, judged: LabelledPixels, blocks: list[str], seed: int
 ) -> NDArray[np.float64]:
     if network is None:
         return np.zeros(len(blocks))

@@ -21,6 +21,7 @@ from .patches import (
     sources as sources,
     standardised as standardised,
 )
+from .pixels import LabelledPixels as LabelledPixels, Pixels as Pixels
 from .streams import (
     NUM_CHANNELS as NUM_CHANNELS,
     Origin as Origin,

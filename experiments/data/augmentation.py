@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.data.contract import MakeViews
+from experiments.data.pixels import Pixels
 
 
 def simclr(size: int, num_channels: int = 3, strength: float = 0.5) -> nn.Module:
@@ -78,6 +79,6 @@ def two_views(images: Tensor, augmentation: nn.Module, seed: int) -> Tensor:
     return views
 
 
-def views_of(images: Tensor, augmentation: nn.Module) -> MakeViews:
+def views_of(images: Tensor | Pixels, augmentation: nn.Module) -> MakeViews:
     """A function from rows of these images and a seed to both views of each, see `two_views`."""
     return lambda rows, seed: two_views(images[rows], augmentation, seed)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from experiments.data.pixels import Pixels
 from linlocal.analysis.probing import stratified_split
 
 Array = NDArray[np.float64]
@@ -69,7 +70,7 @@ class DataSet(Protocol):
     Attributes:
         NAME: the name by which experiments ask for it.
         FOLDER: the folder that its archive unpacks to, "" where the archive has none; None where
-            the data set needs no files.
+            the data set needs no files. One with files comes with its split: no seed changes it.
     """
 
     NAME: str
@@ -85,18 +86,18 @@ class LabelledSet(DataSet, Protocol):
         Args:
             folder: an existing folder, that of the unpacked archive or the one above it; None where
                 none is needed.
-            seed: seeds what is drawn, where the data come without a split of their own.
+            seed: seeds what is drawn, where no files are needed.
 
         Raises:
             DataError: files that are missing, damaged or of another format.
         """
         ...
 
-    def views(self, images: Tensor, seed: int) -> MakeViews:
+    def views(self, images: Tensor | Pixels, seed: int) -> MakeViews:
         """What makes both views of training images.
 
         Args:
-            images: all training images, in 0..1, on the device where views are wanted.
+            images: all training images, indexed in 0..1, on the device where views are wanted.
             seed: the seed given to `load`.
         """
         ...

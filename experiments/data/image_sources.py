@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from experiments.data.contract import Labelled, MakeViews
 from experiments.data.labelled_register import known_sets, load
+from experiments.data.pixels import LabelledPixels, Pixels, sized
 from linlocal.analysis.local_losses import hybrid_images
 from linlocal.analysis.probing import stratified_split
 from linlocal.seeds import generator_for
@@ -23,6 +26,8 @@ HELD_OUT = 0.2
 class Images:
     """Images in 0..1 (those of the RHM have mean 0), split three ways.
 
+    Images of files lie there as bytes, once for all seeds, and become floats batch by batch.
+
     Attributes:
         known: all training images and their labels.
         rows: the rows of ``known`` to learn from.
@@ -32,22 +37,22 @@ class Images:
         make_views: makes both views of rows of ``known``.
     """
 
-    known: Labelled
+    known: LabelledPixels
     rows: Tensor
     held_out: Tensor
-    test: Labelled
+    test: LabelledPixels
     num_classes: int
     make_views: MakeViews
 
     @property
-    def train(self) -> Labelled:
+    def train(self) -> tuple[Pixels, Tensor]:
         """Images to learn from and their labels."""
-        return self.known[0][self.rows], self.known[1][self.rows]
+        return self._part(self.rows)
 
     @property
-    def validation(self) -> Labelled:
+    def validation(self) -> tuple[Pixels, Tensor]:
         """Images to choose learning rates by and their labels."""
-        return self.known[0][self.held_out], self.known[1][self.held_out]
+        return self._part(self.held_out)
 
     def views(self, step: int, batch: int, seed: int) -> Tensor:
         """Both views of the batch of a step."""
@@ -63,6 +68,10 @@ class Images:
         """The same as `views`, with the label of each."""
         labels = self.known[1][self._batch(step, batch, seed)]
         return self.views(step, batch, seed), labels.repeat(2)
+
+    def _part(self, rows: Tensor) -> tuple[Pixels, Tensor]:
+        images, labels = self.known
+        return (images if isinstance(images, Pixels) else Pixels(images)).at(rows), labels[rows]
 
     def _batch(self, step: int, batch: int, seed: int) -> Tensor:
         return self.rows[rows_of(step, len(self.rows), batch, seed)]
@@ -97,26 +106,43 @@ def source(
     Raises:
         DataError: unknown name, files that are missing or damaged.
     """
-    data = load(name, folder, seed=seed)
-    train, test = (_resized(part, size).to(device) for part in (data.train, data.test))
-    rest, held_out = map(torch.from_numpy, stratified_split(data.train_labels, HELD_OUT, seed))
+    # What lies in files is the same for every seed.
+    from_files = name in known_sets() and known_sets()[name].FOLDER is not None
+    stored = _stored(name, 0 if from_files else seed, folder, device)
+    train, test = Pixels(stored.train, size), Pixels(stored.test, size)
+    labels = stored.train_labels.cpu().numpy()
+    rest, held_out = map(torch.from_numpy, stratified_split(labels, HELD_OUT, seed))
     make_views = known_sets()[name].views(train, seed)
     return Images(
-        known=(train, torch.from_numpy(data.train_labels).to(device)),
+        known=(train, stored.train_labels),
         rows=rest,
         held_out=held_out,
-        test=(test, torch.from_numpy(data.test_labels).to(device)),
-        num_classes=len(data.classes),
-        make_views=lambda rows, view_seed: _resized(make_views(rows, view_seed), size),
+        test=(test, stored.test_labels),
+        num_classes=stored.num_classes,
+        make_views=lambda rows, view_seed: sized(make_views(rows, view_seed), size),
     )
 
 
-def _resized(images: object, size: int | None) -> Tensor:
-    tensor = torch.as_tensor(images)
-    pixels = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor
-    if size is None or size == pixels.shape[-1]:
-        return pixels
-    return F.interpolate(pixels, (size, size), mode="bilinear", align_corners=True)
+class _Stored(NamedTuple):
+    """A data set on a device."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    num_classes: int
+
+
+@lru_cache(maxsize=4)
+def _stored(name: str, seed: int, folder: Path | None, device: str) -> _Stored:
+    data = load(name, folder, seed=seed)
+    return _Stored(
+        train=torch.as_tensor(data.train).to(device),
+        train_labels=torch.from_numpy(data.train_labels).to(device),
+        test=torch.as_tensor(data.test).to(device),
+        test_labels=torch.from_numpy(data.test_labels).to(device),
+        num_classes=len(data.classes),
+    )
 
 
 def _view_seed(seed: int, step: int) -> int:
@@ -131,7 +157,21 @@ def rows_of(step: int, count: int, size: int, seed: int) -> Tensor:
     return torch.from_numpy(order[number * size : (number + 1) * size])
 
 
-def in_batches(labelled: Labelled, size: int = 512) -> list[Labelled]:
-    """Images and labels in pieces that fit into memory."""
-    images, labels = labelled
-    return list(zip(torch.split(images, size), torch.split(labels, size), strict=True))
+@dataclass(frozen=True)
+class _Batches:
+    """Images and labels in pieces, made anew whenever one goes through them."""
+
+    images: Tensor | Pixels
+    labels: Tensor
+    size: int
+
+    def __len__(self) -> int:
+        return ceil(len(self.labels) / self.size)
+
+    def __iter__(self) -> Iterator[Labelled]:
+        return zip(self.images.split(self.size), self.labels.split(self.size), strict=True)
+
+
+def in_batches(labelled: LabelledPixels, size: int = 512) -> _Batches:
+    """Images and labels in pieces that fit into memory; one can go through them many times."""
+    return _Batches(*labelled, size)

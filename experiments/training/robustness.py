@@ -9,14 +9,18 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.data import SEVERITIES, Labelled, corrupt
+from experiments.data import SEVERITIES, Labelled, LabelledPixels, Pixels, corrupt
 from linlocal.analysis.probing import linear_probe, ridge_scores
 
 _BATCH = 512
 
 
 def corrupted_accuracy(
-    network: nn.Module | None, train: Labelled, test: Labelled, names: Sequence[str], seed: int
+    network: nn.Module | None,
+    train: LabelledPixels,
+    test: Labelled,
+    names: Sequence[str],
+    seed: int,
 ) -> xr.DataArray:
     """Accuracy of a linear probe on corrupted images, fitted to clean ones once.
 
@@ -54,7 +58,7 @@ def corrupted_accuracy(
     return accuracy
 
 
-def _features(network: nn.Module, images: Tensor) -> Tensor:
+def _features(network: nn.Module, images: Tensor | Pixels) -> Tensor:
     device = next(network.parameters()).device
     was = network.training
     network.eval()

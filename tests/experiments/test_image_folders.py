@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from experiments.data import DataError
-from experiments.data.labelled_register import load
+from experiments.data.labelled_register import known_sets, load
 
 RNG = np.random.default_rng(0)
 CIFAR_FILES = [*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"]
@@ -83,6 +83,15 @@ def test_every_data_set_is_bytes_with_labels_and_names(name, folder):
         assert labels.dtype == np.int64
         assert images.shape[:2] == (len(labels), 3)
         assert set(labels) <= set(range(len(data.classes)))
+
+
+def test_no_seed_changes_what_lies_in_files(name, folder):
+    """So all seeds of a sweep share one copy."""
+    assert set(WRITE) == {key for key, each in known_sets().items() if each.FOLDER is not None}
+    for one, other in zip(
+        *(vars(load(name, folder, seed=seed)).values() for seed in (0, 1)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_folder_above_will_do(name, tmp_path):

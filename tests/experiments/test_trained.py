@@ -9,11 +9,20 @@ import torch
 from torch import nn
 
 from experiments.catalogue import local_rules, trained_cnn, trained_mlp
-from experiments.data import image_sources, named_data, rows_of
+from experiments.data import (
+    Pixels,
+    augmentation,
+    image_sources,
+    in_batches,
+    labelled_register,
+    named_data,
+    rows_of,
+)
 from experiments.training import Divergence, Schedule, fit_by_rule, fit_supervised, masked_cosines
 from experiments.training.matching import matching_loss
 from linlocal import Pairs
 from linlocal.analysis.local_losses import CLAPP, Views
+from linlocal.seeds import generator_for
 
 BATCH = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
 
@@ -181,6 +190,65 @@ def test_held_out_views_are_not_of_training_images():
 
 def test_digits_are_enlarged():
     assert image_sources.source("digits", 0, size=12).test[0].shape[1:] == (1, 12, 12)
+
+
+@pytest.mark.parametrize("size", [None, 12])
+def test_images_are_made_floats_where_they_are_used_and_are_the_same(size):
+    images = image_sources.source("digits", 3, size=size)
+    data = labelled_register.load("digits", seed=3)
+    whole = torch.as_tensor(data.train).float() / 255
+    if size:
+        whole = nn.functional.interpolate(whole, (size, size), mode="bilinear", align_corners=True)
+    labels = torch.from_numpy(data.train_labels)
+    for (part, known), rows in ((images.train, images.rows), (images.validation, images.held_out)):
+        assert part.shape == whole[rows].shape
+        assert torch.equal(part[:], whole[rows])
+        assert torch.equal(part[5], whole[rows][5])
+        assert torch.equal(part[torch.tensor([4, 0])], whole[rows][[4, 0]])
+        assert len(list(part)) == len(part)
+        assert torch.equal(known, labels[rows])
+        batches = in_batches((part, known), 100)
+        for _ in range(2):  # a probe goes through its batches more than once
+            assert len(batches) == len(list(batches)) == -(-len(rows) // 100)
+            assert torch.equal(torch.cat([x for x, _ in batches]), whole[rows])
+            assert torch.equal(torch.cat([y for _, y in batches]), labels[rows])
+    views = images.views(0, 16, seed=3)
+    mild = augmentation.mild(whole.shape[-1])
+    rows = images.rows[rows_of(0, len(images.rows), 16, 3)]
+    seed = int(generator_for("views of a batch", 3, 0).integers(2**62))
+    assert torch.equal(views, augmentation.two_views(whole[rows], mild, seed))
+
+
+def test_every_byte_becomes_the_same_float():
+    stored = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
+    assert torch.equal(Pixels(stored)[:], stored.float() / 255)
+
+
+def write_cifar10(folder, images=20):
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
+        records = rng.integers(0, 256, (images, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(images) % 4
+        (folder / name).write_bytes(records.tobytes())
+
+
+def test_all_seeds_share_the_bytes_of_files(tmp_path):
+    write_cifar10(tmp_path)
+    first, second = (image_sources.source("cifar10", seed, folder=tmp_path) for seed in (0, 1))
+    assert first.known[0]._stored.data_ptr() == second.known[0]._stored.data_ptr()
+    assert first.known[0]._stored.dtype == torch.uint8
+    assert not torch.equal(first.rows, second.rows)
+    whole = torch.as_tensor(labelled_register.load("cifar10", tmp_path).train).float() / 255
+    for images in (first, second):
+        assert torch.equal(images.train[0][:], whole[images.rows])
+
+
+def test_a_probe_of_floats_kept_by_others_is_the_same():
+    """Experiments with images of their own give floats."""
+    images = image_sources.source("digits", 0)
+    plain = replace(images, known=(images.known[0][:], images.known[1]))
+    assert torch.equal(plain.train[0][:], images.train[0][:])
+    assert torch.equal(plain.validation[0][3], images.validation[0][3])
 
 
 def test_hybrids_mix_an_image_with_the_next():

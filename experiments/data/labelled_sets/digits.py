@@ -9,6 +9,7 @@ from torch import Tensor
 
 from experiments.data import augmentation
 from experiments.data.contract import ImageData, MakeViews
+from experiments.data.pixels import Pixels
 from linlocal.analysis.probing import stratified_split
 
 NAME, FOLDER = "digits", None
@@ -27,6 +28,6 @@ def load(folder: Path | None, seed: int) -> ImageData:
     return ImageData(images[train], labels[train], images[test], labels[test], names)
 
 
-def views(images: Tensor, seed: int) -> MakeViews:
+def views(images: Tensor | Pixels, seed: int) -> MakeViews:
     """Seen through shifts by up to a pixel and noise."""
     return augmentation.views_of(images, augmentation.mild(images.shape[-1]))

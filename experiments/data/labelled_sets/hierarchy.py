@@ -9,6 +9,7 @@ from torch import Tensor
 
 from experiments.data.contract import ImageData, MakeViews
 from experiments.data.hierarchies import RHMImages
+from experiments.data.pixels import Pixels
 from linlocal.rhm import RandomHierarchyModel
 
 NAME, FOLDER = "RHM images", None
@@ -19,7 +20,7 @@ def load(folder: Path | None, seed: int) -> ImageData:
     return _images(seed).data()
 
 
-def views(images: Tensor, seed: int) -> MakeViews:
+def views(images: Tensor | Pixels, seed: int) -> MakeViews:
     """Everything below the latents of level 1 is drawn anew."""
     made = _images(seed)
     return lambda rows, view_seed: made.two_views(rows.numpy(), level=1, seed=view_seed).to(

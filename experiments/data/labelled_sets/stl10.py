@@ -13,6 +13,7 @@ from experiments.data import augmentation
 from experiments.data.archives import checked_labels, home_of, items_of
 from experiments.data.contract import ImageData, MakeViews
 from experiments.data.errors import DataError
+from experiments.data.pixels import Pixels
 
 NAME, FOLDER = "stl10", "stl10_binary"
 
@@ -58,6 +59,6 @@ def _upright(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images.reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
 
 
-def views(images: Tensor, seed: int) -> MakeViews:
+def views(images: Tensor | Pixels, seed: int) -> MakeViews:
     """Seen through the augmentation of SimCLR."""
     return augmentation.views_of(images, augmentation.simclr(images.shape[-1], images.shape[1]))

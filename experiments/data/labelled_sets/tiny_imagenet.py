@@ -13,6 +13,7 @@ from experiments.data import augmentation
 from experiments.data.archives import decode, home_of
 from experiments.data.contract import ImageData, MakeViews
 from experiments.data.errors import DataError
+from experiments.data.pixels import Pixels
 
 NAME, FOLDER = "tiny_imagenet", "tiny-imagenet-200"
 
@@ -53,7 +54,7 @@ def load(folder: Path | None, seed: int) -> ImageData:
     )
 
 
-def views(images: Tensor, seed: int) -> MakeViews:
+def views(images: Tensor | Pixels, seed: int) -> MakeViews:
     """Seen through the augmentation of SimCLR."""
     return augmentation.views_of(images, augmentation.simclr(images.shape[-1], images.shape[1]))
 
