@@ -59,7 +59,8 @@ def write(dataset: xr.Dataset, path: Path | str, provenance: Provenance) -> Path
     path = _path(path)
     _check(dataset)
     own = own_attributes(dataset.attrs)
-    body = netcdf.to_bytes(dataset.drop_attrs(deep=False).assign_attrs(own), asdict(provenance))
+    labelled = dataset.drop_attrs(deep=False).assign_attrs(own)
+    body = netcdf.to_bytes(labelled, asdict(provenance), provenance.schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Each writer has a name of its own, so two of them never write into the same file.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")

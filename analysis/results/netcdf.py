@@ -28,12 +28,13 @@ _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable.{:10d}"
 _NO_COORDINATE = "_nc4_non_coord_"
 
 
-def to_bytes(dataset: xr.Dataset, header: dict[str, Any]) -> bytes:
+def to_bytes(dataset: xr.Dataset, header: dict[str, Any], schema: int) -> bytes:
     """The file.
 
     Args:
         dataset: booleans, numbers, text and times.
         header: anything else to be kept, see `attributes`.
+        schema: the version of the layout, where older versions of this code look for it.
 
     Raises:
         ResultError: a variable, name or attribute that would not come back as it is.
@@ -64,6 +65,7 @@ def to_bytes(dataset: xr.Dataset, header: dict[str, Any]) -> bytes:
         # For other readers. Names with spaces cannot be listed.
         listed = [str(name) for name in dataset.coords if " " not in str(name)]
         file.attrs["coordinates"] = " ".join(listed)
+        file.attrs["schema"] = schema
         file.attrs[_HEADER] = json.dumps(about)
     return room.getvalue()
 

@@ -213,7 +213,17 @@ def _code(module: str) -> str:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(value, sort_keys=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy as JSON can express them."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(
+        f"config holds {value!r}, a {type(value).__name__}, which JSON cannot express: use "
+        "numbers, text, booleans, None, lists and dicts, and str(path) for a path."
+    )
 
 
 def _package_versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ def known_sets() -> dict[str, GreySet]:
 
 
 def load_images(
-    name: str, count: int, size: int = 28, seed: int = 0, folder: Path | None = None
+    name: str, count: int, size: int = 28, seed: int = 0, folder: Path | str | None = None
 ) -> Array:
     """Draw grey images, the same for the same arguments.
 
@@ -39,6 +39,7 @@ def load_images(
     """
     if count < 1:
         raise DataError(f"count must be at least 1, got {count}.")
+    folder = None if folder is None else Path(folder)
     data_set = chosen(name, known_sets(), folder, "photographs")
     return data_set.grey(folder, count, size, np.random.default_rng(seed))
 

@@ -90,7 +90,7 @@ def source(
     name: str,
     seed: int,
     *,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     size: int | None = None,
     device: str = "cpu",
 ) -> Images:
@@ -134,7 +134,7 @@ class _Stored(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _stored(name: str, seed: int, folder: Path | None, device: str) -> _Stored:
+def _stored(name: str, seed: int, folder: Path | str | None, device: str) -> _Stored:
     data = load(name, folder, seed=seed)
     return _Stored(
         train=torch.as_tensor(data.train).to(device),

@@ -16,15 +16,16 @@ def known_sets() -> dict[str, LabelledSet]:
     return data_sets(labelled_sets)
 
 
-def named_data(folder: Path | None) -> tuple[str, ...]:
+def named_data(folder: Path | str | None) -> tuple[str, ...]:
     """The data sets with labels whose unpacked archives lie in a folder."""
     if folder is None:
         return ()
+    folder = Path(folder)
     known = known_sets().items()
     return tuple(name for name, each in known if each.FOLDER and (folder / each.FOLDER).is_dir())
 
 
-def load(name: str, folder: Path | None = None, *, seed: int = 0) -> ImageData:
+def load(name: str, folder: Path | str | None = None, *, seed: int = 0) -> ImageData:
     """Read a whole data set with labels. ImageNet does not fit into memory: see `open_stream`.
 
     Args:
@@ -35,4 +36,5 @@ def load(name: str, folder: Path | None = None, *, seed: int = 0) -> ImageData:
     Raises:
         DataError: unknown name, or files that are missing, damaged or of another format.
     """
+    folder = None if folder is None else Path(folder)
     return chosen(name, known_sets(), folder, "digits").load(folder, seed)

@@ -47,7 +47,7 @@ class Origin:
     """
 
     kind: Kind
-    path: Path | None = None
+    path: Path | str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -141,7 +141,11 @@ def open_stream(origin: Origin, request: Request) -> Stream:
             f"A batch of {request.batch} cannot be dealt out to {request.world_size} processes, at "
             "least 2 images to each: --batch is that of all of them together."
         )
-    made = {"folder": _folder, "shards": _shards, "rhm": _rhm}[origin.kind](origin.path, request)
+    if (origin.kind == "rhm") == (origin.path is not None):
+        wanted = "no path" if origin.kind == "rhm" else "the folder of its files"
+        raise DataError(f"{origin.kind} takes {wanted}, got {origin.path!r}.")
+    path = None if origin.path is None else Path(origin.path)
+    made = {"folder": _folder, "shards": _shards, "rhm": _rhm}[origin.kind](path, request)
     if made.length < 1:
         raise DataError(f"{made.images} training images are fewer than a batch of {request.batch}.")
     return made

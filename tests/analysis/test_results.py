@@ -487,6 +487,14 @@ def test_the_commit_is_unknown_outside_git_and_dirty_after_a_change(tmp_path, mo
     assert commit() == "unknown"
 
 
+def test_a_config_may_hold_numpys_numbers_and_names_what_it_cannot():
+    config = {"n": np.int64(3), "rates": np.logspace(-1, 1, 3), "deep": [{"on": np.bool_(True)}]}
+    found = json.loads(Provenance.collect("toy", "smoke", 0, config).config)
+    assert found == {"n": 3, "rates": [0.1, 1.0, 10.0], "deep": [{"on": True}]}
+    with pytest.raises(TypeError, match=r"config holds .*Path.*JSON cannot express.*str\(path\)"):
+        Provenance.collect("toy", "smoke", 0, {"data": Path("a")})
+
+
 def test_a_run_repeats_another_if_code_and_parameters_agree(provenance):
     assert provenance.repeats(replace(provenance, commit="x", hardware="y", duration_s=9.0))
     for field in ("experiment", "config", "code"):

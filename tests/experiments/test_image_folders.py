@@ -88,9 +88,8 @@ def test_every_data_set_is_bytes_with_labels_and_names(name, folder):
 def test_no_seed_changes_what_lies_in_files(name, folder):
     """So all seeds of a sweep share one copy."""
     assert set(WRITE) == {key for key, each in known_sets().items() if each.FOLDER is not None}
-    for one, other in zip(
-        *(vars(load(name, folder, seed=seed)).values() for seed in (0, 1)), strict=True
-    ):
+    found = (load(name, given, seed=seed) for seed, given in ((0, folder), (1, str(folder))))
+    for one, other in zip(*(vars(each).values() for each in found), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -118,6 +118,14 @@ def test_processes_see_different_images_and_together_all(folder, shards, workers
         assert sorted(parts[0] + parts[1]) == sorted(expected)
 
 
+def test_paths_may_be_text_and_are_asked_for(folder):
+    assert stream_of(Origin("folder", str(folder))).images == 24
+    with pytest.raises(DataError, match="folder takes the folder of its files, got None"):
+        stream_of(Origin("folder"))
+    with pytest.raises(DataError, match="rhm takes no path"):
+        stream_of(Origin("rhm", folder))
+
+
 def test_shards_that_would_be_left_out_or_are_foreign_are_refused(shards):
     (shards / "train-9.tar.gz").write_bytes(b"")
     with pytest.raises(DataError, match=r"train-9\.tar\.gz is compressed.*unpack it to \.tar"):
