@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,8 @@ def all_finite(array: NDArray[np.generic], name: str) -> None:
 
 def frozen(array: ArrayLike) -> Array:
     """A float64 copy that cannot be written to."""
-    copy = np.array(array, dtype=np.float64)
+    with np.errstate(over="ignore"):  # of wider floats, which become infinite
+        copy = np.array(array, dtype=np.float64)
     copy.setflags(write=False)
     return copy
 
@@ -221,25 +223,31 @@ def rows(value: Any, name: str) -> NDArray[np.int64]:
         TypeError: not whole numbers.
         ValueError: masked entries.
     """
-    array = np.array(_unmasked(value, name))
+    array = np.asarray(plain(value, name))
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name} must hold whole numbers, got dtype {array.dtype}.")
-    return array.astype(np.int64, copy=False)
+    return array.astype(np.int64)
 
 
 def _real_array(value: Any, name: str) -> NDArray[Any]:
-    array = np.asarray(_unmasked(value, name))
+    array = np.asarray(plain(value, name))
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}.")
     return array
 
 
-def _unmasked(value: Any, name: str) -> Any:
-    """A torch tensor as an array, without asking for torch; refuse what numpy would unmask."""
+def plain(value: Any, name: str) -> Any:
+    """What numpy should read: torch tensors and generators too, and nothing that it would unmask.
+
+    Raises:
+        ValueError: a masked array whose mask hides an entry.
+    """
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
-            f"{name} has masked entries, which stand for no number; drop or fill them first."
+            f"{name}: some entries are masked and stand for no number; drop or fill them first."
         )
+    if isinstance(value, Iterator):
+        return list(value)
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         # numpy has no bfloat16, and float32 holds all of its numbers.
@@ -266,6 +274,33 @@ def instance(value: Any, kind: type | tuple[type, ...], name: str, hint: str) ->
     """
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {hint}, got {described(value)}.")
+
+
+def flag(value: Any, name: str) -> bool:
+    """``value`` as a bool, if it is one of Python's or numpy's; a word or a number is none.
+
+    Raises:
+        TypeError: otherwise.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {described(value)}.")
+    return bool(value)
+
+
+def is_one_of(value: Any, words: Iterable[str]) -> bool:
+    """Whether ``value`` is one of these words; an array, which equals none and all, is not."""
+    return isinstance(value, str) and value in words
+
+
+def path(value: Any, name: str) -> Path:
+    """``value`` as a path.
+
+    Raises:
+        TypeError: neither a string nor a path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path or a string, got {described(value)}.")
+    return Path(value)
 
 
 def sequence(value: Any, name: str, of: str) -> tuple[Any, ...]:
@@ -313,6 +348,7 @@ def room(entries: int, what: str) -> None:
 
 def described(value: Any) -> str:
     """The value in words, short enough for a message."""
+    value = _scalar(value)
     short = value is None or isinstance(value, str | int | float | complex | bool)
     return repr(value) if short and len(repr(value)) <= 40 else f"a {type(value).__name__}"
 

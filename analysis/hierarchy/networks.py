@@ -68,8 +68,9 @@ class Feedback:
             ("weights", self.weights, get_args(Weights)),
             ("masks", self.masks, get_args(Masks)),
         ):
-            if value not in known:
+            if not inputs.is_one_of(value, known):
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
+        inputs.keep(self, inputs.flag, "local_derivative")
         if self.direct and self.masks != "sample":
             raise ValueError(f"{self.weights!r} feedback crosses no layer, hence no masks.")
 
@@ -120,8 +121,9 @@ class HierarchicalNet(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if sharing not in get_args(Sharing):
+        if not inputs.is_one_of(sharing, get_args(Sharing)):
             raise ValueError(f"sharing must be one of {get_args(Sharing)}, got {sharing!r}.")
+        normalise = inputs.flag(normalise, "normalise")
         inputs.instance(feedback, Feedback, "feedback", "a `Feedback`")
         num_symbols = inputs.whole(num_symbols, "num_symbols", 1)
         width = inputs.whole(width, "width", 1)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from linlocal import inputs
+
 
 def hybrid_images(images: Tensor, generator: torch.Generator, rounds: int = 6) -> Tensor:
     """mask * image + (1 - mask) * next image: keeps short correlations and breaks long ones.
@@ -25,11 +27,14 @@ def hybrid_images(images: Tensor, generator: torch.Generator, rounds: int = 6) -
     Raises:
         ValueError: no batch of images, or fewer than 2.
     """
+    inputs.instance(images, Tensor, "images", "a tensor (torch.from_numpy makes one)")
+    inputs.instance(generator, torch.Generator, "generator", "a torch.Generator")
     if images.ndim != 4 or len(images) < 2:
         raise ValueError(
             "Hybrids need at least 2 images (samples, channels, height, width), got shape "
             f"{tuple(images.shape)}."
         )
+    rounds = inputs.whole(rounds, "rounds", 0)
     size = (len(images), 1, *images.shape[2:])
     mask = torch.randint(0, 2, size, generator=generator, device=images.device).float()
     blur = torch.tensor([0.25, 0.5, 0.25], device=images.device)

@@ -18,12 +18,13 @@ from uuid import uuid4
 import numpy as np
 import xarray as xr
 
+from linlocal import inputs
 from linlocal.analysis.results.provenance import Provenance, ResultError
 
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
 
 
-def write(dataset: xr.Dataset, path: Path, provenance: Provenance) -> Path:
+def write(dataset: xr.Dataset, path: Path | str, provenance: Provenance) -> Path:
     """Store a result, atomically: at any moment ``path`` holds the old file or the whole new one.
 
     Args:
@@ -38,6 +39,7 @@ def write(dataset: xr.Dataset, path: Path, provenance: Provenance) -> Path:
         ResultError: an infinite value, or layers that are not numbered 1..L.
     """
     _check(dataset)
+    path = inputs.path(path, "path")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Each writer has a name of its own, so two of them never write into the same file.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
@@ -56,7 +58,7 @@ def write(dataset: xr.Dataset, path: Path, provenance: Provenance) -> Path:
     return path
 
 
-def read(path: Path) -> xr.Dataset:
+def read(path: Path | str) -> xr.Dataset:
     """Load a result into memory.
 
     Args:
@@ -68,6 +70,7 @@ def read(path: Path) -> xr.Dataset:
     Raises:
         ResultError: the file is missing, damaged, not ours or of a newer schema.
     """
+    path = inputs.path(path, "path")
     try:
         content = path.read_bytes()
     except FileNotFoundError:

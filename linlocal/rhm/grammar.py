@@ -74,7 +74,7 @@ class Grammar:
             least = 0 if name == "num_blanks" else 1
             inputs.keep(self, partial(inputs.whole, least=least), name)
         inputs.keep(self, inputs.whole, "seed")
-        if self.placement not in ("blocks", "ordered"):
+        if not inputs.is_one_of(self.placement, ("blocks", "ordered")):
             raise ValueError(f'placement must be "blocks" or "ordered", got {self.placement!r}.')
         size = partial(inputs.whole, least=1)
         inputs.keep(self, partial(self._per_level, check=size), "tuple_size")

@@ -255,7 +255,9 @@ def _normalised(values: Array) -> Array:
 def _visible(
     grammar: Grammar, leaves: ArrayLike, visible: ArrayLike | None
 ) -> tuple[Symbols, Mask]:
-    array = np.asarray(leaves)
+    array = np.asarray(inputs.plain(leaves, "leaves"))
+    if array.dtype.kind not in "iu":
+        checked_leaves(grammar, array)  # raises
     seen = np.ones(array.shape[-1:], dtype=bool) if visible is None else np.asarray(visible)
     if seen.dtype != np.bool_ or seen.shape not in (array.shape, array.shape[-1:]):
         raise ValueError(
