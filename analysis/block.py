@@ -134,8 +134,7 @@ def refuse_lazy(network: nn.Module) -> None:
 
 def _checked(network: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     names = [names] if isinstance(names, str) else names
-    inputs.sequence(names, "blocks", "names of submodules")
-    chosen = tuple(names)
+    chosen: tuple[str, ...] = inputs.sequence(names, "blocks", "names of submodules")
     known = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
     if not chosen:
         raise ValueError("No blocks were named; leave them out to have them found.")

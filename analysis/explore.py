@@ -7,13 +7,14 @@ figure of one setting.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from linlocal import DeepLinear, DeepReLU, Pairs, compare, rules
+from linlocal import DeepLinear, DeepReLU, Pairs, compare, inputs, rules
 from linlocal.doors import missing_explained
 from linlocal.networks import Network
 
@@ -45,6 +46,10 @@ class Setting:
         relu: whether a ReLU follows every layer.
         samples: the number of samples in the batch.
         seed: seeds the weights and the views.
+
+    Raises:
+        ValueError: a number out of range.
+        TypeError: something else than a (whole) number.
     """
 
     depth: int = 5
@@ -58,6 +63,12 @@ class Setting:
     relu: bool = False
     samples: int = 16
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("depth", "first_width", "top_width", "samples")
+        inputs.keep(self, partial(inputs.whole, least=1), *counts)
+        inputs.keep(self, partial(inputs.whole, least=0), "seed")
+        inputs.keep(self, inputs.positive, "condition_number", "penalty")
 
     @property
     def widths(self) -> list[int]:

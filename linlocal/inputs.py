@@ -1,11 +1,16 @@
-"""Checks of arguments, with messages that say what was expected, what came and what to change."""
+"""Checks of arguments, with messages that say what was expected, what came and what to change.
+
+A number may be one of Python, numpy or torch (a scalar, or an array or tensor without axes); the
+checks return Python's own, which is what should be kept. A bool is no number, nor is a word.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +29,10 @@ def matrix(value: ArrayLike, name: str, layout: str) -> Array:
         layout: the expected layout, for the message, e.g. "(samples, features)".
 
     Raises:
-        ValueError: not two-dimensional, empty, or with non-finite entries.
+        ValueError: not two-dimensional, empty, masked, or with non-finite entries.
         TypeError: not real numbers.
     """
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}.")
+    array = _real_array(value, name)
     if array.ndim != 2:
         raise ValueError(
             f"{name} must be a matrix {layout}, got shape {array.shape}"
@@ -37,8 +40,9 @@ def matrix(value: ArrayLike, name: str, layout: str) -> Array:
         )
     if array.size == 0:
         raise ValueError(f"{name} is empty: shape {array.shape} {layout}.")
-    all_finite(array, name)
-    return frozen(array)
+    result = frozen(array)
+    all_finite(result, name)  # of the copy: numbers wider than float64 may not fit
+    return result
 
 
 def all_finite(array: NDArray[np.generic], name: str) -> None:
@@ -54,113 +58,206 @@ def all_finite(array: NDArray[np.generic], name: str) -> None:
 
 def frozen(array: ArrayLike) -> Array:
     """A float64 copy that cannot be written to."""
-    copy = np.array(array, dtype=np.float64)
+    with np.errstate(over="ignore"):  # of wider floats, which become infinite
+        copy = np.array(array, dtype=np.float64)
     copy.setflags(write=False)
     return copy
 
 
-def layer_number(layer: int, depth: int) -> int:
+def layer_number(layer: Any, depth: int) -> int:
     """``layer`` if it is one of 1..depth.
 
     Raises:
-        ValueError: otherwise.
+        TypeError: no whole number.
+        ValueError: no such layer.
     """
-    if int(layer) != layer or not 1 <= layer <= depth:
+    number = whole(layer, "layer")
+    if not 1 <= number <= depth:
         raise ValueError(
-            f"Layers are numbered 1..{depth} in this network, got layer {layer}"
-            + ("; the input is not a layer." if layer == 0 else ".")
+            f"Layers are numbered 1..{depth} in this network, got layer {number}"
+            + ("; the input is not a layer." if number == 0 else ".")
         )
-    return int(layer)
-
-
-def widths(values: Sequence[int]) -> tuple[int, ...]:
-    """Layer widths n_0..n_L as a tuple of positive integers, at least two of them.
-
-    Raises:
-        ValueError: fewer than two, or one that is not a positive whole number.
-    """
-    result = tuple(values)
-    if len(result) < 2:
-        raise ValueError(
-            f"A network needs an input width and at least one layer, got widths {list(result)}."
-        )
-    if any(int(n) != n or n < 1 for n in result):
-        raise ValueError(f"Widths must be positive whole numbers, got {list(result)}.")
-    return tuple(int(n) for n in result)
+    return number
 
 
 def real(value: Any, name: str) -> float:
-    """``value`` if it is a real number; a bool is none.
+    """``value`` as a float, if it is a real number.
 
     Raises:
-        TypeError: otherwise.
+        TypeError: no number.
+        ValueError: a whole number that no float reaches.
     """
-    if not isinstance(value, Real) or isinstance(value, bool):
+    number = _scalar(value)
+    if not isinstance(number, Real) or isinstance(number, bool):
         raise TypeError(f"{name} must be a number, got {described(value)}.")
-    return float(value)
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{name} is beyond the largest float, got {described(value)}.") from None
 
 
 def finite(value: Any, name: str) -> float:
-    """``value`` if it is a finite real number.
+    """``value`` as a float, if it is a finite real number.
 
     Raises:
         TypeError: no number.
         ValueError: NaN or infinite.
     """
-    if not np.isfinite(real(value, name)):
-        raise ValueError(f"{name} must be finite, got {value}.")
-    return float(value)
+    number = real(value, name)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}.")
+    return number
 
 
 def positive(value: Any, name: str) -> float:
-    """``value`` if it is a positive finite number.
+    """``value`` as a float, if it is a positive finite number.
 
     Raises:
         TypeError: no number.
         ValueError: not positive, NaN or infinite.
     """
-    real(value, name)
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value}.")
-    return float(value)
+    number = real(value, name)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be positive and finite, got {number}.")
+    return number
+
+
+def not_negative(value: Any, name: str) -> float:
+    """``value`` as a float, if it is a finite number of at least 0.
+
+    Raises:
+        TypeError: no number.
+        ValueError: negative, NaN or infinite.
+    """
+    number = finite(value, name)
+    if number < 0:
+        raise ValueError(f"{name} must not be negative, got {number}.")
+    return number
+
+
+def share(value: Any, name: str) -> float:
+    """``value`` as a float, if it is a probability or share in 0..1.
+
+    Raises:
+        TypeError: no number.
+        ValueError: outside 0..1, or NaN.
+    """
+    number = real(value, name)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must be in 0..1, got {number}.")
+    return number
 
 
 def whole(value: Any, name: str, least: int | None = None) -> int:
-    """``value`` if it is a whole number of at least ``least``; a bool is none.
+    """``value`` as an int, if it is a whole number of at least ``least``; 2.0 is none.
 
     Raises:
         TypeError: no whole number.
         ValueError: too small.
     """
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    number = _scalar(value)
+    if not isinstance(number, Integral) or isinstance(number, bool):
         raise TypeError(f"{name} must be a whole number, got {described(value)}.")
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
-    return int(value)
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}.")
+    return int(number)
 
 
-def numbers(value: ArrayLike, name: str) -> NDArray[np.float64]:
+def wholes(values: Any, name: str, least: int | None = None) -> tuple[int, ...]:
+    """``values`` as a tuple of ints; any sequence, array or generator of at least one.
+
+    Raises:
+        TypeError: no sequence, or one of something else than whole numbers.
+        ValueError: empty, or a number below ``least``.
+    """
+    entries = sequence(values, name, "whole numbers")
+    found = tuple(whole(value, f"an entry of {name}", least) for value in entries)
+    if not found:
+        raise ValueError(f"{name} must hold at least one whole number, got none.")
+    return found
+
+
+def widths(values: Any) -> tuple[int, ...]:
+    """Layer widths n_0..n_L as a tuple of positive integers, at least two of them.
+
+    Raises:
+        TypeError: no sequence of whole numbers.
+        ValueError: fewer than two, or one that is not positive.
+    """
+    found = tuple(
+        whole(width, "a width", 1) for width in sequence(values, "widths", "whole numbers")
+    )
+    if len(found) < 2:
+        raise ValueError(
+            f"A network needs an input width and at least one layer, got widths {list(found)}."
+        )
+    return found
+
+
+def keep(record: Any, check: Callable[[Any, str], Any], *names: str) -> None:
+    """Check fields of a frozen dataclass, and keep of each what the check returns.
+
+    Args:
+        record: the dataclass.
+        check: one of the checks of this module, called with the value and the name of the field.
+        names: the names of the fields.
+    """
+    for name in names:
+        object.__setattr__(record, name, check(getattr(record, name), name))
+
+
+def numbers(value: Any, name: str) -> NDArray[np.float64]:
     """``value`` as a float64 array of any shape.
 
     Raises:
         TypeError: not real numbers; numpy would drop imaginary parts and read words.
+        ValueError: masked entries.
     """
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}.")
-    return array.astype(np.float64)
+    return _real_array(value, name).astype(np.float64)
 
 
-def rows(value: ArrayLike, name: str) -> NDArray[np.int64]:
+def rows(value: Any, name: str) -> NDArray[np.int64]:
     """``value`` as a new array of row numbers.
 
     Raises:
         TypeError: not whole numbers.
+        ValueError: masked entries.
     """
-    array = np.array(value)
+    array = np.asarray(plain(value, name))
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name} must hold whole numbers, got dtype {array.dtype}.")
-    return array.astype(np.int64, copy=False)
+    return array.astype(np.int64)
+
+
+def _real_array(value: Any, name: str) -> NDArray[Any]:
+    array = np.asarray(plain(value, name))
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}.")
+    return array
+
+
+def plain(value: Any, name: str) -> Any:
+    """What numpy should read: torch tensors and generators too, and nothing that it would unmask.
+
+    Raises:
+        ValueError: a masked array whose mask hides an entry.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{name}: some entries are masked and stand for no number; drop or fill them first."
+        )
+    if isinstance(value, Iterator):
+        return list(value)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # numpy has no bfloat16, and float32 holds all of its numbers.
+        return value.float() if str(value.dtype) == "torch.bfloat16" else value
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    """An array or tensor without axes as the number it holds; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def instance(value: Any, kind: type | tuple[type, ...], name: str, hint: str) -> None:
@@ -179,10 +276,54 @@ def instance(value: Any, kind: type | tuple[type, ...], name: str, hint: str) ->
         raise TypeError(f"{name} must be {hint}, got {described(value)}.")
 
 
-def sequence(value: Any, name: str, of: str) -> None:
-    """Raise a TypeError unless ``value`` can be iterated over and is not a string."""
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
-        raise TypeError(f"{name} must be a sequence of {of}, got {described(value)}.")
+def flag(value: Any, name: str) -> bool:
+    """``value`` as a bool, if it is one of Python's or numpy's; a word or a number is none.
+
+    Raises:
+        TypeError: otherwise.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {described(value)}.")
+    return bool(value)
+
+
+def is_one_of(value: Any, words: Iterable[str]) -> bool:
+    """Whether ``value`` is one of these words; an array, which equals none and all, is not."""
+    return isinstance(value, str) and value in words
+
+
+def path(value: Any, name: str) -> Path:
+    """``value`` as a path.
+
+    Raises:
+        TypeError: neither a string nor a path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path or a string, got {described(value)}.")
+    return Path(value)
+
+
+def sequence(value: Any, name: str, of: str) -> tuple[Any, ...]:
+    """``value`` as a tuple, if it is a sequence, an array or a generator.
+
+    Raises:
+        TypeError: it cannot be iterated over, it is a string (whose letters are no entries), or its
+            entries have no order or are names (a set, a mapping, a table).
+    """
+    if (
+        not is_several(value)
+        or isinstance(value, set | frozenset | Mapping)
+        or hasattr(value, "columns")
+    ):
+        hint = f"; write [{value!r}] for one" if isinstance(value, str) else ""
+        raise TypeError(f"{name} must be a sequence of {of}, got {described(value)}{hint}.")
+    return tuple(value)
+
+
+def is_several(value: Any) -> bool:
+    """Whether a value is many (a sequence, array, generator, set), and not one number or word."""
+    one = isinstance(value, str | bytes) or getattr(value, "shape", None) == ()
+    return isinstance(value, Iterable) and not one
 
 
 def room(entries: int, what: str) -> None:
@@ -207,6 +348,7 @@ def room(entries: int, what: str) -> None:
 
 def described(value: Any) -> str:
     """The value in words, short enough for a message."""
+    value = _scalar(value)
     short = value is None or isinstance(value, str | int | float | complex | bool)
     return repr(value) if short and len(repr(value)) <= 40 else f"a {type(value).__name__}"
 

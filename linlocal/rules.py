@@ -7,12 +7,12 @@ top layer only, and backpropagates it. Build a rule by its name (`CLAPP`, ...), 
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from linlocal import inputs, losses
 from linlocal.losses import Goodness, PairLoss, Score, ViewLoss, scores
@@ -45,21 +45,19 @@ class Penalty:
     metric: Metric = "frobenius"
 
     def __post_init__(self) -> None:
-        for value in np.ravel(np.array(self.strength, dtype=object)):
-            inputs.real(value, "penalty")
-        values = np.atleast_1d(np.asarray(self.strength, dtype=np.float64))
-        if values.ndim != 1 or values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
+        several = inputs.is_several(self.strength)
+        given = inputs.sequence(self.strength, "penalty", "numbers") if several else [self.strength]
+        values = tuple(inputs.real(value, "penalty") for value in given)
+        if not values or not all(0 < value < math.inf for value in values):
             raise ValueError(
                 f"The penalty must be positive and finite, got {self.strength}: without it the "
                 "optimal projection need not exist."
             )
-        if self.metric not in get_args(Metric):
+        object.__setattr__(self, "strength", values if several else values[0])
+        if not inputs.is_one_of(self.metric, get_args(Metric)):
             raise ValueError(
                 f"metric must be one of {', '.join(get_args(Metric))}, got {self.metric!r}."
             )
-
-        if np.ndim(self.strength):
-            object.__setattr__(self, "strength", tuple(float(v) for v in values))
 
     @classmethod
     def of(cls, penalty: Penalty | float | tuple[float, ...]) -> Penalty:
@@ -70,8 +68,10 @@ class Penalty:
         """The strength lam_l of one layer.
 
         Raises:
-            ValueError: there are several strengths, but not exactly one for each layer.
+            ValueError: there are several strengths, but not exactly one for each layer, or no
+                such layer.
         """
+        layer = inputs.layer_number(layer, inputs.whole(depth, "depth", 1))
         if isinstance(self.strength, tuple):
             if len(self.strength) != depth:
                 raise ValueError(
@@ -124,7 +124,7 @@ class Rule:
             ("context", self.context, CONTEXTS),
             ("projection", self.projection, PROJECTIONS),
         ):
-            if value not in known:
+            if not inputs.is_one_of(value, known):
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
         kind = self.kind
         fitting = {
@@ -141,11 +141,9 @@ class Rule:
             )
         if self.context == "both" and self.projection == "identity":
             raise ValueError('An identity projection needs one context: "same" or "top".')
-        inputs.whole(self.seed, "seed", 0)
+        inputs.keep(self, partial(inputs.whole, least=0), "seed")
         if self.pooling is not None:
-            inputs.sequence(self.pooling, "pooling", "whole numbers, one for each layer")
-            for window in self.pooling:
-                inputs.whole(window, "a pooling window", 1)
+            inputs.keep(self, partial(inputs.wholes, least=1), "pooling")
 
     @property
     def kind(self) -> Literal["pair", "goodness", "view"]:
@@ -312,7 +310,7 @@ def from_name(name: str, **options: Any) -> Rule:
     Raises:
         ValueError: the name is unknown.
     """
-    if name not in NAMES:
+    if not inputs.is_one_of(name, NAMES):
         near = get_close_matches(str(name), NAMES, n=1, cutoff=0.5)
         hint = f" did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"Unknown rule {name!r};{hint} known rules are {', '.join(NAMES)}.")

@@ -82,10 +82,12 @@ def tolerance(
         max(table entry, multiple * eps * condition_number).
 
     Raises:
-        ValueError: the dtype is not in the table.
+        ValueError: the dtype is not in the table, or a number is not positive and finite.
     """
     if dtype not in TOLERANCES:
         raise ValueError(f"Unknown dtype {dtype!r}; known are {', '.join(TOLERANCES)}.")
+    multiple = inputs.positive(multiple, "multiple")
+    condition_number = inputs.positive(condition_number, "condition_number")
     eps = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
     return max(TOLERANCES[dtype], multiple * eps[dtype] * condition_number)
 
@@ -110,6 +112,7 @@ def assert_same_update(
         AssertionError: the updates differ; the message says in which layer and entry they differ
             most, and by how much.
     """
+    tolerance = inputs.not_negative(tolerance, "tolerance")
     got, wanted = _layers(actual), _layers(desired)
     about = f"{context}: " if context else ""
     assert len(got) == len(wanted), f"{about}{len(got)} layers against {len(wanted)}."
@@ -241,12 +244,10 @@ def samples(
         ValueError, TypeError, MemoryError: a number is of another kind or out of range, or the
             samples do not fit into memory.
     """
-    for name, value in (("num_samples", num_samples), ("width", width)):
-        inputs.whole(value, name, 1)
-    if not 0 <= inputs.real(similarity, "similarity") <= 1:
-        raise ValueError(f"similarity must be a correlation in 0..1, got {similarity}.")
-    if not inputs.real(condition_number, "condition_number") >= 1:
-        raise ValueError(f"condition_number must be at least 1, got {condition_number}.")
+    num_samples = inputs.whole(num_samples, "num_samples", 1)
+    width = inputs.whole(width, "width", 1)
+    similarity = inputs.share(similarity, "similarity")
+    condition_number = _condition_number(condition_number)
     inputs.room(4 * num_samples * width, f"two views of {num_samples} x {width}")
     rng = np.random.default_rng(inputs.whole(seed, "seed", 0))
     x, noise = rng.standard_normal((2, num_samples, width))
@@ -256,6 +257,13 @@ def samples(
     s *= np.sqrt(2 * num_samples / np.sum(s**2))
     stacked = u * s @ vt
     return stacked[:num_samples], stacked[num_samples:]
+
+
+def _condition_number(value: float) -> float:
+    number = inputs.finite(value, "condition_number")
+    if number < 1:
+        raise ValueError(f"condition_number must be at least 1, got {number}.")
+    return number
 
 
 @st.composite

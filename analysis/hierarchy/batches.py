@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from linlocal import inputs
 from linlocal.rhm import RandomHierarchyModel, Trees, sampling, trees
 from linlocal.seeds import generator_for
 
@@ -26,7 +27,33 @@ Encode = Callable[[NDArray[Any]], NDArray[Any]]
 Batch = tuple[Tensor, Tensor]
 
 
-class FreshBatches(Dataset[Batch]):
+class _Epochs(Dataset[Batch]):
+    """A data set whose epoch is told to workers that already run (``persistent_workers=True``)."""
+
+    def __init__(self) -> None:
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy has an epoch of its own, shared with its own workers.
+        self.__dict__.update(state)
+        self._epoch.share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose batches are given."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Other batches, or another order, in another epoch; call it before the loader is iterated.
+
+        Raises:
+            ValueError: a negative epoch.
+            TypeError: no whole number.
+        """
+        self._epoch.fill_(inputs.whole(epoch, "epoch", 0))
+
+
+class FreshBatches(_Epochs):
     """Independent draws, new in every batch.
 
     Args:
@@ -40,6 +67,7 @@ class FreshBatches(Dataset[Batch]):
 
     Raises:
         ValueError: sizes below 1, or ``exclude`` leaves nothing to draw.
+        TypeError: a number that is not whole.
     """
 
     def __init__(
@@ -52,20 +80,15 @@ class FreshBatches(Dataset[Batch]):
         encode: Encode | None = None,
         exclude: Trees | None = None,
     ) -> None:
-        if batch_size < 1 or num_batches < 1:
-            raise ValueError(
-                f"batch_size and num_batches must be positive, got {batch_size} and {num_batches}."
-            )
-        self._rhm, self._batch_size, self._num_batches = rhm, batch_size, num_batches
-        self._seed, self._encode = seed, encode or rhm.one_hot
+        super().__init__()
+        inputs.instance(rhm, RandomHierarchyModel, "rhm", "a `RandomHierarchyModel`")
+        self._rhm, self._encode = rhm, _callable(encode or rhm.one_hot)
+        self._batch_size = inputs.whole(batch_size, "batch_size", 1)
+        self._num_batches = inputs.whole(num_batches, "num_batches", 1)
+        self._seed = inputs.whole(seed, "seed")
         self._excluded = None if exclude is None else np.unique(trees.keys_of(rhm, exclude))
         if self._excluded is not None and len(self._excluded) >= rhm.num_data:
             raise ValueError(f"exclude holds all {rhm.num_data} data of the model.")
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Other batches for another epoch; call it before the loader is iterated."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self._num_batches
@@ -86,7 +109,7 @@ class FreshBatches(Dataset[Batch]):
         return Trees.concatenate(parts)[: self._batch_size]
 
 
-class StoredBatches(Dataset[Batch]):
+class StoredBatches(_Epochs):
     """A fixed set, shuffled in every epoch; kept as small integers and encoded batch by batch.
 
     Args:
@@ -97,26 +120,29 @@ class StoredBatches(Dataset[Batch]):
 
     Raises:
         ValueError: no data, or a batch_size below 1.
+        TypeError: a number that is not whole, or data that are no `Trees`.
     """
 
     def __init__(
         self, data: Trees, *, batch_size: int, encode: Encode, seed: int | None = None
     ) -> None:
-        if batch_size < 1 or not len(data):
-            raise ValueError(
-                f"Batches need a batch_size of at least 1 and at least 1 datum, got "
-                f"batch_size={batch_size} and {len(data)} data."
-            )
-        self._data, self._batch_size, self._encode = data, batch_size, encode
-        self._seed = seed
-        self.set_epoch(0)
+        super().__init__()
+        inputs.instance(data, Trees, "data", "`Trees`, as sample and split make them")
+        if not len(data):
+            raise ValueError("Batches need at least 1 datum, got none.")
+        self._data, self._encode = data, _callable(encode)
+        self._batch_size = inputs.whole(batch_size, "batch_size", 1)
+        self._seed = None if seed is None else inputs.whole(seed, "seed")
+        self._ordered: tuple[int, NDArray[np.int64]] | None = None
 
-    def set_epoch(self, epoch: int) -> None:
-        """Another order for another epoch; call it before the loader is iterated."""
-        self.epoch = epoch
-        self._order = np.arange(len(self._data))
-        if self._seed is not None:
-            generator_for("order", self._seed, epoch).shuffle(self._order)
+    def _order(self) -> NDArray[np.int64]:
+        epoch = self.epoch
+        if self._ordered is None or self._ordered[0] != epoch:
+            order = np.arange(len(self._data))
+            if self._seed is not None:
+                generator_for("order", self._seed, epoch).shuffle(order)
+            self._ordered = epoch, order
+        return self._ordered[1]
 
     def __len__(self) -> int:
         return -(-len(self._data) // self._batch_size)
@@ -125,7 +151,15 @@ class StoredBatches(Dataset[Batch]):
         if not 0 <= batch < len(self):
             raise IndexError(f"Batches are numbered 0..{len(self) - 1}, got {batch}.")
         start = batch * self._batch_size
-        return _encoded(self._data[self._order[start : start + self._batch_size]], self._encode)
+        return _encoded(self._data[self._order()[start : start + self._batch_size]], self._encode)
+
+
+def _callable(encode: Encode) -> Encode:
+    if not callable(encode):
+        raise TypeError(
+            f"encode must be a function of leaves, as rhm.one_hot, got {inputs.described(encode)}."
+        )
+    return encode
 
 
 def _encoded(data: Trees, encode: Encode) -> Batch:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from linlocal import inputs
 from linlocal.networks import Masks
 
 Weights = Literal["transposed", "random", "direct", "target"]
@@ -39,8 +41,9 @@ class Feedback:
         target:      g_l = -B_l y                              direct random target projection
 
     where Dbar is D(x) itself ("sample"), its average over the batch ("batch") or the identity
-    ("none"). With "batch" or "none" the path from the output to layer l no longer depends on the
-    input: it is a direct feedback with the matrix W_{l+1}^T Dbar_{l+1} ... W_L^T.
+    ("none"). With "batch" or "none" the path from the output to layer l is the same for all data of
+    a batch: it is a direct feedback with the matrix W_{l+1}^T Dbar_{l+1} ... W_L^T. (Batch
+    normalisation puts its own derivative into the path, which does depend on the data.)
 
     Attributes:
         weights: which matrices carry the error down.
@@ -65,8 +68,9 @@ class Feedback:
             ("weights", self.weights, get_args(Weights)),
             ("masks", self.masks, get_args(Masks)),
         ):
-            if value not in known:
+            if not inputs.is_one_of(value, known):
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
+        inputs.keep(self, inputs.flag, "local_derivative")
         if self.direct and self.masks != "sample":
             raise ValueError(f"{self.weights!r} feedback crosses no layer, hence no masks.")
 
@@ -90,10 +94,17 @@ class HierarchicalNet(nn.Module):
         sharing: "convolutional" uses the same weights at all positions, "local" does not.
         normalise: whether batch normalisation (without affine part) comes before each ReLU.
         feedback: how the error of the output reaches the layers.
-        seed: seeds the weights and feedback matrices; the global random state is not touched.
+        seed: seeds the weights and, after all of them, the feedback matrices: networks of one seed
+            that differ in their feedback only start from the same weights. The global random state
+            is not touched.
+
+    ``loss.backward()`` for any loss of the logits sends the error down as the feedback says. The
+    "target" feedback sends the labels instead of the error, which a loss does not tell: there
+    only `backward` trains.
 
     Raises:
-        ValueError: tuple sizes that do not divide the positions.
+        ValueError: tuple sizes that do not divide the positions, or a number that is too small.
+        TypeError: a number that is not whole, or a feedback that is no `Feedback`.
     """
 
     def __init__(
@@ -110,39 +121,57 @@ class HierarchicalNet(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if sharing not in get_args(Sharing):
+        if not inputs.is_one_of(sharing, get_args(Sharing)):
             raise ValueError(f"sharing must be one of {get_args(Sharing)}, got {sharing!r}.")
-        generator = torch.Generator().manual_seed(seed)
-        self.width, self.feedback = width, feedback
+        normalise = inputs.flag(normalise, "normalise")
+        inputs.instance(feedback, Feedback, "feedback", "a `Feedback`")
+        num_symbols = inputs.whole(num_symbols, "num_symbols", 1)
+        width = inputs.whole(width, "width", 1)
+        num_classes = inputs.whole(num_classes, "num_classes", 1)
+        num_positions = inputs.whole(num_positions, "num_positions", 1)
+        sizes = inputs.wholes(tuple_sizes, "tuple_sizes", 1)
+        generator = torch.Generator().manual_seed(inputs.whole(seed, "seed", 0))
+        self.width, self.num_positions, self.feedback = width, num_positions, feedback
         layers: list[_Layer] = []
-        channels, positions = num_symbols, num_positions
-        for size in tuple_sizes:
-            if size < 1 or positions % size:
+        counts, channels = [num_positions], num_symbols
+        for size in sizes:
+            if counts[-1] % size:
                 raise ValueError(
-                    f"A layer that reads {size} positions cannot tile {positions}: tuple sizes "
-                    f"{tuple(tuple_sizes)} must divide the {num_positions} leaves one by one."
+                    f"A layer that reads {size} positions cannot tile {counts[-1]}: tuple sizes "
+                    f"{sizes} must divide the {num_positions} leaves one by one."
                 )
-            positions //= size
-            copies = positions if sharing == "local" else 1
-            layers.append(
-                _Layer(size, (copies, width, size * channels), normalise, feedback, generator)
-            )
+            counts.append(counts[-1] // size)
+            copies = counts[-1] if sharing == "local" else 1
+            shape = (copies, width, size * channels)
+            layers.append(_Layer(size, shape, normalise, feedback, generator))
             channels = width
         self.layers = nn.ModuleList(layers)
-        self.readout = nn.utils.skip_init(nn.Linear, positions * channels, num_classes)
+        self.readout = nn.utils.skip_init(nn.Linear, counts[-1] * width, num_classes, device="cpu")
         with torch.no_grad():
-            self.readout.weight.normal_(0, channels**-0.5, generator=generator)
+            self.readout.weight.normal_(0, width**-0.5, generator=generator)
             self.readout.bias.zero_()
+        # After the weights, so these are the same for every feedback.
+        if feedback.weights == "random":
+            for layer in layers:
+                layer.draw_carrier(generator)
         if feedback.direct:
-            counts = [num_positions]
-            for size in tuple_sizes:
-                counts.append(counts[-1] // size)
             for number, count in enumerate(counts[1:], start=1):
-                matrix = torch.randn(num_classes, count * width, generator=generator)
+                matrix = _normal((num_classes, count * width), generator)
                 self.register_buffer(f"direct_{number}", matrix / width**0.5)
+        # Drawn on the CPU, so a seed means the same on every device.
+        self.to(torch.get_default_device())
 
     def activities(self, x: Tensor) -> list[Tensor]:
-        """z_1..z_L of one-hot leaves (samples, d, num_symbols)."""
+        """z_1..z_L of one-hot leaves (samples, d, num_symbols).
+
+        With direct feedback no error passes between layers: a loss of an activity itself trains its
+        own layer alone.
+
+        Raises:
+            TypeError: x is no tensor, or of another floating-point type than the weights.
+            ValueError: another shape.
+        """
+        self._check(x)
         outputs: list[Tensor] = []
         z = x
         for layer in self.layers:
@@ -151,25 +180,109 @@ class HierarchicalNet(nn.Module):
         return outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits (samples, classes)."""
-        return self.readout(self.activities(x)[-1].flatten(1))
+        """The logits (samples, classes).
+
+        Raises:
+            TypeError: as `activities`.
+            ValueError: as `activities`.
+            RuntimeError: on the way back from them, if the feedback is "target".
+        """
+        return self._logits(x, None)
 
     def backward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Add the update's gradients for the mean cross-entropy to ``.grad``; returns logits."""
+        """Add the update's gradients for the mean cross-entropy to ``.grad``; returns logits.
+
+        Raises:
+            TypeError: as `activities`, or labels that are no tensor of whole numbers.
+            ValueError: as `activities`, or not one label for each sample.
+        """
+        self._check(x)
+        inputs.instance(labels, Tensor, "labels", "a tensor (torch.from_numpy makes one)")
+        if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
+            raise TypeError(
+                f"labels must be whole numbers, got {labels.dtype}; labels.long() makes them."
+            )
+        if labels.shape != x.shape[:1]:
+            raise ValueError(
+                f"labels must have the shape (samples,), here ({len(x)},), got "
+                f"{tuple(labels.shape)}."
+            )
+        labels = labels.long()
+        logits = self._logits(x, labels)
+        F.cross_entropy(logits, labels).backward()
+        return logits.detach()
+
+    def _logits(self, x: Tensor, labels: Tensor | None) -> Tensor:
         outputs = self.activities(x)
         top = outputs[-1].flatten(1)
         if not self.feedback.direct:
             logits: Tensor = self.readout(top)
-            F.cross_entropy(logits, labels).backward()
-            return logits.detach()
-        logits = self.readout(top.detach())
-        (error,) = torch.autograd.grad(F.cross_entropy(logits, labels), logits, retain_graph=True)
-        logits.backward(error)
+            return logits
+        matrices = [self.get_buffer(f"direct_{l}") for l in range(1, len(outputs) + 1)]
+        sent = None
         if self.feedback.weights == "target":
-            error = -F.one_hot(labels, logits.shape[1]).to(error.dtype) / len(labels)
-        for number, output in enumerate(outputs, start=1):
-            output.backward((error @ self.get_buffer(f"direct_{number}")).view_as(output))
-        return logits.detach()
+            sent = _Targets(labels)
+        logits = self.readout(top.detach())
+        joined: Tensor = _Direct.apply(logits, sent, matrices, *outputs)  # type: ignore[no-untyped-call]
+        return joined
+
+    def _check(self, x: Tensor) -> None:
+        """Raise unless x is a batch that the first layer can read."""
+        inputs.instance(x, Tensor, "x", "a tensor (torch.from_numpy makes one)")
+        weight = cast(_Layer, self.layers[0]).weight
+        channels = weight.shape[2] // cast(_Layer, self.layers[0]).tuple_size
+        if x.ndim != 3 or x.shape[1:] != (self.num_positions, channels):
+            raise ValueError(
+                f"x must be (samples, positions, symbols), here (samples, {self.num_positions}, "
+                f"{channels}), got shape {tuple(x.shape)}."
+            )
+        if x.device != weight.device:
+            raise ValueError(
+                f"The weights are on {weight.device}, but x is on {x.device}: move one of them."
+            )
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"The weights are {weight.dtype}, but x is {x.dtype}: give x.to({weight.dtype}), "
+                "or run the forward pass in torch.autocast."
+            )
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """What "target" feedback sends instead of the error: minus the labels, over the batch."""
+
+    labels: Tensor | None
+
+    def like(self, error: Tensor) -> Tensor:
+        if self.labels is None:
+            raise RuntimeError(
+                '"target" feedback sends the labels down, which the loss does not tell: call '
+                "net.backward(x, labels) instead of loss.backward()."
+            )
+        return -F.one_hot(self.labels, error.shape[1]).to(error.dtype) / len(self.labels)
+
+
+class _Direct(torch.autograd.Function):
+    """The logits; their error jumps to the output of each layer through a matrix of its own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, sent: _Targets | None, matrices: list[Tensor], *outputs: Tensor
+    ) -> Tensor:
+        ctx.sent, ctx.outputs = sent, [(z.shape, z.dtype) for z in outputs]
+        ctx.save_for_backward(*matrices)
+        return logits.view_as(logits)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (error,) = gradients
+        sent = error if ctx.sent is None else ctx.sent.like(error)
+        below = [
+            (sent @ matrix.to(sent.dtype)).view(shape).to(dtype)
+            for matrix, (shape, dtype) in zip(ctx.saved_tensors, ctx.outputs, strict=True)
+        ]
+        return error, None, None, *below
 
 
 class _Layer(nn.Module):
@@ -186,13 +299,16 @@ class _Layer(nn.Module):
         super().__init__()
         copies, width, fan_in = shape
         self.tuple_size = tuple_size
-        std = (2 / fan_in) ** 0.5
-        self.weight = nn.Parameter(torch.randn(shape, generator=generator) * std)
-        self.bias = nn.Parameter(torch.zeros(copies, width))
-        self.norm = nn.BatchNorm1d(width, affine=False) if normalise else None
+        self.std = (2 / fan_in) ** 0.5
+        self.weight = nn.Parameter(_normal(shape, generator) * self.std)
+        self.bias = nn.Parameter(torch.zeros(copies, width, device="cpu"))
+        self.norm = nn.BatchNorm1d(width, affine=False, device="cpu") if normalise else None
         self.feedback = feedback
-        if feedback.weights == "random":
-            self.register_buffer("carrier", torch.randn(shape, generator=generator) * std)
+
+    def draw_carrier(self, generator: torch.Generator) -> None:
+        """Draw the fixed matrix that carries the error down instead of the weight."""
+        carrier = _normal(tuple(self.weight.shape), generator) * self.std
+        self.register_buffer("carrier", carrier)
 
     def forward(self, h: Tensor) -> Tensor:
         samples, positions, channels = h.shape
@@ -207,9 +323,18 @@ class _Layer(nn.Module):
         carrier = self.carrier if feedback.weights == "random" else weight
         down = _Carried.apply(patches, weight, carrier) + bias  # type: ignore[no-untyped-call]
         if self.norm is not None:
-            flat = down.flatten(0, 1)
-            down = F.batch_norm(flat, None, None, training=True).view_as(down)
-        return _Joined.apply(own, down, feedback)  # type: ignore[no-untyped-call]
+            # In evaluation by the running statistics, as the value; in training they are updated
+            # by the first path alone.
+            fixed = not self.norm.training
+            mean, variance = self.norm.running_mean, self.norm.running_var
+            down = F.batch_norm(
+                down.flatten(0, 1),
+                mean if fixed else None,
+                variance if fixed else None,
+                training=not fixed,
+                eps=self.norm.eps,
+            ).view_as(down)
+        return _Joined.apply(own, down.to(own.dtype), feedback)  # type: ignore[no-untyped-call]
 
     def _normalised(self, pre: Tensor) -> Tensor:
         if self.norm is None:
@@ -217,10 +342,20 @@ class _Layer(nn.Module):
         return self.norm(pre.flatten(0, 1)).view_as(pre)
 
 
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device="cpu")
+
+
 def _affine(patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if len(weight) == 1:
         return F.linear(patches, weight[0], bias[0])
-    return torch.einsum("npi,poi->npo", patches, weight) + bias
+    return _linear(patches, weight) + bias
+
+
+def _linear(patches: Tensor, weight: Tensor) -> Tensor:
+    if len(weight) == 1:
+        return F.linear(patches, weight[0])
+    return torch.einsum("npi,poi->npo", patches, weight)
 
 
 class _Carried(torch.autograd.Function):
@@ -229,15 +364,18 @@ class _Carried(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, carrier: Tensor) -> Tensor:
         ctx.save_for_backward(carrier)
-        return _affine(h, weight, torch.zeros((), dtype=h.dtype).expand(len(weight), 1))
+        return _linear(h, weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (carrier,) = ctx.saved_tensors
-        return _affine_transposed(gradients[0], carrier), None, None
+        (error,) = gradients
+        # Under autocast the error is narrower than the weights.
+        return _linear_transposed(error, carrier.to(error.dtype)), None, None
 
 
-def _affine_transposed(error: Tensor, weight: Tensor) -> Tensor:
+def _linear_transposed(error: Tensor, weight: Tensor) -> Tensor:
     if len(weight) == 1:
         return error @ weight[0]
     return torch.einsum("npo,poi->npi", error, weight)
@@ -254,6 +392,7 @@ class _Joined(torch.autograd.Function):
         return own * mask
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (mask,) = ctx.saved_tensors
         (error,) = gradients
@@ -275,5 +414,6 @@ class _Unmasked(torch.autograd.Function):
         return F.relu(pre)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0]

@@ -123,18 +123,22 @@ def labels_of(batch: Any, rows: int, device: torch.device) -> Tensor:
 
     Raises:
         ValueError: the batch has no labels, or labels for another number of rows.
+        TypeError: labels that are not whole numbers.
     """
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise ValueError(
             "This loss reads labels: give it batches (inputs, labels), got "
             f"{inputs.described(batch)}."
         )
-    labels = torch.as_tensor(batch[1], device=device)
+    rows = inputs.whole(rows, "rows", 0)
+    labels = torch.as_tensor(inputs.plain(batch[1], "labels"), device=device)
     if labels.ndim != 1 or len(labels) not in (rows, rows // 2):
         raise ValueError(
             f"A batch of {rows} rows, both views together, came with labels of shape "
             f"{tuple(labels.shape)}: give one label for each row, or one for each datum."
         )
+    if labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"labels must be whole numbers, got {labels.dtype}.")
     return labels if len(labels) == rows else torch.cat([labels, labels])
 
 

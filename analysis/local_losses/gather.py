@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, LocalRule, contracted, views_of
 from linlocal.analysis.local_losses.network_rule import on_network
 from linlocal.analysis.local_losses.pooling import Shape
@@ -104,6 +105,7 @@ class GatheredRule:
 
     def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
         """One gathered loss for each block; see `local_losses.LocalRule`."""
+        seed = inputs.whole(seed, "seed", 0)
         losses = contracted(on_network(self.rule).build(shapes, seed))
         return nn.ModuleList(Gathered(cast(LocalLoss, loss)) for loss in losses)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, labels_of, views_of
 from linlocal.analysis.local_losses.gather import gather_views
-from linlocal.analysis.local_losses.pooling import Cells, Shape, as_map
+from linlocal.analysis.local_losses.pooling import Cells, Shape, as_map, shapes_of
 from linlocal.autodiff import view_formula
 from linlocal.losses import BarlowTwins, ViewLoss
 
@@ -42,16 +43,15 @@ class ActivityNoise(nn.Module):
             channel of one sample) over its places, or the whole "tensor".
 
     Raises:
-        ValueError: ``per`` is unknown, or the scale is negative.
+        ValueError: ``per`` is unknown, or the scale is negative or not finite.
+        TypeError: the scale is no number.
     """
 
     def __init__(self, scale: float = 0.25, per: Spread = "channel") -> None:
         super().__init__()
         if per not in _AXES:
             raise ValueError(f"per must be one of {', '.join(_AXES)}, got {per!r}.")
-        if not scale >= 0:
-            raise ValueError(f"scale must not be negative, got {scale}.")
-        self.scale, self.per = scale, per
+        self.scale, self.per = inputs.not_negative(scale, "scale"), per
 
     def forward(self, z: Tensor) -> Tensor:
         """A block's output with noise.
@@ -91,6 +91,7 @@ def head(kind: HeadKind, shape: Shape, width: int = 2048) -> nn.Module:
     """
     if kind not in get_args(HeadKind):
         raise ValueError(f"kind must be one of {', '.join(get_args(HeadKind))}, got {kind!r}.")
+    width = inputs.whole(width, "width", 1)
     if kind != "expansion":
         return _Averages(2 if kind == "local" else 1)
     channels = as_map(torch.empty(1, *shape, device="meta")).shape[1]
@@ -129,12 +130,18 @@ def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
             projector is the identity.
     """
     layers: list[nn.Module] = []
-    for l, width in enumerate(widths, start=1):
-        last = l == len(widths)
+    features, sizes = inputs.whole(features, "features", 1), _widths(widths, "widths")
+    for l, width in enumerate(sizes, start=1):
+        last = l == len(sizes)
         layers.append(nn.Linear(features, width, bias=False))
         layers += [] if last else [nn.BatchNorm1d(width), nn.ReLU()]
         features = width
     return nn.Sequential(*layers)
+
+
+def _widths(values: Any, name: str) -> tuple[int, ...]:
+    each = inputs.sequence(values, name, "whole numbers")
+    return tuple(inputs.whole(width, f"an entry of {name}", 1) for width in each)
 
 
 class HeadedLoss(LocalLoss):
@@ -164,11 +171,22 @@ class HeadedRule(ABC):
         kind: the kind of the `head`.
         width: the number of channels of the head's expansion.
         widths: the widths of the `projector`'s layers.
+
+    Raises:
+        ValueError: an unknown kind, or a width below 1.
+        TypeError: a width that is not whole.
     """
 
     kind: HeadKind = "expansion"
     width: int = 2048
     widths: tuple[int, ...] = (8192, 8192, 8192)
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(HeadKind):
+            known = ", ".join(get_args(HeadKind))
+            raise ValueError(f"kind must be one of {known}, got {self.kind!r}.")
+        inputs.keep(self, partial(inputs.whole, least=1), "width")
+        inputs.keep(self, _widths, "widths")
 
     @abstractmethod
     def judge(self, z: Tensor, batch: Any) -> Tensor:
@@ -183,8 +201,8 @@ class HeadedRule(ABC):
         """
         losses = nn.ModuleList()
         with torch.random.fork_rng([]):
-            torch.default_generator.manual_seed(seed)
-            for shape in shapes:
+            torch.default_generator.manual_seed(inputs.whole(seed, "seed", 0))
+            for shape in shapes_of(shapes):
                 first = head(self.kind, shape, self.width)
                 with torch.no_grad():
                     features = first.eval()(torch.zeros(1, *shape)).shape[1]
@@ -211,7 +229,9 @@ class HeadedViews(HeadedRule):
     gathered: bool = False
 
     def __post_init__(self) -> None:
-        inputs.finite(self.scale, "scale")
+        super().__post_init__()
+        inputs.keep(self, inputs.finite, "scale")
+        inputs.keep(self, inputs.flag, "gathered")
 
     def judge(self, z: Tensor, batch: Any) -> Tensor:
         # Gathered behind the projector, where outputs are small.

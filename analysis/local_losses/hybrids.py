@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from linlocal import inputs
+
 
 def hybrid_images(images: Tensor, generator: torch.Generator, rounds: int = 6) -> Tensor:
     """mask * image + (1 - mask) * next image: keeps short correlations and breaks long ones.
@@ -30,11 +32,14 @@ def hybrid_images(images: Tensor, generator: torch.Generator, rounds: int = 6) -
         ValueError: no batch of images, or fewer than 2; or no mask makes such a hybrid, as the
             images are too small, or equal.
     """
+    inputs.instance(images, Tensor, "images", "a tensor (torch.from_numpy makes one)")
+    inputs.instance(generator, torch.Generator, "generator", "a torch.Generator")
     if images.ndim != 4 or len(images) < 2:
         raise ValueError(
             "Hybrids need at least 2 images (samples, channels, height, width), got shape "
             f"{tuple(images.shape)}."
         )
+    rounds = inputs.whole(rounds, "rounds", 0)
     real, made = _keys(images), images.clone()
     rows = torch.arange(len(images), device=images.device)
     for attempt in range(_ATTEMPTS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,15 @@ from torch import Tensor, nn
 
 from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, LocalRule, views_of
-from linlocal.analysis.local_losses.pooling import Cells, Pool, Pooling, Shape, pools
+from linlocal.analysis.local_losses.pooling import (
+    Cells,
+    Pool,
+    Pooling,
+    Shape,
+    checked_pooling,
+    pools,
+    shapes_of,
+)
 from linlocal.analysis.local_losses.projections import (
     ProjectionModule,
     num_parameters,
@@ -77,6 +86,10 @@ class NetworkRule:
 
     def __post_init__(self) -> None:
         inputs.instance(self.rule, Rule, "rule", "a `linlocal.Rule`, one of linlocal.rules")
+        for name in ("pooling", "context_pooling"):
+            if getattr(self, name) is not None:
+                inputs.keep(self, checked_pooling, name)
+        inputs.keep(self, inputs.flag, "shared")
         if self.rule.kind != "pair":
             own = {"context_pooling", "rank", "budget", "negatives", "penalty"}
             given = sorted(name for name in own if getattr(self, name) is not None)
@@ -93,10 +106,11 @@ class NetworkRule:
             check_negatives(self.negatives)
         if self.rank is not None and self.budget is not None:
             raise ValueError("A budget chooses the rank: give either a rank or a budget, got both.")
-        if self.rank is not None:
-            inputs.whole(self.rank, "rank", 1)
-        if self.penalty is not None and not inputs.finite(self.penalty, "penalty") >= 0:
-            raise ValueError(f"penalty must not be negative, got {self.penalty}.")
+        for name in ("rank", "budget"):
+            if getattr(self, name) is not None:
+                inputs.keep(self, partial(inputs.whole, least=1), name)
+        if self.penalty is not None:
+            inputs.keep(self, inputs.not_negative, "penalty")
         if self.rule.penalty.metric != "frobenius":
             raise ValueError(
                 f"{self.rule.name} has a metric penalty, which needs the downstream map of a "
@@ -120,6 +134,7 @@ class NetworkRule:
         Raises:
             ValueError: there are no blocks, a pooling does not fit, or the budget is too small.
         """
+        seed, shapes = inputs.whole(seed, "seed", 0), shapes_of(shapes)
         own = self._pools(len(shapes))
         loss: Any = self.rule.loss
         if isinstance(loss, Goodness):
@@ -136,6 +151,7 @@ class NetworkRule:
 
     def num_parameters(self, shapes: Sequence[Shape]) -> tuple[int, ...]:
         """The number of parameters of the projections of each block, without building them."""
+        shapes = shapes_of(shapes)
         return tuple(
             (1 if self.shared else 2)
             * sum(num_parameters(f, c, r) for f, c, r in self._plan(shapes, block))

@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from linlocal.inputs import whole
+from linlocal import inputs
 
 Shape = tuple[int, ...]
 
@@ -33,6 +33,7 @@ def as_map(z: Tensor) -> Tensor:
     Raises:
         ValueError: another number of axes.
     """
+    inputs.instance(z, Tensor, "a block's output", "a tensor")
     if z.ndim == 2:
         return z[:, :, None, None]
     if z.ndim == 3:
@@ -82,7 +83,7 @@ class Window(Pool):
     side: int
 
     def __post_init__(self) -> None:
-        whole(self.side, "A pooling window", 1)
+        inputs.keep(self, partial(inputs.whole, least=1), "side")
 
     def _on(self, length: int) -> int:
         if length > 1 and self.side > length:
@@ -93,6 +94,7 @@ class Window(Pool):
         return min(self.side, length)
 
     def along(self, length: int) -> Tensor:
+        length = inputs.whole(length, "length", 1)
         side = self._on(length)
         matrix = torch.eye(length // side, dtype=torch.float64).repeat_interleave(side, 1) / side
         return functional.pad(matrix, (0, length - matrix.shape[1]))
@@ -115,9 +117,10 @@ class Cells(Pool):
     side: int
 
     def __post_init__(self) -> None:
-        whole(self.side, "A number of cells", 1)
+        inputs.keep(self, partial(inputs.whole, least=1), "side")
 
     def along(self, length: int) -> Tensor:
+        length = inputs.whole(length, "length", 1)
         cells = min(self.side, length)
         each = torch.eye(length, dtype=torch.float64)
         return functional.adaptive_avg_pool1d(each, cells).T
@@ -131,6 +134,43 @@ class Cells(Pool):
 Pooling = Literal["global"] | int | Pool | Sequence[int | Pool]
 
 
+def checked_pooling(
+    pooling: Any, name: str
+) -> Literal["global"] | int | Pool | tuple[int | Pool, ...]:
+    """A pooling, or one for each block as a tuple.
+
+    Raises:
+        ValueError: an unknown word, or a side below 1.
+        TypeError: something else.
+    """
+    if isinstance(pooling, str):
+        if pooling != "global":
+            raise ValueError(
+                f'{name} must be "global", a side, Window, Cells or one for each block, got '
+                f"{pooling!r}."
+            )
+        return "global"
+    if inputs.is_several(pooling):
+        given = inputs.sequence(pooling, name, "sides of windows, Window or Cells")
+        return tuple(_side(each, name) for each in given)
+    return _side(pooling, name)
+
+
+def _side(value: Any, name: str) -> int | Pool:
+    return value if isinstance(value, Pool) else inputs.whole(value, f"a side of {name}", 1)
+
+
+def shapes_of(shapes: Any) -> tuple[Shape, ...]:
+    """The shapes of the blocks' outputs, without the axis of samples, as tuples.
+
+    Raises:
+        TypeError: no sequence of sequences of whole numbers.
+        ValueError: a size below 1.
+    """
+    each = inputs.sequence(shapes, "shapes", "shapes, one for each block")
+    return tuple(inputs.wholes(shape, f"shape {l} of shapes", 1) for l, shape in enumerate(each, 1))
+
+
 def pools(pooling: Pooling, blocks: int) -> tuple[Pool, ...]:
     """The pooling of each block.
 
@@ -142,19 +182,13 @@ def pools(pooling: Pooling, blocks: int) -> tuple[Pool, ...]:
     Raises:
         ValueError: there are not as many entries as blocks, or a name is unknown.
     """
-    if isinstance(pooling, str):
-        if pooling != "global":
-            raise ValueError(
-                f'pooling must be "global", a side, Window, Cells or one for each block, got '
-                f"{pooling!r}."
-            )
+    checked = checked_pooling(pooling, "pooling")
+    if isinstance(checked, str):
         return (Cells(1),) * blocks
-    if isinstance(pooling, int | np.integer | Pool):
-        pooling = [pooling] * blocks
-    if len(pooling) != blocks:
+    given = checked if isinstance(checked, tuple) else (checked,) * blocks
+    if len(given) != blocks:
         raise ValueError(
-            f"pooling has {len(pooling)} entries for {blocks} blocks; give one for each block, or "
+            f"pooling has {len(given)} entries for {blocks} blocks; give one for each block, or "
             "a single one for all."
         )
-    sides = (p if isinstance(p, Pool) else whole(p, "A pooling window", 1) for p in pooling)
-    return tuple(p if isinstance(p, Pool) else Window(p) for p in sides)
+    return tuple(p if isinstance(p, Pool) else Window(p) for p in given)

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, views_of
 from linlocal.analysis.local_losses.pooling import Pool
 from linlocal.analysis.local_losses.projections import ProjectionModule
@@ -57,7 +58,7 @@ class ScoredPairs(LocalLoss):
     ) -> None:
         super().__init__()
         self.loss, self.formula = loss, pair_formula(loss)
-        self.negatives, self.penalty = negatives, penalty
+        self.negatives, self.penalty = negatives, inputs.not_negative(penalty, "penalty")
         self.pool, self.contexts, self.trained = pool, tuple(contexts), trained
         self.reads_top = any(onto_top for onto_top, _ in contexts)
         self.needs_global_error = matched

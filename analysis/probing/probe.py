@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from linlocal.analysis.block import Block, resolve
 from linlocal.analysis.probing.linear_classifiers import Scores, logistic_scores, ridge_scores
 from linlocal.analysis.watching import one_pass, untouched
+from linlocal.inputs import described, numbers, real, sequence, whole
 
 Kind = Literal["ridge", "logistic"]
 Loader = Iterable[tuple[Tensor, Tensor]]
@@ -80,8 +81,13 @@ def linear_probe(
         ValueError: shapes do not fit, features are not finite, a test label never occurs in
             training, a strength is not positive, or there are too few samples to hold any out.
     """
-    if not strengths or min(strengths) <= 0:
-        raise ValueError(f"strengths must be positive numbers, got {tuple(strengths)}.")
+    validation, seed = real(validation, "validation"), whole(seed, "seed", 0)
+    if not 0 < validation < 1:
+        raise ValueError(f"validation must lie between 0 and 1, got {validation}.")
+    given = sequence(strengths, "strengths", "positive numbers")
+    strengths = tuple(real(strength, "an entry of strengths") for strength in given)
+    if not strengths or not all(0 < strength < np.inf for strength in strengths):
+        raise ValueError(f"strengths must be positive numbers, got {strengths}.")
     if kind not in ("ridge", "logistic"):
         raise ValueError(f'kind must be "ridge" or "logistic", got {kind!r}.')
     x, y = _checked(features, labels, "training")
@@ -147,8 +153,12 @@ def probe_blocks(
     Raises:
         ValueError: as `linlocal.analysis.blocks`, a loader gave no batch, or a block returns
             something other than one tensor.
+        TypeError: a loader gives batches that do not begin with inputs and labels.
         RuntimeError: the blocks do not run once each, in this order.
     """
+    pooling, seed = whole(pooling, "pooling", 1), whole(seed, "seed", 0)
+    # Once, because a generator is used up by the first block.
+    strengths = sequence(strengths, "strengths", "positive numbers")
     watched = resolve(model, blocks, strict=False)
     features, labels = _block_features(model, watched, train_loader, pooling)
     test_features, test_labels = _block_features(model, watched, test_loader, pooling)
@@ -184,11 +194,16 @@ def stratified_split(
         seed: decides which samples are held out.
 
     Raises:
-        ValueError: the fraction is not between 0 and 1, or nothing would be held out.
+        ValueError: the fraction is not between 0 and 1, labels that are no vector, or nothing would
+            be held out.
     """
+    fraction = real(fraction, "fraction")
     if not 0 < fraction < 1:
         raise ValueError(f"The fraction to hold out must lie between 0 and 1, got {fraction}.")
-    array, rng = np.asarray(labels), np.random.default_rng(seed)
+    array = np.asarray(labels)
+    if array.ndim != 1:
+        raise ValueError(f"labels must be (samples,), got shape {array.shape}.")
+    rng = np.random.default_rng(whole(seed, "seed", 0))
     held_out = np.zeros(len(array), dtype=bool)
     for label in np.unique(array):
         rows = rng.permutation(np.flatnonzero(array == label))
@@ -204,10 +219,10 @@ def stratified_split(
 def _checked(
     features: ArrayLike | Tensor, labels: ArrayLike | Tensor, which: str
 ) -> tuple[Tensor, NDArray[Any]]:
-    x = torch.as_tensor(features).detach()
-    if x.is_complex():
-        raise TypeError(f"{which} features must hold real numbers, got dtype {x.dtype}.")
-    x = x.to(torch.float64)
+    if isinstance(features, Tensor) and not features.is_complex():
+        x = features.detach().to(torch.float64)
+    else:
+        x = torch.from_numpy(numbers(features, f"{which} features"))
     y = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if x.ndim != 2 or y.shape != x.shape[:1] or not y.size:
         raise ValueError(
@@ -256,13 +271,24 @@ def _block_features(
 
     with untouched(model), torch.no_grad():
         model.eval()
-        for inputs, target in loader:
+        for batch in loader:
+            inputs, target = _parts(batch)
             with one_pass(watched, look):
                 model(inputs.to(device))
             labels.append(target)
     if not labels:
         raise ValueError("Nothing to probe: the loader gave no batch.")
     return [torch.cat(part) for part in parts], torch.cat(labels)
+
+
+def _parts(batch: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of a batch; what else a loader gives (indices, weights) is left aside."""
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise TypeError(
+            "A loader must give batches (inputs, labels), got "
+            f"{described(batch)}: wrap it in a generator that takes them out."
+        )
+    return torch.as_tensor(batch[0]), torch.as_tensor(batch[1])
 
 
 def _pooled(output: Tensor, pooling: int) -> Tensor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from linlocal.analysis.probing.probe import linear_probe
+from linlocal.inputs import instance
 from linlocal.rhm import RandomHierarchyModel, Trees
 from linlocal.seeds import generator_for
 
@@ -42,10 +43,12 @@ def synonymic_sensitivity(
 
     Raises:
         ValueError: fewer than 2 data, or a grammar without synonyms.
+        TypeError: data that are no `Trees`.
 
     References:
         Cagnetta et al. 2023 (arXiv 2307.02129), synonymic sensitivity.
     """
+    instance(trees, Trees, "trees", "`Trees`, made by sample, split, data or parse")
     if len(trees) < 2:
         raise ValueError(
             "A sensitivity compares data with each other: it needs at least 2 of them, got "

@@ -56,7 +56,7 @@ def write(dataset: xr.Dataset, path: Path | str, provenance: Provenance) -> Path
         "of a DataArray, xr.Dataset(...) of a dict)",
     )
     inputs.instance(provenance, Provenance, "provenance", "what Provenance.collect gives")
-    path = _path(path)
+    path = inputs.path(path, "path")
     _check(dataset)
     own = own_attributes(dataset.attrs)
     labelled = dataset.drop_attrs(deep=False).assign_attrs(own)
@@ -91,7 +91,7 @@ def read(path: Path | str) -> xr.Dataset:
         ResultError: the file is missing, damaged, not ours or of a newer schema.
         TypeError: ``path`` is none.
     """
-    path = _path(path)
+    path = inputs.path(path, "path")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -126,11 +126,6 @@ def _labelled(body: bytes) -> xr.Dataset:
         return xr.load_dataset(BytesIO(body), engine="h5netcdf", decode_times=False)
     dataset, provenance = found
     return dataset.assign_attrs(joined_attributes(dataset.attrs, provenance))
-
-
-def _path(path: Path | str) -> Path:
-    inputs.instance(path, (str, os.PathLike), "path", "the path of a file")
-    return Path(path)
 
 
 def _checksum(body: bytes) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 
+from linlocal import inputs
 from linlocal.analysis.results.sources import code_version
 
 SCHEMA = 2
@@ -58,6 +59,7 @@ class Address:
 
     Raises:
         ResultError: unknown preset.
+        TypeError: a seed that is no whole number.
     """
 
     experiment: str
@@ -67,6 +69,8 @@ class Address:
 
     def __post_init__(self) -> None:
         known_name("preset", self.preset, PRESETS)
+        inputs.keep(self, inputs.whole, "seed")
+        inputs.keep(self, inputs.path, "folder")
 
     @property
     def path(self) -> Path:
@@ -122,12 +126,12 @@ class Provenance:
             module: the full name of the module whose code computes the result.
 
         Raises:
-            TypeError: config holds something that JSON cannot express.
+            TypeError: config holds something that JSON cannot express, or the seed is not whole.
         """
         return cls(
             experiment=experiment,
             preset=preset,
-            seed=seed,
+            seed=inputs.whole(seed, "seed"),
             config=_json(config),
             code="unknown" if module is None else _code(module),
             commit=_commit(),

@@ -51,10 +51,10 @@ class SeededLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        inputs.whole(seed, "seed", 0)
-        inputs.whole(num_workers, "num_workers", 0)
-        for name, value in (("batch_size", batch_size), ("rank", rank), ("world_size", world_size)):
-            inputs.whole(value, name)
+        seed = inputs.whole(seed, "seed", 0)
+        num_workers = inputs.whole(num_workers, "num_workers", 0)
+        batch_size, rank = inputs.whole(batch_size, "batch_size"), inputs.whole(rank, "rank")
+        world_size = inputs.whole(world_size, "world_size")
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
                 "batch_size must be at least 1 and rank one of 0..world_size - 1, got "
@@ -74,6 +74,7 @@ class SeededLoader:
 
     def rows(self, epoch: int) -> list[list[int]]:
         """The rows of the data set in each batch of an epoch."""
+        epoch = inputs.whole(epoch, "epoch", 0)
         rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(len(self.data))
         together = self.batch_size * self.world_size
@@ -82,6 +83,7 @@ class SeededLoader:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The batches from ``start`` on; those before are not read."""
+        epoch, start = inputs.whole(epoch, "epoch", 0), inputs.whole(start, "start", 0)
         yield from DataLoader(
             self.data,
             batch_sampler=self.rows(epoch)[start:],

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from linlocal import inputs
 from linlocal.autodiff.kinks import has_kink
 from linlocal.autodiff.pairs import pair_formula
 from linlocal.autodiff.tensors import index, judged, tensor
@@ -37,10 +38,13 @@ def optimal_projection(
         B, (width, context width).
 
     Raises:
-        ValueError: more than `MAX_ENTRIES` entries, or a hinge.
+        ValueError: more than `MAX_ENTRIES` entries, a hinge, a penalty that is not positive, or
+            activities that are no finite matrix.
         RuntimeError: Newton's method did not reach the accuracy of float64.
     """
-    anchors, contexts = tensor(z), tensor(c)
+    penalty = inputs.positive(penalty, "penalty")
+    anchors = tensor(inputs.matrix(z, "z", "(anchors, width)"))
+    contexts = tensor(inputs.matrix(c, "c", "(references, width)"))
     at = torch.unique(index(pairs.anchor), return_inverse=True)[1]
     referred = torch.unique(index(pairs.reference), return_inverse=True)[1]
     return minimise(anchors[at], contexts[referred], pairs, judge_of(loss), penalty).numpy()

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from linlocal import inputs
 from linlocal.autodiff.graph import Graph, Projections, TorchLoss
 from linlocal.networks import Masks, Network
 from linlocal.pairs import Pairs
@@ -122,8 +123,7 @@ def loss(
         projections: as in `local_update`.
     """
     graph = Graph(network, pairs, rule, projections, None)
-    if not 1 <= layer <= graph.depth:
-        raise ValueError(f"Layers are numbered 1..{graph.depth}, got layer {layer}.")
+    layer = inputs.layer_number(layer, graph.depth)
     total = graph.loss(layer, graph.z[layer])
     if rule.kind == "pair" and (rule.projection == "optimal" or graph.optimal_top(layer)):
         strength = rule.penalty.at(layer, graph.depth)

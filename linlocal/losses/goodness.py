@@ -25,7 +25,7 @@ class Goodness:
     score: Score = field(default_factory=lambda: Softplus(margin=0.0))
 
     def __post_init__(self) -> None:
-        inputs.finite(self.threshold, "threshold")
+        inputs.keep(self, inputs.finite, "threshold")
         scores.check(self.score)
 
     def value(self, goodness: Array, pairs: Direction) -> float:

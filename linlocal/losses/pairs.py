@@ -107,7 +107,7 @@ class InfoNCE:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        inputs.positive(self.temperature, "temperature")
+        inputs.keep(self, inputs.positive, "temperature")
 
     def contrasts(self, pairs: Direction) -> Contrasts:
         return pairs.differences

@@ -12,7 +12,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from scipy.special import expit
 
-from linlocal.inputs import Array, finite
+from linlocal import inputs
+from linlocal.inputs import Array
 
 
 @runtime_checkable
@@ -57,7 +58,7 @@ class Softplus:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        finite(self.margin, "The margin")
+        inputs.keep(self, inputs.finite, "margin")
 
     def value(self, m: Array) -> Array:
         return np.logaddexp(0.0, self.margin - m)
@@ -81,7 +82,7 @@ class Hinge:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        finite(self.margin, "The margin")
+        inputs.keep(self, inputs.finite, "margin")
 
     def value(self, m: Array) -> Array:
         return np.maximum(0.0, self.margin - m)
@@ -108,8 +109,8 @@ class SmoothedHinge:
     width: float = 0.5
 
     def __post_init__(self) -> None:
-        finite(self.margin, "The margin")
-        if not (np.isfinite(self.width) and self.width > 0):
+        inputs.keep(self, inputs.finite, "margin", "width")
+        if self.width <= 0:
             raise ValueError(
                 f"SmoothedHinge needs a finite width > 0, got {self.width}; use Hinge for width 0."
             )
@@ -139,6 +140,7 @@ def from_name(score: str | Score, margin: float = 1.0) -> Score:
         ValueError: the name is unknown.
         TypeError: the object lacks one of the three methods.
     """
+    margin = inputs.finite(margin, "margin")
     if isinstance(score, str):
         named: dict[str, Score] = {
             "linear": Linear(),

@@ -35,7 +35,7 @@ class NTXent:
     temperature: float = 0.5
 
     def __post_init__(self) -> None:
-        inputs.positive(self.temperature, "temperature")
+        inputs.keep(self, inputs.positive, "temperature")
 
     def _logits(self, z: Array, z_view: Array) -> tuple[Array, Array, Array, Array]:
         stacked = np.vstack([z, z_view])
@@ -94,7 +94,7 @@ class Whitening:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _numbers(self)
+        _keep_numbers(self)
 
     def value(self, z: Array, z_view: Array) -> float:
         def spread(a: Array) -> float:
@@ -123,8 +123,8 @@ class LogDet:
     epsilon: float = 0.5
 
     def __post_init__(self) -> None:
-        inputs.positive(self.epsilon, "epsilon")
-        _numbers(self)
+        inputs.keep(self, inputs.positive, "epsilon")
+        _keep_numbers(self)
 
     def value(self, z: Array, z_view: Array) -> float:
         def rate(a: Array) -> float:
@@ -160,8 +160,8 @@ class VICReg:
     epsilon: float = 1e-4
 
     def __post_init__(self) -> None:
-        inputs.positive(self.epsilon, "epsilon")
-        _numbers(self)
+        inputs.keep(self, inputs.positive, "epsilon")
+        _keep_numbers(self)
 
     def value(self, z: Array, z_view: Array) -> float:
         pull = float(np.mean((z - z_view) ** 2))
@@ -204,8 +204,8 @@ class BarlowTwins:
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        inputs.positive(self.epsilon, "epsilon")
-        _numbers(self)
+        inputs.keep(self, inputs.positive, "epsilon")
+        _keep_numbers(self)
 
     def _standardised(self, z: Array) -> tuple[Array, Array]:
         _several(z, "Barlow Twins")
@@ -250,8 +250,8 @@ class LPL:
     epsilon: float = 1e-4
 
     def __post_init__(self) -> None:
-        inputs.positive(self.epsilon, "epsilon")
-        _numbers(self)
+        inputs.keep(self, inputs.positive, "epsilon")
+        _keep_numbers(self)
 
     def value(self, z: Array, z_view: Array) -> float:
         predictive = float(np.mean((z - z_view) ** 2))
@@ -289,10 +289,9 @@ def _partners(n: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(n, 2 * n), np.arange(n)])
 
 
-def _numbers(loss: Any) -> None:
+def _keep_numbers(loss: Any) -> None:
     """Raise unless all fields are finite numbers."""
-    for each in fields(loss):
-        inputs.finite(getattr(loss, each.name), each.name)
+    inputs.keep(loss, inputs.finite, *(each.name for each in fields(loss)))
 
 
 def _several(z: Array, what: str) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class Convolution:
 
     Raises:
         ValueError: kernel not four-dimensional, channels that do not fit, or an empty output.
-        TypeError: a kernel that holds no real numbers, or groups that are no whole number.
+        TypeError: a kernel that holds no real numbers, or another argument that is not whole.
     """
 
     kernel: Array
@@ -47,12 +48,8 @@ class Convolution:
             ("padding", 2, 0),
             ("dilation", 2, 1),
         ):
-            value = getattr(self, name)
-            if np.shape(value) != (size,) or not all(_is_whole(n, least) for n in value):
-                raise ValueError(
-                    f"{name} must be {size} whole numbers of at least {least}, got {value}."
-                )
-        inputs.whole(self.groups, "groups", 1)
+            inputs.keep(self, partial(_several, size=size, least=least), name)
+        inputs.keep(self, partial(inputs.whole, least=1), "groups")
         kernel = inputs.numbers(self.kernel, "kernel")
         if kernel.ndim != 4:
             raise ValueError(
@@ -132,9 +129,11 @@ class Convolution:
         return np.asarray(total, dtype=np.float64).reshape(self.kernel.shape)
 
 
-def _is_whole(value: object, least: int) -> bool:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and bool(value >= least)  # type: ignore[operator]
+def _several(values: Any, name: str, size: int, least: int) -> tuple[int, ...]:
+    found = inputs.wholes(values, name, least)
+    if len(found) != size:
+        raise ValueError(f"{name} must be {size} whole numbers, got {found}.")
+    return found
 
 
 def average_pooling(shape: MapShape, size: int) -> Array:
@@ -149,8 +148,10 @@ def average_pooling(shape: MapShape, size: int) -> Array:
 
     Raises:
         ValueError: the window is larger than the map.
+        TypeError: a number that is not whole.
     """
-    channels, height, width = shape
+    channels, height, width = _several(shape, "shape", 3, 1)
+    size = inputs.whole(size, "size")
     if not 1 <= size <= min(height, width):
         raise ValueError(
             f"A pooling window of {size} does not fit maps of {height} x {width}; use a size of "

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from linlocal import inputs
 from linlocal.networks.convolution import Convolution, Weight
 
 
@@ -14,7 +15,7 @@ def weights_of_module(
     module: Any, input_shape: Sequence[int] | None, nonlinear: bool
 ) -> list[Weight]:
     """W_1..W_L of a module, read by class name and attributes, so torch need not be imported."""
-    shape = tuple(input_shape) if input_shape is not None else None
+    shape = None if input_shape is None else inputs.wholes(input_shape, "input_shape", 1)
     weights: list[Weight] = []
     waiting_for_relu = False
     for name, layer in _flat_layers(module):
@@ -54,7 +55,7 @@ def weights_of_module(
                 raise ValueError(f"Layer {name}: give its padding as numbers, with zeros.")
             convolution = Convolution(
                 value,
-                (int(shape[0]), int(shape[1]), int(shape[2])),
+                (shape[0], shape[1], shape[2]),
                 tuple(layer.stride),
                 tuple(layer.padding),
                 tuple(layer.dilation),

@@ -49,8 +49,8 @@ class Network(ABC):
     """
 
     def __init__(self, weights: Sequence[ArrayLike | Convolution]) -> None:
-        inputs.sequence(weights, "weights", "matrices or `Convolution`s, W_1..W_L")
-        if len(weights) == 0:
+        weights = inputs.sequence(weights, "weights", "matrices or `Convolution`s, W_1..W_L")
+        if not weights:
             raise ValueError("A network needs at least one weight matrix.")
         self._weights: tuple[Weight, ...] = tuple(
             w if isinstance(w, Convolution) else inputs.matrix(w, f"W_{l}", "(outputs, inputs)")
@@ -79,8 +79,7 @@ class Network(ABC):
         Raises:
             ValueError: scale is not a positive number.
         """
-        if not (np.isfinite(inputs.real(scale, "scale")) and scale > 0):
-            raise ValueError(f"scale must be a positive number, got {scale}.")
+        scale = inputs.positive(scale, "scale")
         return cls._draw(widths, seed, lambda rng, shape: scale * _semi_orthogonal(rng, shape))
 
     @classmethod
@@ -112,8 +111,8 @@ class Network(ABC):
             ValueError: condition_number below 1 or not finite, or fewer than two layers.
         """
         sizes = _sizes(widths)
-        inputs.real(condition_number, "condition_number")
-        if not (np.isfinite(condition_number) and condition_number >= 1):
+        condition_number = inputs.finite(condition_number, "condition_number")
+        if condition_number < 1:
             raise ValueError(f"condition_number must be at least 1, got {condition_number}.")
         if len(sizes) < 3:
             raise ValueError(
@@ -238,7 +237,7 @@ class Network(ABC):
         Raises:
             ValueError: unknown masks.
         """
-        if masks not in get_args(Masks):
+        if not inputs.is_one_of(masks, get_args(Masks)):
             raise ValueError(f'masks must be "sample", "batch" or "none", got {masks!r}.')
         errors = [top_error]
         for l in range(self.depth, 1, -1):
@@ -258,6 +257,7 @@ class Network(ABC):
             activities: what the forward pass left behind.
             error: (samples, width_l), minus the derivative of a loss by z_l.
         """
+        layer = inputs.layer_number(layer, self.depth)
         if activities.masks is not None:
             error = error * activities.masks[layer]
         gradient = error.T @ activities.z[layer - 1]
@@ -341,7 +341,7 @@ class DeepReLU(Network):
 
     def downstream(self, layer: int, x: ArrayLike) -> Array:
         """V_l(x) = dz_L / dz_l for every sample, (samples, n_L, n_l)."""
-        inputs.layer_number(layer, self.depth)
+        layer = inputs.layer_number(layer, self.depth)
         activities = self.activities(x)
         assert activities.masks is not None
         jacobian = np.broadcast_to(
@@ -359,9 +359,6 @@ def nearest_isometry(w: ArrayLike) -> Array:
 
 
 def _sizes(widths: Sequence[int]) -> tuple[int, ...]:
-    inputs.sequence(widths, "widths", "whole numbers")
-    for width in widths:
-        inputs.finite(width, "a width")
     sizes = inputs.widths(widths)
     for below, above in pairwise(sizes):
         inputs.room(below * above, f"a weight of {above} x {below}")

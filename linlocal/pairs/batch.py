@@ -35,7 +35,8 @@ class Pairs:
         object.__setattr__(
             self, "samples", inputs.matrix(self.samples, "samples", "(samples, width)")
         )
-        inputs.sequence(self.directions, "directions", "`Direction`s")
+        directions = inputs.sequence(self.directions, "directions", "`Direction`s")
+        object.__setattr__(self, "directions", directions)
         if not self.directions:
             raise ValueError("Pairs need at least one direction.")
         for direction in self.directions:
@@ -47,17 +48,20 @@ class Pairs:
                     f"{len(self.samples)} samples."
                 )
         if self.views is not None:
-            views = [inputs.rows(view, "views") for view in self.views]
+            both = inputs.sequence(self.views, "views", "two vectors of rows")
+            views = tuple(inputs.rows(view, "views") for view in both)
             if len({view.shape for view in views}) > 1:
                 raise ValueError(
                     "Both views must have the same shape (samples,), got "
                     f"{' and '.join(str(view.shape) for view in views)}."
                 )
-            rows = np.stack(views)
-            if rows.ndim != 2 or not rows.size or rows.min() < 0 or rows.max() >= len(self.samples):
+            rows = np.stack(views) if views else np.empty(0)
+            fits = rows.ndim == 2 and len(rows) == 2 and rows.size > 0
+            if not fits or rows.min() < 0 or rows.max() >= len(self.samples):
                 raise ValueError(
                     f"views must be two vectors of rows among {len(self.samples)} samples."
                 )
+            object.__setattr__(self, "views", views)
 
     @property
     def num_pairs(self) -> int:
@@ -98,7 +102,7 @@ class Pairs:
                 f"{second.shape}."
             )
         n = len(first)
-        if directions not in ("both", "forward"):
+        if not inputs.is_one_of(directions, ("both", "forward")):
             raise ValueError(f'directions must be "both" or "forward", got {directions!r}.')
         forward = _direction(n, negatives, num_negatives, rng)
         view, other = np.arange(n), np.arange(n, 2 * n)
@@ -139,7 +143,7 @@ class Pairs:
         stack = inputs.numbers(images, "images")
         if stack.ndim != 3 or stack.size == 0:
             raise ValueError(f"images must be (images, height, width), got shape {stack.shape}.")
-        inputs.whole(patch_size, "patch_size", 1)
+        patch_size = inputs.whole(patch_size, "patch_size", 1)
         count, height, width = stack.shape
         rows, columns = height // patch_size, width // patch_size
         if rows < 2 or columns < 1:
@@ -212,11 +216,11 @@ def _direction(
 def _negative_anchors(
     n: int, negatives: Negatives, count: int, rng: np.random.Generator | None
 ) -> Sequence[Index]:
+    if negatives is not None and not inputs.is_one_of(negatives, ("next", "random")):
+        raise ValueError(f'negatives must be "next", "random" or None, got {negatives!r}.')
+    count = inputs.whole(count, "num_negatives", 1)
     if negatives is None:
         return []
-    if negatives not in ("next", "random"):
-        raise ValueError(f'negatives must be "next", "random" or None, got {negatives!r}.')
-    inputs.whole(count, "num_negatives", 1)
     if count > n - 1:
         raise ValueError(
             f"{count} negatives for each pair need a batch of at least {count + 1} samples, got "

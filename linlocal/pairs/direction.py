@@ -30,9 +30,8 @@ class Direction:
 
     def __post_init__(self) -> None:
         # Copies: the arrays of the caller stay writable.
-        for name in ("anchor", "reference", "group"):
-            object.__setattr__(self, name, inputs.rows(getattr(self, name), name))
-        object.__setattr__(self, "sign", np.array(self.sign))
+        inputs.keep(self, inputs.rows, "anchor", "reference", "group")
+        inputs.keep(self, inputs.numbers, "sign")
         shape = self.anchor.shape
         if len(shape) != 1 or any(
             a.shape != shape for a in (self.reference, self.sign, self.group)

@@ -53,7 +53,7 @@ def optimal_projection(
     """
     inputs.instance(pairs, Direction, "pairs", "a `Direction`, one of `Pairs.directions`")
     inputs.instance(loss, PairLoss, "loss", "a `PairLoss`: TypeTwo, TypeOne, InfoNCE or kin")
-    inputs.real(penalty, "penalty")
+    penalty = inputs.real(penalty, "penalty")
     anchors = z if isinstance(z, Rows) else Rows(inputs.matrix(z, "z", "(anchors, width)"))
     contexts = c if isinstance(c, Rows) else Rows(inputs.matrix(c, "c", "(references, width)"))
     for given, used, name in (
@@ -74,7 +74,7 @@ def optimal_projection(
         raise ValueError(
             'The pairs have no negatives; build them with negatives="next" or negatives="random".'
         )
-    if method not in ("auto", "dual", "primal"):
+    if not inputs.is_one_of(method, ("auto", "dual", "primal")):
         raise ValueError(f'method must be "auto", "dual" or "primal", got {method!r}.')
 
     problem = ScoreProblem(anchors, contexts, pairs, loss, penalty)

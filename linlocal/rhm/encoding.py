@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from linlocal import inputs
 from linlocal.rhm.grammar import Grammar, Symbols
 
 
@@ -14,9 +15,9 @@ def checked_leaves(grammar: Grammar, leaves: ArrayLike) -> Symbols:
     """``leaves`` as an array.
 
     Raises:
-        ValueError: not (data, d) symbols of the grammar.
+        ValueError: not (data, d) symbols of the grammar, or some of them masked.
     """
-    array = np.asarray(leaves)
+    array = np.asarray(inputs.plain(leaves, "leaves"))
     if array.ndim != 2 or array.shape[1] != grammar.num_leaves or array.dtype.kind not in "iu":
         raise ValueError(
             f"leaves must be whole numbers (data, {grammar.num_leaves}), got shape {array.shape} "

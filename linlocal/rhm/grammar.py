@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations, product
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linlocal import inputs
 from linlocal.seeds import generator_for
 
 Array = NDArray[np.float64]
@@ -53,8 +53,9 @@ class Grammar:
             places, "ordered" puts them anywhere, in their order.
 
     Raises:
-        ValueError: a number that is not a positive integer, lengths that differ from L, or one of
-            the inequalities m <= v^(s-1), n m <= v^s, v^s < 2^63, (s (s_0 + 1))^s < 2^63 broken.
+        ValueError: a number that is too small, lengths that differ from L, or one of the
+            inequalities m <= v^(s-1), n m <= v^s, v^s < 2^63, (s (s_0 + 1))^s < 2^63 broken.
+        TypeError: something else than a (whole) number.
     """
 
     num_classes: int
@@ -71,27 +72,26 @@ class Grammar:
         for name in ("num_classes", "num_symbols", "num_synonyms", "num_levels", "num_blanks"):
             # Python ints: the number of data exceeds those of numpy, which sweeps tend to pass.
             least = 0 if name == "num_blanks" else 1
-            object.__setattr__(self, name, _whole(getattr(self, name), name, least))
-        if self.placement not in ("blocks", "ordered"):
+            inputs.keep(self, partial(inputs.whole, least=least), name)
+        inputs.keep(self, inputs.whole, "seed")
+        if not inputs.is_one_of(self.placement, ("blocks", "ordered")):
             raise ValueError(f'placement must be "blocks" or "ordered", got {self.placement!r}.')
-        for name in ("tuple_size", "rule_exponent"):
-            value = getattr(self, name)
-            if isinstance(value, Sequence):
-                object.__setattr__(self, name, tuple(value))
-                if len(value) != self.num_levels:
-                    raise ValueError(
-                        f"{name} must be one number or one for each of the {self.num_levels} "
-                        f"levels, got {len(value)} numbers."
-                    )
-        sizes = tuple(_whole(s, "tuple_size", 1) for s in self.tuple_sizes)
-        object.__setattr__(
-            self, "tuple_size", sizes if isinstance(self.tuple_size, Sequence) else sizes[0]
-        )
-        if not all(math.isfinite(e) and e >= 0 for e in self.rule_exponents):
-            raise ValueError(
-                f"rule_exponent must be finite and at least 0, got {self.rule_exponent!r}."
-            )
+        size = partial(inputs.whole, least=1)
+        inputs.keep(self, partial(self._per_level, check=size), "tuple_size")
+        inputs.keep(self, partial(self._per_level, check=inputs.not_negative), "rule_exponent")
         self._check_inequalities()
+
+    def _per_level(self, value: Any, name: str, check: Callable[[Any, str], Any]) -> Any:
+        """One checked number, or a tuple of one for each level."""
+        if not inputs.is_several(value):
+            return check(value, name)
+        each = tuple(check(v, name) for v in inputs.sequence(value, name, "numbers"))
+        if len(each) != self.num_levels:
+            raise ValueError(
+                f"{name} must be one number or one for each of the {self.num_levels} "
+                f"levels, got {len(each)} numbers."
+            )
+        return each
 
     def _check_inequalities(self) -> None:
         n, v, m = self.num_classes, self.num_symbols, self.num_synonyms
@@ -173,15 +173,20 @@ class Grammar:
 
     def num_nodes(self, level: int) -> int:
         """How many symbols (blanks not counted) a tree has at a level: prod_{h > level} s_h."""
-        return math.prod(self.tuple_sizes[level:])
+        return math.prod(self.tuple_sizes[self._any_level(level) :])
 
     def num_values(self, level: int) -> int:
         """How many different symbols a level has: n at level L, v below."""
-        return self.num_classes if level == self.num_levels else self.num_symbols
+        top = self._any_level(level) == self.num_levels
+        return self.num_classes if top else self.num_symbols
 
     def radix(self, level: int) -> int:
         """m K_l, the ways to write a given symbol of a level as a patch."""
-        return self.num_synonyms * len(self.placements[level - 1])
+        return self.num_synonyms * len(self.placements[self.check_level(level) - 1])
+
+    def _any_level(self, level: int) -> int:
+        number = inputs.whole(level, "level", 0)
+        return number if number == 0 else self.check_level(number)
 
     def check_level(self, level: int) -> int:
         """``level`` if it is one of 1..L.
@@ -189,12 +194,13 @@ class Grammar:
         Raises:
             ValueError: otherwise.
         """
-        if level not in self.levels:
+        number = inputs.whole(level, "level")
+        if number not in self.levels:
             raise ValueError(
                 f"Levels with rules are numbered 1..{self.num_levels} from the leaves up, got "
-                f"level {level}" + ("; the leaves are level 0." if level == 0 else ".")
+                f"level {number}" + ("; the leaves are level 0." if number == 0 else ".")
             )
-        return int(level)
+        return number
 
     # -- rules -------------------------------------------------------------------------------------
 
@@ -326,14 +332,6 @@ class TupleTable:
             code *= self._base
             code += tuples[..., i]
         return code
-
-
-def _whole(value: Any, name: str, least: int) -> int:
-    """``value`` as a Python int, if it is a whole number not below ``least``."""
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or int(value) != value or value < least:
-        raise ValueError(f"{name} must be a whole number and at least {least}, got {value!r}.")
-    return int(value)
 
 
 def _digits(code: Index, base: int, size: int) -> Index:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from linlocal.inputs import whole
+from linlocal.rhm.encoding import checked_leaves
 from linlocal.rhm.grammar import Grammar, Symbols
 from linlocal.seeds import generator_for
 
@@ -68,6 +70,7 @@ def colours(num_symbols: int) -> NDArray[np.float32]:
     Args:
         num_symbols: v.
     """
+    num_symbols = whole(num_symbols, "num_symbols", 1)
     hues = [colorsys.hsv_to_rgb(k / num_symbols, 0.8, 0.95) for k in range(num_symbols)]
     return np.array(hues, dtype=np.float32)[:, :, None, None]
 
@@ -86,6 +89,8 @@ def textures(
     Raises:
         ValueError: a single value has no variance.
     """
+    num_symbols = whole(num_symbols, "num_symbols", 1)
+    patch_size, channels = whole(patch_size, "patch_size", 1), whole(channels, "channels", 1)
     size = channels * patch_size**2
     if size < 2:
         raise ValueError(
@@ -109,7 +114,8 @@ def render(
         patches: (v, channels, patch, patch) what each symbol looks like: `colours`, `textures`.
 
     Raises:
-        ValueError: the patches of a level are not square, or not one for each symbol.
+        ValueError: the patches of a level are not square, or not one for each symbol, or leaves
+            that are not (data, d) symbols of the grammar.
     """
     if patches.ndim != 4 or len(patches) != grammar.num_symbols:
         raise ValueError(
@@ -117,7 +123,7 @@ def render(
             f"{patches.shape}."
         )
     looks = np.concatenate([patches, np.zeros_like(patches[:1])])  # found by BLANK = -1
-    symbols = grid(grammar, leaves)
+    symbols = grid(grammar, checked_leaves(grammar, leaves))
     count, rows, columns = symbols.shape
     channels, height, width = patches.shape[1:]
     pixels = looks[symbols].transpose(0, 3, 1, 4, 2, 5)

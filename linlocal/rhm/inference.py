@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal.inputs import whole
+from linlocal import inputs
 from linlocal.rhm import sampling, trees as t
 from linlocal.rhm.encoding import checked_leaves
 from linlocal.rhm.grammar import Array, Grammar, Index, Productions, Symbols
@@ -139,6 +139,7 @@ def posterior(
     Raises:
         ValueError: wrong shapes, or visible leaves that the grammar cannot have generated.
     """
+    corruption = _below_one(corruption)
     given, seen = _visible(grammar, leaves, visible)
     parts = [
         _posterior(grammar, given[rows], seen[rows], corruption) for rows in _parts(grammar, given)
@@ -148,6 +149,13 @@ def posterior(
         parts = [_posterior(grammar, empty, empty >= 0, corruption)]
     levels = tuple(map(np.concatenate, zip(*(p.levels for p in parts), strict=True)))
     return Posterior(levels, np.concatenate([p.log_evidence for p in parts]))
+
+
+def _below_one(corruption: float) -> float:
+    probability = inputs.real(corruption, "corruption")
+    if not 0 <= probability < 1:
+        raise ValueError(f"corruption must be a probability below 1, got {probability}.")
+    return probability
 
 
 def _posterior(grammar: Grammar, leaves: Symbols, seen: Mask, corruption: float) -> Posterior:
@@ -170,16 +178,20 @@ def _upward(
     grammar: Grammar, leaves: Symbols, seen: Mask, corruption: float
 ) -> tuple[list[Array], Array]:
     """Messages up of the levels 0..L, (data, nodes, symbols), and log p(visible leaves)."""
-    if not 0 <= corruption < 1:
-        raise ValueError(f"corruption must be a probability below 1, got {corruption}.")
     v = grammar.num_symbols
     values = v + grammar.sparse
-    likelihood = np.zeros((values + 1, values))  # the last row, found by -2, is the hidden leaf
-    likelihood[:v, :v] = np.where(np.eye(v) > 0, 1 - corruption, corruption / max(1, v - 1))
-    likelihood[v:, v:] = 1.0
-    likelihood[-1] = 1.0
-    column = np.where(leaves < 0, v, leaves)
-    up = [likelihood[np.where(seen, column, values)]]
+    # In 64 bits: the integers of the leaves hold the symbols up to v - 1, but not always v.
+    symbol = leaves.astype(np.int64)
+    blank = symbol < 0
+    symbol[blank] = v
+    # p(leaf as seen | symbol), where a blank is never taken for a symbol; 1 at a hidden leaf.
+    likelihood = np.zeros((*leaves.shape, values))
+    likelihood[..., :v] = corruption / max(1, v - 1)
+    likelihood[blank] = 0.0
+    hit = np.where(blank, 1.0, 1 - corruption)
+    np.put_along_axis(likelihood, symbol[..., None], hit[..., None], axis=-1)
+    likelihood[~seen] = 1.0
+    up = [likelihood]
     log_evidence = np.zeros(len(leaves))
     for l in grammar.levels:
         rules = grammar.productions[l - 1]
@@ -243,7 +255,9 @@ def _normalised(values: Array) -> Array:
 def _visible(
     grammar: Grammar, leaves: ArrayLike, visible: ArrayLike | None
 ) -> tuple[Symbols, Mask]:
-    array = np.asarray(leaves)
+    array = np.asarray(inputs.plain(leaves, "leaves"))
+    if array.dtype.kind not in "iu":
+        checked_leaves(grammar, array)  # raises
     seen = np.ones(array.shape[-1:], dtype=bool) if visible is None else np.asarray(visible)
     if seen.dtype != np.bool_ or seen.shape not in (array.shape, array.shape[-1:]):
         raise ValueError(
@@ -281,6 +295,7 @@ def sample_posterior(
     Raises:
         ValueError: as `posterior`.
     """
+    corruption = _below_one(corruption)
     given, seen = _visible(grammar, leaves, visible)
     rng = generator_for("sample posterior", seed)
     drawn = np.empty(given.shape, dtype=grammar.dtype)
@@ -336,12 +351,11 @@ def bayes_error(
     Raises:
         ValueError: not a probability, or a mask of the wrong shape.
     """
-    whole(num_samples, "num_samples", 2)
+    num_samples = inputs.whole(num_samples, "num_samples", 2)
     leaves = sampling.sample(grammar, num_samples, seed).leaves
     seen = np.asarray(visible)
     if seen.ndim == 0:
-        if not 0 <= seen <= 1:
-            raise ValueError(f"visible must be a probability or booleans (d,), got {visible!r}.")
-        seen = generator_for("masks", seed).random(leaves.shape) < seen
+        share = inputs.share(visible, "visible (a probability or booleans (d,))")
+        seen = generator_for("masks", seed).random(leaves.shape) < share
     errors = 1.0 - posterior(grammar, leaves, seen).classes.max(axis=-1)
     return BayesError(float(errors.mean()), float(errors.std(ddof=1) / np.sqrt(num_samples)))

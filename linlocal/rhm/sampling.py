@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal.inputs import whole
+from linlocal.inputs import share, whole
 from linlocal.rhm import trees as t
+from linlocal.rhm.encoding import checked_leaves
 from linlocal.rhm.grammar import Grammar, Index, Symbols
 from linlocal.rhm.trees import Trees
 from linlocal.seeds import generator_for
@@ -27,7 +28,7 @@ def sample(grammar: Grammar, num: int, *seed: int) -> Trees:
         num: the number of data.
         seed: seeds the draws, by one number or several; independent of the seed of the rules.
     """
-    whole(num, "num", 0)
+    num = whole(num, "num", 0)
     return _sample(grammar, num, generator_for("sample", *seed))
 
 
@@ -69,7 +70,17 @@ def enumerate_data(grammar: Grammar, batch_size: int = 1024, start: int = 0) -> 
         grammar: the rules.
         batch_size: the number of data made at a time.
         start: the index of the first.
+
+    Raises:
+        ValueError: no data at a time, or a negative start.
+        TypeError: a number that is not whole.
     """
+    # Here and not in the generator, so a wrong number is refused by the call itself.
+    batch_size, start = whole(batch_size, "batch_size", 1), whole(start, "start", 0)
+    return _enumerated(grammar, batch_size, start)
+
+
+def _enumerated(grammar: Grammar, batch_size: int, start: int) -> Iterator[Trees]:
     for first in range(start, grammar.num_data, batch_size):
         yield t.data_at(grammar, range(first, min(first + batch_size, grammar.num_data)))
 
@@ -98,8 +109,7 @@ def split(grammar: Grammar, train: int, test: int, seed: int) -> tuple[Trees, Tr
         ValueError: negative sizes, more data than there are, or so many of a grammar with unequal
             rules that the rest is too rare to be met.
     """
-    if train < 0 or test < 0:
-        raise ValueError(f"train and test must not be negative, got {train} and {test}.")
+    train, test = whole(train, "train", 0), whole(test, "test", 0)
     if train + test > grammar.num_data:
         raise ValueError(
             f"train + test <= P_max is broken: {train + test} > {grammar.num_data}. Ask for fewer "
@@ -111,6 +121,7 @@ def split(grammar: Grammar, train: int, test: int, seed: int) -> tuple[Trees, Tr
 
 def draw_distinct(grammar: Grammar, num: int, *seed: int) -> Trees:
     """The first ``num`` data of a random order without repetition, see `split`."""
+    num = whole(num, "num", 0)
     rng = generator_for("split", *seed)
     if grammar.num_data <= EXACT_ORDER or (grammar.uniform and 2 * num > grammar.num_data):
         return t.data_at(grammar, _random_order(grammar, num, rng))
@@ -167,6 +178,7 @@ def exchange(grammar: Grammar, trees: Trees, level: int, node: int | None, seed:
     """
     if grammar.num_synonyms == 1:
         raise ValueError("With num_synonyms=1 no tuple has a synonym to be exchanged with.")
+    level = grammar.check_level(level)
     columns = _columns(grammar, level, level, node)
     choices = t.choices_of(grammar, trees)
     old = choices[level - 1][:, columns]
@@ -195,10 +207,10 @@ def resample(grammar: Grammar, trees: Trees, level: int, node: int | None, seed:
     Raises:
         ValueError: no such level or node.
     """
-    rng = generator_for("resample", seed)
+    rng, level = generator_for("resample", seed), grammar.check_level(level)
     choices = t.choices_of(grammar, trees)
     placements = [level_.copy() for level_ in trees.placements]
-    for l in range(1, grammar.check_level(level) + 1):
+    for l in range(1, level + 1):
         columns = _columns(grammar, l, level, node)
         choices[l - 1][:, columns] = _choices(grammar, l, len(trees), rng)[:, columns]
     for l, drawn in enumerate(_placements(grammar, len(trees), rng)[:level], start=1):
@@ -212,6 +224,7 @@ def _columns(grammar: Grammar, level: int, top: int, node: int | None) -> slice:
     count = grammar.num_nodes(grammar.check_level(top))
     if node is None:
         return slice(None)
+    node = whole(node, "node")
     if not 0 <= node < count:
         raise ValueError(f"Level {top} has symbols 0..{count - 1}, got node {node}.")
     share = grammar.num_nodes(level) // count
@@ -228,13 +241,13 @@ def corrupt(grammar: Grammar, leaves: ArrayLike, fraction: float, seed: int) -> 
         seed: seeds the replacements.
 
     Raises:
-        ValueError: not a probability, or no other symbol.
+        ValueError: not a probability, no other symbol, or not (data, d) symbols of the grammar.
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be in 0..1, got {fraction}.")
+    fraction = share(fraction, "fraction")
     if grammar.num_symbols == 1:
         raise ValueError("With num_symbols=1 a leaf cannot be another symbol.")
-    old = np.asarray(leaves)
+    # Wide, because a symbol plus its shift may not fit into the integers of the leaves.
+    old = checked_leaves(grammar, leaves).astype(np.int64)
     rng = generator_for("corrupt", seed)
     hit = (rng.random(old.shape) < fraction) & (old >= 0)
     shift = rng.integers(1, grammar.num_symbols, size=old.shape)

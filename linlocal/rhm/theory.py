@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from linlocal.inputs import rows, whole, wholes
 from linlocal.rhm.grammar import Array, Grammar
 
 
@@ -144,7 +145,8 @@ def published_token_covariance(grammar: Grammar, level: int) -> float:
     _require_uniform(grammar, "C_l")
     _require_dense(grammar, "C_l")
     v, m = grammar.num_symbols, grammar.num_synonyms
-    q, s = grammar.num_values(grammar.check_level(level)), grammar.tuple_sizes[level - 1]
+    level = grammar.check_level(level)
+    q, s = grammar.num_values(level), grammar.tuple_sizes[level - 1]
     return math.sqrt((1 - q * m / v**s) / (v**2 * q * float(m) ** (2 * level - 1)))
 
 
@@ -178,6 +180,7 @@ def expected_token_covariance(grammar: Grammar, level: int) -> float:
     # 4. Each level below multiplies the square by kappa on either side, if the two sides had tables
     #    of their own; that they share them is left out, of relative order 1/v.
     published_token_covariance(grammar, level)  # checks
+    level = grammar.check_level(level)
     n_of, v, m = grammar.num_values, grammar.num_symbols, grammar.num_synonyms
     if v == 1:
         return 0.0
@@ -212,6 +215,7 @@ def leaf_path(grammar: Grammar, leaf: int) -> tuple[int, ...]:
     Raises:
         ValueError: no such leaf.
     """
+    leaf = whole(leaf, "leaf")
     if not 0 <= leaf < grammar.num_leaves:
         raise ValueError(f"Leaves are numbered 0..{grammar.num_leaves - 1}, got {leaf}.")
     path = []
@@ -230,7 +234,14 @@ def transition(grammar: Grammar, level: int, child: int) -> Array:
         grammar: the rules.
         level: 1..L.
         child: 0..S-1.
+
+    Raises:
+        ValueError: no such level or child.
     """
+    level = grammar.check_level(level)
+    child, size = whole(child, "child"), grammar.patch_sizes[level - 1]
+    if not 0 <= child < size:
+        raise ValueError(f"Children of level {level} are numbered 0..{size - 1}, got {child}.")
     rules = grammar.productions[level - 1]
     result = np.zeros((int(rules.owner[-1]) + 1, grammar.num_symbols + grammar.sparse))
     np.add.at(result, (rules.owner, rules.patches[:, child]), rules.probability)
@@ -268,7 +279,7 @@ def class_tuple_covariance(grammar: Grammar, node: int) -> Array:
     Returns:
         Columns in the order of ``grammar.productions[0]``.
     """
-    path = leaf_path(grammar, node * grammar.patch_sizes[0])
+    path = leaf_path(grammar, whole(node, "node") * grammar.patch_sizes[0])
     rules = grammar.productions[0]
     down = _symbol_given_class(grammar, path, 1)[:, rules.owner] * rules.probability
     return (down - down.mean(axis=0)) / grammar.num_classes
@@ -285,6 +296,7 @@ def token_covariance(grammar: Grammar, first: int, second: int) -> Array:
     Raises:
         ValueError: no such leaf, or twice the same.
     """
+    first, second = whole(first, "first"), whole(second, "second")
     path, other = leaf_path(grammar, first), leaf_path(grammar, second)
     level = common_ancestor(grammar, first, second)
     ancestor = _symbol_given_class(grammar, path, level).mean(axis=0)
@@ -308,6 +320,7 @@ def common_ancestor(grammar: Grammar, first: int, second: int) -> int:
     Raises:
         ValueError: no such leaf, or twice the same.
     """
+    first, second = whole(first, "first"), whole(second, "second")
     if first == second:
         raise ValueError(f"Give two different leaves, got {first} twice.")
     pairs = zip(leaf_path(grammar, first), leaf_path(grammar, second), strict=True)
@@ -343,13 +356,22 @@ def measured_covariance(first: ArrayLike, second: ArrayLike, shape: tuple[int, i
         shape: how many values there are.
 
     Raises:
-        ValueError: vectors of different lengths.
+        ValueError: vectors of different lengths, or other values.
+        TypeError: values that are not whole.
     """
-    a, b = np.asarray(first), np.asarray(second)
+    a, b, sizes = rows(first, "first"), rows(second, "second"), wholes(shape, "shape", 1)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"Two vectors of the same length are needed, got {a.shape}, {b.shape}.")
-    code = (a.astype(np.int64) % shape[0]) * shape[1] + b.astype(np.int64) % shape[1]
-    joint = np.bincount(code, minlength=shape[0] * shape[1]).reshape(shape) / len(a)
+    if len(sizes) != 2:
+        raise ValueError(f"shape must be two whole numbers, got {sizes}.")
+    for values, size, name in ((a, sizes[0], "first"), (b, sizes[1], "second")):
+        if values.size and not -1 <= values.min() <= values.max() < size:
+            raise ValueError(
+                f"{name} must hold values 0..{size - 1}, or -1 for the last, got values from "
+                f"{values.min()} to {values.max()}."
+            )
+    code = (a % sizes[0]) * sizes[1] + b % sizes[1]
+    joint = np.bincount(code, minlength=sizes[0] * sizes[1]).reshape(sizes) / len(a)
     return np.asarray(joint - np.outer(joint.sum(axis=1), joint.sum(axis=0)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from linlocal import inputs
 from linlocal.rhm.grammar import BLANK, Array, Grammar, Index, Symbols
 from linlocal.seeds import generator_for
 
@@ -42,6 +42,10 @@ class Trees:
         return len(self.leaves)
 
     def __getitem__(self, rows: slice | NDArray[Any] | Sequence[int]) -> Trees:
+        if isinstance(rows, int | np.integer):
+            raise TypeError(
+                f"Trees hold several data: take the rows [{rows}:{rows + 1}] or a list."
+            )
         symbols = tuple(level[rows] for level in self.symbols)
         return Trees(
             self.leaves[rows] if self.placements else symbols[0],
@@ -80,6 +84,7 @@ class Trees:
 
 def empty(grammar: Grammar, num: int) -> Trees:
     """Trees for ``num`` data, not yet filled."""
+    num = inputs.whole(num, "num", 0)
     top = grammar.num_levels
     symbols = tuple(
         np.empty((num, grammar.num_nodes(l)), dtype=grammar.dtype) for l in range(top + 1)
@@ -114,8 +119,17 @@ def derive(
         placements: the number of the placement of each tuple in the same form, for a sparse
             grammar.
         out: the trees to write to; new ones by default.
+
+    Raises:
+        ValueError: no such class.
+        TypeError: classes that are not whole numbers.
     """
-    label = np.asarray(labels)
+    label = inputs.rows(labels, "labels")
+    if label.size and not 0 <= label.min() <= label.max() < grammar.num_classes:
+        raise ValueError(
+            f"Classes are numbered 0..{grammar.num_classes - 1}, got numbers from {label.min()} to "
+            f"{label.max()}."
+        )
     trees = empty(grammar, len(label)) if out is None else out
     trees.symbols[-1][:, 0] = label
     for l in reversed(grammar.levels):
@@ -153,15 +167,62 @@ def leaf_places(grammar: Grammar, placements: Choices) -> Index:
 
 
 def choices_of(grammar: Grammar, trees: Trees) -> list[Index]:
-    """The number 0..m-1 of the rule that wrote each symbol, for each level 1..L."""
+    """The number 0..m-1 of the rule that wrote each symbol, for each level 1..L.
+
+    Raises:
+        ValueError: the trees are not of this grammar, or have unknown symbols; the message names
+            the first datum that is not.
+        TypeError: no `Trees`.
+    """
+    _check_shapes(grammar, trees)
     result = []
     for l in grammar.levels:
         owner = trees.symbols[l]
         row = grammar.rule_tables[l - 1].find(
             trees.symbols[l - 1].reshape(*owner.shape, grammar.tuple_sizes[l - 1])
         )
-        result.append(row - owner.astype(np.int64) * grammar.num_synonyms)
+        choice = row - owner.astype(np.int64) * grammar.num_synonyms
+        foreign = (choice < 0) | (choice >= grammar.num_synonyms) | (row < 0)
+        if foreign.any():
+            _explain_foreign(grammar, trees, l, foreign)
+        result.append(choice)
     return result
+
+
+def _check_shapes(grammar: Grammar, trees: Trees) -> None:
+    inputs.instance(trees, Trees, "trees", "`Trees`, made by sample, split, data or parse")
+    nodes = [grammar.num_nodes(l) for l in range(grammar.num_levels + 1)]
+    found = [level.shape[1] for level in trees.symbols]
+    if found != nodes or len(trees.placements) != (grammar.num_levels if grammar.sparse else 0):
+        raise ValueError(
+            f"The trees are of another grammar: they have {found} symbols in the levels 0, 1, ... "
+            f"and placements in {len(trees.placements)} levels; this one has {nodes}, and "
+            f"placements {'in all levels' if grammar.sparse else 'in none'}."
+        )
+    for l, placement in enumerate(trees.placements, start=1):
+        count = len(grammar.placements[l - 1])
+        if placement.size and not 0 <= placement.min() <= placement.max() < count:
+            raise ValueError(
+                f"Placements of level {l} are numbered 0..{count - 1} in this grammar, got numbers "
+                f"from {placement.min()} to {placement.max()}: the trees are of another grammar, "
+                "or were parsed with strict=False and have unknown places."
+            )
+
+
+def _explain_foreign(
+    grammar: Grammar, trees: Trees, level: int, foreign: NDArray[np.bool_]
+) -> None:
+    bad = foreign.any(axis=1)
+    row = int(np.argmax(bad))
+    node = int(np.argmax(foreign[row]))
+    s = grammar.tuple_sizes[level - 1]
+    below = trees.symbols[level - 1][row, node * s : (node + 1) * s].tolist()
+    raise ValueError(
+        f"{int(bad.sum())} of {len(trees)} data are not of this grammar, the first is datum {row}: "
+        f"no rule writes its symbol {int(trees.symbols[level][row, node])} of level {level} (node "
+        f"{node}) as {tuple(below)}. Are these trees of another grammar or seed, or parsed with "
+        "strict=False?"
+    )
 
 
 def log_probability(grammar: Grammar, trees: Trees) -> Array:
@@ -224,7 +285,8 @@ def data_at(grammar: Grammar, index: Iterable[int] | NDArray[Any]) -> Trees:
     """
     wide = grammar.num_data >= INDEX_LIMIT
     if not isinstance(index, np.ndarray):
-        index = np.array([operator.index(i) for i in index], dtype=object)
+        whole = [inputs.whole(i, "an index") for i in inputs.sequence(index, "index", "numbers")]
+        index = np.array(whole, dtype=object)
     if index.dtype.kind not in "iuO" or index.ndim != 1:
         raise TypeError(
             f"index must be a vector of whole numbers, got shape {index.shape} of {index.dtype}."

@@ -14,6 +14,7 @@ from itertools import product
 
 import sympy as sp
 
+from linlocal import inputs
 from linlocal.rules import Rule
 from linlocal.symbolic import formulas
 from linlocal.symbolic.formulas import (
@@ -114,7 +115,11 @@ class DerivedCondition:
         Raises:
             NotApplicable: the residual has letters (pooling) without a size of their own.
         """
-        sizes = {"P": num_pairs, "l": width, "l-1": below}
+        sizes = {
+            "P": inputs.whole(num_pairs, "num_pairs", 1),
+            "l": inputs.whole(width, "width", 1),
+            "l-1": inputs.whole(below, "below", 1),
+        }
         return [
             evaluate(e, _free(e, sizes), {LAM: LAM, LAM_LAYER: LAM_LAYER})
             for e in (self.update, self.slopes)
@@ -155,6 +160,7 @@ class DerivedCondition:
         """
         if isinstance(condition, str) and condition not in CONDITIONS:
             raise ValueError(f"Unknown condition {condition!r}; known are {', '.join(CONDITIONS)}.")
+        width, top = inputs.whole(width, "width", 1), inputs.whole(top, "top", 1)
         equations = CONDITIONS[condition] if isinstance(condition, str) else condition
         v = sp.Matrix(top, width, lambda i, j: sp.Symbol(f"v_{i}{j}"))
         wanted = [e for e in equations(v) if e != 0]
@@ -234,6 +240,7 @@ def _folds(rule: Rule, local: Expression) -> tuple[Rewrite, ...]:
 
 def metric_symbols(width: int) -> sp.Matrix:
     """G of free symbols g_ij, symmetric."""
+    width = inputs.whole(width, "width", 1)
     return sp.Matrix(width, width, lambda i, j: sp.Symbol(f"g_{min(i, j)}{max(i, j)}"))
 
 

@@ -17,6 +17,7 @@ from itertools import chain, pairwise, product
 
 import sympy as sp
 
+from linlocal import inputs
 from linlocal.rules import Rule
 from linlocal.symbolic.formulas import ABBREVIATIONS, A, NotApplicable
 from linlocal.symbolic.matrices import RationalMatrix, Symbols, inverse, semi_orthogonal
@@ -125,8 +126,9 @@ def prove(
         NotApplicable: the theorem does not apply to the rule, or the size is not supported; the
             message says why.
         ValueError: there is no such theorem or hypothesis.
+        TypeError: a size that is no whole number.
     """
-    stated = theorem(name)
+    stated, num_pairs = theorem(name), inputs.whole(num_pairs, "num_pairs")
     chosen = stated.rules[0] if rule is None else rule
     start = time.perf_counter()
     lemmas = stated.lemmas(chosen, without)
@@ -145,13 +147,16 @@ def prove(
 
 
 def _checked(widths: Sequence[int], num_pairs: int) -> tuple[int, ...]:
-    sizes = tuple(widths)
+    sizes = tuple(
+        inputs.whole(width, "an entry of widths")
+        for width in inputs.sequence(widths, "widths", "whole numbers")
+    )
     if len(sizes) < 3:
         raise NotApplicable(
             f"widths {sizes} have no layer below the top one, where local and global loss are the "
             "same; give at least n_0, n_1, n_2."
         )
-    if not all(isinstance(n, int) and 1 <= n <= MAX_WIDTH for n in sizes):
+    if not all(1 <= n <= MAX_WIDTH for n in sizes):
         raise NotApplicable(
             f"Proofs at a size are for whole widths 1..{MAX_WIDTH}, got {sizes}; use "
             "widths=None for all sizes at once."

@@ -7,7 +7,7 @@ from typing import cast
 
 import sympy as sp
 
-from linlocal import losses, rules
+from linlocal import inputs, losses, rules
 from linlocal.losses import scores
 from linlocal.rules import Rule
 from linlocal.symbolic import formulas
@@ -644,6 +644,6 @@ def theorem(name: str) -> Theorem:
     Raises:
         ValueError: there is none.
     """
-    if name not in THEOREMS:
+    if not inputs.is_one_of(name, THEOREMS):
         raise ValueError(f"Unknown theorem {name!r}; known theorems are {', '.join(THEOREMS)}.")
     return THEOREMS[name]

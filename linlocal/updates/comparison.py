@@ -88,7 +88,7 @@ def mismatch(network: Network, pairs: Pairs, rule: Rule, layer: int) -> dict[str
         ValueError: the loss has no dual form, or the network has no such layer.
     """
     signals = Signals(network, pairs, rule)
-    inputs.layer_number(inputs.whole(layer, "layer"), network.depth)
+    layer = inputs.layer_number(layer, network.depth)
     terms = signals.mismatch_errors(layer)
     if terms is None:
         raise ValueError(

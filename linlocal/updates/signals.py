@@ -128,7 +128,11 @@ class Signals:
 
         It pools the feature map. Under the metric penalty, where B = V^T M V, it is the downstream
         map V_l followed by the pooling of the top layer.
+
+        Raises:
+            ValueError: no such layer; so do all methods that take one.
         """
+        layer = inputs.layer_number(layer, self.network.depth)
         if self.penalty.metric == "frobenius" or layer == self.network.depth:
             return self._pooling(layer)
         down, pool = (
@@ -153,6 +157,7 @@ class Signals:
 
     def contexts(self, layer: int) -> Array:
         """c_l for all samples, as a projection sees them."""
+        layer = inputs.layer_number(layer, self.network.depth)
         top = self.network.depth
         if self.rule.context == "top" or layer == top:
             return self._read(top)
@@ -164,6 +169,7 @@ class Signals:
 
     def scored(self, layer: int) -> tuple[Scored, ...]:
         """The scored pairs of each view direction in one layer (rules of scored pairs only)."""
+        layer = inputs.layer_number(layer, self.network.depth)
         if layer not in self._scored:
             self._scored[layer] = tuple(
                 self._score(layer, i, d) for i, d in enumerate(self.pairs.directions)
@@ -244,6 +250,7 @@ class Signals:
         Returns:
             (samples, width_l).
         """
+        layer = inputs.layer_number(layer, self.network.depth)
         z = self.activities.z[layer]
         if self.rule.kind == "pair":
             return self._spread(layer, [s.error for s in self.scored(layer)])
@@ -268,6 +275,7 @@ class Signals:
 
         It exists because a goodness is a function of inner products of the activities.
         """
+        layer = inputs.layer_number(layer, self.network.depth)
         z, loss = self.activities.z[layer], cast(Goodness, self.rule.loss)
         total = np.zeros((len(z), len(z)))
         for d in self.pairs.directions:
@@ -321,6 +329,7 @@ class Signals:
             The terms by the names "dual", "context" and "metric", each (samples, width_l). None
             for losses of two views, which have no dual form.
         """
+        layer = inputs.layer_number(layer, self.network.depth)
         if self.rule.kind == "view":
             return None
         local, global_ = self.local_error(layer), self.global_errors[layer - 1]

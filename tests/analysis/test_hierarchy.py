@@ -187,3 +187,174 @@ def test_impossible_networks_and_feedbacks_are_refused():
         Feedback("learned")
     with pytest.raises(ValueError, match="crosses no layer"):
         Feedback("direct", "none")
+
+
+FEEDBACKS = [
+    Feedback(weights, masks)
+    for weights in ("transposed", "random", "direct", "target")
+    for masks in ("sample", "batch", "none")
+    if masks == "sample" or weights in ("transposed", "random")
+]
+
+
+@pytest.mark.parametrize("feedback", FEEDBACKS, ids=str)
+def test_one_seed_is_one_network_whatever_the_feedback(feedback):
+    for sharing in ("convolutional", "local"):
+        here, plain = network(feedback, sharing), network(sharing=sharing)
+        assert worst(dict(here.named_parameters()), dict(plain.named_parameters())) == 0
+
+
+def test_masks_and_targets_do_not_change_the_matrices_that_carry_the_error():
+    for first, second in (
+        (Feedback("random"), Feedback("random", "none")),
+        (Feedback("direct"), Feedback("target")),
+    ):
+        assert (
+            worst(dict(network(first).named_buffers()), dict(network(second).named_buffers())) == 0
+        )
+
+
+@pytest.mark.parametrize("feedback", [f for f in FEEDBACKS if f.weights != "target"], ids=str)
+def test_the_backward_pass_of_a_loss_is_that_of_the_network(feedback):
+    x, labels = batch()
+    net = network(feedback)
+    expected = gradients(net, x, labels)
+    net.zero_grad()
+    F.cross_entropy(net(x), labels).backward()
+    assert worst({name: p.grad for name, p in net.named_parameters()}, expected) == 0
+    assert all(bool(gradient.any()) for gradient in expected.values())
+
+
+def test_any_loss_of_the_logits_is_sent_down_directly():
+    x, labels = batch()
+    net = network(Feedback("direct"), sizes=(D, 1, 1))
+    logits = net(x)
+    logits.retain_grad()
+    (logits.square().sum() + F.cross_entropy(logits, labels)).backward()
+    z = net.activities(x)
+    for l, layer in enumerate(net.layers):
+        below = x.flatten(1) if l == 0 else z[l - 1].detach().flatten(1)
+        error = (logits.grad @ net.get_buffer(f"direct_{l + 1}")) * (z[l].flatten(1) > 0)
+        torch.testing.assert_close(layer.weight.grad[0], error.T @ below, rtol=0, atol=1e-12)
+
+
+def test_targets_that_a_loss_does_not_tell_are_asked_for():
+    x, labels = batch()
+    net = network(Feedback("target"))
+    with torch.no_grad():
+        assert torch.equal(net(x), network()(x))
+    with pytest.raises(RuntimeError, match=r"call net\.backward\(x, labels\) instead"):
+        F.cross_entropy(net(x), labels).backward()
+
+
+@pytest.mark.parametrize("feedback", FEEDBACKS, ids=str)
+def test_frozen_layers_change_no_gradient_of_the_others(feedback):
+    x, labels = batch()
+    expected = gradients(network(feedback), x, labels)
+    for frozen in ("layers.1", "readout"):
+        net = network(feedback)
+        net.get_submodule(frozen).requires_grad_(False)
+        net.backward(x, labels)
+        for name, parameter in net.named_parameters():
+            if name.startswith(frozen):
+                assert parameter.grad is None
+            else:
+                torch.testing.assert_close(parameter.grad, expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("feedback", FEEDBACKS, ids=str)
+@pytest.mark.parametrize("sharing", ["convolutional", "local"])
+def test_networks_run_on_the_device_of_their_input(feedback, sharing):
+    x, labels = (part.to("meta") for part in batch())
+    for normalise in (False, True):
+        net = network(feedback, sharing, normalise).to("meta")
+        assert net.backward(x, labels).device.type == "meta"
+        assert all(p.grad.device.type == "meta" for p in net.parameters())
+    with torch.device("meta"):
+        net = network(feedback, sharing)
+    assert {t.device.type for t in net.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("feedback", FEEDBACKS, ids=str)
+def test_networks_run_in_the_precision_of_their_weights(feedback, dtype):
+    x, labels = batch()
+    net = network(feedback, normalise=True).to(dtype)
+    exact = gradients(network(feedback, normalise=True), x, labels)
+    found = gradients(net, x.to(dtype), labels)
+    for name, expected in exact.items():
+        assert found[name].dtype == dtype
+        if "bias" in name and "readout" not in name:
+            continue  # normalisation takes the bias away: its gradient is rounding alone
+        error = (found[name].double() - expected).norm() / expected.norm()
+        assert error < 64 * torch.finfo(dtype).eps, name
+
+
+@pytest.mark.parametrize("sharing", ["convolutional", "local"])
+@pytest.mark.parametrize("feedback", FEEDBACKS, ids=str)
+def test_autocast_changes_gradients_by_its_rounding_alone(feedback, sharing):
+    x, labels = batch(32)
+    net = network(feedback, sharing).float()
+    exact = gradients(net, x.float(), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = gradients(net, x.float(), labels)
+    if feedback.weights != "target":
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(net(x.float()), labels)
+        loss.backward()  # outside, as torch recommends
+        outside = {name: p.grad for name, p in net.named_parameters()}
+        assert worst(inside, outside) < 1e-2
+    for name, expected in exact.items():
+        assert inside[name].dtype == torch.float32
+        error = (inside[name] - expected).norm() / expected.norm()
+        assert 0 < error < 64 * torch.finfo(torch.bfloat16).eps, name
+
+
+def test_in_evaluation_the_error_passes_the_running_statistics():
+    x, labels = batch()
+    for transposed in (True, False):
+        net = network(BACKPROPAGATION if transposed else Feedback("random"), normalise=True)
+        plain = network(normalise=True)
+        if not transposed:
+            for layer in net.layers:
+                layer.carrier.copy_(layer.weight)
+        for each in (net, plain):
+            each.backward(3 * x + 1, labels)  # statistics that are not those of the batch below
+            each.eval()
+        assert worst(gradients(net, x, labels), gradients(plain, x, labels)) < 1e-12
+
+
+def test_a_second_derivative_is_refused_where_the_first_is_none():
+    x, labels = batch()
+    for feedback in (Feedback("random"), Feedback(masks="none"), Feedback("direct")):
+        net = network(feedback)
+        loss = F.cross_entropy(net(x), labels)
+        (gradient,) = torch.autograd.grad(loss, net.layers[0].weight, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.square().sum().backward()
+
+
+def test_batches_that_a_network_cannot_read_are_refused_in_words():
+    x, labels = batch()
+    net = network()
+    for bad, error, message in (
+        (x.numpy(), TypeError, "x must be a tensor"),
+        (x.float(), TypeError, r"weights are torch\.float64, but x is torch\.float32: give x\.to"),
+        (x[0], ValueError, r"here \(samples, 8, 5\), got shape \(8, 5\)"),
+        (x.transpose(1, 2), ValueError, r"here \(samples, 8, 5\), got shape \(6, 5, 8\)"),
+        (x.to("meta"), ValueError, "weights are on cpu, but x is on meta"),
+    ):
+        with pytest.raises(error, match=message):
+            net(bad)
+    for bad, error, message in (
+        (labels.numpy(), TypeError, "labels must be a tensor"),
+        (labels.double(), TypeError, r"labels must be whole numbers, got torch\.float64"),
+        (labels[:-1], ValueError, r"shape \(samples,\), here \(6,\), got \(5,\)"),
+    ):
+        with pytest.raises(error, match=message):
+            net.backward(x, bad)
+    with pytest.raises(TypeError, match="feedback must be a `Feedback`, got 'random'"):
+        network("random")
+    with pytest.raises(ValueError, match="tuple_sizes must hold at least one"):
+        network(sizes=())

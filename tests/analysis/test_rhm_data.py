@@ -1,5 +1,7 @@
 """Batches are a function of seed, epoch and number, whoever makes them."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,26 @@ def test_epochs_and_seeds_make_a_difference_and_can_be_repeated(make):
     batches.set_epoch(0)
     assert torch.equal(first[0], epoch(batches, 0)[0])
     assert not torch.equal(first[0], epoch(make(seed=1), 0)[0])
+
+
+@pytest.mark.parametrize("make", [fresh, stored])
+def test_workers_that_stay_are_told_the_epoch(make):
+    for batches in (make(), copy.deepcopy(make())):
+        loader = DataLoader(batches, batch_size=None, num_workers=2, persistent_workers=True)
+        alone = make()
+        for number in (0, 1, 5, 0):
+            batches.set_epoch(number)
+            alone.set_epoch(number)
+            assert batches.epoch == number
+            x = torch.cat([x for x, _ in loader])
+            assert torch.equal(x, epoch(alone, 0)[0])
+
+
+def test_a_copy_has_an_epoch_of_its_own():
+    batches = fresh()
+    other = copy.deepcopy(batches)
+    other.set_epoch(3)
+    assert (batches.epoch, other.epoch) == (0, 3)
 
 
 @pytest.mark.parametrize("make", [fresh, stored])
@@ -93,7 +115,7 @@ def test_other_encodings():
 
 
 def test_sizes_are_checked():
-    with pytest.raises(ValueError, match="must be positive, got 0 and 12"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         fresh(batch_size=0)
-    with pytest.raises(ValueError, match="batch_size=0 and 90 data"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         stored(batch_size=0)

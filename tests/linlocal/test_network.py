@@ -214,3 +214,24 @@ def test_from_module_with_relu():
     expected = module(torch.tensor(x)).detach().numpy()
     assert (expected > 0).any()
     np.testing.assert_allclose(network.activities(x.reshape(4, -1)).z[-1], expected, atol=1e-13)
+
+
+def test_networks_that_are_compared_differ_in_nothing_else():
+    """One seed: the same weights with and without ReLU, at any scale and condition number."""
+    sizes = [5, 4, 4, 4]
+    plain = ll.DeepLinear.orthogonal(sizes, seed=3)
+    for a, b, c in zip(
+        plain.weights,
+        ll.DeepReLU.orthogonal(sizes, seed=3).weights,
+        ll.DeepLinear.conformal(sizes, 4.0, seed=3).weights,
+        strict=True,
+    ):
+        assert (a == b).all()
+        assert (4.0 * a == c).all()
+    near, far = (ll.DeepLinear.with_condition_number(sizes, k, seed=3) for k in (2.0, 1e4))
+    assert (near.matrix(1) == far.matrix(1)).all()
+    for l in (2, 3):
+        for side in (0, 2):
+            a, b = (np.linalg.svd(net.matrix(l), full_matrices=False)[side] for net in (near, far))
+            overlap = np.abs(np.sum(a * b, axis=1 if side else 0))
+            np.testing.assert_allclose(overlap, 1.0, rtol=0, atol=1e-10)

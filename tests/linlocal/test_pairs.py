@@ -74,6 +74,19 @@ def test_random_negatives_differ_between_directions_and_repeat_with_the_seed():
     assert (forward.anchor != backward.anchor - 30).any()
 
 
+def test_more_negatives_and_directions_keep_those_of_fewer():
+    """One seed: comparisons of their numbers differ in the added pairs only."""
+    x, view = testing.samples(7, 3, 0)
+
+    def drawn(**options):
+        rng = np.random.default_rng(4)
+        return Pairs.from_views(x, view, negatives="random", rng=rng, **options).directions[0]
+
+    few, more = drawn(num_negatives=2), drawn(num_negatives=5)
+    assert (more.anchor[: len(few.anchor)] == few.anchor).all()
+    assert (drawn(directions="forward").anchor == drawn(directions="both").anchor).all()
+
+
 def test_no_negatives():
     pairs = Pairs.from_views([[1.0]], [[2.0]], negatives=None)
     assert [d.num_negatives for d in pairs.directions] == [0, 0]

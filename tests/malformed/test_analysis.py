@@ -429,7 +429,7 @@ CASES = {
         "words": (
             lambda: probe(x=X.astype(str)),
             TypeError,
-            "can't convert np.ndarray of type numpy.str_",
+            "training features must hold real numbers, got dtype <U32",
         ),
     },
     "probe_blocks": {
@@ -639,12 +639,12 @@ CASES = {
         "a window of 0": (
             lambda: map_pooling.Window(0),
             ValueError,
-            "A pooling window must be at least 1, got 0",
+            "side must be at least 1, got 0",
         ),
         "cells below 0": (
             lambda: map_pooling.Cells(-3),
             ValueError,
-            "A number of cells must be at least 1, got -3",
+            "side must be at least 1, got -3",
         ),
         "unknown pooling": (
             lambda: map_pooling.pools("local", 2),
@@ -735,17 +735,17 @@ CASES = {
         "a window in words": (
             lambda: map_pooling.Window("2"),
             TypeError,
-            "pooling window must be a whole number",
+            "side must be a whole number",
         ),
         "half a window": (
             lambda: map_pooling.Window(1.5),
             TypeError,
-            "pooling window must be a whole number",
+            "side must be a whole number",
         ),
         "a bool of cells": (
             lambda: map_pooling.Cells(True),
             TypeError,
-            "number of cells must be a whole number",
+            "side must be a whole number",
         ),
         "a rank in words": (
             lambda: local_losses.CLAPP(rank="2"),

@@ -276,3 +276,51 @@ def test_empty_input(rhm):
     none = rhm.posterior(np.empty((0, rhm.num_leaves), dtype=np.int8))
     assert none.classes.shape == (0, rhm.num_classes)
     assert isinstance(rhm.parse(np.empty((0, rhm.num_leaves), dtype=int)), Trees)
+
+
+# -- symbols at the edge of small integers ---------------------------------------------------------
+
+
+def of_one_level(symbols, blanks):
+    return RandomHierarchyModel(
+        num_classes=3,
+        num_symbols=symbols,
+        num_synonyms=2,
+        num_levels=1,
+        num_blanks=blanks,
+        rule_exponent=1.0,
+        seed=5,
+    )
+
+
+@pytest.mark.parametrize("dtype", [None, np.uint8, np.int16, np.int64])
+@pytest.mark.parametrize("blanks", [0, 1])
+@pytest.mark.parametrize("symbols", [126, 127, 128, 129, 255, 256, 257])
+def test_posteriors_at_the_edge_of_small_integers(written, symbols, blanks, dtype):
+    """The integers that hold the leaves, the smallest or the user's, do not hold v and v + 1."""
+    rhm = of_one_level(symbols, blanks)
+    oracle = written(rhm)
+    leaves = oracle.leaves.astype(rhm.dtype if dtype is None else dtype)
+    if not (leaves == oracle.leaves).all():
+        with pytest.raises(ValueError, match=r"are symbols|not of this grammar"):
+            rhm.parse(leaves)  # blanks, or symbols from 256 on, as unsigned integers of 8 bits
+        return
+    visible = np.random.default_rng(0).random(leaves.shape) < 0.6
+    for corruption in (0.0, 0.2):
+        wanted, evidence = exact_posterior(oracle, rhm, oracle.leaves, visible, corruption)
+        found = rhm.posterior(leaves, visible, corruption=corruption)
+        for here, there in zip(found.levels, wanted, strict=True):
+            np.testing.assert_allclose(here, there, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(found.log_evidence, np.log(evidence), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("blanks", [0, 1])
+@pytest.mark.parametrize("symbols", [127, 128, 32767, 32768])
+def test_draws_and_bayes_errors_at_the_edge_of_small_integers(written, symbols, blanks):
+    rhm = of_one_level(symbols, blanks)
+    leaves = rhm.sample(50, seed=0).leaves
+    seen = np.arange(rhm.num_leaves) < 1 + blanks
+    drawn = sample_posterior(rhm, leaves, seen, seed=1).leaves
+    assert (drawn[:, seen] == leaves[:, seen]).all()
+    assert set(map(bytes, drawn)) <= set(map(bytes, written(rhm).leaves.astype(rhm.dtype)))
+    assert (sample_posterior(rhm, leaves, seed=2).leaves == leaves).all()

@@ -379,3 +379,18 @@ def test_one_hot_is_what_it_says(rhm, centred):
         wanted = leaves[:, None, :] == np.arange(v)[None, :, None]
         assert (x == wanted).all()
     assert rhm.one_hot(leaves).dtype == np.float32
+
+
+def test_corruption_of_small_and_unsigned_integers_and_of_foreign_leaves():
+    for symbols in (127, 128, 200, 256):
+        model = RandomHierarchyModel(
+            num_classes=2, num_symbols=symbols, num_synonyms=2, num_levels=1
+        )
+        leaves = model.sample(500, seed=0).leaves
+        wanted = model.corrupt(leaves.astype(np.int64), 0.5, seed=1)
+        assert wanted.min() >= 0
+        assert wanted.max() < symbols
+        assert (model.corrupt(leaves, 0.5, seed=1) == wanted).all()
+        assert (model.corrupt(leaves.astype(np.uint8), 0.5, seed=1) == wanted).all()
+        with pytest.raises(ValueError, match=f"Leaves are symbols 0..{symbols - 1}"):
+            model.corrupt(leaves.astype(int) + symbols, 0.5, seed=1)

@@ -122,3 +122,66 @@ def test_a_slice_is_the_same_data(rhm):
     assert_same(part, rhm.parse(data.leaves[rows]))
     assert (data[5:].labels == data.labels[5:]).all()
     assert_same(Trees.concatenate([data[:5], data[5:]]), data)
+
+
+# -- trees of another grammar ----------------------------------------------------------------------
+
+SMALL = {"num_classes": 4, "num_symbols": 4, "num_synonyms": 2, "num_levels": 3}
+READS_TREES = {
+    "index": lambda model, data: model.index(data),
+    "exchange": lambda model, data: model.exchange(data, 1, seed=0),
+    "resample": lambda model, data: model.resample(data, 2, seed=0),
+    "keys_of": trees.keys_of,
+    "log_probability": trees.log_probability,
+}
+
+
+def strange_trees():
+    """(grammar, trees that are not its own, what the refusal says) of every kind."""
+    model = RandomHierarchyModel(**SMALL, seed=0)
+    own = model.sample(20, seed=0)
+    other = RandomHierarchyModel(**SMALL, seed=1).sample(20, seed=0)
+    yield model, other, r"data are not of this grammar, the first is datum \d+: no rule writes"
+    deeper = RandomHierarchyModel(**{**SMALL, "num_levels": 4}).sample(3, seed=0)
+    yield model, deeper, r"they have \[16, 8, 4, 2, 1\] symbols in the levels .* has \[8, 4, 2, 1\]"
+    sparse = RandomHierarchyModel(**SMALL, num_blanks=1, seed=0)
+    yield model, sparse.sample(3, seed=0), "placements in 3 levels; .* placements in none"
+    yield sparse, own, "placements in 0 levels; .* placements in all levels"
+    leaves = own.leaves.copy()
+    leaves[4] = leaves[4, ::-1]
+    unknown = model.parse(leaves, strict=False)
+    if (unknown.labels < 0).any():
+        yield model, unknown, "parsed with strict=False"
+    for level, symbol in ((0, 4), (0, -1), (1, 7), (3, 9), (3, -1)):
+        damaged = own[np.arange(20)]
+        damaged.symbols[level][5, 0] = symbol
+        yield model, damaged, "1 of 20 data are not of this grammar, the first is datum 5"
+    damaged = sparse.sample(3, seed=0)
+    damaged.placements[1][1, 0] = 9
+    yield sparse, damaged, r"Placements of level 2 are numbered 0\.\.3 in this grammar"
+
+
+@pytest.mark.parametrize("name", READS_TREES)
+def test_trees_of_another_grammar_are_refused(name):
+    for model, data, message in strange_trees():
+        with pytest.raises(ValueError, match=message):
+            READS_TREES[name](model, data)
+    with pytest.raises(TypeError, match="trees must be `Trees`, made by sample"):
+        READS_TREES[name](RandomHierarchyModel(**SMALL), np.zeros((3, 8), int))
+
+
+def test_classes_that_there_are_not_are_refused():
+    model = RandomHierarchyModel(**SMALL)
+    for labels in ([4], [-1], [300]):
+        with pytest.raises(ValueError, match=r"Classes are numbered 0\.\.3, got numbers from"):
+            trees.derive(
+                model, labels, [np.zeros((1, model.num_nodes(l)), int) for l in model.levels]
+            )
+
+
+def test_one_datum_is_taken_as_rows():
+    data = RandomHierarchyModel(**SMALL).sample(5, seed=0)
+    for row in (3, np.int64(3)):
+        with pytest.raises(TypeError, match=r"take the rows \[3:4\] or a list"):
+            data[row]
+    assert (data[[3]].labels == data[3:4].labels).all()

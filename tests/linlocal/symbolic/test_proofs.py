@@ -171,7 +171,6 @@ def test_a_theorem_that_does_not_apply_says_why(name, rule, reason):
         ((2, 2), 2, "no layer below the top"),
         ((2, 2, 5), 2, "widths 1..4"),
         ((2, 0, 2), 2, "widths 1..4"),
-        ((2, 2.5, 2), 2, "whole widths"),
         ((2, 2, 2), 0, "1..4 pairs"),
         ((2, 2, 2), 9, "1..4 pairs"),
     ],

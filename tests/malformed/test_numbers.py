@@ -1,0 +1,499 @@
+"""Every number that a public callable takes is checked: found by its signature, none is forgotten.
+
+A callable whose other arguments have defaults is called as it is; `CALLS` gives the arguments of
+the others, and `NOT_CHECKED` says why a few take no part.
+"""
+
+import importlib
+import inspect
+import re
+import traceback
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import linlocal as ll
+from linlocal import analysis, losses, rhm, rules, testing
+from linlocal.analysis import hierarchy, local_losses, training
+from linlocal.pairs import Pairs
+from linlocal.symbolic import derive
+from linlocal.updates import Signals
+
+ROOT = Path(__file__).resolve().parents[2]
+NAN, INF = float("nan"), float("inf")
+
+
+# -- what is public --------------------------------------------------------------------------------
+
+
+def doors():
+    """Every package of the theory and the instruments, by the stub that lists its names."""
+    for folder, prefix in (("linlocal", ()), ("analysis", ("linlocal",))):
+        for stub in sorted((ROOT / folder).rglob("__init__.pyi")):
+            yield importlib.import_module(".".join((*prefix, *stub.parent.relative_to(ROOT).parts)))
+
+
+def parts(value):
+    """A public function, or a class with its public methods."""
+    if inspect.isfunction(value):
+        yield value
+    elif inspect.isclass(value) and not issubclass(value, BaseException):
+        yield value
+        for name, member in vars(value).items():
+            function = getattr(member, "__func__", member)
+            if not name.startswith("_") and inspect.isfunction(function):
+                yield function
+
+
+def members(module):
+    names = [name for name in dir(module) if not name.startswith("_")]
+    for value in (getattr(module, name) for name in names):
+        if inspect.ismodule(value):
+            if value.__name__.startswith("linlocal.") and not hasattr(value, "__path__"):
+                own = (v for n, v in vars(value).items() if not n.startswith("_"))
+                for each in own:
+                    if getattr(each, "__module__", None) == value.__name__:
+                        yield from parts(each)
+        elif getattr(value, "__module__", "").startswith("linlocal"):
+            yield from parts(value)
+
+
+def name_of(function):
+    return f"{function.__module__}.{function.__qualname__}".removeprefix("linlocal.")
+
+
+def numbers_of(function):
+    """Parameter -> annotation, of those that take one number or several."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    texts = {p.name: re.sub(r"Callable\[.*\]", "", str(p.annotation)) for p in parameters}
+    return {name: text for name, text in texts.items() if re.search(r"\b(int|float)\b", text)}
+
+
+@cache
+def found():
+    """Name -> (callable, its numbers), of everything public that takes numbers."""
+    every = {name_of(f): f for door in doors() for f in members(door)}
+    taking = {name: (f, numbers_of(f)) for name, f in every.items()}
+    return {name: each for name, each in sorted(taking.items()) if each[1]}
+
+
+# -- how it is called ------------------------------------------------------------------------------
+
+X, VIEW = testing.samples(6, 4, 0)
+NET = ll.DeepLinear.uniform([4, 4, 3], 0)
+RELU = ll.DeepReLU.uniform([4, 4, 3], 0)
+PAIRS = Pairs.from_views(X, VIEW)
+FORWARD = PAIRS.directions[0]
+TWO = losses.TypeTwo(losses.Softplus())
+RULE = rules.CLAPP("softplus")
+SIGNALS = Signals(NET, PAIRS, RULE)
+GOODNESS = Signals(NET, Pairs.from_positive_negative(X, VIEW), rules.ForwardForward())
+SIZES = {"num_classes": 3, "num_symbols": 4, "num_synonyms": 2, "num_levels": 3}
+MODEL = rhm.RandomHierarchyModel(**SIZES)
+TREES = MODEL.sample(20, seed=0)
+LEAVES = TREES.leaves
+NETWORK_RULE = local_losses.CLAPP(score="softplus")
+HEAD = {"kind": "expansion", "width": 4, "widths": (5, 3)}
+LABELS = np.arange(20) % 2
+POINTS = np.random.default_rng(0).standard_normal((20, 3))
+CONDITION = derive(rules.CLAPP("linear"))
+GRADIENT = np.ones((6, 3))
+MODULE = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+BATCHES = [(torch.randn(8, 4), torch.arange(8) % 2)]
+
+
+def activities(leaves):
+    return [torch.from_numpy(MODEL.one_hot(leaves)).transpose(1, 2)]
+
+
+CALLS = {
+    "analysis.alignment.recorder.AlignmentRecorder": {
+        "model": MODULE,
+        "blocks": ["0", "2"],
+        "rule": RULE,
+        "every": 1,
+    },
+    "analysis.alignment.recorder.log_spaced": {"per_decade": 3},
+    "analysis.hierarchy.batches.FreshBatches": {
+        "rhm": MODEL,
+        "batch_size": 4,
+        "num_batches": 2,
+        "seed": 0,
+    },
+    "analysis.hierarchy.batches.FreshBatches.set_epoch": {
+        "self": hierarchy.FreshBatches(MODEL, batch_size=4, num_batches=2, seed=0),
+        "epoch": 1,
+    },
+    "analysis.hierarchy.batches.StoredBatches": {
+        "data": TREES,
+        "batch_size": 4,
+        "encode": MODEL.one_hot,
+        "seed": 0,
+    },
+    "analysis.hierarchy.batches.StoredBatches.set_epoch": {
+        "self": hierarchy.StoredBatches(TREES, batch_size=4, encode=MODEL.one_hot, seed=0),
+        "epoch": 1,
+    },
+    "analysis.hierarchy.networks.HierarchicalNet": {
+        "num_symbols": 4,
+        "tuple_sizes": (2, 2),
+        "width": 3,
+        "num_classes": 2,
+        "num_positions": 4,
+    },
+    "analysis.local_losses.contract.labels_of": {
+        "batch": (VIEW, torch.arange(4)),
+        "rows": 4,
+        "device": torch.device("cpu"),
+    },
+    "analysis.local_losses.gather.GatheredRule.build": {
+        "self": local_losses.GatheredRule(NETWORK_RULE),
+        "shapes": [(4,), (3,)],
+    },
+    "analysis.local_losses.heads.HeadedRule.build": {
+        "self": local_losses.HeadedViews(**HEAD),
+        "shapes": [(4,)],
+    },
+    "analysis.local_losses.hybrids.hybrid_images": {
+        "images": torch.rand(3, 1, 16, 16),
+        "generator": torch.Generator().manual_seed(0),
+    },
+    "analysis.local_losses.network_rule.NetworkRule": {
+        "rule": RULE,
+    },
+    "analysis.local_losses.network_rule.NetworkRule.build": {
+        "self": NETWORK_RULE,
+        "shapes": [(4,), (3,)],
+    },
+    "analysis.local_losses.pooling.Cells": {"side": 2},
+    "analysis.local_losses.pooling.Cells.along": {"self": local_losses.Cells(2), "length": 4},
+    "analysis.local_losses.pooling.Window": {"side": 2},
+    "analysis.local_losses.pooling.Window.along": {"self": local_losses.Window(2), "length": 4},
+    "analysis.local_losses.scored_pairs.ScoredPairs": {
+        "loss": TWO,
+        "pool": local_losses.Cells(1),
+        "contexts": [(False, local_losses.Cells(1))],
+        "projections": [],
+        "negatives": "next",
+        "penalty": 0.1,
+        "trained": True,
+    },
+    "analysis.probing.probe.linear_probe": {
+        "features": POINTS,
+        "labels": LABELS,
+        "test_features": POINTS,
+        "test_labels": LABELS,
+        "seed": 0,
+    },
+    "analysis.probing.probe.probe_blocks": {
+        "model": MODULE,
+        "blocks": ["0"],
+        "train_loader": BATCHES,
+        "test_loader": BATCHES,
+        "seed": 0,
+        "validation": 0.5,
+    },
+    "analysis.probing.probe.stratified_split": {"labels": LABELS, "fraction": 0.2, "seed": 0},
+    "analysis.probing.sensitivity.decodability": {
+        "activities": activities,
+        "rhm": MODEL,
+        "train": TREES,
+        "test": TREES,
+        "seed": 0,
+    },
+    "analysis.probing.sensitivity.synonymic_sensitivity": {
+        "activities": activities,
+        "rhm": MODEL,
+        "trees": TREES,
+        "seed": 0,
+    },
+    "analysis.training.checkpoints.Checkpoints": {"folder": "folder", "keep": 2},
+    "analysis.training.loaders.SeededLoader": {"data": POINTS, "batch_size": 4},
+    "analysis.training.loaders.SeededLoader.batches": {
+        "self": training.SeededLoader(POINTS, 4),
+        "epoch": 1,
+    },
+    "analysis.training.loaders.SeededLoader.rows": {
+        "self": training.SeededLoader(POINTS, 4),
+        "epoch": 1,
+    },
+    "autodiff.projection.optimal_projection": {
+        "z": X,
+        "c": VIEW,
+        "pairs": FORWARD,
+        "loss": TWO,
+        "penalty": 0.1,
+    },
+    "autodiff.updates.loss": {"network": NET, "pairs": PAIRS, "rule": RULE, "layer": 1},
+    "analysis.local_losses.heads.HeadedClasses": {},
+    "analysis.results.provenance.Address": {
+        "experiment": "e",
+        "preset": "cpu",
+        "seed": 0,
+        "folder": Path("results"),
+    },
+    "analysis.results.provenance.Provenance.collect": {
+        "cls": analysis.Provenance,
+        "experiment": "e",
+        "preset": "cpu",
+        "seed": 0,
+        "config": {},
+    },
+    "analysis.watching.micro_batches.MicroBatches": {"blocks": [], "rows": 4},
+    "losses.scores.from_name": {"score": "softplus"},
+    "networks.convolution.Convolution": {"kernel": np.ones((2, 2, 3, 3)), "input_shape": (2, 4, 4)},
+    "networks.convolution.average_pooling": {"shape": (2, 4, 4), "size": 2},
+    "networks.network.DeepLinear.downstream": {"self": NET, "layer": 1},
+    "networks.network.DeepLinear.gram": {"self": NET, "layer": 1},
+    "networks.network.DeepReLU.downstream": {"self": RELU, "layer": 1, "x": X},
+    "networks.network.Network.conformal": {"cls": ll.DeepLinear, "widths": [4, 3], "scale": 2.0},
+    "networks.network.Network.from_module": {
+        "cls": ll.DeepLinear,
+        "module": nn.Conv2d(2, 2, 3, bias=False),
+        "input_shape": (2, 4, 4),
+    },
+    "networks.network.Network.gaussian": {"cls": ll.DeepLinear, "widths": [4, 3]},
+    "networks.network.Network.map_shape": {"self": NET, "layer": 1},
+    "networks.network.Network.matrix": {"self": NET, "layer": 1},
+    "networks.network.Network.orthogonal": {"cls": ll.DeepLinear, "widths": [4, 3]},
+    "networks.network.Network.uniform": {"cls": ll.DeepReLU, "widths": [4, 3]},
+    "networks.network.Network.update": {
+        "self": NET,
+        "layer": 2,
+        "activities": NET.activities(X),
+        "error": GRADIENT,
+    },
+    "networks.network.Network.with_condition_number": {
+        "cls": ll.DeepLinear,
+        "widths": [4, 3, 2],
+        "condition_number": 2.0,
+    },
+    "pairs.batch.Pairs.from_image_patches": {
+        "cls": Pairs,
+        "images": np.random.default_rng(0).random((4, 4, 4)),
+        "patch_size": 2,
+    },
+    "pairs.batch.Pairs.from_views": {"cls": Pairs, "x": X, "x_view": VIEW},
+    "projection.optimal.optimal_projection": {
+        "z": X,
+        "c": VIEW,
+        "pairs": FORWARD,
+        "loss": TWO,
+        "penalty": 0.1,
+    },
+    "rhm.grammar.Grammar": SIZES,
+    "rhm.grammar.Grammar.check_level": {"self": MODEL, "level": 1},
+    "rhm.grammar.Grammar.num_nodes": {"self": MODEL, "level": 1},
+    "rhm.grammar.Grammar.num_values": {"self": MODEL, "level": 1},
+    "rhm.grammar.Grammar.radix": {"self": MODEL, "level": 1},
+    "rhm.images.colours": {"num_symbols": 3},
+    "rhm.images.textures": {"num_symbols": 3},
+    "rhm.inference.bayes_error": {"grammar": MODEL, "visible": 0.5, "num_samples": 20},
+    "rhm.inference.posterior": {"grammar": MODEL, "leaves": LEAVES},
+    "rhm.inference.sample_posterior": {"grammar": MODEL, "leaves": LEAVES, "seed": 0},
+    "rhm.model.RandomHierarchyModel": SIZES,
+    "rhm.model.RandomHierarchyModel.corrupt": {
+        "self": MODEL,
+        "leaves": LEAVES,
+        "fraction": 0.5,
+        "seed": 0,
+    },
+    "rhm.model.RandomHierarchyModel.data": {"self": MODEL, "index": [0, 3]},
+    "rhm.model.RandomHierarchyModel.enumerate": {"self": MODEL},
+    "rhm.model.RandomHierarchyModel.exchange": {
+        "self": MODEL,
+        "trees": TREES,
+        "level": 1,
+        "seed": 0,
+    },
+    "rhm.model.RandomHierarchyModel.posterior": {"self": MODEL, "leaves": LEAVES},
+    "rhm.model.RandomHierarchyModel.resample": {
+        "self": MODEL,
+        "trees": TREES,
+        "level": 1,
+        "seed": 0,
+    },
+    "rhm.model.RandomHierarchyModel.sample": {"self": MODEL, "num": 3, "seed": 0},
+    "rhm.model.RandomHierarchyModel.split": {"self": MODEL, "train": 3, "test": 2, "seed": 0},
+    "rhm.sampling.corrupt": {"grammar": MODEL, "leaves": LEAVES, "fraction": 0.5, "seed": 0},
+    "rhm.sampling.enumerate_data": {"grammar": MODEL},
+    "rhm.sampling.exchange": {"grammar": MODEL, "trees": TREES, "level": 1, "node": 0, "seed": 0},
+    "rhm.sampling.draw_distinct": {"grammar": MODEL, "num": 3, "seed": 0},
+    "rhm.sampling.sample": {"grammar": MODEL, "num": 3, "seed": 0},
+    "rhm.sampling.resample": {"grammar": MODEL, "trees": TREES, "level": 1, "node": 0, "seed": 0},
+    "rhm.sampling.split": {"grammar": MODEL, "train": 3, "test": 2, "seed": 0},
+    "rhm.theory.class_covariance": {"grammar": MODEL, "leaf": 1},
+    "rhm.theory.class_tuple_covariance": {"grammar": MODEL, "node": 1},
+    "rhm.theory.common_ancestor": {"grammar": MODEL, "first": 0, "second": 1},
+    "rhm.theory.expected_token_covariance": {"grammar": MODEL, "level": 1},
+    "rhm.theory.leaf_path": {"grammar": MODEL, "leaf": 1},
+    "rhm.theory.leaf_probability": {"grammar": MODEL, "leaf": 1},
+    "rhm.theory.measured_covariance": {
+        "first": TREES.labels,
+        "second": LEAVES[:, 0],
+        "shape": (3, 4),
+    },
+    "rhm.theory.published_token_covariance": {"grammar": MODEL, "level": 1},
+    "rhm.theory.token_covariance": {"grammar": MODEL, "first": 0, "second": 1},
+    "rhm.theory.token_sample_complexity": {"grammar": MODEL, "level": 1},
+    "rhm.theory.transition": {"grammar": MODEL, "level": 1, "child": 0},
+    "rhm.trees.data_at": {"grammar": MODEL, "index": [0, 3]},
+    "rhm.trees.empty": {"grammar": MODEL, "num": 3},
+    "rules.Penalty.at": {"self": rules.Penalty(0.1), "layer": 1, "depth": 2},
+    "rules.Penalty.of": {"cls": rules.Penalty, "penalty": 0.1},
+    "rules.Rule": {"name": "r", "loss": TWO, "pooling": (1, 1)},
+    "rules.Rule.with_penalty": {"self": RULE, "strength": 0.1},
+    "rules.LPL": {"hebbian": 1.0},
+    "rules.VICReg": {"variance": 25.0},
+    "symbolic.proofs.prove": {"name": "isometry", "widths": (1, 1, 1), "num_pairs": 1},
+    "symbolic.conditions.DerivedCondition.implied_by": {
+        "self": CONDITION,
+        "condition": "isometry",
+        "width": 1,
+        "top": 1,
+    },
+    "symbolic.conditions.DerivedCondition.on_metric": {"self": CONDITION, "width": 1},
+    "symbolic.conditions.DerivedCondition.polynomials": {"self": CONDITION, "width": 1},
+    "symbolic.conditions.DerivedCondition.residuals": {"self": CONDITION, "width": 1},
+    "testing.assert_same_update": {"actual": X, "desired": X},
+    "testing.samples": {"num_samples": 3, "width": 2, "seed": 0},
+    "updates.comparison.mismatch": {"network": NET, "pairs": PAIRS, "rule": RULE, "layer": 1},
+    "updates.signals.Signals.contexts": {"self": SIGNALS, "layer": 1},
+    "updates.signals.Signals.goodness_matrix": {"self": GOODNESS, "layer": 1},
+    "updates.signals.Signals.local_error": {"self": SIGNALS, "layer": 1},
+    "updates.signals.Signals.mismatch_errors": {"self": SIGNALS, "layer": 1},
+    "updates.signals.Signals.readout": {"self": SIGNALS, "layer": 1},
+    "updates.signals.Signals.scored": {"self": SIGNALS, "layer": 1},
+}
+
+MADE_BY_US = "holds what the package found; nobody but the package makes one"
+PROTOCOL = "a protocol: says what a class of the user's must have"
+BY_HYPOTHESIS = "a strategy: hypothesis checks the ranges that it is given when it draws"
+BY_THE_TRAINER = "a part of the training loop, with tests of its own"
+NOT_CHECKED = {
+    "analysis.alignment.recorder.AlignmentRecorder.step": BY_THE_TRAINER,
+    "analysis.local_losses.contract.LocalRule.build": PROTOCOL,
+    "analysis.local_losses.heads.HeadedRule": "abstract; its two kinds are checked",
+    "analysis.results.provenance.Provenance": MADE_BY_US,
+    "analysis.training.checkpoints.Checkpoints.save": "writes files; see test_analysis.py",
+    "analysis.training.loaders.Loader.batches": PROTOCOL,
+    "analysis.training.loop.Trainer": BY_THE_TRAINER,
+    "analysis.training.loop.Trainer.fit": BY_THE_TRAINER,
+    "analysis.training.trainers.GlobalTrainer": BY_THE_TRAINER,
+    "analysis.training.trainers.LocalTrainer": BY_THE_TRAINER,
+    "analysis.watching.surveys.Survey": MADE_BY_US,
+    "conditions.report.Condition": MADE_BY_US,
+    "conditions.report.LayerExplanation": MADE_BY_US,
+    "projection.problem.Projection": MADE_BY_US,
+    "projection.problem.ScoreProblem": "the inside of optimal_projection, which checks",
+    "projection.problem.ScoreProblem.solution": "the inside of optimal_projection, which checks",
+    "rhm.inference.BayesError": MADE_BY_US,
+    "rhm.trees.chunks": "cuts arrays of the package into pieces",
+    "symbolic.proofs.Proof": MADE_BY_US,
+    "symbolic.theorems.Theorem": MADE_BY_US,
+    "testing.accept.<locals>.hierarchies": BY_HYPOTHESIS,
+    "testing.accept.<locals>.networks": BY_HYPOTHESIS,
+    "testing.accept.<locals>.pair_rules": BY_HYPOTHESIS,
+    "testing.accept.<locals>.pairs": BY_HYPOTHESIS,
+}
+# What a message calls a parameter, where it is not its name.
+CALLED = {"strength": "penalty", "widths": "width", "index": "index"}
+# Numbers that are one of several keyword arguments.
+VARIABLE = {"rules.LPL": "hebbian", "rules.VICReg": "variance"}
+
+NO_NUMBERS = (NAN, INF, -INF, "a", 1j, True, None)
+NO_WHOLE_NUMBERS = (2.5, 2.0)
+
+
+def call(function, arguments):
+    """Call it, in the order of its parameters where some are taken by position only."""
+    kinds = {name: p.kind for name, p in inspect.signature(function).parameters.items()}
+    if inspect.Parameter.VAR_POSITIONAL not in kinds.values():
+        result = function(**arguments)
+    else:
+        result = function(*arguments.values())
+    return list(result) if inspect.isgenerator(result) else result
+
+
+def cases():
+    """(name, number, its value in a call that works, its annotation) of everything."""
+    for name, (function, numbers) in found().items():
+        if name in NOT_CHECKED:
+            continue
+        parameters = inspect.signature(function).parameters
+        for number, annotation in numbers.items():
+            number = VARIABLE.get(name, number)
+            default = parameters[number].default if number in parameters else 1.0
+            yield name, number, CALLS.get(name, {}).get(number, default), annotation
+
+
+CASES = {f"{name}: {number}": (name, number, value, a) for name, number, value, a in cases()}
+
+
+def attempt(name, number, value):
+    function, _ = found()[name]
+    return call(function, {**CALLS.get(name, {}), number: value})
+
+
+def test_the_tables_name_what_there_is():
+    assert CALLS.keys() | NOT_CHECKED.keys() <= found().keys() | {"nothing"}
+    assert not CALLS.keys() & NOT_CHECKED.keys()
+    assert len(CASES) > 200
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_no_number_is_refused_with_its_name_and_value(case):
+    name, number, value, annotation = CASES[case]
+    attempt(name, number, value)  # refused for the number alone
+    one = {"int", "float"} & set(re.findall(r"\w+", re.sub(r"\[.*\]", "", annotation)))
+    entries = [*value] if isinstance(value, tuple | list) else None
+    bad = [b for b in NO_NUMBERS if b is not None or "None" not in annotation]
+    if "float" not in annotation:
+        bad += NO_WHOLE_NUMBERS
+    tried = [(b, b) for b in bad] if one or entries is None else []
+    tried += [(b, [b, *entries[1:]]) for b in bad if b is not None] if entries else []
+    assert tried
+    for shown, given in tried:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            attempt(name, number, given)
+        message = str(caught.value)
+        assert CALLED.get(number, number) in message, message
+        assert repr(shown) in message, message
+        last = traceback.extract_tb(caught.tb)[-1]
+        assert last.filename.startswith(str(ROOT / "linlocal")), f"raised deep inside, {last}"
+
+
+def of_other_libraries(value):
+    """The same number, or numbers, as numpy and torch have them."""
+    array = np.asarray(value)
+    yield array
+    yield torch.from_numpy(array)
+    if array.ndim == 0:
+        yield array[()]
+        yield torch.from_numpy(array[None])[0]
+    else:
+        yield list(array)
+        yield iter(array)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_numbers_of_numpy_and_torch_are_numbers(case):
+    name, number, value, _ = CASES[case]
+    if value is None or isinstance(value, rules.Penalty):
+        value = 2
+    expected = attempt(name, number, value)
+    for same in of_other_libraries(value):
+        result = attempt(name, number, same)
+        if is_dataclass(expected) and type(expected).__eq__ is not object.__eq__:
+            assert result == expected
+            kept = getattr(result, number, None)
+            assert isinstance(kept, int | float | tuple | rules.Penalty | None)
+            assert type(kept).__module__ != "numpy"
