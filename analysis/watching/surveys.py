@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from linlocal.analysis.block import Block
 from linlocal.analysis.watching.restore import own_pass, untouched
-from linlocal.analysis.watching.window import cut
+from linlocal.analysis.watching.window import cut, rows_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Survey:
     """What a forward pass that is cut after each block shows of the blocks.
 
     Attributes:
-        shapes: the shapes of the blocks' outputs, without the axis of samples.
+        shapes: the shapes of the blocks' outputs in standard form, without the axis of samples.
         parameters: the parameters that a loss on each block's output can train, which are those of
             the block and of what lies between it and the block below.
     """
@@ -54,7 +54,7 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
                     "neither: make one block of both, or freeze it."
                 )
 
-    with own_pass(), untouched(model), torch.enable_grad(), cut(blocks, visit):
+    with own_pass(), untouched(model), torch.enable_grad(), cut(blocks, visit, rows_of(inputs)):
         model(inputs)
     trained = [p for p in model.parameters() if p.requires_grad]
     return Survey(
