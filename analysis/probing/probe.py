@@ -373,14 +373,13 @@ def _read(batch: Any, which: str) -> tuple[Tensor, Tensor]:
 def _precision(model: nn.Module) -> torch.dtype | None:
     """The dtype of the weights, if they have one; normalisations take inputs of another, too."""
     norms = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-    found = {
-        p.dtype
-        for module in model.modules()
-        if not isinstance(module, norms)
-        for p in module.parameters(recurse=False)
-        if p.is_floating_point()
-    }
-    return found.pop() if len(found) == 1 else None
+    of_norms: set[torch.dtype] = set()
+    others: set[torch.dtype] = set()
+    for module in model.modules():
+        found = of_norms if isinstance(module, norms) else others
+        found |= {p.dtype for p in module.parameters(recurse=False) if p.is_floating_point()}
+    dtypes = others or of_norms
+    return dtypes.pop() if len(dtypes) == 1 else None
 
 
 def _pooled(output: Tensor, pooling: int, name: str) -> Tensor:

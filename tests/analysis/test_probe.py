@@ -228,7 +228,7 @@ def test_a_block_must_exist_run_once_and_return_a_tensor():
     pool = nn.Sequential(nn.MaxPool2d(2, return_indices=True))
     with pytest.raises(ValueError, match="'0' returned tuple, expected one tensor"):
         probe_blocks(pool, ["0"], train, test, seed=0)
-    with pytest.raises(ValueError, match="the loader gave no batch"):
+    with pytest.raises(ValueError, match="the training loader gave no batch"):
         probe_blocks(Network(), ["first"], [], test, seed=0)
 
 
@@ -239,9 +239,9 @@ def test_a_block_must_exist_run_once_and_return_a_tensor():
         lambda x, y: [x, y],
         lambda x, y: (x.numpy(), y.numpy()),
         lambda x, y: (x, y.tolist()),
-        lambda x, y: (x, y.int()),
+        lambda x, y: (x.double(), y.int()),
     ],
-    ids=["index", "list", "numpy", "labels in a list", "int32"],
+    ids=["index", "list", "numpy", "labels in a list", "other dtypes"],
 )
 def test_batches_of_every_usual_form_are_read_alike(form):
     plain = probe_blocks(Network(), ["first"], loader(64, 0), loader(48, 1), seed=0)
