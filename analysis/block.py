@@ -24,12 +24,10 @@ from linlocal import inputs
 from linlocal.analysis.layout import LAYOUTS, Layout, check_declared, check_rows, find_layout
 
 _NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-# They only hold modules, and never run themselves.
-_LISTS = (nn.ModuleList, nn.ModuleDict)
 
 # The share of the parameters that found blocks hold: below the first a better division is looked
 # for, and a warning says so if there is none; below the second none is taken.
-_NEARLY_ALL, _MOST = 0.9, 2 / 3
+_NEARLY_ALL, _MOST = 0.9, 0.5
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,8 @@ def blocks(
         TypeError: no module, or no names.
         ValueError: an unknown name, one twice, one inside another, a block without parameters,
             parameters shared with another block or with the rest of the network, a compiled
-            module around a block, an unknown layout, or no blocks found that hold two thirds of
-            the parameters of the body.
+            module around a block, an unknown layout, or no blocks found that hold half of the
+            parameters of the body.
 
     Warns:
         UserWarning: the blocks that were found hold less than 90 % of the parameters below the last
@@ -201,11 +199,11 @@ def _find(network: nn.Module) -> tuple[str, ...]:
     """The first division that holds nearly all of the body, or the one that holds most of it."""
     auxiliary = {name for name, _ in network.named_modules() if _is_auxiliary(name)}
     head = _head(network)
-    divisions = [*_divisions(network, auxiliary)]
+    divisions = [*_divisions(network, auxiliary, head)]
     if any(_outside(names, head) for names in divisions):
         divisions = [names for names in divisions if names[0].split(".")[0] not in head]
     else:
-        head = set()
+        head, divisions = set(), [*_divisions(network, auxiliary, set())]
     aside = _ids(network, auxiliary) | _ids(network, [_last_leaf(network)])
     body = aside | _ids(network, head)
     shares = [_share(network, names, body) for names in divisions]
@@ -244,8 +242,11 @@ def _frames_of_ours() -> int:
     return level
 
 
-def _divisions(network: nn.Module, auxiliary: set[str]) -> Iterator[tuple[str, ...]]:
+def _divisions(
+    network: nn.Module, auxiliary: set[str], head: set[str]
+) -> Iterator[tuple[str, ...]]:
     """Divisions in the order in which they are preferred."""
+    aside = auxiliary | head
     modules = [(f"{p}." if p else "", m) for p, m in network.named_modules() if p not in auxiliary]
     for prefix, module in modules:
         stages = [
@@ -261,16 +262,16 @@ def _divisions(network: nn.Module, auxiliary: set[str]) -> Iterator[tuple[str, .
             if len(ends) >= 2:
                 yield tuple(ends)
     for prefix, module in modules:
-        if isinstance(module, (nn.Sequential, *_LISTS)):
+        if isinstance(module, nn.Sequential) or _only_holds(module):
             continue
         # The order in which these run is only known to the forward pass, usually that of their
         # definition; the instruments raise where it is another. Lists are left out, because the
         # parts of one may run side by side.
         parts: list[str] = []
         for name, child in module.named_children():
-            if isinstance(child, _LISTS) or not _has_parts(child) or not _has_weights(child):
+            if _only_holds(child) or not _has_parts(child) or not _has_weights(child):
                 continue
-            if prefix + name not in auxiliary:
+            if prefix + name not in aside:
                 ends = _ends(child, f"{prefix}{name}.") if isinstance(child, nn.Sequential) else []
                 parts += ends if len(ends) >= 2 else [prefix + name]
         if len(parts) >= 2:
@@ -345,13 +346,19 @@ def _ends(container: nn.Module, prefix: str) -> list[str]:
     """The last child of every run that begins with a weighted one; lists in it are opened."""
     ends: list[str] = []
     for name, child in container.named_children():
-        if isinstance(child, _LISTS):
+        if _only_holds(child):
             ends += _ends(child, f"{prefix}{name}.")
         elif _has_weights(child):
             ends.append(prefix + name)
         elif ends and isinstance(container, nn.Sequential) and not isinstance(child, nn.Flatten):
             ends[-1] = prefix + name
     return ends
+
+
+def _only_holds(module: nn.Module) -> bool:
+    """Whether a module is a list or dict of others that never runs itself."""
+    lists = isinstance(module, nn.ModuleList | nn.ModuleDict)
+    return lists and type(module).forward is nn.Module.forward
 
 
 def _has_parts(module: nn.Module) -> bool:
