@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 Form = Literal["primal", "dual"]
 Scores = Callable[[float], Tensor]
+# Turns samples to score, (m, features), into the function that scores them.
+Classifier = Callable[[Tensor], Scores]
 
 
 def ridge_scores(x: Tensor, targets: Tensor, new: Tensor, form: Form | None = None) -> Scores:
@@ -26,34 +28,45 @@ def ridge_scores(x: Tensor, targets: Tensor, new: Tensor, form: Form | None = No
     Returns:
         A function of the strength s > 0 that gives (m, classes).
     """
+    return ridge(x, targets, form)(new)
+
+
+def ridge(x: Tensor, targets: Tensor, form: Form | None = None) -> Classifier:
+    """`ridge_scores` for any number of sets of samples, from the same eigendecomposition."""
     n, width = x.shape
     mean = targets.mean(dim=0)
-    if (form or ("primal" if width <= n else "dual")) == "primal":
+    primal = (form or ("primal" if width <= n else "dual")) == "primal"
+    if primal:
         spectrum, basis = torch.linalg.eigh(x.T @ x / n)
-        left, right = new @ basis, basis.T @ (x.T @ (targets - mean)) / n
+        right = basis.T @ (x.T @ (targets - mean)) / n
     else:  # (X^T X + s)^-1 X^T = X^T (X X^T + s)^-1
         spectrum, basis = torch.linalg.eigh(x @ x.T / n)
-        left, right = new @ (x.T @ basis), basis.T @ (targets - mean) / n
+        right = basis.T @ (targets - mean) / n
     spectrum = spectrum.clamp_min(0.0)  # rounding must not cancel a small strength
-    return lambda strength: (left / (spectrum + strength)) @ right + mean
+
+    def classifier(new: Tensor) -> Scores:
+        left = new @ basis if primal else new @ (x.T @ basis)
+        return lambda strength: (left / (spectrum + strength)) @ right + mean
+
+    return classifier
 
 
-def logistic_scores(x: Tensor, targets: Tensor, new: Tensor) -> Scores:
-    """``s -> new W + b`` at the minimum of ``cross-entropy + s ||W||^2 / 2``, by L-BFGS.
+def logistic(x: Tensor, targets: Tensor) -> Classifier:
+    """Scores ``s -> new W + b`` at the minimum of ``cross-entropy + s ||W||^2 / 2``, by L-BFGS.
 
     Args:
         x: (n, features).
         targets: (n, classes) probabilities, usually one-hot.
-        new: (m, features) samples to score.
-
-    Returns:
-        A function of the strength s > 0 that gives (m, classes).
     """
     # Kept between calls: the optimum at one strength is a good start for the next.
     weight = x.new_zeros(x.shape[1], targets.shape[1], requires_grad=True)
     bias = x.new_zeros(targets.shape[1], requires_grad=True)
+    fitted: float | None = None
 
-    def scores(strength: float) -> Tensor:
+    def fit(strength: float) -> None:
+        nonlocal fitted
+        if strength == fitted:
+            return
         optimiser = torch.optim.LBFGS(
             [weight, bias],
             max_iter=500,
@@ -71,6 +84,13 @@ def logistic_scores(x: Tensor, targets: Tensor, new: Tensor) -> Scores:
 
         with torch.enable_grad():
             optimiser.step(loss)
-        return (new @ weight + bias).detach()
+        fitted = strength
 
-    return scores
+    def classifier(new: Tensor) -> Scores:
+        def scores(strength: float) -> Tensor:
+            fit(strength)
+            return (new @ weight + bias).detach()
+
+        return scores
+
+    return classifier

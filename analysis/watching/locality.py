@@ -173,7 +173,7 @@ def _outputs(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> list[
         outputs.append(z)
         return z.clone()  # because an in-place operation may follow
 
-    with one_pass(blocks, look, detached=True):
+    with one_pass(blocks, look, detached=True, rows=len(inputs)):
         model(inputs)
     return outputs
 

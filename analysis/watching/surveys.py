@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from linlocal.analysis.block import Block
 from linlocal.analysis.watching.restore import own_pass, untouched
-from linlocal.analysis.watching.window import cut
+from linlocal.analysis.watching.window import cut, rows_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Survey:
     """What a forward pass that is cut after each block shows of the blocks.
 
     Attributes:
-        shapes: the shapes of the blocks' outputs, without the axis of samples.
+        shapes: the shapes of the blocks' outputs in standard form, without the axis of samples.
         parameters: the parameters that a loss on each block's output can train, which are those of
             the block and of what lies between it and the block below.
     """
@@ -58,7 +58,7 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
 
     with own_pass(), untouched(model), torch.inference_mode(False), torch.enable_grad():
         x = inputs.detach().clone()  # the network may begin with an operation in place
-        with cut(blocks, visit):
+        with cut(blocks, visit, rows_of(inputs)):
             model(x)
     trained = [p for p in model.parameters() if p.requires_grad]
     return Survey(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from linlocal.analysis.block import Block, resolve, unwrap
+from linlocal.analysis.layout import from_standard, to_standard
 from linlocal.analysis.watching.restore import depth
 
 Look = Callable[[int, Tensor], Tensor | None]
@@ -44,30 +45,40 @@ class Hook:
 
 @contextmanager
 def window(
-    blocks: Sequence[Block], look: Look, *, tuples: bool = False, detached: bool = False
+    blocks: Sequence[Block],
+    look: Look,
+    *,
+    tuples: bool = False,
+    detached: bool = False,
+    rows: Callable[[], int | None] = lambda: None,
 ) -> Iterator[None]:
     """Call ``look(l - 1, z_l)`` whenever block l has run, in every forward pass inside.
 
     What ``look`` returns takes the place of z_l in the rest of the network; None leaves z_l there.
+    ``look`` sees z_l in the standard form of `linlocal.analysis.layout`, the network its own.
 
     Args:
         blocks: the blocks, as `block.resolve` returns them.
         look: called with the position of a block, from 0, and its output.
         tuples: whether a block may return a tuple, whose first entry is then z_l.
         detached: whether every block runs on detached copies of its arguments.
+        rows: gives the number of rows of the network's input, where it is known.
 
     Raises:
         ValueError: an output is no tensor (nor a tuple that begins with one, if tuples are
-            allowed).
+            allowed), or its layout is not certain.
     """
 
     def after(position: int) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            if isinstance(output, Tensor):
-                return look(position, output)
-            z, rest = _first(output, blocks[position].name, tuples)
-            replaced = look(position, z)
-            return None if replaced is None else rest(replaced)
+            block = blocks[position]
+            z, rest = _first(output, block.name, tuples)
+            layout = block.layout_of(z, rows())
+            seen = to_standard(z, layout)
+            replaced = look(position, seen)
+            if replaced is None and seen is not z:
+                replaced = seen  # the network goes on from what was seen, so hooks on it are called
+            return None if replaced is None else rest(from_standard(replaced, layout))
 
         return hook
 
@@ -89,7 +100,12 @@ def window(
 
 @contextmanager
 def one_pass(
-    blocks: Sequence[Block], look: Look, *, tuples: bool = False, detached: bool = False
+    blocks: Sequence[Block],
+    look: Look,
+    *,
+    tuples: bool = False,
+    detached: bool = False,
+    rows: int | None = None,
 ) -> Iterator[None]:
     """A `window` for one forward pass, in which the blocks must run once each, in their order.
 
@@ -98,6 +114,7 @@ def one_pass(
         look: as for `window`.
         tuples: as for `window`.
         detached: as for `window`.
+        rows: the number of rows of the network's input, if it is known.
 
     Raises:
         RuntimeError: the blocks did not run once each, in this order.
@@ -111,14 +128,16 @@ def one_pass(
             raise RuntimeError(disorder(blocks, ran))
         return look(position, z)
 
-    with window(blocks, counted, tuples=tuples, detached=detached):
+    with window(blocks, counted, tuples=tuples, detached=detached, rows=lambda: rows):
         yield
         if len(ran) != len(blocks):
             raise RuntimeError(disorder(blocks, ran))
 
 
 @contextmanager
-def cut(blocks: Sequence[Block], visit: Callable[[int, Tensor], None]) -> Iterator[None]:
+def cut(
+    blocks: Sequence[Block], visit: Callable[[int, Tensor], None], rows: int | None = None
+) -> Iterator[None]:
     """A `one_pass` that is cut after every block: the rest of the network gets z_l detached.
 
     The graph of z_l ends at the input of the block. It is freed before the next block runs, unless
@@ -127,6 +146,7 @@ def cut(blocks: Sequence[Block], visit: Callable[[int, Tensor], None]) -> Iterat
     Args:
         blocks: as for `window`.
         visit: called with the position of a block, from 0, and its output.
+        rows: as for `one_pass`.
 
     Raises:
         RuntimeError, ValueError: as `one_pass`.
@@ -136,7 +156,7 @@ def cut(blocks: Sequence[Block], visit: Callable[[int, Tensor], None]) -> Iterat
         visit(position, z)
         return z.detach()
 
-    with one_pass(blocks, look):
+    with one_pass(blocks, look, rows=rows):
         yield
 
 
@@ -159,10 +179,11 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
     """
     network, entered = unwrap(model), depth()
     outputs: list[Tensor] = []
-    running = False
+    running, rows = False, None
 
     def begin(module: nn.Module, args: Any) -> None:
-        nonlocal running
+        nonlocal running, rows
+        rows = rows_of(args[0]) if args else None
         running = torch.is_grad_enabled() and depth() == entered
         outputs.clear()
 
@@ -190,7 +211,7 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
 
     handles = [network.register_forward_pre_hook(Hook(begin))]
     try:
-        with window(blocks, look, tuples=True):
+        with window(blocks, look, tuples=True, rows=lambda: rows):
             handles.append(network.register_forward_hook(Hook(end)))
             yield
     finally:
@@ -208,7 +229,8 @@ def capture(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[di
 
     Yields:
         A dict of the outputs by block name, with their graph. It is empty until the network has
-        run, and then holds the outputs of the latest forward pass with gradients enabled.
+        run, and then holds the outputs of the latest forward pass with gradients enabled, in the
+        standard form of `linlocal.analysis.layout`.
 
     Raises:
         ValueError: as `linlocal.analysis.blocks`, or an output is neither a tensor nor a tuple that
@@ -244,6 +266,11 @@ def complete_from_above(blocks: Sequence[Block], ready: Callable[[int], None]) -
 
     with window(blocks[:-1], look, tuples=True):
         yield
+
+
+def rows_of(inputs: Any) -> int | None:
+    """The number of rows of a batch, if it is a tensor."""
+    return len(inputs) if isinstance(inputs, Tensor) and inputs.ndim else None
 
 
 def hooked(tensor: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:
@@ -301,6 +328,8 @@ def disorder(blocks: Sequence[Block], ran: Sequence[str]) -> str:
 
 def _first(output: Any, name: str, tuples: bool) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """The tensor that an output begins with, and a function that puts another one in its place."""
+    if isinstance(output, Tensor):
+        return output, lambda z: z
     begins = isinstance(output, tuple | list) and output and isinstance(output[0], Tensor)
     if tuples and begins:
 

@@ -10,7 +10,7 @@ gradient of each block's loss is compared with that of the last block's loss bac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -191,7 +191,9 @@ def tried(config: Config, variant: Variant, learning_rate: float, seed: int) -> 
         ``validation_accuracy`` of the last block: 0 where training diverged.
     """
     network = _trained(config, variant, learning_rate, seed)
-    return xr.Dataset({"validation_accuracy": _validated(config, network, seed)})
+    images = source(config, seed)
+    probed = _probed(network, images, {"validation": images.validation}, BLOCKS[-1:], seed)
+    return xr.Dataset({"validation_accuracy": probed["validation"][0]})
 
 
 def measured(config: Config, variant: Variant, learning_rate: float, seed: int) -> xr.Dataset:
@@ -214,9 +216,11 @@ def measured(config: Config, variant: Variant, learning_rate: float, seed: int) 
     network = _trained(config, variant, learning_rate, seed, record)
     images = source(config, seed)
     undefined = np.full(len(BLOCKS), np.nan)
+    judged = {"test": images.test, "validation": images.validation}
+    probed = _probed(network, images, judged, BLOCKS, seed)
     return xr.Dataset(
         {
-            "accuracy": ("layer", _probed(network, images, images.test, BLOCKS, seed)),
+            "accuracy": ("layer", probed["test"]),
             "corrupted_accuracy": corrupted_accuracy(
                 network,
                 images.train,
@@ -224,7 +228,7 @@ def measured(config: Config, variant: Variant, learning_rate: float, seed: int) 
                 config.corruptions,
                 seed,
             ),
-            "validation_accuracy": _validated(config, network, seed),
+            "validation_accuracy": probed["validation"][-1],
             "cosine": (("step", "layer"), np.stack([cosines.get(s, undefined) for s in due])),
         },
         {"step": due, "layer": range(1, len(BLOCKS) + 1)},
@@ -317,16 +321,16 @@ def source(config: Config, seed: int) -> Images:
     return Images(known, rest, held_out, test, NUM_CLASSES, views)
 
 
-def _validated(config: Config, network: nn.Module | None, seed: int) -> float:
-    images = source(config, seed)
-    return float(_probed(network, images, images.validation, BLOCKS[-1:], seed)[0])
-
-
 def _probed(
-    network: nn.Module | None, images: Images, judged: LabelledPixels, blocks: list[str], seed: int
-) -> NDArray[np.float64]:
+    network: nn.Module | None,
+    images: Images,
+    judged: Mapping[str, LabelledPixels],
+    blocks: list[str],
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """The accuracy of a probe of each block on each part."""
     if network is None:
-        return np.zeros(len(blocks))
-    found = probe_blocks(network, blocks, in_batches(images.train), in_batches(judged), seed=seed)
-    accuracy: NDArray[np.float64] = found["accuracy"].values[:-1]
-    return accuracy
+        return {part: np.zeros(len(blocks)) for part in judged}
+    tests = {part: in_batches(data) for part, data in judged.items()}
+    found = probe_blocks(network, blocks, in_batches(images.train), tests, seed=seed)
+    return {part: found["accuracy"].sel(part=part).values[:-1] for part in judged}

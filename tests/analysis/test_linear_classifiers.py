@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from linlocal.analysis.probing import ridge_scores
-from linlocal.analysis.probing.linear_classifiers import logistic_scores
+from linlocal.analysis.probing.linear_classifiers import logistic
 
 
 @pytest.mark.parametrize(("samples", "width"), [(40, 7), (7, 40), (20, 20)])
@@ -34,7 +34,7 @@ def test_the_logistic_fit_is_stationary():
     # The scores of zero and of the unit vectors are the bias and the weights.
     new = torch.cat([torch.zeros(1, 6), torch.eye(6)]).double()
     targets = nn.functional.one_hot(labels).double()
-    fit = logistic_scores(x, targets, new)
+    fit = logistic(x, targets)(new)
     for strength in (10.0, 0.1):
         scores = fit(strength)
         bias, weight = scores[0], scores[1:] - scores[0]

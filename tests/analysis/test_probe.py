@@ -228,5 +228,141 @@ def test_a_block_must_exist_run_once_and_return_a_tensor():
     pool = nn.Sequential(nn.MaxPool2d(2, return_indices=True))
     with pytest.raises(ValueError, match="'0' returned tuple, expected one tensor"):
         probe_blocks(pool, ["0"], train, test, seed=0)
-    with pytest.raises(ValueError, match="the loader gave no batch"):
+    with pytest.raises(ValueError, match="the training loader gave no batch"):
         probe_blocks(Network(), ["first"], [], test, seed=0)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y: (x, y, torch.arange(len(y))),
+        lambda x, y: [x, y],
+        lambda x, y: (x.numpy(), y.numpy()),
+        lambda x, y: (x, y.tolist()),
+        lambda x, y: (x.double(), y.int()),
+    ],
+    ids=["index", "list", "numpy", "labels in a list", "other dtypes"],
+)
+def test_batches_of_every_usual_form_are_read_alike(form):
+    plain = probe_blocks(Network(), ["first"], loader(64, 0), loader(48, 1), seed=0)
+    train, test = ([form(x, y) for x, y in part] for part in (loader(64, 0), loader(48, 1)))
+    found = probe_blocks(Network(), ["first"], iter(train), (b for b in test), seed=0)
+    assert found.identical(plain)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        ({"image": 1, "label": 2}, TypeError, r"mapping with the keys \['image', 'label'\]"),
+        (torch.zeros(4, 3, 4, 4), TypeError, r"must give batches \(inputs, labels, ...\), got a"),
+        ((torch.zeros(4, 3),), TypeError, r"must give batches \(inputs, labels, ...\)"),
+        (((torch.zeros(4, 3), torch.zeros(4, 3)), [0, 1, 0, 1]), TypeError, "inputs of a training"),
+        ((torch.zeros(4, 3, 4, 4), [0, 1, 0]), ValueError, r"\(3,\): give one label for each row"),
+        ((torch.zeros(4, 3, 4, 4), [0.0, 1, 0, 1]), ValueError, r"float32: give the number .*long"),
+        ((torch.zeros(4, 3, 4, 4), torch.eye(4).long()), ValueError, r"one-hot .*argmax\(1\)"),
+        ((torch.zeros(4, 3, 4, 4), [7, 7, 7, 7]), ValueError, "All 4 training labels are 7: .*two"),
+        (
+            (torch.full((4, 3, 4, 4), torch.nan), [0, 1, 0, 1]),
+            ValueError,
+            "4 of 4 training samples have features of block 'first' that are NaN",
+        ),
+    ],
+    ids=["dict", "tensor", "one", "two views", "rows", "floats", "one-hot", "one class", "nan"],
+)
+def test_what_is_no_labelled_batch_is_refused_in_words(batch, error, message):
+    with pytest.raises(error, match=message):
+        probe_blocks(Network(), ["first"], [batch], [batch], seed=0)
+
+
+def test_a_generator_used_twice_is_named_as_the_cause():
+    batches = iter(loader(32, 0))
+    with pytest.raises(ValueError, match=r"test loader gave no batch. A generator .*only once"):
+        probe_blocks(Network(), ["first"], batches, batches, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("strengths", "error", "message"),
+    [
+        ([], ValueError, "must be positive numbers"),
+        (1.0, TypeError, "strengths must be a sequence of positive numbers"),
+        (["1"], TypeError, "an entry of strengths must be a number"),
+        ([np.nan], ValueError, "must be positive numbers"),
+        ([np.inf], ValueError, "must be positive numbers"),
+    ],
+)
+def test_strengths_that_are_none_are_refused(strengths, error, message):
+    with pytest.raises(error, match=message):
+        linear_probe(*clusters(40, 0), *clusters(20, 1), seed=0, strengths=strengths)
+
+
+def test_strengths_may_be_of_any_sequence_and_stand_in_the_result():
+    data = (*clusters(40, 0), *clusters(20, 1))
+    strengths = np.logspace(-3, 3, 7)
+    found = linear_probe(*data, seed=0, strengths=strengths, validation=0.3)
+    assert found == linear_probe(*data, seed=0, strengths=iter([*strengths]), validation=0.3)
+    assert (found.strengths, found.validation) == (tuple(strengths), 0.3)
+    of_blocks = probe_blocks(
+        Network(), ["first"], loader(64, 0), loader(48, 1), seed=0, strengths=strengths
+    )
+    assert of_blocks.strengths.values.tolist() == strengths.tolist()
+    assert of_blocks.attrs["validation"] == 0.2
+
+
+@KINDS
+def test_inference_mode_around_a_probe_changes_nothing(kind):
+    make = lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(1), nn.Linear(48, 8))  # noqa: E731
+    torch.manual_seed(0)
+    model = make()
+    plain = probe_blocks(model, ["2"], loader(64, 0), loader(48, 1), seed=0, kind=kind)
+    with torch.inference_mode():
+        batches = loader(64, 0), loader(48, 1)
+        found = probe_blocks(model, ["2"], *batches, seed=0, kind=kind)
+        x, y = (torch.from_numpy(a) for a in clusters(40, 0))
+        inside = linear_probe(x, y, x, y, seed=0, kind=kind)
+    assert found.identical(plain)
+    assert inside == linear_probe(x, y, x, y, seed=0, kind=kind)
+
+
+def test_inputs_take_the_precision_of_the_weights_below_a_norm_of_another():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(1), nn.Linear(48, 8).bfloat16())
+    found = probe_blocks(model, ["2"], loader(64, 0), loader(48, 1), seed=0)
+    assert found.accuracy.sel(block="1") > 0.9
+
+
+def test_features_of_a_float64_network_keep_their_digits():
+    # The classes differ by less than float32 can tell.
+    x, y = torch.ones(40, 1, dtype=torch.float64), torch.arange(40) % 2
+    x[:, 0] += y * 1e-9
+    batches = [(x, y)]
+    found = probe_blocks(nn.Sequential(nn.Flatten(1)), ["0"], batches, batches, seed=0)
+    assert found.accuracy.sel(block="1") == 1.0
+
+
+@KINDS
+def test_several_tests_are_those_of_one_each(kind):
+    train, others = loader(64, 0), {"validation": loader(48, 1), "test": loader(32, 2)}
+    names = ["first", "second"]
+    both = probe_blocks(Network(), names, train, others, seed=0, kind=kind)
+    for part, test in others.items():
+        alone = probe_blocks(Network(), names, train, test, seed=0, kind=kind)
+        assert both.sel(part=part, drop=True).identical(alone)
+
+
+def test_each_loader_is_read_once():
+    counts = []
+
+    class Counted(list):
+        def __iter__(self):
+            counts.append(len(self))
+            return super().__iter__()
+
+    parts = {"validation": Counted(loader(48, 1)), "test": Counted(loader(32, 2))}
+    probe_blocks(Network(), ["first"], Counted(loader(64, 0)), parts, seed=0)
+    assert counts == [4, 3, 2]
+
+
+def test_an_output_of_five_axes_is_refused():
+    model = nn.Sequential(nn.Unflatten(1, (1, 3)))
+    with pytest.raises(ValueError, match=r"'0' returned shape \(16, 1, 3, 4, 4\); a probe reads"):
+        probe_blocks(model, ["0"], loader(32, 0), loader(32, 1), seed=0)

@@ -292,7 +292,7 @@ def test_paths_may_be_text_and_nothing_else(path, provenance):
     assert write(make(), str(path), provenance) == path
     assert read(str(path)).identical(read(path))
     for call in (lambda: write(make(), None, provenance), lambda: read(3)):
-        with pytest.raises(TypeError, match="path must be the path of a file, got"):
+        with pytest.raises(TypeError, match="path must be a path or a string, got"):
             call()
     with pytest.raises(TypeError, match=r"provenance must be what Provenance\.collect gives"):
         write(make(), path, "toy")
