@@ -502,7 +502,7 @@ CASES = {
         "a newer schema": (
             lambda: Provenance.of(xr.Dataset(attrs={"schema": 99})),
             ResultError,
-            "schema 99 is newer than 1",
+            "schema 99 is newer than 2",
         ),
         "unknown preset": (
             lambda: Address("e", "cp", 0, "."),
