@@ -143,7 +143,7 @@ def probe_blocks(
     checks.whole(pooling, "pooling", 1)
     chosen = _checked_strengths(strengths)
     several = isinstance(test_loader, Mapping)
-    loaders: dict[str, Loader] = dict(test_loader) if several else {"test": test_loader}
+    loaders = dict(test_loader) if isinstance(test_loader, Mapping) else {"test": test_loader}
     if not loaders:
         raise ValueError("There is nothing to test on: test_loader names no loader.")
     watched = resolve(model, blocks, strict=False)
