@@ -8,15 +8,17 @@ cosine of local and global updates is recorded along local training.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from experiments.data import Images, in_batches, named_data, source, with_hybrids
+from experiments.data import Images, Labelled, in_batches, named_data, source, with_hybrids
 from experiments.networks import encoders as networks
 from experiments.runner import SEARCH_SEED, Sweep, searched, stack, words
 from experiments.training import Credit, Divergence, Schedule, fit_by_rule, fit_supervised
@@ -43,6 +45,7 @@ class Config:
         batch: images per batch.
         learning_rates: rates that the search tries.
         embedded: names of data sets that need no folder.
+        judged: how many images of each part the probes read, evenly spaced; None for all.
         repetitions: number of networks and splits that are reported.
         device: name of the torch device.
         seed: seeds the splits, the views, the networks and the search.
@@ -54,6 +57,7 @@ class Config:
     batch: int = 32
     learning_rates: tuple[float, ...] = (1e-3, 5e-3)
     embedded: tuple[str, ...] = ("digits", "RHM images")
+    judged: int | None = None
     repetitions: int = 3
     device: str = "cpu"
     seed: int = 0
@@ -67,6 +71,7 @@ PRESETS = {
         batch=16,
         learning_rates=(1e-3,),
         embedded=("digits",),
+        judged=1000,
         repetitions=1,
     ),
     "cpu": Config(),
@@ -125,8 +130,11 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             recorded = learn(network, images, rule, credit, schedule, config.batch, seed)
         except Divergence:
             return unusable(schedule)
-        searching = seed >= config.seed + SEARCH_SEED
-        return recorded.assign(judged(network, images, seed, searching=searching))
+        parts = {"train": images.train, "validation": images.validation}
+        if seed < config.seed + SEARCH_SEED:  # the search does not look at the test data
+            parts["test"] = images.test
+        few = {part: evenly_spaced(data, config.judged) for part, data in parts.items()}
+        return recorded.assign(judged(network, few, seed))
 
     names: tuple[str, ...] = (*config.embedded, *named_data(config.data))
     trained = [
@@ -186,20 +194,22 @@ def learn(
     return recorded.drop_vars("block") if local else without_cosines(schedule)
 
 
-def judged(
-    network: nn.Module, images: Images, seed: int, *, searching: bool = False
-) -> dict[str, Any]:
+def judged(network: nn.Module, parts: Mapping[str, Labelled], seed: int) -> dict[str, Any]:
     """Accuracies of linear probes that are trained on what the network was trained on.
 
     Maps are averaged over the whole image: in small images, untrained features that keep their
-    places say nearly everything. A search looks at the validation data alone.
+    places say nearly everything.
+
+    Args:
+        network: the network.
+        parts: images and labels of "train", "validation" and, outside a search, "test".
+        seed: decides which images choose the penalty.
     """
-    parts = {"validation": in_batches(images.validation)}
-    if not searching:
-        parts["test"] = in_batches(images.test)
-    found = probe_blocks(network, BLOCKS, in_batches(images.train), parts, seed=seed)["accuracy"]
+    batches = {part: in_batches(data) for part, data in parts.items()}
+    train = batches.pop("train")
+    found = probe_blocks(network, BLOCKS, train, batches, seed=seed)["accuracy"]
     validation = {"validation_accuracy": float(found.sel(part="validation", block="all"))}
-    if searching:
+    if "test" not in parts:
         return validation
     test = found.sel(part="test")
     return {
@@ -207,6 +217,15 @@ def judged(
         "accuracy": float(test.sel(block="all")),
         "block_accuracy": ("layer", test.values[:-1]),
     }
+
+
+def evenly_spaced(labelled: Labelled, count: int | None) -> Labelled:
+    """At most so many images, from all over a data set that may be sorted by class."""
+    images, labels = labelled
+    if count is None or len(images) <= count:
+        return labelled
+    rows = torch.linspace(0, len(images) - 1, count, device=images.device).long()
+    return images[rows], labels[rows]
 
 
 def without_cosines(schedule: Schedule) -> xr.Dataset:

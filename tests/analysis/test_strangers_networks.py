@@ -7,6 +7,7 @@ network. What it takes from the package is the division into blocks.
 
 import copy
 import warnings
+from importlib import import_module
 from itertools import chain
 
 import numpy as np
@@ -25,7 +26,7 @@ TOLERANCE = 1e-9
 CLASSES, ROWS = 5, 6
 
 tv = import_torchvision().models
-timm = pytest.importorskip("timm").models
+timm = import_module("timm.models")  # which imports torchvision
 STAGES = tv.convnext.CNBlockConfig
 
 

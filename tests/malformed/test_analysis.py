@@ -441,7 +441,7 @@ CASES = {
         "no batches": (
             lambda: probe_blocks(NET, NAMES, [], [], seed=0),
             ValueError,
-            "Nothing to probe: the loader gave no batch",
+            "Nothing to probe: the training loader gave no batch",
         ),
     },
     "LocalTrainer": {
