@@ -19,10 +19,17 @@ from torch import Tensor, nn
 from experiments.data import Images, in_batches, named_data, source, with_hybrids
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, searched, stack, words
-from experiments.training import Credit, Divergence, Schedule, fit_by_rule, fit_supervised
+from experiments.training import (
+    Credit,
+    Divergence,
+    Schedule,
+    fit_by_rule,
+    fit_supervised,
+    released_clapp,
+    released_infonce,
+)
 from linlocal import losses
 from linlocal.analysis.local_losses import (
-    CLAPP,
     SCFF,
     ForwardForward,
     InfoNCE,
@@ -80,10 +87,14 @@ PRESETS = {
 PUBLISHED = "the table of arXiv 2601.21683"
 
 RULES: dict[str, LocalRule] = {
-    "CLAPP++": CLAPP(),
-    "CLAPP++ DFB": CLAPP(context="top"),
-    "CLAPP++ both": CLAPP(context="both"),
-    "InfoNCE": InfoNCE(),
+    "CLAPP++": released_clapp(),
+    "CLAPP++ DFB": released_clapp(context="top"),
+    # As released, a loss of each context; and one loss of both scores.
+    "CLAPP++ both": released_clapp(context="each"),
+    "CLAPP++ f(u + u')": released_clapp(context="both"),
+    # As released, of cosines; and of bilinear scores z . B c.
+    "InfoNCE": released_infonce(),
+    "Greedy InfoMax": InfoNCE(),
     "PhyLL": PhyLL(),
     "Forward-Forward": ForwardForward(goodness="mean"),
     "SCFF": SCFF(goodness="mean"),
@@ -91,8 +102,9 @@ RULES: dict[str, LocalRule] = {
     "VICReg": Views(losses.VICReg()),
     "Barlow Twins": Views(losses.BarlowTwins()),
 }
-# In the last block there is no feedback, so these rules have one loss to backpropagate.
-SAME_AT_THE_TOP = {"CLAPP++ DFB": "CLAPP++", "CLAPP++ both": "CLAPP++"}
+# In the last block there is no feedback, so these rules have one loss to backpropagate. (A loss of
+# each context counts it twice, with two projections; the published baseline counts it once.)
+SAME_AT_THE_TOP = dict.fromkeys(("CLAPP++ DFB", "CLAPP++ both", "CLAPP++ f(u + u')"), "CLAPP++")
 UNTRAINED, SUPERVISED = "untrained", "supervised"
 BLOCKS = networks.block_names("vgg6")
 
@@ -120,7 +132,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
                 seed=seed,
             ).to(config.device),
         )
-        schedule = Schedule(config.steps, learning_rate)
+        schedule = Schedule(config.steps, learning_rate, weight_decay=0.0)
         try:
             recorded = learn(network, images, rule, credit, schedule, config.batch, seed)
         except Divergence:
