@@ -12,12 +12,13 @@ import sys
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from linlocal import inputs, losses
 from linlocal.losses import Goodness, PairLoss, Score, ViewLoss, scores
 
-Context = Literal["same", "top", "both", "self", "sum", "views"]
+Context = Literal["same", "top", "both", "each", "self", "sum", "views"]
+JudgedContext = Literal["same", "top", "both"]
 ProjectionKind = Literal["optimal", "identity", "random", "matched", "none"]
 Metric = Literal["frobenius", "downstream"]
 
@@ -91,9 +92,10 @@ class Rule:
         loss: a `PairLoss`, a `Goodness` or a `ViewLoss`.
         context: what the activity z_l of an anchor is compared with. "same" or "top": the
             reference's activity in the same or in the top layer, detached. "both": the two
-            concatenated, each with a projection of its own. "self": nothing else, a goodness
-            judges the activity alone. "sum": a goodness judges the sum of anchor and reference.
-            "views": a `ViewLoss` sees both views whole.
+            concatenated, each with a projection of its own, under one loss f(u + u'). "each": a
+            loss of each of the two, f(u) + f(u'); in the top layer, where they are one, it counts
+            twice. "self": nothing else, a goodness judges the activity alone. "sum": a goodness
+            judges the sum of anchor and reference. "views": a `ViewLoss` sees both views whole.
         projection: how B_l is chosen. "optimal": it minimises the penalised loss. "identity": it
             is fixed at I. "random": it is fixed, uniform on +-1/sqrt(width_l), in the layers below
             the top, and optimal in the top layer (the published baseline). "matched": it is
@@ -128,7 +130,7 @@ class Rule:
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
         kind = self.kind
         fitting = {
-            "pair": (("same", "top", "both"), ("optimal", "identity", "random", "matched")),
+            "pair": (("same", "top", "both", "each"), ("optimal", "identity", "random", "matched")),
             "goodness": (("self", "sum"), ("none",)),
             "view": (("views",), ("none",)),
         }
@@ -139,7 +141,7 @@ class Rule:
                 f"{' or '.join(projections)}, got context {self.context!r} and projection "
                 f"{self.projection!r}."
             )
-        if self.context == "both" and self.projection == "identity":
+        if self.context in ("both", "each") and self.projection == "identity":
             raise ValueError('An identity projection needs one context: "same" or "top".')
         inputs.keep(self, partial(inputs.whole, least=0), "seed")
         if self.pooling is not None:
@@ -158,6 +160,18 @@ class Rule:
             f"{type(self.loss).__name__} is no loss: it needs contrasts, value, gradient and "
             "curvature (of pairs), or value and gradients (of two views)."
         )
+
+    @property
+    def judged_contexts(self) -> tuple[JudgedContext, ...]:
+        """The context of each loss of scored pairs: one, or two for context "each".
+
+        Raises:
+            TypeError: the rule has a loss of another kind.
+        """
+        assert self.pair_loss is self.loss
+        if self.context == "each":
+            return ("same", "top")
+        return (cast(JudgedContext, self.context),)
 
     @property
     def has_linear_score(self) -> bool:
@@ -212,10 +226,22 @@ def CLAPP_DFB(
 def CLAPP_BOTH(
     score: str | Score = "hinge", margin: float = 1.0, penalty: Penalty | float = 0.01
 ) -> Rule:
-    """CLAPP with two contexts, the same and the top layer, whose scores are summed."""
+    """CLAPP with two contexts, the same and the top layer, whose scores are summed: f(u + u').
+
+    The published "CLAPP++ both" sums the losses instead: `CLAPP_EACH`.
+    """
     loss = losses.TypeTwo(scores.from_name(score, margin))
     source = "Wu 2026, arXiv 2601.21683"
     return Rule("CLAPP both", loss, "both", "optimal", Penalty.of(penalty), source=source)
+
+
+def CLAPP_EACH(
+    score: str | Score = "hinge", margin: float = 1.0, penalty: Penalty | float = 0.01
+) -> Rule:
+    """CLAPP plus CLAPP with direct feedback: f(u) + f(u'), the published "CLAPP++ both"."""
+    loss = losses.TypeTwo(scores.from_name(score, margin))
+    source = "Wu 2026, arXiv 2601.21683, released code"
+    return Rule("CLAPP each", loss, "each", "optimal", Penalty.of(penalty), source=source)
 
 
 def PhyLL(score: str | Score = "softplus", margin: float = 0.0) -> Rule:
@@ -239,7 +265,10 @@ def SCFF(threshold: float = 1.0, score: str | Score = "softplus", margin: float 
 
 
 def GreedyInfoMax(temperature: float = 1.0, penalty: Penalty | float = 0.01) -> Rule:
-    """Greedy InfoMax (CPC in each layer): same-layer context, optimal B, InfoNCE."""
+    """Greedy InfoMax (CPC in each layer): same-layer context, optimal B, InfoNCE of z^T B c.
+
+    InfoNCE of cosine similarities is `CosineInfoNCE`.
+    """
     source = "Loewe 2019, arXiv 1905.11786"
     loss = losses.InfoNCE(temperature)
     return Rule("Greedy InfoMax", loss, "same", "optimal", Penalty.of(penalty), source=source)
@@ -252,6 +281,17 @@ def _view_rule(name: str, loss: ViewLoss, source: str) -> Rule:
 def SimCLR(temperature: float = 0.5) -> Rule:
     """NT-Xent over cosine similarities of both views."""
     return _view_rule("SimCLR", losses.NTXent(temperature), "Chen 2020, arXiv 2002.05709")
+
+
+def CosineInfoNCE(temperature: float = 0.1) -> Rule:
+    """InfoNCE over cosine similarities, first view against second: the published "InfoNCE".
+
+    Wu et al. 2026 backpropagate it from the top layer, behind a linear map to 1,024 units (on a
+    network: ``HeadedViews(kind="global", widths=(1024,), loss=losses.CosineInfoNCE(), scale=1.0)``
+    of `linlocal.analysis.local_losses`).
+    """
+    source = "Wu 2026, arXiv 2601.21683, released code"
+    return _view_rule("Cosine InfoNCE", losses.CosineInfoNCE(temperature), source)
 
 
 def SpectralContrastive() -> Rule:
@@ -290,11 +330,13 @@ NAMES: tuple[str, ...] = (
     "CLAPP",
     "CLAPP_DFB",
     "CLAPP_BOTH",
+    "CLAPP_EACH",
     "PhyLL",
     "ForwardForward",
     "SCFF",
     "GreedyInfoMax",
     "SimCLR",
+    "CosineInfoNCE",
     "SpectralContrastive",
     "Whitening",
     "LogDet",

@@ -336,7 +336,7 @@ def score_functions(hinge: bool = False) -> st.SearchStrategy[Score]:
 @st.composite
 def pair_rules(
     draw: st.DrawFn,
-    contexts: Sequence[rules.Context] = ("same", "top", "both"),
+    contexts: Sequence[rules.Context] = ("same", "top", "both", "each"),
     projection: rules.ProjectionKind = "optimal",
     penalty: tuple[float, float] = (1e-3, 1.0),
     metric: rules.Metric = "frobenius",

@@ -69,12 +69,13 @@ def gates(u: Tensor, score: Score, negatives: Negatives) -> Tensor:
     """gate_p = -y_p f'(y_p u_p) / (number of pairs of that sign), 0 where there is no pair.
 
     Args:
-        u: (anchors, references) scores.
+        u: (anchors, references) scores, of one direction, or of both stacked if ``negatives`` is
+            "stacked".
         score: f.
         negatives: which pairs are negative, see `local_losses.scored_pairs.pair_scores`.
     """
     positive = torch.eye(len(u), dtype=u.dtype, device=u.device)
-    negative = positive.roll(1, 0) if negatives == "next" else 1.0 - positive
+    negative = 1.0 - positive if negatives == "all" else positive.roll(1, 0)
     pull = -slope(score, u) * positive / positive.sum()
     push = slope(score, -u) * negative / negative.sum()
     return pull + push
@@ -83,10 +84,19 @@ def gates(u: Tensor, score: Score, negatives: Negatives) -> Tensor:
 def _dendritic_prediction(here: Tensor, loss: ScoredPairs, score: Score, top: Tensor) -> Tensor:
     """The gated P^T B P' c of every anchor, in the shape of the map ``here``."""
     z, sent = loss.directions(here, top)
-    parts = [gates(a @ b.T, score, loss.negatives) @ b for a, b in zip(z, sent, strict=True)]
+    parts = torch.stack([_gated(z, each, score, loss.negatives) for each in sent]).sum(0)
     rows, columns = (loss.pool.along(n).to(here) for n in here.shape[2:])
-    pooled = torch.cat(parts).view(len(here), here.shape[1], len(rows), len(columns))
+    pooled = parts.view(len(here), here.shape[1], len(rows), len(columns))
     return torch.einsum("ncrs,rh,sw->nchw", pooled, rows, columns)
+
+
+def _gated(z: Tensor, sent: Tensor, score: Score, negatives: Negatives) -> Tensor:
+    """What anchors get from their references, gated and summed, (2N, features)."""
+    if negatives == "stacked":
+        # One stack of both directions, whose losses are means over N pairs each.
+        anchors, references = z.flatten(0, 1), sent.flatten(0, 1)
+        return len(z) * gates(anchors @ references.T, score, negatives) @ references
+    return torch.cat([gates(a @ b.T, score, negatives) @ b for a, b in zip(z, sent, strict=True)])
 
 
 def _parts(

@@ -9,10 +9,15 @@ from linlocal.analysis.local_losses.network_rule import NetworkRule
 from linlocal.losses import Score, ViewLoss
 from linlocal.rules import Rule
 
-Context = Literal["same", "top", "both"]
+Context = Literal["same", "top", "both", "each"]
 TrainedProjection = Literal["trained", "random", "matched", "identity"]
 
-_CLAPP = {"same": rules.CLAPP, "top": rules.CLAPP_DFB, "both": rules.CLAPP_BOTH}
+_CLAPP = {
+    "same": rules.CLAPP,
+    "top": rules.CLAPP_DFB,
+    "both": rules.CLAPP_BOTH,
+    "each": rules.CLAPP_EACH,
+}
 
 
 def CLAPP(
@@ -25,13 +30,14 @@ def CLAPP(
 ) -> NetworkRule:
     """CLAPP++: mean over positive pairs f(u) + mean over negative pairs f(-u) (type 2).
 
-    Illing et al. 2021 (arXiv 2010.08262). Dependence on the place and the contexts "top" and "both"
-    are from Wu et al. 2026 (arXiv 2601.21683).
+    Illing et al. 2021 (arXiv 2010.08262). Dependence on the place and the contexts "top" and "each"
+    are from Wu et al. 2026 (arXiv 2601.21683), whose "CLAPP++ both" is "each" here, and whose
+    released code takes ``negatives="stacked"`` and ``penalty=0``.
 
     Args:
         context: what an anchor is compared with: the other view's activity in the "same" block, in
-            the "top" block (direct feedback), or in "both", with the scores of two projections
-            summed.
+            the "top" block (direct feedback), or both of them: "both" sums the scores of two
+            projections under one loss, f(u + u'), "each" sums their losses, f(u) + f(u').
         score: the score function f, a name or an object of `linlocal.scores`.
         margin: the margin of a named f.
         projection: how B is chosen; "trained" is the rule's "optimal".
@@ -51,7 +57,8 @@ def InfoNCE(
 ) -> NetworkRule:
     """Greedy InfoMax: cross-entropy of the positive pair among the others in the batch.
 
-    Loewe et al. 2019 (arXiv 1905.11786); here views take the place of steps in time.
+    Loewe et al. 2019 (arXiv 1905.11786); here views take the place of steps in time. Scores are
+    bilinear, z . B c; InfoNCE of cosines is ``Views(losses.CosineInfoNCE())``.
 
     Args:
         temperature: the number that the scores are divided by.

@@ -63,8 +63,9 @@ class NetworkRule:
         budget: the number of parameters that all projections together may have; it sets the largest
             common rank that fits.
         shared: whether both view directions share one B; otherwise each has its own.
-        negatives: which anchors are negative for a reference: "next" takes the next sample, "all"
-            takes all other samples; by default "all" for InfoNCE and "next" for other losses.
+        negatives: which anchors are negative for a reference: "next" takes the next sample,
+            "stacked" the next in the stack of both views (as published), "all" takes all other
+            samples; by default "all" for InfoNCE and "next" for other losses.
         penalty: lam, if it is not the rule's; 0 trains B without a penalty.
         goodness: "sum" for the sum of squares, or "mean" for their mean, which lets one threshold
             serve all widths.
@@ -180,6 +181,7 @@ class NetworkRule:
             [(top, seen) for top, seen, _ in self._contexts(shapes, block)],
             projections,
             negatives=self.negatives or ("all" if everywhere else "next"),
+            separate=self.rule.context == "each",
             penalty=of_rule if self.penalty is None else self.penalty,
             trained=kind == "optimal" or last,
             matched=kind == "matched" and not last,
@@ -199,6 +201,8 @@ class NetworkRule:
         windows, last = self._pools(blocks) if seen is None else pools(seen, blocks), blocks - 1
         here = (False, windows[block], windows[block].features(shapes[block]))
         top = (True, windows[last], windows[last].features(shapes[last]))
+        if self.rule.context == "each" and block == last:
+            return [here, here]
         if self.rule.context == "same" or block == last:
             return [here]
         return [top] if self.rule.context == "top" else [here, top]

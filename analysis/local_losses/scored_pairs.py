@@ -6,7 +6,8 @@ A loss is the sum over both view directions, in which each view is anchor once, 
 
 where P and P' pool and flatten an activity z and a reference c, which is detached. The penalty is a
 part of the loss of B alone, where it acts as weight decay. Both directions share one B, or have one
-each (as in `linlocal`).
+each (as in `linlocal`). Two contexts have a B each; their scores are added, or they are judged each
+by a loss of its own, and the losses are added.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from linlocal.analysis.local_losses.projections import ProjectionModule
 from linlocal.autodiff import pair_formula, summed
 from linlocal.losses import PairLoss
 
-Negatives = Literal["next", "all"]
+Negatives = Literal["next", "stacked", "all"]
 
 
 class ScoredPairs(LocalLoss):
@@ -37,7 +38,9 @@ class ScoredPairs(LocalLoss):
         projections: [direction][context] the projections B; a single direction if both share it,
             and none for the identity.
         negatives: which anchors are negative for a reference: "next" takes that of the next sample
-            (cyclic), "all" those of all other samples.
+            (cyclic), "stacked" the next one in the stack of both views (cyclic), "all" those of
+            all other samples.
+        separate: whether each context is judged by a loss of its own.
         penalty: lam.
         trained: whether this loss trains B; otherwise B is frozen, or matched to the
             backpropagated error signal.
@@ -52,6 +55,7 @@ class ScoredPairs(LocalLoss):
         projections: Sequence[Sequence[ProjectionModule]],
         *,
         negatives: Negatives,
+        separate: bool = False,
         penalty: float,
         trained: bool,
         matched: bool = False,
@@ -60,6 +64,7 @@ class ScoredPairs(LocalLoss):
         self.loss, self.formula = loss, pair_formula(loss)
         self.negatives, self.penalty = negatives, inputs.not_negative(penalty, "penalty")
         self.pool, self.contexts, self.trained = pool, tuple(contexts), trained
+        self.separate = separate
         self.reads_top = any(onto_top for onto_top, _ in contexts)
         self.needs_global_error = matched
         self.projections = nn.ModuleList(nn.ModuleList(directed) for directed in projections)
@@ -110,13 +115,15 @@ class ScoredPairs(LocalLoss):
     def _pairs_loss(self, here: Tensor, top: Tensor | None, through_projections: bool) -> Tensor:
         z, sent = self.directions(here, top)
         # The context is detached already, so this detaches the projection only.
-        sent = sent if through_projections else sent.detach()
-        return summed(self.formula, *pair_scores(z, sent, self.negatives))
+        sent = sent if through_projections else [each.detach() for each in sent]
+        losses = [summed(self.formula, *pair_scores(z, each, self.negatives)) for each in sent]
+        return torch.stack(losses).sum(0) if len(losses) > 1 else losses[0]
 
-    def directions(self, here: Tensor, top: Tensor | None) -> tuple[Tensor, Tensor]:
+    def directions(self, here: Tensor, top: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """Pooled anchors P z of both directions, and what their references send them, B P' c.
 
         Returns:
+            The anchors, and what the references send for each loss: one, or one of each context.
             (2, N, features) each; the first direction has the first view as anchors.
         """
         z = stacked_views(self.pool(here))
@@ -124,10 +131,12 @@ class ScoredPairs(LocalLoss):
         contexts = ((cast(Tensor, top) if onto_top else here, p) for onto_top, p in self.contexts)
         seen = [stacked_views(p(c.detach())) for c, p in contexts]
         if not self.projections:
-            return z, seen[0].flip(0)
+            return z, [seen[0].flip(0)]
         by_context = zip(*(cast(nn.ModuleList, each) for each in self.projections), strict=True)
         sent = [_sent(projections, c) for projections, c in zip(by_context, seen, strict=True)]
-        return z, torch.stack(sent).sum(0) if len(sent) > 1 else sent[0]
+        if self.separate or len(sent) == 1:
+            return z, sent
+        return z, [torch.stack(sent).sum(0)]
 
 
 def _sent(projections: Sequence[nn.Module], c: Tensor) -> Tensor:
@@ -141,7 +150,7 @@ def _sent(projections: Sequence[nn.Module], c: Tensor) -> Tensor:
 def check_negatives(negatives: str) -> None:
     """Raise a ValueError unless ``negatives`` is known."""
     if negatives not in get_args(Negatives):
-        raise ValueError(f'negatives must be "next" or "all", got {negatives!r}.')
+        raise ValueError(f'negatives must be "next", "stacked" or "all", got {negatives!r}.')
 
 
 def pair_scores(z: Tensor, sent: Tensor, negatives: Negatives) -> tuple[Tensor, Tensor]:
@@ -151,7 +160,8 @@ def pair_scores(z: Tensor, sent: Tensor, negatives: Negatives) -> tuple[Tensor, 
         z: (directions, samples, features) anchors.
         sent: (directions, samples, features) B c of the references.
         negatives: which anchors are negative for a reference: "next" takes that of the next sample
-            (cyclic), "all" those of all other samples.
+            (cyclic), "stacked" the next one in the stack of both views (cyclic), so that of the
+            first sample of the other view for the last of each, "all" those of all other samples.
 
     Returns:
         (directions, samples) positive and (directions, samples, negatives) negative scores, in
@@ -162,6 +172,9 @@ def pair_scores(z: Tensor, sent: Tensor, negatives: Negatives) -> tuple[Tensor, 
     positive = (z * sent).sum(2)
     if negatives == "next":
         return positive, (z.roll(-1, 1) * sent).sum(2, keepdim=True)
+    if negatives == "stacked":
+        following = z.flatten(0, 1).roll(-1, 0).view_as(z)
+        return positive, (following * sent).sum(2, keepdim=True)
     with torch.autocast(z.device.type, enabled=False):
         return positive, without_diagonal(sent @ z.transpose(1, 2))
 

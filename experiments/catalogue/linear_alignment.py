@@ -27,7 +27,8 @@ class Config:
         width: units of each layer.
         depth: number of layers.
         margin: margin of the softplus score.
-        penalty: strength lam of the penalty on the projections.
+        penalty: strength lam of the penalty on the projections, twice the published b_decay, which
+            adds b_decay ||B||^2 to the loss of a view direction.
         seed: seeds the images, the weights and the random projections.
         data: folder of MNIST; None measures on photographs and digits only.
     """
@@ -37,7 +38,7 @@ class Config:
     width: int = 128
     depth: int = 6
     margin: float = 1.0
-    penalty: float = 0.01
+    penalty: float = 0.02
     seed: int = 0
     data: Path | None = None
 
@@ -73,7 +74,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     def measure(data: str, condition: str) -> xr.Dataset:
         batches = patch_batches(
-            data, config.batches, config.images_per_batch, config.seed, config.data
+            data, config.batches, config.images_per_batch, config.seed, config.data, "stacked"
         )
         rule = fixed if condition == "random fixed B" else optimal
         return compare_batches(networks[condition], batches, rule)

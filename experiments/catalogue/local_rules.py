@@ -18,13 +18,28 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from experiments.data import Images, Labelled, in_batches, named_data, source, with_hybrids
+from experiments.data import (
+    Images,
+    LabelledPixels,
+    Pixels,
+    in_batches,
+    named_data,
+    source,
+    with_hybrids,
+)
 from experiments.networks import encoders as networks
 from experiments.runner import SEARCH_SEED, Sweep, searched, stack, words
-from experiments.training import Credit, Divergence, Schedule, fit_by_rule, fit_supervised
+from experiments.training import (
+    Credit,
+    Divergence,
+    Schedule,
+    fit_by_rule,
+    fit_supervised,
+    released_clapp,
+    released_infonce,
+)
 from linlocal import losses
 from linlocal.analysis.local_losses import (
-    CLAPP,
     SCFF,
     ForwardForward,
     InfoNCE,
@@ -85,10 +100,14 @@ PRESETS = {
 PUBLISHED = "the table of arXiv 2601.21683"
 
 RULES: dict[str, LocalRule] = {
-    "CLAPP++": CLAPP(),
-    "CLAPP++ DFB": CLAPP(context="top"),
-    "CLAPP++ both": CLAPP(context="both"),
-    "InfoNCE": InfoNCE(),
+    "CLAPP++": released_clapp(),
+    "CLAPP++ DFB": released_clapp(context="top"),
+    # As released, a loss of each context; and one loss of both scores.
+    "CLAPP++ both": released_clapp(context="each"),
+    "CLAPP++ f(u + u')": released_clapp(context="both"),
+    # As released, of cosines; and of bilinear scores z . B c.
+    "InfoNCE": released_infonce(),
+    "Greedy InfoMax": InfoNCE(),
     "PhyLL": PhyLL(),
     "Forward-Forward": ForwardForward(goodness="mean"),
     "SCFF": SCFF(goodness="mean"),
@@ -96,8 +115,9 @@ RULES: dict[str, LocalRule] = {
     "VICReg": Views(losses.VICReg()),
     "Barlow Twins": Views(losses.BarlowTwins()),
 }
-# In the last block there is no feedback, so these rules have one loss to backpropagate.
-SAME_AT_THE_TOP = {"CLAPP++ DFB": "CLAPP++", "CLAPP++ both": "CLAPP++"}
+# In the last block there is no feedback, so these rules have one loss to backpropagate. (A loss of
+# each context counts it twice, with two projections; the published baseline counts it once.)
+SAME_AT_THE_TOP = dict.fromkeys(("CLAPP++ DFB", "CLAPP++ both", "CLAPP++ f(u + u')"), "CLAPP++")
 UNTRAINED, SUPERVISED = "untrained", "supervised"
 BLOCKS = networks.block_names("vgg6")
 
@@ -125,12 +145,15 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
                 seed=seed,
             ).to(config.device),
         )
-        schedule = Schedule(config.steps, learning_rate)
+        schedule = Schedule(config.steps, learning_rate, weight_decay=0.0)
         try:
             recorded = learn(network, images, rule, credit, schedule, config.batch, seed)
         except Divergence:
             return unusable(schedule)
-        parts = {"train": images.train, "validation": images.validation}
+        parts: dict[str, LabelledPixels] = {
+            "train": images.train,
+            "validation": images.validation,
+        }
         if seed < config.seed + SEARCH_SEED:  # the search does not look at the test data
             parts["test"] = images.test
         few = {part: evenly_spaced(data, config.judged) for part, data in parts.items()}
@@ -194,7 +217,7 @@ def learn(
     return recorded.drop_vars("block") if local else without_cosines(schedule)
 
 
-def judged(network: nn.Module, parts: Mapping[str, Labelled], seed: int) -> dict[str, Any]:
+def judged(network: nn.Module, parts: Mapping[str, LabelledPixels], seed: int) -> dict[str, Any]:
     """Accuracies of linear probes that are trained on what the network was trained on.
 
     Maps are averaged over the whole image: in small images, untrained features that keep their
@@ -219,13 +242,13 @@ def judged(network: nn.Module, parts: Mapping[str, Labelled], seed: int) -> dict
     }
 
 
-def evenly_spaced(labelled: Labelled, count: int | None) -> Labelled:
+def evenly_spaced(labelled: LabelledPixels, count: int | None) -> LabelledPixels:
     """At most so many images, from all over a data set that may be sorted by class."""
     images, labels = labelled
     if count is None or len(images) <= count:
         return labelled
     rows = torch.linspace(0, len(images) - 1, count, device=images.device).long()
-    return images[rows], labels[rows]
+    return images.at(rows) if isinstance(images, Pixels) else images[rows], labels[rows]
 
 
 def without_cosines(schedule: Schedule) -> xr.Dataset:

@@ -27,7 +27,8 @@ class Config:
         images_per_batch: number of 28x28 images in each batch.
         widths: widths of the layers 1..L.
         margin: margin of the softplus score.
-        penalty: strength lam of the penalty on the projections.
+        penalty: strength lam of the penalty on the projections, twice the published b_decay, which
+            adds b_decay ||B||^2 to the loss of a view direction.
         seed: seeds the images and the weights.
         data: folder of MNIST; None measures on photographs and digits only.
     """
@@ -36,7 +37,7 @@ class Config:
     images_per_batch: int = 32
     widths: tuple[int, ...] = (128, 64, 32, 16, 8, 4)
     margin: float = 1.0
-    penalty: float = 0.01
+    penalty: float = 0.02
     seed: int = 0
     data: Path | None = None
 
@@ -63,7 +64,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     def batches(data: str) -> list[Pairs]:
         return patch_batches(
-            data, config.batches, config.images_per_batch, config.seed, config.data
+            data, config.batches, config.images_per_batch, config.seed, config.data, "stacked"
         )
 
     def measure(data: str, score: str, feedback: str) -> xr.Dataset:

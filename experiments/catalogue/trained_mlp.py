@@ -67,7 +67,14 @@ PRESETS = {
 PUBLISHED = "Fig. 3b of arXiv 2601.21683"
 
 AVAILABLE = {"digits": 1797, "mnist": 60_000}
-_PUBLISHED: dict[str, Any] = {"score": "softplus", "shared": False, "pooling": 1}
+# The published b_decay of 0.01 is half the penalty (`linear_alignment`).
+_PUBLISHED: dict[str, Any] = {
+    "score": "softplus",
+    "shared": False,
+    "pooling": 1,
+    "negatives": "stacked",
+    "penalty": 0.02,
+}
 _FED = {**_PUBLISHED, "context": "top"}
 RULES: dict[str, LocalRule] = {
     "same layer": CLAPP(**_PUBLISHED),

@@ -9,7 +9,14 @@ from experiments.data.contract import MakeViews
 from experiments.data.pixels import Pixels
 
 
-def simclr(size: int, num_channels: int = 3, strength: float = 0.5) -> nn.Module:
+def simclr(
+    size: int,
+    num_channels: int = 3,
+    strength: float = 0.5,
+    *,
+    smallest: float = 0.08,
+    blurred: bool | None = None,
+) -> nn.Module:
     """The augmentation of SimCLR (Chen et al. 2020, arXiv 2002.05709, appendix A).
 
     A random crop of 8 to 100 % of the area resized to ``size``, a flip, and for images in colour:
@@ -19,11 +26,13 @@ def simclr(size: int, num_channels: int = 3, strength: float = 0.5) -> nn.Module
         size: side of the views in pixels.
         num_channels: channels of the images; only three are taken to be colours.
         strength: strength of the jitter; the paper takes 1 for ImageNet and 0.5 for CIFAR-10.
+        smallest: smallest share of the area that a crop covers.
+        blurred: whether half of the views are blurred, if not by their size.
     """
     import kornia.augmentation as K  # slow to import
 
     steps: list[nn.Module] = [
-        K.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
+        K.RandomResizedCrop((size, size), scale=(smallest, 1.0)),
         K.RandomHorizontalFlip(p=0.5),
     ]
     if num_channels == 3:
@@ -32,7 +41,7 @@ def simclr(size: int, num_channels: int = 3, strength: float = 0.5) -> nn.Module
             K.ColorJitter(jitter, jitter, jitter, 0.2 * strength, p=0.8),
             K.RandomGrayscale(p=0.2),
         ]
-    if size > 32:
+    if size > 32 if blurred is None else blurred:
         side = max(size // 10, 3) | 1  # a tenth of the image, and odd
         steps.append(K.RandomGaussianBlur((side, side), (0.1, 2.0), p=0.5))
     return nn.Sequential(*steps)

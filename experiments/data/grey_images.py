@@ -39,10 +39,11 @@ def enlarged(images: Array, size: int, name: str) -> Array:
 def augmented_views(images: Array, size: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Two views of each image: a random crop resized to ``size``, with a random block erased.
 
-    After torchvision's RandomResizedCrop(size, scale=(0.15, 1)) and RandomErasing(), written anew:
+    After torchvision's RandomResizedCrop(size, scale=(0.15, 1)) and RandomErasing(scale=(0.04,
+    0.16)), as in the released code of Wu et al. 2026 (arXiv 2601.21683), written anew:
     a crop covers a uniform 15 to 100 % of the area at a log-uniform ratio of width to height
     between 3/4 and 4/3, and is resized bilinearly without smoothing. In half of the views a block
-    of 2 to 33 % of the area at a log-uniform ratio between 0.3 and 3.3 is set to 0, the mean of
+    of 4 to 16 % of the area at a log-uniform ratio between 0.3 and 3.3 is set to 0, the mean of
     standardised images. A block that does not fit is clipped, where torchvision draws again.
 
     Args:
@@ -60,7 +61,7 @@ def augmented_views(images: Array, size: int, rng: np.random.Generator) -> tuple
             rows, columns = _interpolation(height, size), _interpolation(width, size)
             view[:] = rows @ image[top : top + height, left : left + width] @ columns.T
             if rng.random() < 0.5:
-                top, left, height, width = _block(view.shape, (0.02, 0.33), 3.3, rng)
+                top, left, height, width = _block(view.shape, (0.04, 0.16), 3.3, rng)
                 view[top : top + height, left : left + width] = 0.0
     return views[0], views[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from experiments.data.contract import Array
 from experiments.data.grey_register import load_images
@@ -26,7 +27,12 @@ def standardised(images: Array) -> Array:
 
 
 def patch_batches(
-    source: str, batches: int, images_per_batch: int, seed: int, folder: Path | None
+    source: str,
+    batches: int,
+    images_per_batch: int,
+    seed: int,
+    folder: Path | None,
+    negatives: Literal["next", "stacked"] = "next",
 ) -> list[Pairs]:
     """Batches of vertically adjacent 14x14 patches of 28x28 images, both columns.
 
@@ -37,10 +43,12 @@ def patch_batches(
             place in the next image.
         seed: seeds the draw of images.
         folder: the folder of MNIST.
+        negatives: "next" is next among the patches of one row, "stacked" (as published) next in the
+            stack of both rows; see `linlocal.Pairs`.
 
     Returns:
         One `Pairs` per batch; samples are standardised over all batches together.
     """
     images = load_images(source, batches * images_per_batch, PIXELS, seed, folder)
     blocks = standardised(images).reshape(batches, images_per_batch, PIXELS, PIXELS)
-    return [Pairs.from_image_patches(block, PATCH) for block in blocks]
+    return [Pairs.from_image_patches(block, PATCH, negatives=negatives) for block in blocks]

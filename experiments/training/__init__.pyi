@@ -33,4 +33,5 @@ from .hierarchy_tasks import (
     one_hot_leaves as one_hot_leaves,
 )
 from .optimisers import lars as lars
+from .released import released_clapp as released_clapp, released_infonce as released_infonce
 from .robustness import corrupted_accuracy as corrupted_accuracy

@@ -106,27 +106,33 @@ class Graph:
             return self.through(layer, z)
         return self.pooled(layer, z)
 
-    def context(self, layer: int) -> torch.Tensor:
+    def context(self, layer: int, name: str) -> torch.Tensor:
         top = self.read(self.depth, self.z[-1])
-        if self.rule.context == "top" or layer == self.depth:
+        if name == "top" or layer == self.depth:
             return top
         here = self.read(layer, self.z[layer])
-        return torch.cat([here, top], dim=1) if self.rule.context == "both" else here
+        return torch.cat([here, top], dim=1) if name == "both" else here
 
     def optimal_top(self, layer: int) -> bool:
         return layer == self.depth and self.rule.projection != "identity"
 
-    def scorers(self, layer: int) -> list[Scorer]:
-        """The scorer of each view direction."""
-        return [self._scorer(layer, i, d) for i, d in enumerate(self.pairs.directions)]
+    @property
+    def judged(self) -> list[tuple[Direction, str]]:
+        """The view direction and the context of every loss of a layer, which is their sum."""
+        names = ["same", "top"] if self.rule.context == "each" else [self.rule.context]
+        return [(d, name) for d in self.pairs.directions for name in names]
 
-    def _scorer(self, layer: int, number: int, direction: Direction) -> Scorer:
+    def scorers(self, layer: int) -> list[Scorer]:
+        """The scorer of each view direction and, within it, of each judged context."""
+        return [self._scorer(layer, i, *judged) for i, judged in enumerate(self.judged)]
+
+    def _scorer(self, layer: int, number: int, direction: Direction, name: str) -> Scorer:
         kind = self.rule.projection
 
         def read(z: torch.Tensor) -> torch.Tensor:
             return self.read(layer, z)
 
-        c = self.context(layer)
+        c = self.context(layer, name)
         seen = read(self.z[layer])
         if self.projections is not None:
             b = tensor(self.projections[layer - 1][number])
@@ -147,19 +153,19 @@ class Graph:
             shape = (seen.shape[1], c.shape[1])
             b = tensor(rng.uniform(-1.0, 1.0, shape)) / seen.shape[1] ** 0.5
         else:
-            return self._matched(layer, number, direction)
+            return self._matched(layer, number, direction, name)
         return Scorer(read, c, b)
 
-    def _matched(self, layer: int, number: int, direction: Direction) -> Scorer:
+    def _matched(self, layer: int, number: int, direction: Direction, name: str) -> Scorer:
         """u = (V z)^T B_L (V c), where the layers above act on z and c, without a matrix V."""
-        b = self._scorer(self.depth, number, direction).b
+        b = self._scorer(self.depth, number, direction, name).b
 
         def read(z: torch.Tensor) -> torch.Tensor:
             return self.through(layer, z)
 
         top = self.pooled(self.depth, self.z[-1])
         here = self.through(layer, self.z[layer])
-        c = {"same": here, "top": top, "both": (here + top) / 2.0}[self.rule.context]
+        c = {"same": here, "top": top, "both": (here + top) / 2.0}[name]
         return Scorer(read, c, b)
 
     def loss(self, layer: int, z: torch.Tensor) -> torch.Tensor:
@@ -174,7 +180,7 @@ class Graph:
             return (chosen or view_formula(cast(ViewLoss, rule.loss)))(z[first], z[second])
         total = torch.zeros((), dtype=torch.float64)
         formula = pair_formula(rule.pair_loss)
-        for d, scorer in zip(self.pairs.directions, self.scorers(layer), strict=True):
+        for (d, _), scorer in zip(self.judged, self.scorers(layer), strict=True):
             u = scorer(z, d)
             if chosen is None:
                 refuse_kink(rule.pair_loss, u.detach(), d)

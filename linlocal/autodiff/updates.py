@@ -30,7 +30,8 @@ def local_update(
         rule: the local rule.
         projections: ``projections[l - 1][d]`` is the B of layer l and view direction d to use
             instead of the rule's, (read-out width, context width); the M of a penalty in the
-            downstream metric.
+            downstream metric. With context "each", those of the same and of the top layer follow
+            each other in each direction.
         loss: a torch function to use instead of ``rule.loss``:
             ``loss(u, direction)`` of the scores (pairs,) of a direction (of their goodness, for a
             rule of goodness), or ``loss(z, z_view)``. Returns a scalar.

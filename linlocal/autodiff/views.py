@@ -21,6 +21,7 @@ from linlocal.autodiff import numpy_only
 from linlocal.losses import (
     LPL,
     BarlowTwins,
+    CosineInfoNCE,
     LogDet,
     NTXent,
     SpectralContrastive,
@@ -66,14 +67,15 @@ def _checked(loss: ViewLoss, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _nt_xent(loss: NTXent, first: Tensor, second: Tensor) -> Tensor:
-    stacked = torch.cat([first, second])
-    squared = stacked.square().sum(1, keepdim=True)
-    # A dead sample has no direction and so no gradient; both `where` are needed for that.
-    inverse = torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).rsqrt(), 0.0)
-    unit = stacked * inverse
+    unit = _directions(torch.cat([first, second]))
     logits = (unit @ unit.T / loss.temperature).fill_diagonal_(-math.inf)
-    partner = torch.arange(len(stacked), device=stacked.device).roll(len(first))
+    partner = torch.arange(len(unit), device=unit.device).roll(len(first))
     return F.cross_entropy(logits, partner)
+
+
+def _cosine_info_nce(loss: CosineInfoNCE, first: Tensor, second: Tensor) -> Tensor:
+    logits = _directions(first) @ _directions(second).T / loss.temperature
+    return F.cross_entropy(logits, torch.arange(len(first), device=first.device))
 
 
 def _spectral_contrastive(loss: SpectralContrastive, first: Tensor, second: Tensor) -> Tensor:
@@ -137,6 +139,13 @@ def _lpl(loss: LPL, first: Tensor, second: Tensor) -> Tensor:
     return loss.predictive * pull + spread(first) + spread(second)
 
 
+def _directions(z: Tensor) -> Tensor:
+    """z / ||z|| row by row."""
+    squared = z.square().sum(1, keepdim=True)
+    # A dead sample has no direction and so no gradient; both `where` are needed for that.
+    return z * torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).rsqrt(), 0.0)
+
+
 def _distance(first: Tensor, second: Tensor) -> Tensor:
     """Mean over samples of ||z - z_view||^2."""
     return (first - second).square().sum(1).mean()
@@ -167,6 +176,7 @@ def _identity(like: Tensor) -> Tensor:
 
 _FORMULAS: dict[type, Callable[..., Tensor]] = {
     NTXent: _nt_xent,
+    CosineInfoNCE: _cosine_info_nce,
     SpectralContrastive: _spectral_contrastive,
     Whitening: _whitening,
     LogDet: _log_det,

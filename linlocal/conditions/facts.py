@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import cast
 
 import numpy as np
@@ -49,9 +50,10 @@ def measured(signals: Signals, layer: int) -> Facts:
         return Facts(a, anchor_distance)
     top = signals.network.depth
     kernels = []
-    for direction in signals.pairs.directions:
+    # With a loss for each of two contexts, both kernels must be the top layer's.
+    for direction, context in product(signals.pairs.directions, signals.rule.judged_contexts):
         rows = direction.reference_rows
-        here, above = signals.contexts(layer)[rows], signals.contexts(top)[rows]
+        here, above = (signals.contexts(l, context)[rows] for l in (layer, top))
         kernels.append((here @ here.T, above @ above.T))
     e, context_distance = nearest_factor(
         np.concatenate([k.ravel() for k, _ in kernels]),

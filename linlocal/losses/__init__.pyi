@@ -11,6 +11,7 @@ from .scores import (
 from .views import (
     LPL as LPL,
     BarlowTwins as BarlowTwins,
+    CosineInfoNCE as CosineInfoNCE,
     LogDet as LogDet,
     NTXent as NTXent,
     SpectralContrastive as SpectralContrastive,

@@ -38,9 +38,7 @@ class NTXent:
         inputs.keep(self, inputs.positive, "temperature")
 
     def _logits(self, z: Array, z_view: Array) -> tuple[Array, Array, Array, Array]:
-        stacked = np.vstack([z, z_view])
-        norms = np.linalg.norm(stacked, axis=1, keepdims=True)
-        unit = stacked / np.where(norms > 0, norms, 1.0)
+        unit, norms = _directions(np.vstack([z, z_view]))
         logits = unit @ unit.T / self.temperature
         np.fill_diagonal(logits, -np.inf)
         log_sum = np.logaddexp.reduce(logits, axis=1)
@@ -56,12 +54,39 @@ class NTXent:
         by_logit = np.exp(logits - log_sum[:, None])
         by_logit[np.arange(rows), _partners(len(z))] -= 1.0
         by_unit = (by_logit + by_logit.T) @ unit / (self.temperature * rows)
-        radial = np.sum(by_unit * unit, axis=1, keepdims=True)
-        # A dead sample has no direction and so no gradient.
-        gradient = np.where(norms > 0, by_unit - radial * unit, 0.0) / np.where(
-            norms > 0, norms, 1.0
-        )
+        gradient = _through_direction(by_unit, unit, norms)
         return gradient[: len(z)], gradient[len(z) :]
+
+
+@dataclass(frozen=True)
+class CosineInfoNCE:
+    """mean over k of -log softmax_j(s_kj / temperature) at j = k, where s_kj = cos(z_k, z_view_j).
+
+    The cross-entropy of finding the partner of each sample of the first view among all samples of
+    the second (van den Oord et al. 2018, arXiv 1807.03748, eq. 4), with cosine similarity, as the
+    released code of Wu et al. 2026 (arXiv 2601.21683) computes "InfoNCE". Negatives are the other
+    samples of the second view; `NTXent` has those of both views, and both views as anchors.
+    Gradients run into both views. A function of inner products only.
+    """
+
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        inputs.positive(self.temperature, "temperature")
+
+    def value(self, z: Array, z_view: Array) -> float:
+        logits = _directions(z)[0] @ _directions(z_view)[0].T / self.temperature
+        return float(np.mean(np.logaddexp.reduce(logits, axis=1) - np.diag(logits)))
+
+    def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
+        (unit, norms), (unit_view, norms_view) = _directions(z), _directions(z_view)
+        logits = unit @ unit_view.T / self.temperature
+        by_logit = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None]) - np.eye(len(z))
+        by_cosine = by_logit / (self.temperature * len(z))
+        return (
+            _through_direction(by_cosine @ unit_view, unit, norms),
+            _through_direction(by_cosine.T @ unit, unit_view, norms_view),
+        )
 
 
 @dataclass(frozen=True)
@@ -283,6 +308,18 @@ class LPL:
         centred = z - z.mean(axis=0)
         cov = centred.T @ centred / (len(z) - 1)
         return centred, np.diag(cov) + self.epsilon, cov - np.diag(np.diag(cov))
+
+
+def _directions(z: Array) -> tuple[Array, Array]:
+    """z / ||z|| row by row, 0 for a dead sample, and the norms (samples, 1)."""
+    norms = np.linalg.norm(z, axis=1, keepdims=True)
+    return z / np.where(norms > 0, norms, 1.0), norms
+
+
+def _through_direction(by_unit: Array, unit: Array, norms: Array) -> Array:
+    """The derivative by z from that by z / ||z||; a dead sample has no direction, so none."""
+    radial = np.sum(by_unit * unit, axis=1, keepdims=True)
+    return np.where(norms > 0, by_unit - radial * unit, 0.0) / np.where(norms > 0, norms, 1.0)
 
 
 def _partners(n: int) -> NDArray[np.int64]:

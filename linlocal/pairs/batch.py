@@ -13,7 +13,7 @@ from linlocal import inputs
 from linlocal.inputs import Array, Index
 from linlocal.pairs.direction import Direction
 
-Negatives = Literal["next", "random"] | None
+Negatives = Literal["next", "stacked", "random"] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +84,19 @@ class Pairs:
         Args:
             x: (samples, width) first view.
             x_view: (samples, width) second view of the same samples, row by row.
-            negatives: "next" takes the anchors j = k+1, ..., k+num_negatives (cyclic), "random"
-                draws num_negatives different j != k with ``rng``, None makes positive pairs only.
+            negatives: "next" takes the anchors j = k+1, ..., k+num_negatives (cyclic). "stacked"
+                takes those that follow the anchor in the stack of both views (cyclic), as the
+                released code of Wu et al. 2026 does: at the end of one view they come from the
+                other. "random" draws num_negatives different j != k with ``rng``. None makes
+                positive pairs only.
             num_negatives: negatives for each positive pair, at most samples - 1.
             directions: "both" makes each view the anchor once, "forward" only the first.
             rng: the generator for negatives="random"; required there.
 
         Raises:
             ValueError: shapes differ, non-finite entries, an empty batch, too few samples for the
-                negatives, or no generator for random ones.
+                negatives, no generator for random ones, or a stack of views of which only one is
+                an anchor.
         """
         first = inputs.matrix(x, "x", "(samples, width)")
         second = inputs.matrix(x_view, "x_view", "(samples, width)")
@@ -106,6 +110,11 @@ class Pairs:
             raise ValueError(f'directions must be "both" or "forward", got {directions!r}.')
         forward = _direction(n, negatives, num_negatives, rng)
         view, other = np.arange(n), np.arange(n, 2 * n)
+        if negatives == "stacked" and directions == "forward":
+            raise ValueError(
+                'negatives="stacked" runs over the anchors of both views, but directions="forward" '
+                'has those of the first only; take directions="both", or negatives="next".'
+            )
         made = [_shifted(forward, 0, n)]
         if directions == "both":
             backward = _direction(n, negatives, num_negatives, rng)
@@ -216,8 +225,10 @@ def _direction(
 def _negative_anchors(
     n: int, negatives: Negatives, count: int, rng: np.random.Generator | None
 ) -> Sequence[Index]:
-    if negatives is not None and not inputs.is_one_of(negatives, ("next", "random")):
-        raise ValueError(f'negatives must be "next", "random" or None, got {negatives!r}.')
+    if negatives is not None and not inputs.is_one_of(negatives, ("next", "stacked", "random")):
+        raise ValueError(
+            f'negatives must be "next", "stacked", "random" or None, got {negatives!r}.'
+        )
     count = inputs.whole(count, "num_negatives", 1)
     if negatives is None:
         return []
@@ -226,9 +237,10 @@ def _negative_anchors(
             f"{count} negatives for each pair need a batch of at least {count + 1} samples, got "
             f"{n}; use more samples, fewer negatives, or negatives=None."
         )
-    inputs.room(n * (count if negatives == "next" else n), f"the negatives of {n} samples")
-    if negatives == "next":
-        return [(np.arange(n) + shift) % n for shift in range(1, count + 1)]
+    inputs.room(n * (n if negatives == "random" else count), f"the negatives of {n} samples")
+    if negatives != "random":
+        around = n if negatives == "next" else 2 * n
+        return [(np.arange(n) + shift) % around for shift in range(1, count + 1)]
     if rng is None:
         raise ValueError('negatives="random" needs rng=np.random.default_rng(seed).')
     inputs.instance(rng, np.random.Generator, "rng", "a Generator, np.random.default_rng(seed)")
@@ -238,8 +250,10 @@ def _negative_anchors(
 
 
 def _shifted(direction: Direction, anchors: int, references: int) -> Direction:
+    """Rows of the stack of both views; an anchor beyond one view is in the other."""
+    rows = anchors + references
     return Direction(
-        direction.anchor + anchors,
+        (direction.anchor + anchors) % (2 * rows),
         direction.reference + references,
         direction.sign.copy(),
         direction.group.copy(),

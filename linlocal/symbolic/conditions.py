@@ -73,6 +73,8 @@ class DerivedCondition:
         slopes: the difference of what the slopes are a function of, in terms of G; None if the
             slopes are constant. Where it does not vanish, the slopes may differ, and the condition
             on the updates is not the whole one.
+        second_slopes: the same for a layer's second loss (context "each"), which has slopes of its
+            own; else None.
         derivations: the rewritings that led to ``update`` and ``slopes``.
         abbreviations: the names and meanings of the letters that stand for products.
     """
@@ -80,19 +82,25 @@ class DerivedCondition:
     rule: str
     update: Expression
     slopes: Expression | None
+    second_slopes: Expression | None
     derivations: tuple[Derivation, ...]
     abbreviations: tuple[tuple[str, str], ...]
 
     @property
     def always(self) -> bool:
         """Whether the local and the global update are equal whatever V is."""
-        return self.update.is_zero and (self.slopes is None or self.slopes.is_zero)
+        return all(e.is_zero for e in self._parts)
+
+    @property
+    def _parts(self) -> list[Expression]:
+        """All that must vanish."""
+        found = (self.update, self.slopes, self.second_slopes)
+        return [e for e in found if e is not None]
 
     @property
     def scalars(self) -> set[sp.Symbol]:
         """The symbols in its coefficients: the penalties."""
-        parts = [self.update, *([self.slopes] if self.slopes is not None else [])]
-        return {s for e in parts for _, c in e.terms for s in c.free_symbols}
+        return {s for e in self._parts for _, c in e.terms for s in c.free_symbols}
 
     @property
     def equation(self) -> str:
@@ -122,8 +130,8 @@ class DerivedCondition:
         }
         return [
             evaluate(e, _free(e, sizes), {LAM: LAM, LAM_LAYER: LAM_LAYER})
-            for e in (self.update, self.slopes)
-            if e is not None and not e.is_zero
+            for e in self._parts
+            if not e.is_zero
         ]
 
     def polynomials(self, width: int, below: int = 1, num_pairs: int = 2) -> list[sp.Expr]:
@@ -181,8 +189,11 @@ class DerivedCondition:
         if self.always:
             return f"{self.rule}: local = global for every V"
         lines = [f"{self.rule}: local = global"]
-        if self.slopes is not None and not self.slopes.is_zero:
-            lines.append(f"    if {self.slopes.equation}   (then the slopes agree) and")
+        lines += [
+            f"    if {slopes.equation}   (then the slopes agree) and"
+            for slopes in (self.slopes, self.second_slopes)
+            if slopes is not None and not slopes.is_zero
+        ]
         lines.append(f"    {'if and only if' if self.slopes is None else 'if'} {self.factored}")
         lines += [f"    where {name} = {meaning}" for name, meaning in self.abbreviations]
         return "\n".join(lines)
@@ -212,21 +223,22 @@ def derive(rule: Rule) -> DerivedCondition:
     )
     folds = _folds(rule, f.local)
     given: tuple[Equation, ...] = (*folds, *formulas.DEFINITIONS, METRIC, *scalars)
-    slopes = None
-    derivations = []
+    known: tuple[Equation, ...] = (*formulas.DEFINITIONS, METRIC, *scalars)
+    derivations, agreed = [], [f.same_slopes]
     if not f.constant_slopes:
-        derivations.append(
-            rewrite(f.global_scores - f.local_scores, (*formulas.DEFINITIONS, METRIC, *scalars))
-        )
-        slopes = derivations[0].result
-    derivations.append(rewrite(f.global_ - f.local, (f.same_slopes, *given)))
+        derivations.append(rewrite(f.global_scores - f.local_scores, known))
+        if f.second is not None and f.same_second_slopes is not None:
+            derivations.append(rewrite(f.global_scores - f.second[0], known))
+            agreed.append(f.same_second_slopes)
+    slopes, second, *_ = [*(d.result for d in derivations), None, None]
+    derivations.append(rewrite(f.global_ - f.local, (*agreed, *given)))
     update = derivations[-1].result
     meanings = tuple(
         (str(r.right), str(r.left))
         for r in folds
         if r.right.letters.keys() <= update.letters.keys()
     )
-    return DerivedCondition(rule.name, update, slopes, tuple(derivations), meanings)
+    return DerivedCondition(rule.name, update, slopes, second, tuple(derivations), meanings)
 
 
 def _folds(rule: Rule, local: Expression) -> tuple[Rewrite, ...]:

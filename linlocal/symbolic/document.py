@@ -115,7 +115,8 @@ def _sizes(theorem: Theorem) -> str:
 
 
 def _derived_rules() -> list[Rule]:
-    linear = [rules.CLAPP("linear"), rules.CLAPP_DFB("linear"), rules.CLAPP_BOTH("linear")]
+    makers = (rules.CLAPP, rules.CLAPP_DFB, rules.CLAPP_BOTH, rules.CLAPP_EACH)
+    linear = [make("linear") for make in makers]
     named = [replace(r, name=f"{r.name}, linear score") for r in linear]
     own = replace(
         rules.CLAPP("linear", penalty=rules.Penalty((0.1, 0.2))),
@@ -123,7 +124,13 @@ def _derived_rules() -> list[Rule]:
     )
     others = [rules.CLAPP("softplus"), rules.CLAPP_DFB("softplus"), rules.GreedyInfoMax()]
     metric = rules.CLAPP("softplus", penalty=rules.Penalty(0.01, "downstream"))
-    fixed = [rules.PhyLL(), rules.ForwardForward(), rules.SCFF(), rules.SimCLR()]
+    fixed = [
+        rules.PhyLL(),
+        rules.ForwardForward(),
+        rules.SCFF(),
+        rules.SimCLR(),
+        rules.CosineInfoNCE(),
+    ]
     return [*named, own, *others, replace(metric, name="CLAPP, metric penalty"), *fixed]
 
 

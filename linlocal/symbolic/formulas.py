@@ -7,6 +7,7 @@ below. Letters (rows are pairs, repeated as often as a sample occurs):
     C_l (P x l)      contexts           Z_L, C_L (P x L)   both in the top layer
     V (L x l)        downstream map     G (l x l)          V^T V, the downstream metric
     D_l, D_L (P x P) slopes of the layer's own loss and of the top layer's, diagonal
+    D_l'     (P x P) those of the loss with top context, where a layer has one with each context
     S_l, S_L         the same for a loss of all inner products, symmetric
     P_l, P_L         average pooling of a layer's map
 
@@ -28,7 +29,7 @@ import numpy as np
 import sympy as sp
 
 from linlocal.losses import ViewLoss
-from linlocal.rules import Rule
+from linlocal.rules import JudgedContext, Rule
 from linlocal.symbolic.words import Expression, Rewrite, hadamard, identity, letter
 
 Kind = Literal["optimal", "identity", "matched", "free"]
@@ -38,6 +39,7 @@ BELOW = letter("Z_{l-1}", "P", "l-1")
 Z_TOP, C_TOP = letter("Z_L", "P", "L"), letter("C_L", "P", "L")
 V, G = letter("V", "L", "l"), letter("G", "l", "l", symmetric=True)
 D, D_TOP = letter("D_l", "P", "P", symmetric=True), letter("D_L", "P", "P", symmetric=True)
+D_ONTO_TOP = letter("D_l'", "P", "P", symmetric=True)
 S, S_TOP = letter("S_l", "P", "P", symmetric=True), letter("S_L", "P", "P", symmetric=True)
 B, B_TOP = letter("B_l", "l", "l"), letter("B_L", "L", "L")
 B_ONTO_TOP = letter("B_l'", "l", "L")
@@ -86,6 +88,8 @@ class Formulas:
         meaning: what those two are.
         local_slopes, global_slopes: the letters that stand for the slopes.
         constant_slopes: whether the slopes depend on nothing (linear score).
+        second: of a layer's second loss (context "each") what its slopes depend on, and the letter
+            that stands for them.
     """
 
     local: Expression
@@ -96,12 +100,20 @@ class Formulas:
     local_slopes: Expression
     global_slopes: Expression
     constant_slopes: bool
+    second: tuple[Expression, Expression] | None = None
 
     @property
     def same_slopes(self) -> Rewrite:
         """The equation to be used once the slopes are known to agree."""
         name = "linear score, slopes are y/n" if self.constant_slopes else f"same {self.meaning}"
         return Rewrite(name, self.global_slopes, self.local_slopes)
+
+    @property
+    def same_second_slopes(self) -> Rewrite | None:
+        """The same for the second loss, if there is one."""
+        if self.second is None:
+            return None
+        return Rewrite(f"{self.same_slopes.name}, top context", self.second[1], self.local_slopes)
 
 
 def of_rule(rule: Rule, projection: Kind | None = None) -> Formulas:
@@ -171,22 +183,31 @@ def _of_pairs(rule: Rule, kind: Kind) -> Formulas:
         readout = top_readout @ V
     top_z, top_c = Z_TOP @ top_readout.T, C_TOP @ top_readout.T
     z, same = Z @ readout.T, C @ readout.T
-    contexts = {"same": [same], "top": [top_c], "both": [same, top_c]}[rule.context]
+    losses = _losses_of(rule)
 
     if kind == "optimal":
         # B = Z^T D C / lam, hence the error D C B^T = D (C C^T) D Z / lam.
-        kernel = _total(c @ c.T for c in contexts)
-        local = (1 / LAM_LAYER) * (readout.T @ z.T @ D @ kernel @ D @ BELOW)
+        kernels: dict[JudgedContext, Expression] = {
+            "same": same @ same.T,
+            "top": top_c @ top_c.T,
+            "both": same @ same.T + top_c @ top_c.T,
+        }
+        parts = [
+            (1 / LAM_LAYER) * (readout.T @ z.T @ d @ kernels[name] @ d @ BELOW)
+            for name, d in losses.items()
+        ]
+        own = {name: (1 / LAM_LAYER) * hadamard(z @ z.T, kernels[name]) for name in losses}
         sent = top_readout.T @ top_z.T @ D_TOP @ top_c @ top_c.T @ D_TOP
         return Formulas(
-            local,
-            (1 / LAM) * (V.T @ sent @ BELOW),
-            (1 / LAM_LAYER) * hadamard(z @ z.T, kernel),
+            _total(parts),
+            (len(losses) / LAM) * (V.T @ sent @ BELOW),
+            next(iter(own.values())),
             (1 / LAM) * hadamard(top_z @ top_z.T, top_c @ top_c.T),
             "dual equation",
             D,
             D_TOP,
             rule.has_linear_score,
+            (own["top"], D_ONTO_TOP) if len(losses) > 1 else None,
         )
     if pooled:
         raise NotApplicable(
@@ -194,31 +215,40 @@ def _of_pairs(rule: Rule, kind: Kind) -> Formulas:
         )
     top_b = identity("L") if kind == "identity" else B_TOP
     # B_l c_l of all pairs, as rows; a fixed projection reads the activities themselves.
-    plain = {"same": [C], "top": [C_TOP], "both": [C, C_TOP]}[rule.context]
-    sent_local = _total(c @ b.T for c, b in zip(plain, _fixed(rule, kind), strict=True))
+    of_context = {name: _sent_locally(name, kind) for name in losses}
     sent_top = C_TOP @ top_b.T
+    own = {name: hadamard(EYE, Z @ rows.T) for name, rows in of_context.items()}
     return Formulas(
-        (sent_local.T @ D @ BELOW),
-        V.T @ sent_top.T @ D_TOP @ BELOW,
-        hadamard(EYE, Z @ sent_local.T),
+        _total(of_context[name].T @ d @ BELOW for name, d in losses.items()),
+        len(losses) * (V.T @ sent_top.T @ D_TOP @ BELOW),
+        next(iter(own.values())),
         hadamard(EYE, Z_TOP @ sent_top.T),
         "scores",
         D,
         D_TOP,
         rule.has_linear_score,
+        (own["top"], D_ONTO_TOP) if len(losses) > 1 else None,
     )
 
 
-def _fixed(rule: Rule, kind: Kind) -> list[Expression]:
-    """One projection for each context."""
+def _losses_of(rule: Rule) -> dict[JudgedContext, Expression]:
+    """The slopes of each loss of a layer, by its context; constant slopes are one letter."""
+    first, *more = rule.judged_contexts
+    return {first: D} | dict.fromkeys(more, D if rule.has_linear_score else D_ONTO_TOP)
+
+
+def _sent_locally(context: JudgedContext, kind: Kind) -> Expression:
+    """B_l c_l of all pairs, as rows, for a fixed projection."""
     if kind == "identity":
-        return [identity("l")] if rule.context == "same" else [letter("I_{lL}", "l", "L")]
-    if kind == "free":
-        return {"same": [B], "top": [B_ONTO_TOP], "both": [B, B_ONTO_TOP]}[rule.context]
-    matched = {"same": V.T @ B_TOP @ V, "top": V.T @ B_TOP}
-    if rule.context == "both":
-        return [sp.Rational(1, 2) * m for m in matched.values()]
-    return [matched[rule.context]]
+        b, onto_top = identity("l"), letter("I_{lL}", "l", "L")
+    elif kind == "free":
+        b, onto_top = B, B_ONTO_TOP
+    else:
+        b, onto_top = V.T @ B_TOP @ V, V.T @ B_TOP
+    if context == "both":
+        half = sp.Rational(1, 2) if kind == "matched" else sp.S.One
+        return half * (C @ b.T) + half * (C_TOP @ onto_top.T)
+    return C @ b.T if context == "same" else C_TOP @ onto_top.T
 
 
 def _total(terms: Iterable[Expression]) -> Expression:

@@ -52,10 +52,20 @@ def _ntxent(k: sp.Matrix, n: int, loss: losses.NTXent) -> sp.Expr:
     return total / (2 * n)
 
 
+def _cosine_info_nce(k: sp.Matrix, n: int, loss: losses.CosineInfoNCE) -> sp.Expr:
+    temperature = sp.nsimplify(loss.temperature)
+    total = sp.S.Zero
+    for i in range(n):
+        logits = [k[i, n + j] / sp.sqrt(k[i, i] * k[n + j, n + j]) / temperature for j in range(n)]
+        total += sp.log(sum(map(sp.exp, logits))) - logits[i]
+    return total / n
+
+
 FORMS: dict[type, Callable[..., sp.Expr]] = {
     losses.SpectralContrastive: _spectral,
     losses.Whitening: _whitening,
     losses.LogDet: _logdet,
     losses.NTXent: _ntxent,
+    losses.CosineInfoNCE: _cosine_info_nce,
 }
 """Losses of two views as functions F(K, n, loss) of K = [Z; Z'] [Z; Z']^T, up to a constant."""

@@ -282,7 +282,8 @@ class _Model:
         if "pooling commutes" in self.given:
             del shapes["P_l"], shapes["P_L"], shapes["V"]
         has_inverse = shapes.pop("G^-1", None) is not None
-        diagonal = {str(k): shapes.pop(k)[0] for k in ("D_l", "D_L", "Lambda") if k in shapes}
+        known = ("D_l", "D_l'", "D_L", "Lambda")
+        diagonal = {k: shapes.pop(k)[0] for k in known if k in shapes}
         scalars = {s for _, c in lemma.expression.terms for s in c.free_symbols} - {A}
         scalars |= {s for v in self.scalars.values() for s in sp.sympify(v).free_symbols}
         self.symbols = Symbols(

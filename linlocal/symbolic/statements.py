@@ -62,7 +62,7 @@ def _slopes_and_updates(
     claim: Expression | None = None,
     folded: tuple[Equation, ...] = (),
 ) -> tuple[Lemma, ...]:
-    """The slopes agree; then global_ - local = claim (zero, if left out).
+    """The slopes agree, of each loss; then global_ - local = claim (zero, if left out).
 
     ``folded`` are abbreviations for the second lemma; they come before the definitions, whose
     letters they may contain.
@@ -71,11 +71,13 @@ def _slopes_and_updates(
     updates = (*folded, *DEFINITIONS, *given)
     if f.constant_slopes:
         return (Lemma("updates", difference, (f.same_slopes, *updates)),)
-    slopes = f.global_scores - f.local_scores
-    return (
-        Lemma(f"slopes: same {f.meaning}", slopes, (*DEFINITIONS, *given), f.same_slopes),
-        Lemma("updates", difference, updates),
-    )
+    known = (*DEFINITIONS, *given)
+    name = f"slopes: same {f.meaning}"
+    slopes = [Lemma(name, f.global_scores - f.local_scores, known, f.same_slopes)]
+    if f.second is not None:
+        apart = f.global_scores - f.second[0]
+        slopes.append(Lemma(f"{name}, top context", apart, known, f.same_second_slopes))
+    return (*slopes, Lemma("updates", difference, updates))
 
 
 def _isometric(kept: frozenset[str]) -> tuple[Equation, ...]:
@@ -266,6 +268,7 @@ CONFORMAL = Theorem(
         _optimal(rule)
         or _unpooled(rule)
         or ("it is exact already" if rule.penalty.metric == "downstream" else "")
+        or ("its two losses want lam/a^2 and lam/a at once" if rule.context == "each" else "")
     ),
 )
 
@@ -278,7 +281,7 @@ def _metric_penalty(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
     ruled = replace(rule, penalty=replace(rule.penalty, metric=metric))
     f = formulas.of_rule(ruled, _projection(kept))
     lemmas = _slopes_and_updates(f, (METRIC, *_same_penalty(rule, kept)))
-    plain = rule.context != "both" and not _unpooled(rule)
+    plain = rule.context in ("same", "top") and not _unpooled(rule)
     if not plain or not {"metric", "optimal"} <= kept:
         return lemmas
     # Stationarity of lam/2 tr(G^-1 B G^-1 B^T) or lam/2 tr(B^T G^-1 B) at B = V^T M V or V^T M.
@@ -434,7 +437,7 @@ LINEAR_SCORE = Theorem(
         _optimal(rule)
         or _unpooled(rule)
         or _is_not_linear(rule)
-        or ("it has two contexts; see derive" if rule.context == "both" else "")
+        or ("it has two contexts; see derive" if rule.context in ("both", "each") else "")
         or ("its penalty makes it exact" if rule.penalty.metric != "frobenius" else "")
     ),
 )
@@ -619,7 +622,9 @@ CONVOLUTION = Theorem(
     "Wu et al. 2026, arXiv 2601.21683 (spatial dependence); this package",
     (_CLAPP, _DFB),
     _convolution,
-    lambda rule: _trained(rule) or ("it has two contexts" if rule.context == "both" else ""),
+    lambda rule: (
+        _trained(rule) or ("it has two contexts" if rule.context in ("both", "each") else "")
+    ),
 )
 
 THEOREMS: dict[str, Theorem] = {

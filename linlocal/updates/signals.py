@@ -7,8 +7,10 @@ the activities below (`Network.update`), so rules differ in their error signals 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import cast
 
 import numpy as np
@@ -19,20 +21,22 @@ from linlocal.losses import Goodness, PairLoss, ViewLoss
 from linlocal.networks import DeepLinear, Masks, Network, average_pooling
 from linlocal.pairs import Direction, Pairs
 from linlocal.projection import Projection, Rows, optimal_projection
-from linlocal.rules import Rule
+from linlocal.rules import JudgedContext, Rule
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The scored pairs of one view direction in one layer.
+    """The scored pairs of one view direction in one layer, under one of the rule's contexts.
 
     Attributes:
+        direction: the view direction.
         coefficients: the slopes as a matrix, sum_p beta_p e_a e_r^T, (anchors, references).
         projected: P_l^T B_l c, what each reference sends to an anchor, (references, width_l).
         contexts: C_l, (references, context width).
         projection: the optimal projection, or None if B_l is fixed.
     """
 
+    direction: Direction
     coefficients: Array
     projected: Array
     contexts: Array
@@ -155,37 +159,48 @@ class Signals:
             self._rows[key] = Rows(self._read(layer)[rows])
         return self._rows[key]
 
-    def contexts(self, layer: int) -> Array:
-        """c_l for all samples, as a projection sees them."""
+    def contexts(self, layer: int, context: JudgedContext) -> Array:
+        """c_l for all samples, as a projection sees them.
+
+        Args:
+            layer: l in 1..L.
+            context: one of the rule's `Rule.judged_contexts`.
+        """
         layer = inputs.layer_number(layer, self.network.depth)
         top = self.network.depth
-        if self.rule.context == "top" or layer == top:
+        if context == "top" or layer == top:
             return self._read(top)
-        if self.rule.context == "both":
+        if context == "both":
             return np.hstack([self._read(layer), self._read(top)])
         return self._read(layer)
 
     # -- local errors --------------------------------------------------------------------------
 
     def scored(self, layer: int) -> tuple[Scored, ...]:
-        """The scored pairs of each view direction in one layer (rules of scored pairs only)."""
+        """The scored pairs in one layer (rules of scored pairs only).
+
+        Returns:
+            One entry for each view direction and, within it, for each of the rule's
+            `Rule.judged_contexts`.
+        """
         layer = inputs.layer_number(layer, self.network.depth)
         if layer not in self._scored:
-            self._scored[layer] = tuple(
-                self._score(layer, i, d) for i, d in enumerate(self.pairs.directions)
-            )
+            judged = product(self.pairs.directions, self.rule.judged_contexts)
+            self._scored[layer] = tuple(self._score(layer, i, *j) for i, j in enumerate(judged))
         return self._scored[layer]
 
-    def _score(self, layer: int, number: int, direction: Direction) -> Scored:
+    def _score(
+        self, layer: int, number: int, direction: Direction, context: JudgedContext
+    ) -> Scored:
         loss = cast(PairLoss, self.rule.loss)
         readout = self.readout(layer)
         z = self._read(layer)[direction.anchor_rows]
-        c = self.contexts(layer)[direction.reference_rows]
+        c = self.contexts(layer, context)[direction.reference_rows]
         strength = self.penalty.at(layer, self.network.depth)
         kind = self.rule.projection
         if kind == "optimal" or (kind != "identity" and layer == self.network.depth):
-            source = self.network.depth if self.rule.context == "top" else layer
-            twofold = self.rule.context == "both" and layer != self.network.depth
+            source = self.network.depth if context == "top" else layer
+            twofold = context == "both" and layer != self.network.depth
             solved = optimal_projection(
                 self._prepared(layer, direction.anchor_rows),
                 c if twofold else self._prepared(source, direction.reference_rows),
@@ -196,7 +211,7 @@ class Signals:
             coefficients, projected = solved.coefficients, solved.projected
         else:
             solved = None
-            matrix = self._fixed_matrix(layer, number, z.shape[1], c.shape[1])
+            matrix = self._fixed_matrix(layer, number, context, z.shape[1], c.shape[1])
             projected = c @ matrix.T
             if kind == "matched":
                 # The scores are those of the top layer, so the slopes are too, even at a kink.
@@ -208,9 +223,11 @@ class Signals:
                 coefficients = direction.coefficient_matrix(-by_score)
         if readout is not None:
             projected = projected @ readout
-        return Scored(coefficients, projected, c, solved)
+        return Scored(direction, coefficients, projected, c, solved)
 
-    def _fixed_matrix(self, layer: int, number: int, width: int, context_width: int) -> Array:
+    def _fixed_matrix(
+        self, layer: int, number: int, context: JudgedContext, width: int, context_width: int
+    ) -> Array:
         if self.rule.projection == "identity":
             return np.eye(width)
         if self.rule.projection == "random":
@@ -221,7 +238,7 @@ class Signals:
             top = self.scored(self.network.depth)[number]
             assert top.projection is not None
             matrix = top.projection.matrix
-            return np.hstack([matrix, matrix]) / 2.0 if self.rule.context == "both" else matrix
+            return np.hstack([matrix, matrix]) / 2.0 if context == "both" else matrix
         network = cast(DeepLinear, self.network)
         down, pool, pool_top = (
             network.downstream(layer),
@@ -238,9 +255,9 @@ class Signals:
         top = self.scored(network.depth)[number]
         assert top.projection is not None
         matched = down.T @ top.projection.matrix
-        if self.rule.context == "top":
+        if context == "top":
             return matched
-        if self.rule.context == "both":
+        if context == "both":
             return np.hstack([matched @ down, matched]) / 2.0
         return matched @ down
 
@@ -253,7 +270,8 @@ class Signals:
         layer = inputs.layer_number(layer, self.network.depth)
         z = self.activities.z[layer]
         if self.rule.kind == "pair":
-            return self._spread(layer, [s.error for s in self.scored(layer)])
+            scored = self.scored(layer)
+            return self._spread(layer, scored, [s.error for s in scored])
         if self.rule.kind == "goodness":
             return self.goodness_matrix(layer) @ z
         first, second = cast(tuple[Index, Index], self.pairs.views)
@@ -263,11 +281,11 @@ class Signals:
         np.add.at(error, second, -by_second)
         return error
 
-    def _spread(self, layer: int, by_direction: list[Array]) -> Array:
-        """The error signals at the anchors of each direction, added up in rows of all samples."""
+    def _spread(self, layer: int, scored: Sequence[Scored], errors: Sequence[Array]) -> Array:
+        """The error signals at the anchors of each entry, added up in rows of all samples."""
         error = np.zeros_like(self.activities.z[layer])
-        for direction, anchors in zip(self.pairs.directions, by_direction, strict=True):
-            error[direction.anchor_rows] += anchors
+        for s, anchors in zip(scored, errors, strict=True):
+            error[s.direction.anchor_rows] += anchors
         return error
 
     def goodness_matrix(self, layer: int) -> Array:
@@ -346,18 +364,19 @@ class Signals:
         """The error signals after step 1 and step 2, up to a factor."""
         readout, read = self.readout(layer), self._read(layer)
         dual, context = [], []
-        tops = self.scored(self.network.depth)
-        for d, here, top in zip(self.pairs.directions, self.scored(layer), tops, strict=True):
+        scored = self.scored(layer)
+        for here, top in zip(scored, self.scored(self.network.depth), strict=True):
+            rows = here.direction.anchor_rows
             push = top.coefficients
             if here.projection is None:
                 dual.append(push @ here.projected)
                 context.append(dual[-1])
                 continue
-            left = read[d.anchor_rows] if readout is None else read[d.anchor_rows] @ readout
+            left = read[rows] if readout is None else read[rows] @ readout
             sent = push.T @ left
             dual.append(push @ (here.contexts @ (here.contexts.T @ sent)))
             context.append(push @ (top.contexts @ (top.contexts.T @ sent)))
-        return self._spread(layer, dual), self._spread(layer, context)
+        return self._spread(layer, scored, dual), self._spread(layer, scored, context)
 
 
 def check_kinds(network: Network, pairs: Pairs, rule: Rule) -> None:

@@ -38,7 +38,10 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
                 axes.set_ylabel(words)
         column[-1].set_xlabel("mean cosine along local training,\nlayers below the top")
     panels.legend_below(figure, grid[0, 0], columns=5)
-    panels.headline(figure, "Alignment with backpropagation against accuracy, ten local rules")
+    panels.headline(
+        figure,
+        f"Alignment with backpropagation against accuracy, {data.sizes['rule']} local rules",
+    )
     return panels.finish(figure, data)
 
 

@@ -16,7 +16,7 @@ from paper_figures.look import panels, style, training_panels
 INPUTS = ("local_rules",)
 PAPER = "A"
 
-COLUMNS = 5
+COLUMNS = 6
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:

@@ -100,7 +100,9 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             _decided(
                 f"{name}: {rule} is better than CLAPP++",
                 local.sel(rule=rule) - local.sel(rule="CLAPP++"),
-                f"{PUBLISHED[rule][0]} against {PUBLISHED['CLAPP++'][0]} on CIFAR-10",
+                f"{PUBLISHED[rule][0]} against {PUBLISHED['CLAPP++'][0]} on CIFAR-10"
+                if rule in PUBLISHED
+                else None,
             )
             for rule in family[1:]
         ]

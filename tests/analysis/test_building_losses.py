@@ -36,7 +36,7 @@ def test_the_published_numbers_of_parameters():
 SMALL = [(4, 8, 8), (6, 4, 4), (8, 2, 2)]
 
 
-@pytest.mark.parametrize("context", ["same", "top", "both"])
+@pytest.mark.parametrize("context", ["same", "top", "both", "each"])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("limit", [{}, {"rank": 3}, {"budget": 600}])
 def test_parameters_are_counted_as_they_are_built(context, shared, limit):

@@ -64,8 +64,8 @@ def largest_error(rule, network, change=lambda update: update):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("context", ["same", "top", "both"])
-@pytest.mark.parametrize("negatives", ["next", "all"])
+@pytest.mark.parametrize("context", ["same", "top", "both", "each"])
+@pytest.mark.parametrize("negatives", ["next", "stacked", "all"])
 def test_every_layer_of_a_convolutional_network(pooling, context, negatives):
     rule = CLAPP(context=context, pooling=POOLINGS[pooling], negatives=negatives)
     assert largest_error(rule, "vgg") < 1e-10

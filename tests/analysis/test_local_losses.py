@@ -45,7 +45,7 @@ PAIR_RULES = {
             CLAPP(context=context, score=score, **OPTIONS),
             ll.Rule("r", losses.TypeTwo(score), context, penalty=PENALTY),
         )
-        for context in ("same", "top", "both")
+        for context in ("same", "top", "both", "each")
         for name, score in SCORES.items()
     },
     "InfoNCE": (InfoNCE(temperature=0.7, **OPTIONS), ll.rules.GreedyInfoMax(0.7, PENALTY)),
@@ -121,7 +121,11 @@ def set_optimal(modules, network, pairs, rule):
     signals = Signals(network, pairs, rule)
     for l, module in enumerate(modules, 1):
         if len(module.projections):
-            set_projections(module, [s.projection.matrix for s in signals.scored(l)])
+            matrices = [
+                np.hstack([s.projection.matrix for s in signals.scored(l) if s.direction is d])
+                for d in pairs.directions
+            ]
+            set_projections(module, matrices)
 
 
 def local_gradients(modules, blocks, outputs):
@@ -292,7 +296,7 @@ def test_a_random_projection_is_frozen_below_the_top_and_gives_the_update_of_the
     assert error(gradients[layers], updates[layers]) < 1e-10
 
 
-@pytest.mark.parametrize("context", ["same", "top", "both"])
+@pytest.mark.parametrize("context", ["same", "top", "both", "each"])
 @pytest.mark.parametrize("name", [*SCORES, "hinge"])
 def test_a_projection_that_matches_the_global_error_makes_the_updates_equal(context, name):
     """Statement 1: B_l = V^T B_L V or V^T B_L; the matching loss is 0 there and only there."""
@@ -302,7 +306,8 @@ def test_a_projection_that_matches_the_global_error_makes_the_updates_equal(cont
     pairs = fitting_pairs(ll.rules.CLAPP(), 6)
     blocks, outputs = run(net, pairs, detach=False)
     modules, top = build(rule, outputs), outputs[-1].detach()
-    tops = [directed[0].matrix.detach() for directed in modules[-1].projections]
+    # One for each context that has a loss of its own.
+    tops = [[b.matrix.detach() for b in directed] for directed in modules[-1].projections]
     loss = modules[-1](outputs[-1], top)
     errors = torch.autograd.grad(loss, outputs, retain_graph=True)
     through_all = torch.autograd.grad(loss, [b.weight for b in blocks])
@@ -313,12 +318,17 @@ def test_a_projection_that_matches_the_global_error_makes_the_updates_equal(cont
         unmatched = module.matching_loss(z, top, errors[l - 1])
         assert unmatched > 1e-4
         assert all(g.norm() > 0 for g in torch.autograd.grad(unmatched, list(module.parameters())))
-        share = {"same": (1, 0), "top": (0, 1), "both": (0.5, 0.5)}[context]
+        share = {"same": (1, 0), "top": (0, 1), "both": (0.5, 0.5), "each": (1, 1)}[context]
         matrices = []
-        for b in tops:
+        for directed in tops:
             parts = [
                 s * down.T @ b @ v
-                for s, v in zip(share, (down, torch.eye(3).double()), strict=True)
+                for s, b, v in zip(
+                    share,
+                    (directed[0], directed[-1]),
+                    (down, torch.eye(3).double()),
+                    strict=True,
+                )
                 if s
             ]
             matrices.append(torch.cat(parts, 1).numpy())

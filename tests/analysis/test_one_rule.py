@@ -98,10 +98,9 @@ def set_optimal(losses, network, pairs, rule):
     """Give each loss the optimal projection of its direction, its columns split by contexts."""
     for l, loss in enumerate(losses, start=1):
         scored = Signals(network, pairs, rule).scored(l)
-        for directed, s in zip(loss.projections, scored, strict=True):
-            parts = torch.tensor(s.projection.matrix).split(
-                [b.matrix.shape[1] for b in directed], 1
-            )
+        for directed, d in zip(loss.projections, pairs.directions, strict=True):
+            matrix = np.hstack([s.projection.matrix for s in scored if s.direction is d])
+            parts = torch.tensor(matrix).split([b.matrix.shape[1] for b in directed], 1)
             for b, part in zip(directed, parts, strict=True):
                 b.left.data.copy_(part)
 

@@ -79,9 +79,23 @@ def test_each_part_of_simclr_happens_as_often_as_published():
     assert abs(flipped - 0.5) < 4 * np.sqrt(0.25 / (2 * count))
 
 
-def test_only_images_above_32_pixels_are_blurred():
-    blurred = [any("Blur" in type(step).__name__ for step in simclr(size)) for size in (32, 33)]
-    assert blurred == [False, True]
+def test_only_images_above_32_pixels_are_blurred_unless_that_is_said():
+    def is_blurred(*args, **options):
+        return any("Blur" in type(step).__name__ for step in simclr(*args, **options))
+
+    assert [is_blurred(size) for size in (32, 33)] == [False, True]
+    assert is_blurred(32, blurred=True)
+    assert not is_blurred(33, blurred=False)
+
+
+def test_a_crop_covers_the_smallest_share_or_more():
+    # Steps from pixel to pixel are as small as the crop is.
+    ramp = torch.linspace(0, 1, 32).expand(500, 1, 32, 32).clone()
+    seen = {}
+    for smallest in (0.08, 0.25):
+        views = two_views(ramp, simclr(32, 1, smallest=smallest), 0)
+        seen[smallest] = (views[..., 0, -1] - views[..., 0, 0]).abs().min()
+    assert seen[0.08] < 0.35 < seen[0.25]
 
 
 def test_colour_is_left_alone_where_channels_are_no_colours():

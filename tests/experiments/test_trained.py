@@ -298,12 +298,15 @@ def test_rules_with_one_loss_at_the_top_share_backpropagation_only(table):
     shared = accuracy.sel(credit="backpropagation")
     for rule, other in local_rules.SAME_AT_THE_TOP.items():
         np.testing.assert_array_equal(shared.sel(rule=rule), shared.sel(rule=other))
-        (one, two) = (
-            local_rules.RULES[name].build([(4, 2, 2), (6, 1, 1)])[-1] for name in (rule, other)
-        )
+        shapes = [(4, 2, 2)] * 5 + [(6, 1, 1)]
+        one, two = (local_rules.RULES[name].build(shapes)[-1] for name in (rule, other))
         z = torch.randn(8, 6, 1, 1, generator=torch.Generator().manual_seed(1))
-        two.load_state_dict(one.state_dict())
-        assert one(z, z) == two(z, z)
+        # A loss of each context is that loss twice, here with the same projection.
+        copies = len(one.projections[0])
+        for b in one.projections[0]:
+            b.load_state_dict(two.projections[0][0].state_dict())
+        assert one(z, z) == copies * two(z, z)
+        assert copies == (2 if rule == "CLAPP++ both" else 1)
     assert float(np.abs(accuracy.sel(credit="local") - shared).max()) > 0
 
 

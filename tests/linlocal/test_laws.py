@@ -28,7 +28,7 @@ SCORES = {
     "smoothed hinge": scores.SmoothedHinge(1.0, 0.5),
     "hinge": scores.Hinge(1.0),
 }
-INVARIANT = ("SimCLR", "SpectralContrastive", "Whitening", "LogDet")
+INVARIANT = ("SimCLR", "CosineInfoNCE", "SpectralContrastive", "Whitening", "LogDet")
 NOT_INVARIANT = ("VICReg", "BarlowTwins", "LPL")
 
 

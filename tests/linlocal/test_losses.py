@@ -19,6 +19,7 @@ PAIR_LOSSES = {
 }
 VIEW_LOSSES = {
     "NTXent": losses.NTXent(0.5),
+    "CosineInfoNCE": losses.CosineInfoNCE(0.3),
     "SpectralContrastive": losses.SpectralContrastive(),
     "Whitening": losses.Whitening(0.7),
     "LogDet": losses.LogDet(0.3, 0.4),

@@ -12,10 +12,11 @@ from linlocal.rules import NAMES, Penalty, Rule
 from linlocal.testing import Exponential
 
 KINDS = {
-    "pair": ("CLAPP", "CLAPP_DFB", "CLAPP_BOTH", "PhyLL", "GreedyInfoMax"),
+    "pair": ("CLAPP", "CLAPP_DFB", "CLAPP_BOTH", "CLAPP_EACH", "PhyLL", "GreedyInfoMax"),
     "goodness": ("ForwardForward", "SCFF"),
     "view": (
         "SimCLR",
+        "CosineInfoNCE",
         "SpectralContrastive",
         "Whitening",
         "LogDet",
@@ -151,7 +152,7 @@ def test_a_pair_loss_of_ones_own_obeys_the_laws():
 MISFITS = {
     "unknown context": (
         lambda: Rule("r", TWO, "above"),
-        "context must be one of same, top, both, self, sum, views, got 'above'",
+        "context must be one of same, top, both, each, self, sum, views, got 'above'",
     ),
     "unknown projection": (
         lambda: Rule("r", TWO, projection="best"),
@@ -159,7 +160,7 @@ MISFITS = {
     ),
     "pair loss without projection": (
         lambda: Rule("r", TWO, projection="none"),
-        "A pair loss goes with context same or top or both and projection optimal or identity",
+        "loss goes with context same or top or both or each and projection optimal or identity",
     ),
     "pair loss of oneself": (lambda: Rule("r", TWO, "self"), "A pair loss goes with context same"),
     "goodness with projection": (

@@ -542,7 +542,7 @@ CASES = {
         "unknown context": (
             lambda: local_losses.CLAPP(context="all"),
             ValueError,
-            "same, top, both, got 'all'",
+            "same, top, both, each, got 'all'",
         ),
         "unknown projection": (
             lambda: local_losses.CLAPP(projection="best"),
@@ -552,7 +552,7 @@ CASES = {
         "unknown negatives": (
             lambda: local_losses.CLAPP(negatives="hard"),
             ValueError,
-            '"next" or "all", got \'hard\'',
+            '"next", "stacked" or "all", got \'hard\'',
         ),
         "rank and budget": (
             lambda: local_losses.CLAPP(rank=2, budget=9),

@@ -188,6 +188,7 @@ TAKES_A_POSITIVE = {
     "DeepLinear.conformal": lambda bad: ll.DeepLinear.conformal([4, 3], bad),
     "losses.InfoNCE": losses.InfoNCE,
     "losses.NTXent": losses.NTXent,
+    "losses.CosineInfoNCE": losses.CosineInfoNCE,
     "losses.LogDet": lambda bad: losses.LogDet(epsilon=bad),
     "losses.VICReg": lambda bad: losses.VICReg(epsilon=bad),
     "losses.BarlowTwins": lambda bad: losses.BarlowTwins(epsilon=bad),
@@ -543,12 +544,12 @@ CASES = {
         "unknown negatives": (
             lambda: views(negatives="hard"),
             ValueError,
-            '"next", "random" or None, got \'hard\'',
+            '"next", "stacked", "random" or None, got \'hard\'',
         ),
         "a number for negatives": (
             lambda: views(negatives=3),
             ValueError,
-            '"next", "random" or None, got 3',
+            '"next", "stacked", "random" or None, got 3',
         ),
         "unknown directions": (
             lambda: views(directions=2),

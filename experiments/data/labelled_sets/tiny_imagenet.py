@@ -55,8 +55,9 @@ def load(folder: Path | None, seed: int) -> ImageData:
 
 
 def views(images: Tensor | Pixels, seed: int) -> MakeViews:
-    """Seen through the augmentation of SimCLR."""
-    return augmentation.views_of(images, augmentation.simclr(images.shape[-1], images.shape[1]))
+    """Seen through the augmentation of SimCLR as Wu et al. 2026 (arXiv 2601.21683) release it."""
+    made = augmentation.simclr(images.shape[-1], images.shape[1], 1.0)
+    return augmentation.views_of(images, made)
 
 
 def _decoded(paths: Sequence[Path]) -> NDArray[np.uint8]:

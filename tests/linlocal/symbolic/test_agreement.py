@@ -23,7 +23,7 @@ NETWORKS = {
     "generic": lambda seed: ll.DeepLinear.gaussian([3, 4, 5, 3], seed),
     "orthogonal": lambda seed: ll.DeepLinear.orthogonal([4, 3, 3, 5], seed),
 }
-INVARIANT = ("SimCLR", "SpectralContrastive", "Whitening", "LogDet")
+INVARIANT = ("SimCLR", "CosineInfoNCE", "SpectralContrastive", "Whitening", "LogDet")
 
 
 def smooth(name):
@@ -105,7 +105,9 @@ def in_words(net, pairs, rule, layer):
         env |= {"S_L": gram_slopes(rule.loss, z[top][rows], len(pairs.views[0]))}
         env |= {"V": net.downstream(layer)}
         return [evaluate(e, env, scalars) for e in (f.local, f.global_)]
-    for number, d in enumerate(pairs.directions):
+    losses_in_direction = len(rule.judged_contexts) if rule.kind == "pair" else 1
+    for direction, d in enumerate(pairs.directions):
+        number = direction * losses_in_direction
         env = {"V": net.downstream(layer)}
         names = {"Z_l": layer, "Z_L": top, "Z_{l-1}": layer - 1}
         env |= {k: z[l][d.anchor] for k, l in names.items()}
@@ -114,6 +116,8 @@ def in_words(net, pairs, rule, layer):
         env |= {"C_l": z[layer][d.reference], "C_L": z[top][d.reference]}
         env |= {"D_l": np.diag(slopes_of(signals, layer, number, d))}
         env |= {"D_L": np.diag(slopes_of(signals, top, number, d))}
+        if rule.context == "each":
+            env["D_l'"] = np.diag(slopes_of(signals, layer, number + 1, d))
         if rule.projection == "matched":
             env["B_L"] = signals.scored(top)[number].projection.matrix
         if rule.pooling is not None:

@@ -24,6 +24,11 @@ ISOMETRY = {g00 - 1, g01, g11 - 1}
         (rules.CLAPP("linear"), "G M G N = M N", "(G M G - M) N = 0"),
         (rules.CLAPP_DFB("linear"), "G X = X", "(G - I) X = 0"),
         (rules.CLAPP_BOTH("linear"), "G M G N = M G N + M N", "(G M G - M G - M) N = 0"),
+        (
+            rules.CLAPP_EACH("linear"),
+            "G M G N = 1/2 M G N + 1/2 M N",
+            "(G M G - 1/2 M G - 1/2 M) N = 0",
+        ),
         (rules.PhyLL("linear"), "G X = X", "(G - I) X = 0"),
         (
             Rule("FF", losses.Goodness(1.0, scores.Linear()), "self", "none"),
@@ -31,7 +36,7 @@ ISOMETRY = {g00 - 1, g01, g11 - 1}
             "(G - I) Z_l^T D_l Z_{l-1} = 0",
         ),
     ],
-    ids=["CLAPP", "DFB", "both", "PhyLL", "FF"],
+    ids=["CLAPP", "DFB", "both", "each", "PhyLL", "FF"],
 )
 def test_the_condition_of_a_linear_score_is_read_off(rule, equation, factored):
     found = derive(rule)
@@ -104,6 +109,20 @@ def test_both_contexts_under_one_penalty_want_the_golden_ratio():
         net = ll.DeepLinear.conformal([3, 3, 3], np.sqrt(a), seed=1)
         error = float(ll.compare(net, pairs, rule).sel(layer=1)["relative_error"])
         assert (error < 1e-13) == equal
+
+
+def test_a_loss_of_each_context_has_a_condition_on_the_slopes_of_each():
+    found = derive(rules.CLAPP_EACH("softplus"))
+    parts = [derive(rule("softplus")) for rule in (rules.CLAPP, rules.CLAPP_DFB)]
+    assert [found.slopes, found.second_slopes] == [part.slopes for part in parts]
+    assert all(part.slopes.equation in str(found) for part in parts)
+    assert all(part.second_slopes is None for part in parts)
+    assert set(found.on_metric(2)) == ISOMETRY
+    # Constant slopes leave G = -I/2 as well, which is not positive semidefinite.
+    constant = derive(rules.CLAPP_EACH("linear")).on_metric(2)
+    assert set(constant) == {g00 - g11, g01, (g11 - 1) * (2 * g11 + 1)}
+    for options in ({"projection": "matched"}, {"penalty": Penalty(0.1, "downstream")}):
+        assert derive(replace(rules.CLAPP_EACH(), **options)).always
 
 
 @pytest.mark.parametrize("rule", [rules.CLAPP("linear"), rules.CLAPP_DFB("softplus"), rules.SCFF()])

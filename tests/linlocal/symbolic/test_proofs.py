@@ -157,6 +157,9 @@ def test_a_product_of_isometries_is_one():
         ("alignment_bound", rules.CLAPP("linear"), "not the top layer"),
         ("feedback_order", rules.CLAPP_DFB("linear"), "compares"),
         ("convolution", rules.CLAPP_BOTH(), "two contexts"),
+        ("linear_score", rules.CLAPP_EACH("linear"), "two contexts"),
+        ("conformal", rules.CLAPP_EACH(), "lam/a\\^2 and lam/a at once"),
+        ("convolution", rules.CLAPP_EACH(), "two contexts"),
     ],
 )
 def test_a_theorem_that_does_not_apply_says_why(name, rule, reason):
@@ -192,6 +195,15 @@ def test_a_rule_of_a_user_is_proved_too():
     for name in ("score_matching", "isometry", "conformal", "metric_penalty"):
         assert prove(name, rule=rule).holds
         assert prove(name, (1, 2, 2), rule).holds
+
+
+@pytest.mark.parametrize("name", ["score_matching", "isometry", "metric_penalty"])
+def test_a_loss_of_each_context_is_proved_and_needs_every_hypothesis(name):
+    rule = rules.CLAPP_EACH("softplus")
+    for widths in (None, (1, 2, 2), (2, 1, 2)):
+        assert prove(name, widths, rule).holds
+    for hypothesis in THEOREMS[name].hypotheses:
+        assert not prove(name, rule=rule, without=hypothesis.name).holds
 
 
 # -- sabotage: what must not be provable -----------------------------------------------------------

@@ -1,0 +1,219 @@
+"""What published scripts use: a loss of each context, stacked negatives, InfoNCE of cosines."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import linlocal as ll
+from linlocal import autodiff, losses, rules, testing
+from linlocal.autodiff import view_formula
+from linlocal.losses import scores
+from linlocal.rules import Penalty
+from linlocal.testing import assert_same_update
+
+EXACT, VISIBLE = 1e-12, 1e-3
+SAMPLES, WIDTHS = 6, (5, 4, 3, 3)
+
+
+def views(samples=SAMPLES, width=WIDTHS[0]):
+    return [2 * a for a in testing.samples(samples, width, 0)]
+
+
+def distance(a, b):
+    """The largest relative distance of two updates, layer by layer."""
+    return max(np.linalg.norm(x - y) / np.linalg.norm(y) for x, y in zip(a, b, strict=True))
+
+
+# -- a loss of each context ------------------------------------------------------------------------
+
+NETWORKS = {
+    "linear": ll.DeepLinear.uniform(WIDTHS, seed=1),
+    "relu": ll.DeepReLU.gaussian(WIDTHS, seed=2),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("update", [ll.local_update, ll.global_update])
+@pytest.mark.parametrize("projection", ["optimal", "random"])
+def test_a_loss_of_each_context_is_the_sum_of_clapp_and_direct_feedback(
+    network, update, projection
+):
+    network, pairs = NETWORKS[network], ll.Pairs.from_views(*views())
+    same, top, each, both = (
+        replace(rule("softplus"), projection=projection)
+        for rule in (rules.CLAPP, rules.CLAPP_DFB, rules.CLAPP_EACH, rules.CLAPP_BOTH)
+    )
+    if projection == "optimal":
+        parts = zip(update(network, pairs, same), update(network, pairs, top), strict=True)
+        assert_same_update(update(network, pairs, each), [a + b for a, b in parts], EXACT)
+    oracle = getattr(autodiff, update.__name__)(network, pairs, each)
+    assert_same_update(update(network, pairs, each), oracle, 1e-9)
+    # The sum of both scores under one loss is something else, but for the top layer's.
+    gap = distance(update(network, pairs, each), [2 * u for u in update(network, pairs, both)])
+    assert (gap > VISIBLE) == (update is ll.local_update)
+
+
+def test_the_top_layer_has_one_context_and_counts_it_twice():
+    network, pairs = NETWORKS["linear"], ll.Pairs.from_views(*views())
+    each, same = rules.CLAPP_EACH("softplus"), rules.CLAPP("softplus")
+    for update in (ll.local_update, autodiff.local_update):
+        np.testing.assert_allclose(
+            update(network, pairs, each)[-1], 2 * update(network, pairs, same)[-1], rtol=1e-9
+        )
+    assert autodiff.loss(network, pairs, each, 3) == pytest.approx(
+        2 * autodiff.loss(network, pairs, same, 3)
+    )
+
+
+@pytest.mark.parametrize("score", ["linear", "softplus", "hinge"])
+def test_both_losses_are_exact_for_an_isometry_a_matched_projection_and_the_metric_penalty(score):
+    pairs = ll.Pairs.from_views(*views())
+    isometric = ll.DeepLinear.orthogonal([5, 4, 4, 6], seed=3)
+    rule, any_map = rules.CLAPP_EACH(score), NETWORKS["linear"]
+    exact = (
+        (isometric, rule),
+        (any_map, replace(rule, projection="matched")),
+        (any_map, replace(rule, penalty=Penalty(0.01, "downstream"))),
+    )
+    for network, changed in exact:
+        explained = ll.explain(network, pairs, changed)
+        assert explained.exact
+    explained = ll.explain(isometric, pairs, rule)
+    assert all(c.holds for layer in explained.layers for c in layer.conditions)
+    broken = ll.explain(any_map, pairs, rule)
+    assert not broken.exact
+    assert not any(c.holds for c in broken.layers[0].conditions)
+    # One penalty cannot serve both losses under a conformal map.
+    conformal = ll.DeepLinear.conformal([5, 4, 4, 6], 1.5, seed=3)
+    found = ll.explain(conformal, pairs, rule)
+    assert not found.exact
+    assert "rescaled penalty" not in [r.name for r in found.remedies]
+    for remedy in found.remedies:
+        assert ll.explain(*remedy.apply()).exact
+
+
+def test_the_terms_of_the_mismatch_add_up():
+    network, pairs, rule = NETWORKS["linear"], ll.Pairs.from_views(*views()), rules.CLAPP_EACH()
+    local, goal = ll.local_update(network, pairs, rule), ll.global_update(network, pairs, rule)
+    for l in network.layers:
+        terms = ll.mismatch(network, pairs, rule, l)
+        gap = goal[l - 1] - local[l - 1]
+        np.testing.assert_allclose(sum(terms.values()), gap, atol=1e-12 * np.abs(goal[l - 1]).max())
+
+
+def test_an_identity_needs_one_context():
+    with pytest.raises(ValueError, match="identity projection needs one context"):
+        replace(rules.CLAPP_EACH(), projection="identity")
+
+
+# -- negatives in the stack of both views ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_stacked_negatives_are_the_next_anchors_in_the_stack_of_both_views(count):
+    x, view = views()
+    stacked = ll.Pairs.from_views(x, view, negatives="stacked", num_negatives=count)
+    stack = np.arange(2 * SAMPLES)
+    for direction, anchors in zip(stacked.directions, np.split(stack, 2), strict=True):
+        for group, first in enumerate(anchors):
+            mine = direction.group == group
+            expected = [(first + shift) % (2 * SAMPLES) for shift in range(count + 1)]
+            assert direction.anchor[mine].tolist() == expected
+            assert set(direction.reference[mine]) == {(first + SAMPLES) % (2 * SAMPLES)}
+    np.testing.assert_array_equal(stacked.samples, np.vstack([x, view]))
+
+
+@pytest.mark.parametrize("name", ["CLAPP", "CLAPP_EACH", "PhyLL", "GreedyInfoMax", "SCFF"])
+def test_stacked_negatives_are_those_of_the_next_sample_if_and_only_if_both_views_are_one(name):
+    rule = rules.from_name(name, **({"score": "softplus"} if "CLAPP" in name else {}))
+    network, (x, view) = NETWORKS["relu"], views()
+
+    def updates(second, negatives, update=ll.local_update):
+        return update(network, ll.Pairs.from_views(x, second, negatives=negatives), rule)
+
+    assert_same_update(updates(x, "stacked"), updates(x, "next"), 1e-10)
+    assert distance(updates(view, "stacked"), updates(view, "next")) > VISIBLE
+    oracle = updates(view, "stacked", autodiff.local_update)
+    assert_same_update(updates(view, "stacked"), oracle, 1e-9)
+
+
+def test_a_stack_of_views_needs_both_as_anchors():
+    with pytest.raises(ValueError, match='"stacked" runs over the anchors of both views'):
+        ll.Pairs.from_views(*views(), negatives="stacked", directions="forward")
+
+
+# -- InfoNCE of cosines ----------------------------------------------------------------------------
+
+
+def by_hand(z, view, temperature):
+    """The cross-entropy, sample by sample."""
+    total = 0.0
+    for k, anchor in enumerate(z):
+        cosines = [anchor @ v / np.linalg.norm(anchor) / np.linalg.norm(v) for v in view]
+        weights = np.exp(np.array(cosines) / temperature)
+        total -= np.log(weights[k] / weights.sum())
+    return total / len(z)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.7])
+def test_cosine_infonce_in_numpy_in_torch_and_by_hand(temperature):
+    loss, (z, view) = losses.CosineInfoNCE(temperature), views()
+    tensors = [torch.tensor(a, requires_grad=True) for a in (z, view)]
+    value = view_formula(loss)(*tensors)
+    assert value.item() == pytest.approx(by_hand(z, view, temperature), rel=1e-12)
+    assert loss.value(z, view) == pytest.approx(by_hand(z, view, temperature), rel=1e-12)
+    for mine, theirs in zip(
+        loss.gradients(z, view), torch.autograd.grad(value, tensors), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+
+
+def test_cosine_infonce_knows_directions_only_and_one_view_asks_the_other():
+    loss, (z, view) = losses.CosineInfoNCE(), views()
+    lengths = np.random.default_rng(0).uniform(0.5, 2.0, (SAMPLES, 1))
+    assert loss.value(lengths * z, view / lengths) == pytest.approx(loss.value(z, view))
+    assert losses.CosineInfoNCE(1.0).value(z, view) != pytest.approx(loss.value(z, view))
+    assert loss.value(view, z) != pytest.approx(loss.value(z, view), rel=VISIBLE)
+    # NT-Xent has the negatives of both views.
+    assert losses.NTXent(0.1).value(z, view) > loss.value(z, view)
+
+
+def test_a_dead_sample_has_no_gradient_and_no_nan():
+    loss, (z, view) = losses.CosineInfoNCE(), views()
+    z[1] = view[2] = 0.0
+    first, second = loss.gradients(z, view)
+    assert not first[1].any()
+    assert not second[2].any()
+    tensors = [torch.tensor(a, requires_grad=True) for a in (z, view)]
+    for mine, theirs in zip(
+        (first, second), torch.autograd.grad(view_formula(loss)(*tensors), tensors), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+
+
+def test_cosine_infonce_is_exact_for_an_isometry_and_not_the_bilinear_one():
+    pairs = ll.Pairs.from_views(*views(), num_negatives=SAMPLES - 1)
+    isometric = ll.DeepLinear.orthogonal([5, 4, 4, 6], seed=3)
+    for rule in (rules.CosineInfoNCE(), rules.CosineInfoNCE(0.5)):
+        assert ll.explain(isometric, pairs, rule).exact
+        assert not ll.explain(NETWORKS["linear"], pairs, rule).exact
+    bilinear = ll.local_update(isometric, pairs, rules.GreedyInfoMax(0.1))
+    cosine = ll.local_update(isometric, pairs, rules.CosineInfoNCE(0.1))
+    a, b = bilinear[0], cosine[0]
+    assert np.vdot(a, b) < 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
+def test_a_smooth_hinge_tends_to_the_published_hinge():
+    """The published score is a hinge with margin 1; the oracle differentiates its neighbour."""
+    network, pairs = NETWORKS["linear"], ll.Pairs.from_views(*views())
+    hinge = ll.local_update(network, pairs, rules.CLAPP_EACH("hinge"))
+    gaps = [
+        distance(
+            ll.local_update(network, pairs, rules.CLAPP_EACH(scores.SmoothedHinge(1.0, width))),
+            hinge,
+        )
+        for width in (0.1, 0.01)
+    ]
+    assert gaps[1] < gaps[0] / 5
