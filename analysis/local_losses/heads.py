@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -169,6 +169,7 @@ class HeadedRule(ABC):
     kind: HeadKind = "expansion"
     width: int = 2048
     widths: tuple[int, ...] = (8192, 8192, 8192)
+    compares: ClassVar[Literal["views", "contrasts"] | None] = None
 
     @abstractmethod
     def judge(self, z: Tensor, batch: Any) -> Tensor:
@@ -189,7 +190,9 @@ class HeadedRule(ABC):
                 with torch.no_grad():
                     features = first.eval()(torch.zeros(1, *shape)).shape[1]
                 after = projector(features, self.widths)
-                losses.append(HeadedLoss(first.train(), after, self.judge))
+                loss = HeadedLoss(first.train(), after, self.judge)
+                loss.compares = self.compares
+                losses.append(loss)
         return losses
 
 
@@ -209,6 +212,7 @@ class HeadedViews(HeadedRule):
     loss: ViewLoss = field(default_factory=lambda: BarlowTwins(weight=0.0051))
     scale: float = 0.024
     gathered: bool = False
+    compares: ClassVar[Literal["views", "contrasts"] | None] = "views"
 
     def __post_init__(self) -> None:
         inputs.finite(self.scale, "scale")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +20,13 @@ class Survey:
 
     Attributes:
         shapes: the shapes of the blocks' outputs, without the axis of samples.
+        dtypes: their dtypes.
         parameters: the parameters that a loss on each block's output can train, which are those of
             the block and of what lies between it and the block below.
     """
 
     shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
     parameters: tuple[tuple[nn.Parameter, ...], ...]
 
 
@@ -39,12 +42,14 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
         RuntimeError, ValueError: as `cut`, or two blocks use a parameter outside the blocks.
     """
     shapes: list[tuple[int, ...]] = []
+    dtypes: list[torch.dtype] = []
     owners: dict[int, int] = {
         id(p): position for position, b in enumerate(blocks) for p in b.parameters.values()
     }
 
     def visit(position: int, z: Tensor) -> None:
         shapes.append(tuple(z.shape[1:]))
+        dtypes.append(z.dtype)
         for leaf in leaves(z):
             if owners.setdefault(id(leaf), position) != position:
                 name = next((n for n, p in model.named_parameters() if p is leaf), "a tensor")
@@ -54,13 +59,29 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
                     "neither: make one block of both, or freeze it."
                 )
 
-    with own_pass(), untouched(model), torch.enable_grad(), cut(blocks, visit):
+    with _as_before(model), own_pass(), untouched(model), torch.enable_grad(), cut(blocks, visit):
         model(inputs)
     trained = [p for p in model.parameters() if p.requires_grad]
     return Survey(
         tuple(shapes),
+        tuple(dtypes),
         tuple(tuple(p for p in trained if owners.get(id(p)) == l) for l in range(len(blocks))),
     )
+
+
+@contextmanager
+def _as_before(model: nn.Module) -> Iterator[None]:
+    """Restore parameters and the attributes of modules, which a first pass may initialise."""
+    attributes = [(vars(part), dict(vars(part))) for part in model.modules()]
+    values = [(p, p.detach().clone()) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        for present, before in attributes:
+            present.clear()
+            present.update(before)
+        for parameter, value in values:
+            parameter.data.copy_(value)
 
 
 def leaves(z: Tensor) -> Iterator[Tensor]:
