@@ -240,7 +240,7 @@ class _GoodnessLoss(LocalLoss):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         if not (self.summed or self._looked or z.is_meta):
             self._looked = True
-            _warn_of_constant(self._size(z.detach()))
+            _warn_of_constant(z.detach(), self._size(z.detach()))
         first, second = views_of(z)
         judged = [(first, second)]
         if self.summed:
@@ -253,10 +253,11 @@ class _GoodnessLoss(LocalLoss):
         return s.square().mean(1) if self.mean else s.square().sum(1)
 
 
-def _warn_of_constant(goodness: Tensor) -> None:
-    """Warn if the goodness is the same for all samples, so it cannot tell them apart."""
-    low, high = torch.stack([goodness.min(), goodness.max()]).tolist()
-    if 0 < high - low < _SAME * high:
+def _warn_of_constant(z: Tensor, goodness: Tensor) -> None:
+    """Warn if the goodness is the same for all samples though they differ."""
+    apart, size = (z.amax(0) - z.amin(0)).max(), z.square().mean().sqrt()
+    low, high, apart, size = torch.stack([goodness.min(), goodness.max(), apart, size]).tolist()
+    if high - low < _SAME * high and apart > size / 10:
         warn(
             f"The goodness ||z||^2 of this block is the same for all samples, {low:.6g} to "
             f"{high:.6g}: its output is normalised for each sample, so Forward-Forward has nothing "

@@ -52,14 +52,15 @@ class Spread:
         self._warned: set[int] = set()
 
     def look(self, position: int, z: Tensor, step: int) -> None:
-        """Measure max_i (max_n z_ni - min_n z_ni) of a block, every `EVERY` steps.
+        """Measure max_i (max_n z_ni - min_n z_ni) of a block, after step 1 and every `EVERY` steps.
 
         Args:
             position: the position of the block, from 0.
             z: its output.
             step: the number of steps that were taken before.
         """
-        if step % EVERY or z.is_meta or position in self._warned:
+        due = step == 1 or (step > 0 and step % EVERY == 0)
+        if not due or z.is_meta or position in self._warned:
             return
         if self._looked.get(position) == step:  # a backward pass without a step
             return
@@ -69,7 +70,7 @@ class Spread:
         spread, size = torch.stack([apart.double(), size.double()]).tolist()
         first = self._first.setdefault(position, spread)
         rounding = _ROUNDING * torch.finfo(z.dtype).eps * size
-        if step == 0 or not spread <= max(_SPREAD * first, rounding):
+        if step == 1 or not spread <= max(_SPREAD * first, rounding):  # nor where it is NaN
             return
         self._warned.add(position)
         warn(
