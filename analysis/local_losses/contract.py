@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,14 @@ class LocalLoss(nn.Module, ABC):
             pass in local training. If False, ``top`` may be None.
         needs_global_error: whether the loss's own parameters learn from the backpropagated error
             signal, which local training does not have.
+        compares: what the first half of the rows is to the last half: the other "views" of the same
+            data, row by row, which then have the same labels; or "contrasts", positive and negative
+            data. None: a batch is not checked for it.
     """
 
     reads_top: bool = False
     needs_global_error: bool = False
+    compares: Literal["views", "contrasts"] | None = None
 
     def __call__(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss, which is given the top activity only where it says that it reads it.
@@ -116,8 +120,8 @@ def labels_of(batch: Any, rows: int, device: torch.device) -> Tensor:
     """The label of each row of both views.
 
     Args:
-        batch: (inputs, labels, ...) with a label for each row of both views, or for each datum,
-            which then counts for both views.
+        batch: (inputs, labels, ...) or (view 1, view 2, labels, ...) with a label for each row of
+            both views, or for each datum, which then counts for both views.
         rows: the number of rows of both views together.
         device: the device of the returned labels.
 
@@ -131,7 +135,10 @@ def labels_of(batch: Any, rows: int, device: torch.device) -> Tensor:
             f"{inputs.described(batch)}."
         )
     rows = inputs.whole(rows, "rows", 0)
-    labels = torch.as_tensor(inputs.plain(batch[1], "labels"), device=device)
+    entry = batch[1]
+    if len(batch) > 2 and isinstance(entry, Tensor) and isinstance(batch[0], Tensor):
+        entry = batch[2] if entry.ndim > 1 and entry.shape == batch[0].shape else entry
+    labels = torch.as_tensor(inputs.plain(entry, "labels"), device=device)
     if labels.ndim != 1 or len(labels) not in (rows, rows // 2):
         raise ValueError(
             f"A batch of {rows} rows, both views together, came with labels of shape "

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -180,6 +180,7 @@ class HeadedRule(ABC):
     kind: HeadKind = "expansion"
     width: int = 2048
     widths: tuple[int, ...] = (8192, 8192, 8192)
+    compares: ClassVar[Literal["views", "contrasts"] | None] = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(HeadKind):
@@ -207,7 +208,9 @@ class HeadedRule(ABC):
                 with torch.no_grad():
                     features = first.eval()(torch.zeros(1, *shape)).shape[1]
                 after = projector(features, self.widths)
-                losses.append(HeadedLoss(first.train(), after, self.judge))
+                loss = HeadedLoss(first.train(), after, self.judge)
+                loss.compares = self.compares
+                losses.append(loss)
         return losses
 
 
@@ -227,6 +230,7 @@ class HeadedViews(HeadedRule):
     loss: ViewLoss = field(default_factory=lambda: BarlowTwins(weight=0.0051))
     scale: float = 0.024
     gathered: bool = False
+    compares: ClassVar[Literal["views", "contrasts"] | None] = "views"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,10 +28,12 @@ from linlocal.analysis.local_losses.projections import (
     useful_rank,
 )
 from linlocal.analysis.local_losses.scored_pairs import Negatives, ScoredPairs, check_negatives
+from linlocal.analysis.warned import warn
 from linlocal.autodiff import goodness_formula, view_formula
 from linlocal.losses import Goodness, InfoNCE, ViewLoss
 from linlocal.rules import Rule
 
+_SAME = 1e-3  # of a goodness that is constant but for the epsilon of a normalisation
 _POOLING: dict[str, Pooling] = {"pair": Cells(2), "goodness": 1, "view": "global"}
 
 
@@ -249,11 +251,17 @@ class _GoodnessLoss(LocalLoss):
     def __init__(self, loss: Goodness, pool: Pool, summed: bool, mean: bool) -> None:
         super().__init__()
         self.pool, self.summed, self.mean = pool, summed, mean
+        self.compares = "views" if summed else "contrasts"
         self.formula = goodness_formula(loss)
+        self._looked = False
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         z = self.pool(here)
-        first, second = views_of(z.to(torch.promote_types(z.dtype, torch.float32)))
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        if not (self.summed or self._looked or z.is_meta):
+            self._looked = True
+            _warn_of_constant(z.detach(), self._size(z.detach()))
+        first, second = views_of(z)
         judged = [(first, second)]
         if self.summed:
             judged = [(a + b, a.roll(-1, 0) + b) for a, b in ((first, second), (second, first))]
@@ -265,8 +273,23 @@ class _GoodnessLoss(LocalLoss):
         return s.square().mean(1) if self.mean else s.square().sum(1)
 
 
+def _warn_of_constant(z: Tensor, goodness: Tensor) -> None:
+    """Warn if the goodness is the same for all samples though they differ."""
+    apart, size = (z.amax(0) - z.amin(0)).max(), z.square().mean().sqrt()
+    low, high, apart, size = torch.stack([goodness.min(), goodness.max(), apart, size]).tolist()
+    if high - low < _SAME * high and apart > size / 10:
+        warn(
+            f"The goodness ||z||^2 of this block is the same for all samples, {low:.6g} to "
+            f"{high:.6g}: its output is normalised for each sample, so Forward-Forward has nothing "
+            "to learn from. Let the normalisation open the next block: name the module before it "
+            "as the end of this one."
+        )
+
+
 class _PooledViews(LocalLoss):
     """A loss of two views on pooled activities."""
+
+    compares = "views"
 
     def __init__(self, loss: ViewLoss, pool: Pool) -> None:
         super().__init__()

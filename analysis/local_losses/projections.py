@@ -58,6 +58,9 @@ class ProjectionModule(nn.Module):
                 f"{factors[0].shape[1]}. Are these images of another size, or other blocks? Build "
                 "the rule with the shapes of these outputs."
             )
+        dtype = factors[0].dtype
+        if c.dtype != dtype and not torch.is_autocast_enabled(c.device.type):
+            c = c.to(dtype)  # the top may have another precision than this block
         for factor in factors:
             c = nn.functional.linear(c, factor)
         return c

@@ -47,6 +47,8 @@ class ScoredPairs(LocalLoss):
         matched: whether B is matched to the backpropagated error signal by `matching_loss`.
     """
 
+    compares = "views"
+
     def __init__(
         self,
         loss: PairLoss,

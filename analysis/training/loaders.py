@@ -68,6 +68,11 @@ class SeededLoader:
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
 
+    def __repr__(self) -> str:
+        """What decides which rows a batch of all processes holds; checkpoints store it."""
+        together = self.batch_size * self.world_size
+        return f"SeededLoader({len(self.data)} rows, {together} in a batch, seed {self.seed})"
+
     def __len__(self) -> int:
         """The number of batches of an epoch on each process."""
         return len(self.data) // (self.batch_size * self.world_size)

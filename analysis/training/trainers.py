@@ -16,13 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from linlocal.analysis.local_losses import LocalRule
-from linlocal.analysis.training.loop import (
-    ADAMW,
-    Log,
-    MakeOptimiser,
-    MakeScheduler,
-    Trainer,
-)
+from linlocal.analysis.training.batches import Layout
+from linlocal.analysis.training.identity import told
+from linlocal.analysis.training.loop import ADAMW, Log, Trainer
+from linlocal.analysis.training.optimisers import MakeOptimiser, MakeScheduler
 from linlocal.analysis.watching import MicroBatches, cut, one_pass, own_pass, untouched
 from linlocal.rules import Rule
 
@@ -65,6 +62,7 @@ class LocalTrainer(Trainer):
         shard: as for `Trainer`.
         seed: as for `Trainer`.
         log: as for `Trainer`.
+        views: as for `Trainer`.
         micro_batch: the number of rows that a block runs on at a time, both views counted; None
             takes all. The gradients are the same except for random numbers: dropout draws other
             masks.
@@ -95,6 +93,7 @@ class LocalTrainer(Trainer):
         shard: bool = False,
         seed: int = 0,
         log: Log | None = None,
+        views: Layout | None = None,
         micro_batch: int | None = None,
         one_pass: bool = False,
     ) -> None:
@@ -110,6 +109,7 @@ class LocalTrainer(Trainer):
             shard=shard,
             seed=seed,
             log=log,
+            views=views,
         )
         if one_pass and micro_batch is not None:
             raise ValueError(
@@ -144,6 +144,8 @@ class LocalTrainer(Trainer):
                 self.model(views)
             top = outputs[-1].detach()
             values = [loss(z, top, batch) for loss, z in zip(self._judges, outputs, strict=True)]
+        for position, z in enumerate(outputs):
+            self._spread.look(position, z, self.steps)
         self._backpropagate(torch.stack(values).sum())
         for position in range(len(values)):
             self._seen(position)
@@ -154,6 +156,7 @@ class LocalTrainer(Trainer):
         values: dict[int, Tensor] = {}
 
         def visit(position: int, z: Tensor) -> None:
+            self._spread.look(position, z, self.steps)
             last = position == len(self.blocks) - 1
             value = self._judges[position](z, z.detach() if last else top, batch)
             self._backpropagate(value)
@@ -187,7 +190,6 @@ class LocalTrainer(Trainer):
 
     def _check_that_it_trains(self, position: int) -> None:
         """Raise if the first backward pass of a block missed what it should train."""
-        self._unseen.discard(position)
         loss = self._judges[position]
         own = loss.named_parameters()
         idle = [name for name, p in own if p.requires_grad and p.grad is None]
@@ -207,6 +209,7 @@ class LocalTrainer(Trainer):
                 "checkpoint lie inside (use_reentrant=False works)? Freeze the block if it is not "
                 "to be trained."
             )
+        self._unseen.discard(position)
 
     def _parameters(
         self, parameters: Sequence[Sequence[nn.Parameter]]
@@ -234,6 +237,7 @@ class GlobalTrainer(Trainer):
         shard: as for `Trainer`.
         seed: as for `Trainer`.
         log: as for `Trainer`.
+        views: as for `Trainer`.
 
     Raises:
         ValueError: as `Trainer`, or not exactly one of rule and loss is given.
@@ -256,6 +260,7 @@ class GlobalTrainer(Trainer):
         shard: bool = False,
         seed: int = 0,
         log: Log | None = None,
+        views: Layout | None = None,
     ) -> None:
         if (rule is None) == (loss is None):
             raise ValueError("Give a rule, whose loss of the last block is taken, or a loss.")
@@ -272,7 +277,9 @@ class GlobalTrainer(Trainer):
             shard=shard,
             seed=seed,
             log=log,
+            views=views,
         )
+        self._told["loss"] = told(loss)
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
         outputs: list[Tensor] = []
@@ -288,6 +295,12 @@ class GlobalTrainer(Trainer):
                 with one_pass(self.blocks[-1:], keep):
                     self.model(views)
                 value = self._judges[-1](outputs[0], outputs[0].detach(), batch)
+                self._spread.look(len(self.blocks) - 1, outputs[0], self.steps)
+        if not value.requires_grad and any(self.parameters):
+            raise ValueError(
+                "The loss has no gradient, so nothing can be trained: was the output detached, or "
+                "made under no_grad or inside a reentrant checkpoint?"
+            )
         self._backpropagate(value)
         return {len(self.blocks): value.detach()}
 

@@ -20,11 +20,13 @@ class Survey:
 
     Attributes:
         shapes: the shapes of the blocks' outputs in standard form, without the axis of samples.
+        dtypes: their dtypes.
         parameters: the parameters that a loss on each block's output can train, which are those of
             the block and of what lies between it and the block below.
     """
 
     shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
     parameters: tuple[tuple[nn.Parameter, ...], ...]
 
 
@@ -41,12 +43,14 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
             the blocks.
     """
     shapes: list[tuple[int, ...]] = []
+    dtypes: list[torch.dtype] = []
     owners: dict[int, int] = {
         id(p): position for position, b in enumerate(blocks) for p in b.parameters.values()
     }
 
     def visit(position: int, z: Tensor) -> None:
         shapes.append(tuple(z.shape[1:]))
+        dtypes.append(z.dtype)
         for leaf in leaves(z):
             if owners.setdefault(id(leaf), position) != position:
                 name = next((n for n, p in model.named_parameters() if p is leaf), "a tensor")
@@ -63,6 +67,7 @@ def survey(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> Survey:
     trained = [p for p in model.parameters() if p.requires_grad]
     return Survey(
         tuple(shapes),
+        tuple(dtypes),
         tuple(tuple(p for p in trained if owners.get(id(p)) == l) for l in range(len(blocks))),
     )
 

@@ -264,35 +264,101 @@ def test_noise_of_each_map_and_dropout_are_not_refused():
     assert all(bool(v.isfinite().all()) for v in values)
 
 
-def test_an_input_that_is_changed_in_place_is_refused():
-    x = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(0))
-    model = two_blocks(nn.LeakyReLU(inplace=True), nn.Linear(6, 6))
-    trainer = LocalTrainer(model, ["0", "1"], SCFF(), shape=(6,), micro_batch=3)
-    with pytest.raises(ValueError, match=r"Block '1' .* changes its input in place.*inplace=True"):
-        trainer.backward(x)
-    later = two_blocks(nn.Linear(6, 6), nn.LeakyReLU(inplace=True))
-    LocalTrainer(later, ["0", "1"], SCFF(), shape=(6,), micro_batch=3).backward(x)
+class Branch(nn.Module):
+    """A block whose input is used once more beside it, or comes from a layer between blocks."""
+
+    def __init__(self, beside):
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Linear(6, 6))
+        self.between = nn.Tanh() if beside else nn.Linear(6, 6)
+        self.layer2 = nn.Sequential(nn.LeakyReLU(inplace=True), nn.Linear(6, 6))
+        self.layer3, self.beside = nn.Sequential(nn.Linear(6, 6)), beside
+
+    def forward(self, x):
+        x = self.between(self.layer1(x))
+        z = self.layer2(x)
+        return self.layer3(x + z if self.beside else z)
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.5, 2, 6))
+
+    def forward(self, x):
+        return x.mul_(self.scale)
+
+
+IN_PLACE = {
+    "at the beginning": lambda: two_blocks(nn.LeakyReLU(inplace=True), nn.Linear(6, 6)),
+    "by a parameter": lambda: two_blocks(Scaled(), nn.Linear(6, 6)),
+    "beside a branch": lambda: Branch(beside=True),
+    "after a layer between blocks": lambda: Branch(beside=False),
+}
+
+
+@pytest.mark.parametrize("case", IN_PLACE)
+@pytest.mark.parametrize("name", ["SCFF", "direct feedback"])
+def test_a_block_may_change_its_input_in_place(case, name):
+    torch.manual_seed(2)
+    model = IN_PLACE[case]().double()
+    names = [name for name, _ in model.named_children() if name != "between"]
+    x = torch.randn(ROWS, 6, dtype=torch.float64)
+
+    def results(micro_batch):
+        trainer = LocalTrainer(
+            copy.deepcopy(model), names, RULES[name], shape=(6,), micro_batch=micro_batch
+        )
+        values = trainer.backward(x.clone())
+        parameters = [*trainer.model.parameters(), *trainer.losses.parameters()]
+        return [*values.values(), *(p.grad for p in parameters)]
+
+    expected = results(None)
+    assert all(g is not None for g in expected)
+    assert_close(results(3), expected)
 
 
 class Masked(nn.Linear):
-    def forward(self, x, mask):
-        return super().forward(x * mask)
+    def forward(self, x, *, masks, scale=1.0):
+        return super().forward(x * masks["rows"]) * masks["features"][0] * scale
 
 
 class TwoInputs(nn.Module):
-    def __init__(self):
+    """A block of keyword arguments, some of which belong to the rows."""
+
+    def __init__(self, features=6):
         super().__init__()
-        self.layer1, self.layer2 = nn.Sequential(nn.Linear(6, 6)), Masked(6, 6)
+        self.layer1, self.layer2 = nn.Sequential(nn.Linear(6, features)), Masked(features, features)
 
     def forward(self, x):
-        return self.layer2(self.layer1(x), mask=torch.ones_like(x))
+        z = self.layer1(x)
+        shared = torch.linspace(1, 2, z.shape[1], dtype=z.dtype)
+        masks = {"rows": (x[:, :1] > 0).to(z.dtype), "features": (shared,)}
+        return self.layer2(x=z, masks=masks, scale=2.0)
 
 
-def test_a_block_of_two_tensors_and_a_micro_batch_of_none_are_named():
-    trainer = LocalTrainer(
-        TwoInputs(), ["layer1", "layer2"], SCFF(), shape=(6,), micro_batch=ROWS - 1
+def test_tensors_that_belong_to_the_rows_are_cut_with_them_and_others_are_not():
+    torch.manual_seed(2)
+    model = TwoInputs().double()
+    x = torch.randn(ROWS, 6, dtype=torch.float64)
+    names = ["layer1", "layer2"]
+    (expected, got) = (
+        LocalTrainer(copy.deepcopy(model), names, SCFF(), shape=(6,), micro_batch=m)
+        for m in (None, 3)
     )
-    with pytest.raises(ValueError, match=r"Block 'layer2' must be called with one tensor"):
-        trainer.backward(torch.ones(ROWS, 6))
+    assert_close(list(got.backward(x).values()), list(expected.backward(x).values()))
+    assert_close(
+        [p.grad for p in got.model.parameters()], [p.grad for p in expected.model.parameters()]
+    )
+
+
+def test_a_shared_tensor_as_long_as_the_batch_is_refused():
+    torch.manual_seed(2)
+    trainer = LocalTrainer(TwoInputs(ROWS), ["layer1", "layer2"], SCFF(), shape=(6,), micro_batch=3)
+    with pytest.raises(ValueError, match=r"Block 'layer2' .* as many entries as .* rows \(8\)"):
+        trainer.backward(torch.randn(ROWS, 6))
+
+
+def test_a_micro_batch_of_none_is_named():
     with pytest.raises(ValueError, match=r"rows of a micro-batch must be at least 1, got 0"):
         LocalTrainer(TwoInputs(), ["layer1", "layer2"], SCFF(), shape=(6,), micro_batch=0)

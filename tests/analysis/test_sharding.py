@@ -69,6 +69,33 @@ def fitted(fabric, folder, epochs):
     return trainer.state_dict()
 
 
+def spoilt(fabric, shard_it):
+    """What a step says whose gradient is not finite on one process, and whether it changed any."""
+    trainer = make("local", fabric, network=Wide, shard=shard_it, rule=Views())
+    trainer.step(X)
+    before = trainer.state_dict()["model"]
+    said = ""
+    if fabric.global_rank == 0:
+        trainer.model[1].register_forward_hook(lambda module, args, z: Spoil.apply(z))
+    try:
+        trainer.step(X)
+    except FloatingPointError as error:
+        said = str(error)
+    return said, same(trainer.state_dict()["model"], before)
+
+
+class Spoil(torch.autograd.Function):
+    """The identity, with a derivative that is not finite."""
+
+    @staticmethod
+    def forward(ctx, z):
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.nan
+
+
 def scenarios(fabric, folder):
     folder, found = Path(folder), {}
     for kind in KINDS:
@@ -90,6 +117,8 @@ def scenarios(fabric, folder):
     mixed.launch()
     found["mixed"] = trained(make("local", mixed, torch.float32, shard=True))
     found["mixed whole"] = trained(make("local", mixed, torch.float32))
+    for shard_it in (False, True):
+        found[f"spoilt {shard_it}"] = spoilt(fabric, shard_it)
     found["straight"] = fitted(fabric, None, 2)
     fitted(fabric, folder / "two", 1)
     found["resumed"] = fitted(fabric, folder / "two", 2)
@@ -133,6 +162,14 @@ def test_sharded_steps_are_those_of_one_process(two, kind):
         close(two[0][f"{kind} {name}"], one, 1e-12)
         close(two[1][f"{kind} {name}"], one, 1e-12)
         assert (one["model"]["layer1.0.weight"] - start["layer1.0.weight"]).norm() > 1e-3
+
+
+def test_a_gradient_that_is_not_finite_on_one_process_refuses_the_step_on_all(two):
+    for rank in two:
+        for shard_it in (False, True):
+            said, unchanged = rank[f"spoilt {shard_it}"]
+            assert "gradients are not" in said
+            assert unchanged
 
 
 def test_each_of_two_processes_holds_half(two):

@@ -348,7 +348,7 @@ def test_a_matched_projection_cannot_be_trained_locally():
         lambda v: (v[:4], v[4:]),
         lambda v: [v[:4], v[4:]],
         lambda v: ((v[:4], v[4:]), torch.arange(4)),
-        lambda v: (v, torch.arange(8)),
+        lambda v: (v, torch.arange(4).repeat(2)),
     ],
     ids=["a pair", "a list", "a pair with labels", "stacked with labels"],
 )
