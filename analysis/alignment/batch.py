@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from linlocal import inputs
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.products import COUNT, divide, metrics
 from linlocal.analysis.alignment.sums import VIEWS, Measurement
+from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import gated, own_pass, untouched
 
 
@@ -139,11 +139,9 @@ def _warn_of_broken(meter: Meter, sums: NDArray[np.float64]) -> None:
     broken = ~np.isfinite(sums).all(axis=-1)
     names = np.asarray(meter.parameter_names)[broken.reshape(-1, broken.shape[-1]).any(axis=0)]
     if names.size:
-        warnings.warn(
+        warn(
             f"Gradients of {names.size} of {broken.shape[-1]} parameters are not finite: "
             f"{', '.join(names[:3])}{' ...' if names.size > 3 else ''}. Their cosines and norms "
             "are NaN (a norm of 0 with a cosine of NaN is a gradient that is only zero). Look for "
-            "inputs or weights that are not finite, or use a wider precision.",
-            RuntimeWarning,
-            stacklevel=3,
+            "inputs or weights that are not finite, or use a wider precision."
         )

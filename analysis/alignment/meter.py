@@ -9,7 +9,6 @@ sums of their products are kept, in float64 on the device.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +29,8 @@ from linlocal.analysis.alignment.sums import (
     views,
 )
 from linlocal.analysis.block import resolve
-from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network
+from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network, views_of
+from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import (
     Rescale,
     accumulated,
@@ -287,13 +287,12 @@ class Meter:
         top, sums = outputs[-1], self._sums
         if not self._losses:
             self._losses = [self._built(each, outputs) for each in self._builders.values()]
-            if len(top) > 1 and torch.equal(*top[: len(top) // 2 * 2].chunk(2)):
-                warnings.warn(
+            compares = any(loss.compares for losses in self._losses for loss in losses)
+            if compares and torch.equal(*views_of(top)):
+                warn(
                     f"Both views gave equal outputs in the last block ({len(top) // 2} rows each, "
                     "difference 0): local losses compare every datum with itself. Were the same "
-                    "inputs stacked twice, or is the augmentation off?",
-                    RuntimeWarning,
-                    stacklevel=2,
+                    "inputs stacked twice, or is the augmentation off?"
                 )
         if sums.factor is None:
             sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()

@@ -7,6 +7,7 @@ needs no description.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,14 +28,17 @@ class Hook:
     """A hook that belongs to one module: copied or pickled with it, it does nothing.
 
     Somebody may copy a network while it is watched (an average of the weights, a checkpoint of the
-    whole module). The copy must neither report to the instrument nor keep its memory.
+    whole module). The copy must neither report to the instrument nor keep its memory. A compiler of
+    the network leaves the hook out of its graph.
 
     Args:
         call: what to call; None for nothing.
     """
 
     def __init__(self, call: Callable[..., Any] | None = None) -> None:
-        self._call = call
+        # Nothing is compiled before the compiler is imported, which takes a second.
+        compiler = "torch._dynamo" in sys.modules
+        self._call = torch.compiler.disable(call) if compiler and call else call
 
     def __call__(self, *arguments: Any) -> Any:
         return None if self._call is None else self._call(*arguments)

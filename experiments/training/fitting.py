@@ -112,6 +112,7 @@ def fit_by_rule(
     recorded = {}
     for step in range(schedule.steps + 1):
         if watched and step in schedule.recorded:
+            _require_finite(network, first)
             recorded[step] = update_cosines(network, trainer.losses, watched)
         if step < schedule.steps:
             try:

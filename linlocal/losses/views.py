@@ -72,7 +72,7 @@ class CosineInfoNCE:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        inputs.positive(self.temperature, "temperature")
+        inputs.keep(self, inputs.positive, "temperature")
 
     def value(self, z: Array, z_view: Array) -> float:
         logits = _directions(z)[0] @ _directions(z_view)[0].T / self.temperature

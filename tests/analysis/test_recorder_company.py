@@ -313,7 +313,7 @@ def test_broken_and_undefined_are_told_apart():
     assert undefined.local_norm[0] == 0
     with torch.no_grad():
         frozen[1][0].bias[0] = torch.nan
-    with pytest.warns(RuntimeWarning, match=r"4 of 6 parameters are not finite: 1\.0\.weight"):
+    with pytest.warns(UserWarning, match=r"4 of 6 parameters are not finite: 1\.0\.weight"):
         broken = align(frozen, None, RULE, batch())
     assert broken.cosine.isnull().all()
     assert broken.local_norm.isnull().values.tolist() == [False, True, True]
@@ -327,6 +327,6 @@ def test_equal_views_are_told_once():
         with recorder.step():
             loss(model(torch.cat([x, x]))).backward()
 
-    with pytest.warns(RuntimeWarning, match="4 rows each, difference 0"):
+    with pytest.warns(UserWarning, match="4 rows each, difference 0"):
         step()
     step()

@@ -252,7 +252,7 @@ REFUSED = {
     "an array of negatives": (
         lambda: Pairs.from_views(X, VIEW, negatives=np.array(["next", "random"])),
         ValueError,
-        'negatives must be "next", "random" or None, got array',
+        'negatives must be "next", "stacked", "random" or None, got array',
     ),
     "an array of contexts": (
         lambda: rules.Rule("r", TWO, np.array(["same", "top"])),
@@ -272,7 +272,7 @@ REFUSED = {
     "a loader of dicts": (
         lambda: analysis.probe_blocks(MODULE, ["0"], [{"x": X}], [BATCH], seed=0),
         TypeError,
-        r"must give batches \(inputs, labels\), got a dict",
+        r"gave a mapping with the keys \['x'\]: give batches \(inputs, labels\)",
     ),
     "labels in a table": (
         lambda: analysis.probing.stratified_split(np.zeros((4, 4)), 0.2, 0),
