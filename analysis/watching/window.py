@@ -334,7 +334,8 @@ def _first(output: Any, name: str, tuples: bool) -> tuple[Tensor, Callable[[Tens
     """The tensor that an output begins with, and a function that puts another one in its place."""
     if isinstance(output, Tensor):
         return output, lambda z: z
-    begins = isinstance(output, tuple | list) and output and isinstance(output[0], Tensor)
+    # A list holds several activities, as the branches of an HRNet; the first is not all of them.
+    begins = isinstance(output, tuple) and output and isinstance(output[0], Tensor)
     if tuples and begins:
 
         def rest(z: Tensor) -> Any:
@@ -346,7 +347,7 @@ def _first(output: Any, name: str, tuples: bool) -> tuple[Tensor, Callable[[Tens
     expected = "a tensor, or a tuple whose first entry is one" if tuples else "one tensor"
     raise ValueError(
         f"Block {name!r} returned {type(output).__name__}, expected {expected}: choose a "
-        "module that returns its activity alone."
+        "module that returns its activity alone, or wrap it in one that joins its branches."
     )
 
 

@@ -133,7 +133,9 @@ class OwnRule:
 
 
 @pytest.mark.parametrize(
-    "rule", [HeadedClasses(width=4, widths=(8,)), OwnRule(), ForwardForward()], ids=repr
+    "rule",
+    [HeadedClasses(width=4, widths=(8,)), OwnRule(), ForwardForward()],
+    ids=["classes", "rows", "goodness"],
 )
 def test_losses_that_compare_no_views_take_any_labels(rule):
     trainer(rule).step((X, torch.arange(8)))

@@ -258,6 +258,13 @@ def test_trap_outputs_that_are_tuples(kind, monkeypatch):
     torch.testing.assert_close(outputs["1"], final[0], rtol=0, atol=0)
 
 
+def test_a_list_of_activities_is_refused(monkeypatch):
+    monkeypatch.setattr(Tupled, "kind", staticmethod(lambda z, s: [z, z]))
+    model = nn.Sequential(Tupled(5, 4), nn.Identity())
+    with pytest.raises(ValueError, match="'0' returned list"), capture(model, ["0"]):
+        model(X)
+
+
 def test_passes_without_gradients_do_not_count():
     model = linear(5, 4, 3)
     with capture(model) as outputs, torch.no_grad():
