@@ -267,3 +267,26 @@ def test_every_name_in_back_quotes_exists():
 def test_a_name_that_leads_nowhere_is_found():
     text = "`linlocal.nowhere`, `alignment.Meter`, `alignment.meter.Meter`, `np.linalg`, `rules.py`"
     assert dangling(text) == ["linlocal.nowhere", "alignment.Meter"]
+
+
+def named_tests(text: str) -> Iterator[tuple[str, str]]:
+    """(file, function) of every test in back quotes; a file holds on within its line."""
+    for line in text.splitlines():
+        file = ""
+        for named, function in re.findall(r"`([\w/]*(?:\.py)?)::(\w+)`", line):
+            file = named or file
+            yield file, function
+
+
+def test_every_test_that_a_page_names_exists():
+    named = [pair for page in DOCS.glob("*.md") for pair in named_tests(page.read_text("utf-8"))]
+    assert len(named) > 40
+    for file, function in named:
+        assert f"def {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), function
+
+
+def test_a_named_test_is_found_in_the_file_before_it():
+    assert [*named_tests("| a | `x/test_a.py::test_b`, `::test_c` |")] == [
+        ("x/test_a.py", "test_b"),
+        ("x/test_a.py", "test_c"),
+    ]
