@@ -129,7 +129,7 @@ class AlignmentRecorder:
             trains_rule=trains_rule,
             separate=views == "separate",
         )
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else inputs.path(path, "path")
         self._waiting: list[tuple[int, Measurement]] = []
         self._kept: list[xr.Dataset] = []
         last = None if self._path is None else series.last_step(self._path)
@@ -169,9 +169,10 @@ class AlignmentRecorder:
             RuntimeError: a recorded step enclosed no forward or no backward pass of the network, or
                 more forward passes than were declared, or one view without the other; its blocks
                 did not run once each in order; or another process has no recorder.
-            ValueError: separate views have different shapes.
+            ValueError, TypeError: separate views have different shapes, or a number is none.
         """
-        inputs.whole(micro_batches, "micro_batches", 1)
+        weight = inputs.positive(weight, "weight")
+        micro_batches = inputs.whole(micro_batches, "micro_batches", 1)
         step, self._step = self._step, self._step + 1
         due = step % self._every == 0 if isinstance(self._every, int) else self._every(step)
         if not due:

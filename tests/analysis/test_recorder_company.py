@@ -209,11 +209,23 @@ def test_two_views_have_one_shape():
         align(network(), None, RULE, batch(), batch(1)[:6])
 
 
-@pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
-def test_micro_batches_are_counted(count):
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"micro_batches": count} for count in (0, -1, 1.5, 2.0, True, "2", np.nan)),
+        *({"weight": weight} for weight in (0.0, -1.0, np.nan, np.inf, True, "a", 1j)),
+    ],
+)
+def test_numbers_of_a_step_are_checked_when_it_is_entered(options):
     recorder = AlignmentRecorder(network(), rule=RULE, every=1)
-    with pytest.raises((ValueError, TypeError), match="micro_batches"):
-        recorder.step(micro_batches=count).__enter__()
+    (name,) = options
+    with pytest.raises((ValueError, TypeError), match=name):
+        recorder.step(**options).__enter__()
+
+
+def test_the_path_of_a_series_is_a_path():
+    with pytest.raises(TypeError, match="path must be a path or a string, got 3"):
+        AlignmentRecorder(network(), rule=RULE, path=3)
 
 
 class Words(nn.Module):
