@@ -187,6 +187,20 @@ def refuse_lazy(network: nn.Module) -> None:
             )
 
 
+def refuse_inference(network: nn.Module) -> None:
+    """Raise if parameters were made in inference mode.
+
+    Raises:
+        ValueError: some were.
+    """
+    made = [name for name, p in network.named_parameters() if not is_lazy(p) and p.is_inference()]
+    if made:
+        raise ValueError(
+            f"{', '.join(made[:3])} were made under torch.inference_mode and have no gradients: "
+            "make the network outside, or use copy.deepcopy(model) outside."
+        )
+
+
 def _checked(network: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     names = [names] if isinstance(names, str) else names
     chosen: tuple[str, ...] = inputs.sequence(names, "blocks", "names of submodules")

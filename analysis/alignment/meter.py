@@ -28,7 +28,7 @@ from linlocal.analysis.alignment.sums import (
     dense,
     views,
 )
-from linlocal.analysis.block import resolve
+from linlocal.analysis.block import refuse_inference, resolve
 from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network, views_of
 from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import (
@@ -157,16 +157,7 @@ class Meter:
         """
         # Resolved again, because parts of the network may have been replaced meanwhile.
         self.blocks = resolve(self.model, [block.name for block in self.blocks])
-        made_for_inference = [
-            name
-            for name, parameter in self._parameters.items()
-            if not nn.parameter.is_lazy(parameter) and parameter.is_inference()
-        ]
-        if made_for_inference:
-            raise ValueError(
-                f"{made_for_inference[0]} was made under torch.inference_mode() and can have no "
-                "gradient: make the network outside, or copy it there."
-            )
+        refuse_inference(self.model)
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch
         self._batches, self._begun, self._run = batches, [], _Run()

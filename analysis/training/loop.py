@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
 from linlocal import inputs
-from linlocal.analysis.block import resolve
+from linlocal.analysis.block import refuse_inference, refuse_lazy, resolve
 from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network
 from linlocal.analysis.random_states import (
     drawing,
@@ -161,7 +160,9 @@ class Trainer(ABC):
                 "Sharded training does not scale the loss, which this precision needs: use "
                 '"bf16-mixed" or "32-true", or shard=False.'
             )
-        _refuse_lazy(model)
+        inputs.instance(model, nn.Module, "model", "a torch.nn.Module")
+        refuse_lazy(model)
+        refuse_inference(model)
         self.model = self._precision.convert_module(model).to(self.fabric.device)
         self.blocks = resolve(self.model, blocks)
         dtypes = (p.dtype for p in self.model.parameters() if p.is_floating_point())
@@ -634,23 +635,6 @@ def _all_finite(value: Tensor) -> bool:
 
 def _listed(parts: Mapping[str, str]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in parts.items())
-
-
-def _refuse_lazy(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        return  # named where the blocks are found
-    lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
-    if lazy:
-        raise ValueError(
-            f"{', '.join(lazy[:3])} have no shape yet, as in lazy modules: run the network once on "
-            "a batch, model(batch), before its trainer is made."
-        )
-    made = [n for n, p in model.named_parameters() if p.is_inference()]
-    if made:
-        raise ValueError(
-            f"{', '.join(made[:3])} were made in inference mode and have no gradients: build the "
-            "network outside of torch.inference_mode()."
-        )
 
 
 def _default_fabric() -> Fabric:

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from linlocal.analysis.block import Block, resolve, unwrap
+from linlocal.analysis.block import Block, refuse_inference, resolve, unwrap
 from linlocal.analysis.local_losses import LocalRule, contracted, on_network
 from linlocal.analysis.watching.restore import own_pass, untouched
 from linlocal.analysis.watching.surveys import nodes
@@ -77,11 +77,7 @@ def audit_locality(
                 "is nothing that a loss could reach: name a module with weights."
             )
     named = dict(unwrap(model).named_parameters())
-    if any(p.is_inference() for p in named.values()):
-        raise ValueError(
-            "The network has parameters made under torch.inference_mode, which have no gradients: "
-            "make it outside, or use copy.deepcopy(model) outside."
-        )
+    refuse_inference(model)
     owned = {id(p) for block in resolved for p in block.parameters.values()}
     outside = {n: p for n, p in named.items() if p.requires_grad and id(p) not in owned}
     # What was made in inference mode could not be differentiated.

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from linlocal.analysis.block import refuse_lazy
+from linlocal.analysis.block import refuse_inference, refuse_lazy
 from linlocal.analysis.watching.operations import forward_pass
 from linlocal.analysis.watching.restore import own_pass, untouched
 from linlocal.inputs import instance
@@ -70,6 +70,7 @@ def masked_gradients(
     if not inputs.ndim:
         raise ValueError("inputs must be (samples, ...), got a single number.")
     refuse_lazy(model)
+    refuse_inference(model)
     _refuse_what_is_not_seen(model)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with own_pass(), untouched(model), torch.inference_mode(False), torch.enable_grad():
@@ -105,11 +106,6 @@ def _refuse_what_is_not_seen(model: nn.Module) -> None:
             raise ValueError(
                 f"{what} is a DataParallel of several devices, which runs where masked_gradients "
                 "does not see it: use the module inside, model.module."
-            )
-        if any(p.is_inference() for p in module.parameters(recurse=False)):
-            raise ValueError(
-                f"{what} has parameters made under torch.inference_mode, which have no gradients: "
-                "make the network outside, or use copy.deepcopy(model) outside."
             )
 
 

@@ -471,7 +471,7 @@ def test_what_runs_out_of_sight_is_refused():
         masked_gradients(model, batch(8, 5), sum_of_squares)
     with torch.inference_mode():
         inference = mlp()
-    with pytest.raises(ValueError, match=r"0 has parameters made under torch\.inference_mode"):
+    with pytest.raises(ValueError, match=r"made under torch\.inference_mode"):
         masked_gradients(inference, batch(8, 5), sum_of_squares)
 
 

@@ -72,7 +72,7 @@ def test_an_optimiser_that_all_blocks_would_step_is_refused():
 
 def test_lazy_modules_are_named_and_run_once_they_have_a_shape():
     model = nn.Sequential(nn.Sequential(nn.LazyLinear(6)), nn.Sequential(nn.LazyLinear(6)))
-    with pytest.raises(ValueError, match=r"0\.0\.weight, 0\.0\.bias.*have no shape yet"):
+    with pytest.raises(ValueError, match=r"0\.0 \(LazyLinear\) has no weights before the first"):
         trainer(model)
     model(X)
     trainer(model).step(X)
@@ -85,7 +85,7 @@ def test_inference_mode_is_refused_and_no_grad_is_not():
             made.step(X)
         inferred = X.clone()
         model = mlp()
-    with pytest.raises(ValueError, match="were made in inference mode"):
+    with pytest.raises(ValueError, match=r"were made under torch\.inference_mode"):
         trainer(model)
     values = expected.step(X)
     with torch.no_grad():
