@@ -203,7 +203,8 @@ def refuse_inference(network: nn.Module) -> None:
 
 def _checked(network: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     names = [names] if isinstance(names, str) else names
-    chosen: tuple[str, ...] = inputs.sequence(names, "blocks", "names of submodules")
+    several = [*names] if isinstance(names, Mapping) else names
+    chosen: tuple[str, ...] = inputs.sequence(several, "blocks", "names of submodules")
     known = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
     if not chosen:
         raise ValueError("No blocks were named; leave them out to have them found.")

@@ -156,7 +156,7 @@ class Meter:
             batches: the largest number of batches of both views that may come.
         """
         # Resolved again, because parts of the network may have been replaced meanwhile.
-        self.blocks = resolve(self.model, [block.name for block in self.blocks])
+        self.blocks = resolve(self.model, {block.name: block.layout for block in self.blocks})
         refuse_inference(self.model)
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch

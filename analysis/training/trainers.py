@@ -179,7 +179,9 @@ class LocalTrainer(Trainer):
                 kept.append(z.clone())  # what follows may work on it in place
 
         # Autocast of its own: weights that it casts without gradients must not be used again.
-        with own_pass(), untouched(self.model, records=False), torch.no_grad():
+        # Weights are kept in the first step only, in which a network may initialise them.
+        as_before = untouched(self.model, weights=bool(self._unseen), records=False)
+        with own_pass(), as_before, torch.no_grad():
             self._run(views, visit)
         return kept[0]
 

@@ -38,7 +38,7 @@ SMALL = [(4, 8, 8), (6, 4, 4), (8, 2, 2)]
 
 @pytest.mark.parametrize("context", ["same", "top", "both", "each"])
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("limit", [{}, {"rank": 3}, {"budget": 600}])
+@pytest.mark.parametrize("limit", [{}, {"rank": 3}, {"budget": 700}])
 def test_parameters_are_counted_as_they_are_built(context, shared, limit):
     rule = CLAPP(context=context, shared=shared, **limit)
     counted = rule.num_parameters(SMALL)
