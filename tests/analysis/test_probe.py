@@ -67,6 +67,67 @@ def test_the_strength_is_the_most_accurate_one_on_the_held_out_part():
         assert found.validation_accuracy == each[found.strength] == best
 
 
+def ridge_by_hand(x, targets, new, strength):
+    """``new W + b`` at the minimum of ``||Y - X W - b||^2 / n + s ||W||^2``, by its equations."""
+    mean, scale = x.mean(0), x.std(0)
+    x, new = (x - mean) / scale, (new - mean) / scale
+    gram = x.T @ x / len(x) + strength * np.eye(x.shape[1])
+    return new @ np.linalg.solve(gram, x.T @ targets / len(x)) + targets.mean(0)
+
+
+@pytest.mark.parametrize("width", [6, 50], ids=["primal", "dual"])
+def test_what_chooses_the_strength_has_not_seen_the_held_out_rows(width):
+    """The choice made by hand: neither fit nor statistics use a row by which it is judged."""
+    (x, y), (test_x, test_y) = (
+        clusters(n, k, width=width, noise=1.2) for n, k in ((60, 0), (90, 1))
+    )
+    x, test_x = (each * np.geomspace(0.1, 10, width) + np.arange(width) for each in (x, test_x))
+    rest, held_out = stratified_split(y, 0.3, seed=5)
+    targets = np.eye(4)[y]
+    strengths = (1e-5, 1e-2, 0.3, 10.0)
+    judged = []
+    for strength in strengths:
+        scores = ridge_by_hand(x[rest], targets[rest], x[held_out], strength)
+        loss = np.square(scores - targets[held_out]).mean()
+        judged.append((np.mean(scores.argmax(1) == y[held_out]), -loss, strength))
+        alone = linear_probe(x, y, test_x, test_y, seed=5, validation=0.3, strengths=[strength])
+        assert alone.validation_accuracy == judged[-1][0]
+        scores = ridge_by_hand(x, targets, test_x, strength)
+        assert alone.accuracy == np.mean(scores.argmax(1) == test_y)
+    found = linear_probe(x, y, test_x, test_y, seed=5, validation=0.3, strengths=strengths)
+    assert (found.validation_accuracy, found.strength) == max(judged)[::2]
+    assert found.accuracy < 1
+
+
+@KINDS
+def test_labels_of_held_out_rows_cannot_be_learned_by_heart(kind):
+    """With more features than samples a classifier repeats any labels that it has seen."""
+    rng = np.random.default_rng(0)
+    classes, samples = 2, 200
+    x, y = rng.standard_normal((samples, 400)), np.arange(samples) % classes
+    found = linear_probe(x, y, x, y, seed=0, kind=kind, validation=0.5, strengths=[1e-6])
+    assert found.accuracy == 1  # these it has seen
+    assert abs(found.validation_accuracy - 0.5) < 4 * 0.5 / np.sqrt(samples / 2)
+
+
+@KINDS
+def test_each_test_sample_is_judged_alone(kind):
+    """The others in the test, their mean and their scale among them, change no prediction."""
+    train, (x, y) = clusters(80, 0, noise=0.8), clusters(60, 1, noise=0.8)
+    x = 3 * x + 0.4  # neither mean nor scale of the training
+    whole = linear_probe(*train, x, y, seed=0, kind=kind).accuracy
+    of_class = [
+        linear_probe(*train, x[y == k], y[y == k], seed=0, kind=kind).accuracy for k in range(4)
+    ]
+    singles = [
+        linear_probe(*train, x[[k]], y[[k]], seed=0, kind=kind).accuracy for k in range(0, 60, 7)
+    ]
+    assert 0.4 < whole < 1
+    assert len({*of_class}) > 1
+    assert np.mean(of_class) == pytest.approx(whole, abs=1e-12)
+    assert np.sum(singles) == 9 * linear_probe(*train, x[::7], y[::7], seed=0, kind=kind).accuracy
+
+
 @KINDS
 def test_of_equally_accurate_strengths_the_smallest_loss_decides(kind):
     # Every strength classifies the clusters without error, a huge one with scores of nearly 0.
@@ -306,6 +367,8 @@ def test_strengths_may_be_of_any_sequence_and_stand_in_the_result():
     )
     assert of_blocks.strengths.values.tolist() == strengths.tolist()
     assert of_blocks.attrs["validation"] == 0.2
+    by_default = linear_probe(*data, seed=0).strengths
+    np.testing.assert_allclose(by_default, [10.0**k for k in range(-6, 4)], rtol=1e-12)
 
 
 @KINDS
