@@ -341,6 +341,23 @@ def test_infinity_is_refused_by_name_and_writes_nothing(path, provenance, place,
     assert not path.exists()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.complex64, np.complex128])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, complex(0, np.inf), complex(-np.inf, np.nan)])
+@pytest.mark.parametrize("kind", ["variable", "coordinate"])
+def test_infinity_is_refused_in_every_number_format(path, provenance, dtype, value, kind):
+    if np.dtype(dtype).kind == "f" and isinstance(value, complex):
+        value = value.imag if np.isinf(value.imag) else value.real
+    numbers = np.array([1, 2, value], dtype)
+    data = {"x": ("k", numbers)}
+    broken = make().assign(data) if kind == "variable" else make().assign_coords(data)
+    with pytest.raises(ResultError, match=r"infinite value in 'x', the first at index \[2\]"):
+        write(broken, path, provenance)
+    assert not path.exists()
+    numbers[2] = np.nan
+    write(broken, path, provenance)
+    np.testing.assert_array_equal(read(path)["x"], numbers)
+
+
 @pytest.mark.parametrize("layers", [[0, 1, 2], [1, 3, 2], [2, 3, 4], None])
 def test_layers_are_numbered_from_one(path, provenance, layers):
     dataset = make().drop_vars("layer")
