@@ -453,6 +453,46 @@ def test_a_restart_continues_the_series_and_a_step_back_replaces(tmp_path):
     assert changed == [False, False, True, False, False]
 
 
+@pytest.mark.parametrize("flush_every", [1, 2, 100])
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_a_step_back_leaves_every_step_once_and_what_was_before_it(tmp_path, place, flush_every):
+    """Whether records wait, are kept or are written: no step twice, none of before is lost."""
+    options = {"rule": Rule(), "every": 1, "flush_every": flush_every}
+    path = tmp_path if place == "disk" else None
+    model, other = Net(), with_other_weights(Net(), seed=9)
+    one, two = (AlignmentRecorder(each, **options) for each in (model, other))
+    train(one, model, 6)
+    train(two, other, 6)
+    first, second = one.dataset(), two.dataset()
+    for back in (6, 3, 1, 0):
+        place_of = None if path is None else path / str(back)
+        recorder = AlignmentRecorder(model, path=place_of, **options)
+        train(recorder, model, 6)
+        recorder.load_state_dict({"step": back})
+        after = with_other_weights(model, seed=9)
+        for i in range(back, 6):
+            with recorder.step():
+                mean_square(after(batch(seed=i))).backward()
+        found = recorder.dataset()
+        assert found.step.values.tolist() == list(range(6))
+        np.testing.assert_array_equal(found.cosine[:back], first.cosine[:back])
+        np.testing.assert_array_equal(found.cosine[back:], second.cosine[back:])
+        model.load_state_dict(Net().state_dict())
+
+
+@pytest.mark.parametrize("flush_every", [1, 2, 100])
+def test_a_step_forward_keeps_what_was_recorded_before(flush_every):
+    model = Net()
+    recorder = AlignmentRecorder(model, rule=Rule(), every=1, flush_every=flush_every)
+    train(recorder, model, 3)
+    recorder.load_state_dict({"step": 7})
+    train(recorder, model, 2)
+    assert recorder.dataset().step.values.tolist() == [0, 1, 2, 7, 8]
+    recorder.load_state_dict({"step": 0})
+    with pytest.raises(ResultError, match="No step was recorded"):
+        recorder.dataset()
+
+
 def with_other_weights(model, seed):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
