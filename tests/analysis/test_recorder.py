@@ -95,6 +95,35 @@ def test_against_the_rule_the_training_loss_does_not_matter():
     assert_same(one, align(Net(), None, Rule(), batch()))
 
 
+@pytest.mark.parametrize("against", ["backward", "rule"])
+@pytest.mark.parametrize("view_parts", [False, True])
+def test_rules_side_by_side_measure_what_each_does_alone(against, view_parts):
+    class Other(Rule):
+        def build(self, shapes, seed=0):
+            return super().build(shapes, seed + 50)
+
+    def measured(rule):
+        model = Net()
+        options = {"every": 1, "against": against, "view_parts": view_parts}
+        recorder = AlignmentRecorder(model, rule=rule, **options)
+        for seed in (0, 1):
+            with recorder.step():
+                mean_square(model(batch(seed=seed))).backward()
+        return recorder.dataset()
+
+    rules = {"one": Rule(), "other": Other()}
+    together = measured(rules)
+    assert together["rule"].values.tolist() == [*rules]
+    for name, rule in rules.items():
+        alone = measured(rule)
+        assert [*alone.data_vars] == [*together.data_vars]
+        for metric in alone.data_vars:
+            found = together[metric].sel(rule=name)
+            np.testing.assert_allclose(found, alone[metric], rtol=TOLERANCE, err_msg=metric)
+    lower = together.cosine.isel(layer=slice(-1))
+    assert (abs(lower.sel(rule="one") - lower.sel(rule="other")) > 1e-3).all()
+
+
 def test_training_is_the_same_with_a_recorder_and_without():
     states = []
     for recording in (True, False):
