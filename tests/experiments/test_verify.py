@@ -302,9 +302,9 @@ def test_the_verdict_on_one_variable(one, other, verdict):
 def test_the_tolerance_is_relative_to_the_largest_stored_magnitude(tolerance, scale, sign):
     stored = np.array([-scale, 0.5 * scale, 0.0])
 
-    def verdict(change, one=stored):
-        other = one + np.array([0.0, 0.0, sign * change])
-        return compare(*(xr.Dataset({"x": ("n", x)}) for x in (one, other)), tolerance)["x"]
+    def verdict(change):
+        again = stored + np.array([0.0, 0.0, sign * change])
+        return compare(*(xr.Dataset({"x": ("n", x)}) for x in (stored, again)), tolerance)["x"]
 
     assert verdict(0.98 * tolerance * scale) == "within tolerance"
     assert verdict(1.02 * tolerance * scale) == "different"
