@@ -233,6 +233,30 @@ def test_every_block_is_probed_as_it_was_before_in_place_changes():
     assert found.accuracy.sel(block="2") < 0.8
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_features_are_those_of_the_eval_mode_whatever_the_mode(training):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.Dropout(0.9), nn.Flatten(1)))
+    with torch.no_grad():
+        model[0].running_mean += torch.tensor([1.0, -2.0, 0.0])
+    train, test = loader(64, 0), loader(48, 1)
+    model.eval()
+    with torch.no_grad():
+        sides = [
+            (torch.cat([model(x) for x, _ in part]), torch.cat([y for _, y in part]))
+            for part in (train, test)
+        ]
+    expected = linear_probe(*sides[0], *sides[1], seed=0)
+    model.train(training)
+    found = probe_blocks(model, ["0", "1"], train, test, seed=0).sel(block="2")
+    assert (found.accuracy, found.strength, found.validation_accuracy) == (
+        expected.accuracy,
+        expected.strength,
+        expected.validation_accuracy,
+    )
+    assert model.training == training
+
+
 def test_a_vector_is_probed_as_it_was_before_in_place_changes():
     model = nn.Sequential(nn.Flatten(1), nn.ReLU(inplace=True))
     found = probe_blocks(model, ["0"], loader(64, 0), loader(48, 1), seed=0)

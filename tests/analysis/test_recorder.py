@@ -124,6 +124,63 @@ def test_rules_side_by_side_measure_what_each_does_alone(against, view_parts):
     assert (abs(lower.sel(rule="one") - lower.sel(rule="other")) > 1e-3).all()
 
 
+def by_hand(model, micro_batches, weight):
+    """Parts of the views, those of the error signals, and cosines, one block after another."""
+    views = [slice(0, 4), slice(4, 8)]
+    rows = []
+    for l, block in enumerate(model.blocks):
+        parameters = [*block.parameters()]
+        local, global_ = [0.0, 0.0], 0.0
+        errors, squared = np.zeros(2), 0.0
+        for x in micro_batches:
+            outputs = []
+            z = x
+            for each in model.blocks:
+                z = each(z)
+                outputs.append(z)
+            loss = weight * mean_square(model.head(z))
+            here, top = outputs[l], outputs[-1].detach()
+            judge = Rule().build([o.shape[1:] for o in outputs])[l]
+            free = here.detach().requires_grad_()
+            (e,) = torch.autograd.grad(weight * judge(free, top), free)
+            (g, *of_loss) = torch.autograd.grad(loss, [here, *parameters], retain_graph=True)
+            global_ = global_ + torch.cat([p.flatten() for p in of_loss])
+            squared += float(g.square().sum())
+            for v, rows_of in enumerate(views):
+                part = torch.zeros_like(e)
+                part[rows_of] = e[rows_of]
+                of_view = torch.autograd.grad(here, parameters, part, retain_graph=True)
+                local[v] = local[v] + torch.cat([p.flatten() for p in of_view])
+                errors[v] += float((e[rows_of] * g[rows_of]).sum())
+        parts = [float(of_view @ global_ / (global_ @ global_)) for of_view in local]
+        whole = local[0] + local[1]
+        cosine = float(whole @ global_ / (whole.norm() * global_.norm()))
+        rows.append((parts, errors / squared, cosine))
+    return [np.array(each) for each in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("count", [1, 3])
+def test_parts_of_views_add_up_over_batches_and_passes_and_bear_their_own_names(count, passes):
+    model, micro_batches = Net(), [batch(seed=k) for k in range(count)]
+    recorder = AlignmentRecorder(model, rule=Rule(), every=1, view_parts=True)
+    with recorder.step(weight=1 / count, micro_batches=count):
+        for x in micro_batches:
+            loss = mean_square(model(x)) / count
+            if passes == 2:
+                (0.25 * loss).backward(retain_graph=True)
+                loss = 0.75 * loss
+            loss.backward()
+    found = recorder.dataset().isel(step=0)
+    parts, errors, cosine = by_hand(model, micro_batches, 1 / count)
+    assert found.view_part.dims == found.error_view_part.dims == ("layer", "view")
+    np.testing.assert_allclose(found.view_part, parts, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found.error_view_part, errors, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found.cosine, cosine, rtol=0, atol=TOLERANCE)
+    assert (abs(found.view_part.diff("view")) > 1e-3).all()
+    assert (abs(found.error_view_part.diff("view")) > 1e-3).all()
+
+
 def test_training_is_the_same_with_a_recorder_and_without():
     states = []
     for recording in (True, False):
