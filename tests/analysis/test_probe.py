@@ -286,6 +286,47 @@ def test_sequences_are_averaged_over_tokens_and_vectors_stay():
     assert found.num_features.values.tolist() == [16, 48, 64]
 
 
+class Shaped(nn.Module):
+    """Gives its inputs another shape."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        return x.reshape(len(x), *self.shape) - 0.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooling", "read"),
+    [
+        ((8, 6), 1, lambda z: z.mean(1)),
+        ((8, 6), 3, lambda z: z.mean(1)),
+        ((6, 2, 4), 1, lambda z: z.mean((2, 3))),
+        ((6, 2, 4), 2, lambda z: z.unflatten(3, (2, 2)).mean(4).flatten(1)),
+        ((6, 2, 4), 3, lambda z: nn.functional.adaptive_avg_pool2d(z, (2, 3)).flatten(1)),
+        ((6, 4, 2), 3, lambda z: nn.functional.adaptive_avg_pool2d(z, (3, 2)).flatten(1)),
+        ((6, 2, 4), 9, lambda z: z.flatten(1)),
+        ((48,), 2, lambda z: z),
+    ],
+)
+def test_what_is_read_of_sequences_maps_and_vectors(shape, pooling, read):
+    """Means over all tokens and over cells of maps of any sides, and vectors as they are."""
+    train, test = loader(64, 0), loader(48, 1)
+    model = nn.Sequential(Shaped(*shape))
+    found = probe_blocks(model, ["0"], train, test, seed=0, pooling=pooling).sel(block="1")
+    sides = [
+        (
+            torch.cat([read(x.reshape(len(x), *shape)) for x, _ in part]),
+            torch.cat([y for _, y in part]),
+        )
+        for part in (train, test)
+    ]
+    expected = linear_probe(*sides[0], *sides[1], seed=0)
+    assert found.num_features == expected.num_features
+    assert (found.accuracy, found.strength) == (expected.accuracy, expected.strength)
+
+
 def test_the_model_is_left_as_it_was_also_after_an_error():
     model = Network()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from datetime import date, datetime
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -434,6 +435,18 @@ def test_other_readers_open_the_file(path, provenance):
     write(make(), path, provenance)
     with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as dataset:
         xr.testing.assert_equal(dataset.load(), make())
+
+
+def test_other_readers_find_the_dimensions_by_name(path, provenance):
+    """Also of axes of equal length, which nobody could guess."""
+    same = xr.Dataset({"a": (("x", "y"), np.eye(3)), "b": ("y", [1, 2, 3])}, {"x": [5, 6, 7]})
+    write(same, path, provenance)
+    with h5py.File(path) as file:
+        for name, variable in same.data_vars.items():
+            scales = [axis[0].name for axis in file[name].dims]
+            assert scales == [f"/{dim}" for dim in variable.dims]
+    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+        xr.testing.assert_equal(dataset.load(), same)
 
 
 def test_a_missing_file_is_named(path):
