@@ -327,6 +327,20 @@ def test_what_is_read_of_sequences_maps_and_vectors(shape, pooling, read):
     assert (found.accuracy, found.strength) == (expected.accuracy, expected.strength)
 
 
+def test_all_blocks_are_probed_side_by_side():
+    train, test = loader(64, 0), loader(48, 1)
+    model = nn.Sequential(Shaped(6, 2, 4), Shaped(6, 8), Shaped(48))
+    found = probe_blocks(model, ["0", "1", "2"], train, test, seed=0).sel(block="all")
+    sides = []
+    for part in (train, test):
+        flat = torch.cat([x.flatten(1) for x, _ in part])
+        grids = flat.reshape(-1, 6, 2, 4).mean((2, 3)), flat.reshape(-1, 6, 8).mean(1)
+        sides += [torch.cat([*grids, flat], 1), torch.cat([y for _, y in part])]
+    expected = linear_probe(*sides, seed=0)
+    assert found.num_features == expected.num_features == 6 + 8 + 48
+    assert (found.accuracy, found.strength) == (expected.accuracy, expected.strength)
+
+
 def test_the_model_is_left_as_it_was_also_after_an_error():
     model = Network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
