@@ -222,6 +222,18 @@ def test_several_rules_stand_side_by_side():
     assert not np.allclose(both.cosine[0, :-1], both.cosine[1, :-1])
 
 
+def test_a_network_of_one_block_is_its_own_top():
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 5)).double()
+    x = torch.randn(8, 3, 6, 6, dtype=torch.float64)
+    alone = align(model, ["0"], DirectFeedback(), x)
+    for metric in ("cosine", "norm_ratio", "error_cosine"):
+        assert alone[metric].dims == ("layer",)
+        np.testing.assert_allclose(alone[metric], [1.0], rtol=1e-12)
+    other = align(model, ["0"], DirectFeedback(), x, global_loss=lambda y: y.square().mean())
+    assert abs(float(other.cosine[0])) < 0.999
+
+
 def test_one_loss_per_block_is_asked_for():
     model, x = made("vgg")
     with pytest.raises(ValueError, match="2 losses for 3 blocks"):
