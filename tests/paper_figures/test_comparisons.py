@@ -62,6 +62,14 @@ def test_a_single_repetition_raises_nothing():
     assert claim.measured.endswith("in layers 1-2; undecided in layers 1, 2")
 
 
+def test_equal_rules_do_not_raise_each_other():
+    """Without any spread the interval is the point 0, which is neither above nor below."""
+    better, _ = rules([1.0, 2.0])
+    claim = comparisons.raises("x", better, better, "draw")
+    assert claim.verdict != "reproduced"
+    assert claim.measured.endswith("half intervals up to 0.000; undecided in layers 1, 2")
+
+
 def variants(gain):
     better, worse = rules([gain])
     both = xr.concat([worse, better], xr.DataArray(["base", "new"], dims="variant"))
