@@ -69,6 +69,8 @@ def main(
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    if (complaint := claims.complaint(out)) is not None:
+        typer.echo(f"warning: {complaint}", err=True)
     failed = set()
     # disable=None: no bar where there is no terminal to draw it on.
     for each, addresses in tqdm(inputs.items(), "figures", unit="figure", disable=None):

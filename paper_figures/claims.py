@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -45,12 +46,18 @@ class Claim:
 
 
 def entries(folder: Path) -> dict[str, Any]:
-    """What is recorded in ``claims.json``, by figure; empty if there is none or it is damaged."""
-    try:
-        found = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # drawing all figures makes it whole again
-        return {}
-    return found if isinstance(found, dict) else {}
+    """What is recorded in ``claims.json``, by figure.
+
+    An entry counts only as it was written: each carries a checksum of its figure's name and of all
+    that it says. A file that is missing or damaged has none. What does not count is to be drawn
+    again; `complaint` names it.
+    """
+    return _stored(folder)[0]
+
+
+def complaint(folder: Path) -> str | None:
+    """Which entries of ``claims.json`` do not count, in one line; None if all do."""
+    return _stored(folder)[1]
 
 
 def record(
@@ -80,11 +87,20 @@ def record(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder):
-        known = entries(folder) | {figure: {"run": run, "claims": decided, **source}}
-        known = dict(sorted(known.items()))
+        entry = {"run": run, "claims": decided, **source}
+        entry["checksum"] = _checksum(figure, entry)
+        known = dict(sorted((entries(folder) | {figure: entry}).items()))
         text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
         replace_text(folder / "claims.json", text)
-        replace_text(folder / "claims.md", _markdown(known))
+        replace_text(folder / "claims.md", markdown(known))
+
+
+def markdown(known: Mapping[str, Any]) -> str:
+    """The claims of all figures, as `entries` gives them, as a page in Markdown."""
+    lines = ["# Claims", ""]
+    for figure, entry in known.items():
+        lines += [f"## {figure} ({entry['run']})", "", *table(entry["claims"]), ""]
+    return "\n".join(lines)
 
 
 def table(claims: Sequence[Mapping[str, str | None]]) -> list[str]:
@@ -122,8 +138,32 @@ def _only_writer(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _markdown(known: Mapping[str, Any]) -> str:
-    lines = ["# Claims", ""]
-    for figure, entry in known.items():
-        lines += [f"## {figure} ({entry['run']})", "", *table(entry["claims"]), ""]
-    return "\n".join(lines)
+def _stored(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """The entries that count, and what is wrong with the others."""
+    path = folder / "claims.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        return {}, f"{path} is damaged: none of its figures counts as drawn; draw them again."
+    whole = {
+        figure: entry
+        for figure, entry in found.items()
+        if isinstance(entry, dict) and entry.get("checksum") == _checksum(figure, entry)
+    }
+    others = ", ".join(figure for figure in found if figure not in whole)
+    if not others:
+        return whole, None
+    return whole, (
+        f"{path}: not as it was written (edited by hand, or by an older version of linlocal): "
+        f"{others}. This does not count as drawn; draw it again."
+    )
+
+
+def _checksum(figure: str, entry: Mapping[str, Any]) -> str:
+    """The SHA-256 of an entry without its checksum; the order of keys is that of the columns."""
+    said = {key: value for key, value in entry.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps([figure, said]).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """The README runs as it stands, and its table comes from the command."""
 
-import json
 import re
 from pathlib import Path
 
@@ -28,16 +27,15 @@ def test_every_rule_is_named_in_the_readme() -> None:
 def test_tables_are_replaced_between_their_markers_and_nowhere_else(tmp_path: Path) -> None:
     import typer
 
+    from paper_figures import claims
     from paper_figures.report import readme
 
     figures = tmp_path / "figures"
     figures.mkdir()
-    claim = {"claim": "a | b", "verdict": "open", "measured": "1", "published": None}
-    (figures / "claims.json").write_text(
-        json.dumps({"toy": {"run": "preset smoke, seed 0", "claims": [claim]}})
-    )
+    claims.record("toy", [claims.Claim("a | b", None, "1")], "preset smoke, seed 0", figures)
+    written = (figures / "claims.md").read_text()
     (figures / readme.PICTURE).write_bytes(b"picture")
-    (figures / "claims.md").write_text("all claims")
+    (figures / "claims.md").write_text("edited by hand")
     page = tmp_path / "README.md"
     parts = [
         "{}\nold\n{}".format(*readme.markers(name)) for name in (readme.VERIFIED, readme.MEASURED)
@@ -59,7 +57,7 @@ def test_tables_are_replaced_between_their_markers_and_nowhere_else(tmp_path: Pa
     assert "| all | 0 | 0 | 1 |" in text
     assert "| fast |" in text
     assert "| slow |" not in text
-    assert (tmp_path / "docs" / "claims.md").read_text() == "all claims"
+    assert (tmp_path / "docs" / "claims.md").read_text() == written
     assert (tmp_path / "docs" / readme.PICTURE).read_bytes() == b"picture"
 
 
@@ -72,6 +70,23 @@ def test_missing_figures_name_the_command(tmp_path: Path) -> None:
     app.command()(readme.main)
     done = CliRunner().invoke(app, ["--figures", str(tmp_path)])
     assert done.exit_code == 2
+    assert "make figures" in done.output
+
+
+def test_verdicts_that_were_edited_by_hand_do_not_reach_the_readme(tmp_path: Path) -> None:
+    import typer
+
+    from paper_figures import claims
+    from paper_figures.report import readme
+
+    claims.record("toy", [claims.Claim("a", False, "1")], "preset smoke, seed 0", tmp_path)
+    file = tmp_path / "claims.json"
+    file.write_text(file.read_text().replace('"not reproduced"', '"reproduced"'))
+    app = typer.Typer()
+    app.command()(readme.main)
+    done = CliRunner().invoke(app, ["--figures", str(tmp_path)])
+    assert done.exit_code == 2
+    assert f"{file}: not as it was written" in done.output
     assert "make figures" in done.output
 
 

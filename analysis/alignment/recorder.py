@@ -247,6 +247,9 @@ class AlignmentRecorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where the checkpoint was made; steps recorded after it are recorded again.
 
+        What memory holds of these steps is dropped. What a series on disk holds of them stays until
+        they are recorded again.
+
         Raises:
             ValueError, TypeError: the state is not one of `state_dict`.
         """
@@ -254,7 +257,9 @@ class AlignmentRecorder:
         if "step" not in state:
             raise ValueError(f"The state of a recorder has a step, got {sorted(map(str, state))}.")
         self._step = inputs.whole(state["step"], "step", 0)
-        self._waiting = []
+        self._waiting = [each for each in self._waiting if each[0] < self._step]
+        before = [piece.isel(step=piece.step.values < self._step) for piece in self._kept]
+        self._kept = [piece for piece in before if piece.sizes["step"]]
 
     def __enter__(self) -> AlignmentRecorder:
         return self

@@ -6,13 +6,14 @@ nothing in the tables is typed by hand.
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
+from paper_figures import claims
 from paper_figures.claims import Verdict
 
 VERIFIED, MEASURED = "verified", "measured"
@@ -20,16 +21,12 @@ IN_SHORT = "## In short\n"
 PICTURE = "linear_alignment.png"
 
 
-def summary(claims: Path) -> str:
+def summary(entries: Mapping[str, Any]) -> str:
     """The number of claims of each figure and verdict, as a Markdown table.
 
     Args:
-        claims: the ``claims.json`` of a figures folder.
-
-    Raises:
-        FileNotFoundError: the figures were not drawn.
+        entries: the claims of the figures, from `claims.entries`.
     """
-    entries = json.loads(claims.read_text(encoding="utf-8"))
     verdicts = get_args(Verdict)
     lines = [f"| figure | {' | '.join(verdicts)} |", f"|---|{'---:|' * len(verdicts)}"]
     totals = dict.fromkeys(verdicts, 0)
@@ -82,19 +79,20 @@ def main(
     figures: Annotated[Path, typer.Option(help="Folder of the drawn figures.")] = Path("figures"),
     readme: Annotated[Path, typer.Option(help="The file to bring up to date.")] = Path("README.md"),
 ) -> None:
-    """Write verdicts and benchmarks into the README; copy its picture and the claims."""
-    claims = figures / "claims.json"
-    if not claims.exists():
-        typer.echo(f"error: {claims} is missing; make it with\n  make figures", err=True)
+    """Write verdicts and benchmarks into the README, and the claims; copy its picture."""
+    known, complaint = claims.entries(figures), claims.complaint(figures)
+    if complaint is not None or not known:
+        problem = complaint or f"{figures / 'claims.json'} is missing"
+        typer.echo(f"error: {problem}; make it with\n  make figures", err=True)
         raise typer.Exit(2)
     docs = readme.parent / "docs"
-    text = replace_between(readme.read_text(encoding="utf-8"), VERIFIED, summary(claims))
+    text = replace_between(readme.read_text(encoding="utf-8"), VERIFIED, summary(known))
     text = replace_between(text, MEASURED, timings(docs / "benchmarks.md"))
     readme.write_text(text, encoding="utf-8")
     picture = docs / PICTURE
     shutil.copyfile(figures / PICTURE, picture)
     full = picture.with_name("claims.md")
-    shutil.copyfile(figures / "claims.md", full)
+    full.write_text(claims.markdown(known), encoding="utf-8")
     typer.echo(f"written: {readme}, {picture}, {full}")
 
 

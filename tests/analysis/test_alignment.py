@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from linlocal.analysis.alignment import align
-from linlocal.analysis.alignment.products import metrics, products
+from linlocal.analysis.alignment.products import inner, metrics, products
 from linlocal.analysis.block import resolve
 
 TOLERANCE = 1e-10
@@ -222,18 +222,75 @@ def test_several_rules_stand_side_by_side():
     assert not np.allclose(both.cosine[0, :-1], both.cosine[1, :-1])
 
 
+def test_a_network_of_one_block_is_its_own_top():
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 5)).double()
+    x = torch.randn(8, 3, 6, 6, dtype=torch.float64)
+    alone = align(model, ["0"], DirectFeedback(), x)
+    for metric in ("cosine", "norm_ratio", "error_cosine"):
+        assert alone[metric].dims == ("layer",)
+        np.testing.assert_allclose(alone[metric], [1.0], rtol=1e-12)
+    other = align(model, ["0"], DirectFeedback(), x, global_loss=lambda y: y.square().mean())
+    assert abs(float(other.cosine[0])) < 0.999
+
+
 def test_one_loss_per_block_is_asked_for():
     model, x = made("vgg")
     with pytest.raises(ValueError, match="2 losses for 3 blocks"):
         align(model, None, DirectFeedback().build([(4,), (6,)]), x)
 
 
-def test_products_are_sums_in_float64_over_any_length():
-    rng = np.random.default_rng(0)
-    l, g = rng.standard_normal((2, 70_000)).astype(np.float32)
-    a, b = l.astype(np.float64), g.astype(np.float64)
+@pytest.mark.parametrize("length", [1, 2**15, 2**15 + 1, 70_000])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64]
+)
+def test_products_are_sums_in_float64_over_any_length(dtype, length):
+    generator = torch.Generator().manual_seed(length)
+    l, g = (3e2 * torch.randn(2, length, dtype=torch.float64, generator=generator)).to(dtype)
+    if dtype.is_complex:
+        l, g = l + 1j * g, g - 2j * l
+    a, b = (
+        torch.view_as_real(x).double().numpy().ravel() if dtype.is_complex else x.double().numpy()
+        for x in (l, g)
+    )
     sums = [a @ a, b @ b, a @ b, (a - b) @ (a - b)]
-    np.testing.assert_allclose(products(torch.tensor(l), torch.tensor(g)), sums, rtol=1e-12)
+    scale = np.sqrt(sums[0] * sums[1])
+    np.testing.assert_allclose(products(l, g), sums, rtol=1e-12, atol=1e-13 * scale)
+    np.testing.assert_allclose(inner(l, g), a @ b, rtol=1e-12, atol=1e-13 * scale)
+    if dtype.is_complex:  # a conjugate that waits to be taken counts as what it is
+        np.testing.assert_allclose(
+            products(l.conj(), g.conj().resolve_conj()), sums, rtol=1e-12, atol=1e-13 * scale
+        )
+
+
+def test_half_precision_neither_overflows_nor_cancels_in_the_sums():
+    l = torch.full((5000,), 6e4, dtype=torch.float16)  # whose square is beyond float16
+    g = l.clone()
+    g[0] -= 32
+    difference = float(l[0]) - float(g[0])
+    assert products(l, g)[3] == difference**2 != 0
+    assert float(inner(l, g)) == float(l[0]) * (4999 * float(l[0]) + float(g[0]))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 0.3, 1.0, 7e9])
+def test_metrics_are_those_of_the_vectors(scale):
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal(40)
+    l = scale * (g + rng.standard_normal(40))
+    norms = np.linalg.norm(l), np.linalg.norm(g)
+    expected = {
+        "cosine": l @ g / (norms[0] * norms[1]),
+        "norm_ratio": norms[0] / norms[1],
+        "relative_error": np.linalg.norm(l - g) / norms[1],
+        "local_norm": norms[0],
+        "global_norm": norms[1],
+    }
+    broken = torch.full((4,), torch.nan, dtype=torch.float64)
+    found = metrics(torch.stack([products(torch.tensor(l), torch.tensor(g)), broken]).numpy())
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name][0], value, rtol=1e-12)
+        assert np.isnan(found[name][1])  # and the pair beside it is not touched
 
 
 def test_a_cosine_of_tiny_gradients_is_right_and_of_zero_ones_undefined():

@@ -67,6 +67,67 @@ def test_the_strength_is_the_most_accurate_one_on_the_held_out_part():
         assert found.validation_accuracy == each[found.strength] == best
 
 
+def ridge_by_hand(x, targets, new, strength):
+    """``new W + b`` at the minimum of ``||Y - X W - b||^2 / n + s ||W||^2``, by its equations."""
+    mean, scale = x.mean(0), x.std(0)
+    x, new = (x - mean) / scale, (new - mean) / scale
+    gram = x.T @ x / len(x) + strength * np.eye(x.shape[1])
+    return new @ np.linalg.solve(gram, x.T @ targets / len(x)) + targets.mean(0)
+
+
+@pytest.mark.parametrize("width", [6, 50], ids=["primal", "dual"])
+def test_what_chooses_the_strength_has_not_seen_the_held_out_rows(width):
+    """The choice made by hand: neither fit nor statistics use a row by which it is judged."""
+    (x, y), (test_x, test_y) = (
+        clusters(n, k, width=width, noise=1.2) for n, k in ((60, 0), (90, 1))
+    )
+    x, test_x = (each * np.geomspace(0.1, 10, width) + np.arange(width) for each in (x, test_x))
+    rest, held_out = stratified_split(y, 0.3, seed=5)
+    targets = np.eye(4)[y]
+    strengths = (1e-5, 1e-2, 0.3, 10.0)
+    judged = []
+    for strength in strengths:
+        scores = ridge_by_hand(x[rest], targets[rest], x[held_out], strength)
+        loss = np.square(scores - targets[held_out]).mean()
+        judged.append((np.mean(scores.argmax(1) == y[held_out]), -loss, strength))
+        alone = linear_probe(x, y, test_x, test_y, seed=5, validation=0.3, strengths=[strength])
+        assert alone.validation_accuracy == judged[-1][0]
+        scores = ridge_by_hand(x, targets, test_x, strength)
+        assert alone.accuracy == np.mean(scores.argmax(1) == test_y)
+    found = linear_probe(x, y, test_x, test_y, seed=5, validation=0.3, strengths=strengths)
+    assert (found.validation_accuracy, found.strength) == max(judged)[::2]
+    assert found.accuracy < 1
+
+
+@KINDS
+def test_labels_of_held_out_rows_cannot_be_learned_by_heart(kind):
+    """With more features than samples a classifier repeats any labels that it has seen."""
+    rng = np.random.default_rng(0)
+    classes, samples = 2, 200
+    x, y = rng.standard_normal((samples, 400)), np.arange(samples) % classes
+    found = linear_probe(x, y, x, y, seed=0, kind=kind, validation=0.5, strengths=[1e-6])
+    assert found.accuracy == 1  # these it has seen
+    assert abs(found.validation_accuracy - 0.5) < 4 * 0.5 / np.sqrt(samples / 2)
+
+
+@KINDS
+def test_each_test_sample_is_judged_alone(kind):
+    """The others in the test, their mean and their scale among them, change no prediction."""
+    train, (x, y) = clusters(80, 0, noise=0.8), clusters(60, 1, noise=0.8)
+    x = 3 * x + 0.4  # neither mean nor scale of the training
+    whole = linear_probe(*train, x, y, seed=0, kind=kind).accuracy
+    of_class = [
+        linear_probe(*train, x[y == k], y[y == k], seed=0, kind=kind).accuracy for k in range(4)
+    ]
+    singles = [
+        linear_probe(*train, x[[k]], y[[k]], seed=0, kind=kind).accuracy for k in range(0, 60, 7)
+    ]
+    assert 0.4 < whole < 1
+    assert len({*of_class}) > 1
+    assert np.mean(of_class) == pytest.approx(whole, abs=1e-12)
+    assert np.sum(singles) == 9 * linear_probe(*train, x[::7], y[::7], seed=0, kind=kind).accuracy
+
+
 @KINDS
 def test_of_equally_accurate_strengths_the_smallest_loss_decides(kind):
     # Every strength classifies the clusters without error, a huge one with scores of nearly 0.
@@ -172,6 +233,30 @@ def test_every_block_is_probed_as_it_was_before_in_place_changes():
     assert found.accuracy.sel(block="2") < 0.8
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_features_are_those_of_the_eval_mode_whatever_the_mode(training):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.Dropout(0.9), nn.Flatten(1)))
+    with torch.no_grad():
+        model[0].running_mean += torch.tensor([1.0, -2.0, 0.0])
+    train, test = loader(64, 0), loader(48, 1)
+    model.eval()
+    with torch.no_grad():
+        sides = [
+            (torch.cat([model(x) for x, _ in part]), torch.cat([y for _, y in part]))
+            for part in (train, test)
+        ]
+    expected = linear_probe(*sides[0], *sides[1], seed=0)
+    model.train(training)
+    found = probe_blocks(model, ["0", "1"], train, test, seed=0).sel(block="2")
+    assert (found.accuracy, found.strength, found.validation_accuracy) == (
+        expected.accuracy,
+        expected.strength,
+        expected.validation_accuracy,
+    )
+    assert model.training == training
+
+
 def test_a_vector_is_probed_as_it_was_before_in_place_changes():
     model = nn.Sequential(nn.Flatten(1), nn.ReLU(inplace=True))
     found = probe_blocks(model, ["0"], loader(64, 0), loader(48, 1), seed=0)
@@ -199,6 +284,61 @@ def test_sequences_are_averaged_over_tokens_and_vectors_stay():
     model = nn.Sequential(nn.Flatten(2), nn.Flatten(1))
     found = probe_blocks(model, ["0", "1"], loader(32, 0), loader(32, 1), seed=0)
     assert found.num_features.values.tolist() == [16, 48, 64]
+
+
+class Shaped(nn.Module):
+    """Gives its inputs another shape."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        return x.reshape(len(x), *self.shape) - 0.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooling", "read"),
+    [
+        ((8, 6), 1, lambda z: z.mean(1)),
+        ((8, 6), 3, lambda z: z.mean(1)),
+        ((6, 2, 4), 1, lambda z: z.mean((2, 3))),
+        ((6, 2, 4), 2, lambda z: z.unflatten(3, (2, 2)).mean(4).flatten(1)),
+        ((6, 2, 4), 3, lambda z: nn.functional.adaptive_avg_pool2d(z, (2, 3)).flatten(1)),
+        ((6, 4, 2), 3, lambda z: nn.functional.adaptive_avg_pool2d(z, (3, 2)).flatten(1)),
+        ((6, 2, 4), 9, lambda z: z.flatten(1)),
+        ((48,), 2, lambda z: z),
+    ],
+)
+def test_what_is_read_of_sequences_maps_and_vectors(shape, pooling, read):
+    """Means over all tokens and over cells of maps of any sides, and vectors as they are."""
+    train, test = loader(64, 0), loader(48, 1)
+    model = nn.Sequential(Shaped(*shape))
+    found = probe_blocks(model, ["0"], train, test, seed=0, pooling=pooling).sel(block="1")
+    sides = [
+        (
+            torch.cat([read(x.reshape(len(x), *shape)) for x, _ in part]),
+            torch.cat([y for _, y in part]),
+        )
+        for part in (train, test)
+    ]
+    expected = linear_probe(*sides[0], *sides[1], seed=0)
+    assert found.num_features == expected.num_features
+    assert (found.accuracy, found.strength) == (expected.accuracy, expected.strength)
+
+
+def test_all_blocks_are_probed_side_by_side():
+    train, test = loader(64, 0), loader(48, 1)
+    model = nn.Sequential(Shaped(6, 2, 4), Shaped(6, 8), Shaped(48))
+    found = probe_blocks(model, ["0", "1", "2"], train, test, seed=0).sel(block="all")
+    sides = []
+    for part in (train, test):
+        flat = torch.cat([x.flatten(1) for x, _ in part])
+        grids = flat.reshape(-1, 6, 2, 4).mean((2, 3)), flat.reshape(-1, 6, 8).mean(1)
+        sides += [torch.cat([*grids, flat], 1), torch.cat([y for _, y in part])]
+    expected = linear_probe(*sides, seed=0)
+    assert found.num_features == expected.num_features == 6 + 8 + 48
+    assert (found.accuracy, found.strength) == (expected.accuracy, expected.strength)
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error():
@@ -306,6 +446,8 @@ def test_strengths_may_be_of_any_sequence_and_stand_in_the_result():
     )
     assert of_blocks.strengths.values.tolist() == strengths.tolist()
     assert of_blocks.attrs["validation"] == 0.2
+    by_default = linear_probe(*data, seed=0).strengths
+    np.testing.assert_allclose(by_default, [10.0**k for k in range(-6, 4)], rtol=1e-12)
 
 
 @KINDS

@@ -95,6 +95,92 @@ def test_against_the_rule_the_training_loss_does_not_matter():
     assert_same(one, align(Net(), None, Rule(), batch()))
 
 
+@pytest.mark.parametrize("against", ["backward", "rule"])
+@pytest.mark.parametrize("view_parts", [False, True])
+def test_rules_side_by_side_measure_what_each_does_alone(against, view_parts):
+    class Other(Rule):
+        def build(self, shapes, seed=0):
+            return super().build(shapes, seed + 50)
+
+    def measured(rule):
+        model = Net()
+        options = {"every": 1, "against": against, "view_parts": view_parts}
+        recorder = AlignmentRecorder(model, rule=rule, **options)
+        for seed in (0, 1):
+            with recorder.step():
+                mean_square(model(batch(seed=seed))).backward()
+        return recorder.dataset()
+
+    rules = {"one": Rule(), "other": Other()}
+    together = measured(rules)
+    assert together["rule"].values.tolist() == [*rules]
+    for name, rule in rules.items():
+        alone = measured(rule)
+        assert [*alone.data_vars] == [*together.data_vars]
+        for metric in alone.data_vars:
+            found = together[metric].sel(rule=name)
+            np.testing.assert_allclose(found, alone[metric], rtol=TOLERANCE, err_msg=metric)
+    lower = together.cosine.isel(layer=slice(-1))
+    assert (abs(lower.sel(rule="one") - lower.sel(rule="other")) > 1e-3).all()
+
+
+def by_hand(model, micro_batches, weight):
+    """Parts of the views, those of the error signals, and cosines, one block after another."""
+    views = [slice(0, 4), slice(4, 8)]
+    rows = []
+    for l, block in enumerate(model.blocks):
+        parameters = [*block.parameters()]
+        local, global_ = [0.0, 0.0], 0.0
+        errors, squared = np.zeros(2), 0.0
+        for x in micro_batches:
+            outputs = []
+            z = x
+            for each in model.blocks:
+                z = each(z)
+                outputs.append(z)
+            loss = weight * mean_square(model.head(z))
+            here, top = outputs[l], outputs[-1].detach()
+            judge = Rule().build([o.shape[1:] for o in outputs])[l]
+            free = here.detach().requires_grad_()
+            (e,) = torch.autograd.grad(weight * judge(free, top), free)
+            (g, *of_loss) = torch.autograd.grad(loss, [here, *parameters], retain_graph=True)
+            global_ = global_ + torch.cat([p.flatten() for p in of_loss])
+            squared += float(g.square().sum())
+            for v, rows_of in enumerate(views):
+                part = torch.zeros_like(e)
+                part[rows_of] = e[rows_of]
+                of_view = torch.autograd.grad(here, parameters, part, retain_graph=True)
+                local[v] = local[v] + torch.cat([p.flatten() for p in of_view])
+                errors[v] += float((e[rows_of] * g[rows_of]).sum())
+        parts = [float(of_view @ global_ / (global_ @ global_)) for of_view in local]
+        whole = local[0] + local[1]
+        cosine = float(whole @ global_ / (whole.norm() * global_.norm()))
+        rows.append((parts, errors / squared, cosine))
+    return [np.array(each) for each in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("count", [1, 3])
+def test_parts_of_views_add_up_over_batches_and_passes_and_bear_their_own_names(count, passes):
+    model, micro_batches = Net(), [batch(seed=k) for k in range(count)]
+    recorder = AlignmentRecorder(model, rule=Rule(), every=1, view_parts=True)
+    with recorder.step(weight=1 / count, micro_batches=count):
+        for x in micro_batches:
+            loss = mean_square(model(x)) / count
+            if passes == 2:
+                (0.25 * loss).backward(retain_graph=True)
+                loss = 0.75 * loss
+            loss.backward()
+    found = recorder.dataset().isel(step=0)
+    parts, errors, cosine = by_hand(model, micro_batches, 1 / count)
+    assert found.view_part.dims == found.error_view_part.dims == ("layer", "view")
+    np.testing.assert_allclose(found.view_part, parts, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found.error_view_part, errors, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found.cosine, cosine, rtol=0, atol=TOLERANCE)
+    assert (abs(found.view_part.diff("view")) > 1e-3).all()
+    assert (abs(found.error_view_part.diff("view")) > 1e-3).all()
+
+
 def test_training_is_the_same_with_a_recorder_and_without():
     states = []
     for recording in (True, False):
@@ -451,6 +537,46 @@ def test_a_restart_continues_the_series_and_a_step_back_replaces(tmp_path):
     assert after.step.values.tolist() == before.step.values.tolist()
     changed = (after.cosine != before.cosine).any("layer").values.tolist()
     assert changed == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("flush_every", [1, 2, 100])
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_a_step_back_leaves_every_step_once_and_what_was_before_it(tmp_path, place, flush_every):
+    """Whether records wait, are kept or are written: no step twice, none of before is lost."""
+    options = {"rule": Rule(), "every": 1, "flush_every": flush_every}
+    path = tmp_path if place == "disk" else None
+    model, other = Net(), with_other_weights(Net(), seed=9)
+    one, two = (AlignmentRecorder(each, **options) for each in (model, other))
+    train(one, model, 6)
+    train(two, other, 6)
+    first, second = one.dataset(), two.dataset()
+    for back in (6, 3, 1, 0):
+        place_of = None if path is None else path / str(back)
+        recorder = AlignmentRecorder(model, path=place_of, **options)
+        train(recorder, model, 6)
+        recorder.load_state_dict({"step": back})
+        after = with_other_weights(model, seed=9)
+        for i in range(back, 6):
+            with recorder.step():
+                mean_square(after(batch(seed=i))).backward()
+        found = recorder.dataset()
+        assert found.step.values.tolist() == list(range(6))
+        np.testing.assert_array_equal(found.cosine[:back], first.cosine[:back])
+        np.testing.assert_array_equal(found.cosine[back:], second.cosine[back:])
+        model.load_state_dict(Net().state_dict())
+
+
+@pytest.mark.parametrize("flush_every", [1, 2, 100])
+def test_a_step_forward_keeps_what_was_recorded_before(flush_every):
+    model = Net()
+    recorder = AlignmentRecorder(model, rule=Rule(), every=1, flush_every=flush_every)
+    train(recorder, model, 3)
+    recorder.load_state_dict({"step": 7})
+    train(recorder, model, 2)
+    assert recorder.dataset().step.values.tolist() == [0, 1, 2, 7, 8]
+    recorder.load_state_dict({"step": 0})
+    with pytest.raises(ResultError, match="No step was recorded"):
+        recorder.dataset()
 
 
 def with_other_weights(model, seed):

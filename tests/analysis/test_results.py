@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from datetime import date, datetime
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -341,6 +342,23 @@ def test_infinity_is_refused_by_name_and_writes_nothing(path, provenance, place,
     assert not path.exists()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.complex64, np.complex128])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, complex(0, np.inf), complex(-np.inf, np.nan)])
+@pytest.mark.parametrize("kind", ["variable", "coordinate"])
+def test_infinity_is_refused_in_every_number_format(path, provenance, dtype, value, kind):
+    if np.dtype(dtype).kind == "f" and isinstance(value, complex):
+        value = value.imag if np.isinf(value.imag) else value.real
+    numbers = np.array([1, 2, value], dtype)
+    data = {"x": ("k", numbers)}
+    broken = make().assign(data) if kind == "variable" else make().assign_coords(data)
+    with pytest.raises(ResultError, match=r"infinite value in 'x', the first at index \[2\]"):
+        write(broken, path, provenance)
+    assert not path.exists()
+    numbers[2] = np.nan
+    write(broken, path, provenance)
+    np.testing.assert_array_equal(read(path)["x"], numbers)
+
+
 @pytest.mark.parametrize("layers", [[0, 1, 2], [1, 3, 2], [2, 3, 4], None])
 def test_layers_are_numbered_from_one(path, provenance, layers):
     dataset = make().drop_vars("layer")
@@ -417,6 +435,18 @@ def test_other_readers_open_the_file(path, provenance):
     write(make(), path, provenance)
     with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as dataset:
         xr.testing.assert_equal(dataset.load(), make())
+
+
+def test_other_readers_find_the_dimensions_by_name(path, provenance):
+    """Also of axes of equal length, which nobody could guess."""
+    same = xr.Dataset({"a": (("x", "y"), np.eye(3)), "b": ("y", [1, 2, 3])}, {"x": [5, 6, 7]})
+    write(same, path, provenance)
+    with h5py.File(path) as file:
+        for name, variable in same.data_vars.items():
+            scales = [axis[0].name for axis in file[name].dims]
+            assert scales == [f"/{dim}" for dim in variable.dims]
+    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+        xr.testing.assert_equal(dataset.load(), same)
 
 
 def test_a_missing_file_is_named(path):

@@ -55,8 +55,11 @@ def test_a_layer_that_tells_all_data_apart_and_nothing_else_has_sensitivity_one(
     everything = small.data(range(small.num_data))
     found = synonymic_sensitivity(index, small, everything, seed=0)
     np.testing.assert_array_equal(found, 1.0)
-    halved = synonymic_sensitivity(lambda x: [2 * z for z in index(x)], small, everything, seed=0)
-    np.testing.assert_array_equal(halved, found)
+    for scale in (2, 2.0**-40):
+        scaled = synonymic_sensitivity(
+            lambda x, scale=scale: [scale * z for z in index(x)], small, everything, seed=0
+        )
+        np.testing.assert_array_equal(scaled, found)
 
 
 def test_leaves_have_the_sensitivity_that_counting_gives():

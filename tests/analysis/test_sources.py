@@ -283,6 +283,67 @@ def test_the_version_is_the_same_in_any_folder(small, tmp_path_factory, monkeypa
     assert code_version("experiments.p_chain") != here
 
 
+def nested(root, files):
+    """The version of experiments.p_main in a project of these files."""
+    shutil.rmtree(root / "experiments", ignore_errors=True)
+    for name, code in files.items():
+        file = root / "experiments" / name
+        for folder in (file.parent, *file.parent.relative_to(root).parents):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            if folder != Path():
+                (root / folder / "__init__.py").touch()
+        file.write_text(code)
+    return code_version("experiments.p_main")
+
+
+# f is defined in each of these; a relative import means one of them, by where it stands.
+PLACES = ("p_one.py", "p_room/p_one.py", "p_room/p_wing/p_one.py", "p_other/p_one.py")
+RELATIVE = [
+    ("p_room/p_use.py", "from .p_one import f", "p_room/p_one.py"),
+    ("p_room/p_use.py", "from . import p_one", "p_room/p_one.py"),
+    ("p_room/p_use.py", "from ..p_one import f", "p_one.py"),
+    ("p_room/p_use.py", "from .. import p_one", "p_one.py"),
+    ("p_room/p_use.py", "from ..p_other.p_one import f", "p_other/p_one.py"),
+    ("p_room/p_use.py", "from ..p_other import p_one", "p_other/p_one.py"),
+    ("p_room/p_use.py", "from .p_wing.p_one import f", "p_room/p_wing/p_one.py"),
+    ("p_room/__init__.py", "from .p_one import f", "p_room/p_one.py"),
+    ("p_room/__init__.py", "from . import p_one", "p_room/p_one.py"),
+    ("p_room/__init__.py", "from ..p_one import f", "p_one.py"),
+    ("p_room/__init__.py", "from .p_wing.p_one import f", "p_room/p_wing/p_one.py"),
+    ("p_room/p_wing/p_use.py", "from .p_one import f", "p_room/p_wing/p_one.py"),
+    ("p_room/p_wing/p_use.py", "from ..p_one import f", "p_room/p_one.py"),
+    ("p_room/p_wing/p_use.py", "from ...p_one import f", "p_one.py"),
+    ("p_room/p_wing/p_use.py", "from ... import p_one", "p_one.py"),
+    ("p_room/p_wing/p_use.py", "from ...p_other import p_one", "p_other/p_one.py"),
+    ("p_room/p_wing/__init__.py", "from ..p_one import f", "p_room/p_one.py"),
+]
+
+
+@pytest.mark.parametrize(("where", "line", "meant"), RELATIVE)
+def test_a_relative_import_means_what_the_absolute_one_does(root, where, line, meant):
+    def module(file):
+        name = f"experiments/{file}".removesuffix(".py").removesuffix("/__init__")
+        return name.replace("/", ".")
+
+    f = "f" if line.endswith(" f") else "p_one.f"
+    absolute = f"from {module(meant)} import f"
+    if f != "f":
+        absolute = f"from {module(meant).rpartition('.')[0]} import p_one"
+
+    def version(said, changed=None):
+        code = {file: f"def f():\n    return {k}\n" for k, file in enumerate(PLACES)}
+        if changed:
+            code[changed] = "def f():\n    return 99\n"
+        uses = f"{said}\ndef use():\n    return {f}()\n"
+        main = f"from {module(where)} import use\nx = use()\n"
+        return nested(root, {**code, where: uses, "p_main.py": main})
+
+    before = version(line)
+    assert version(absolute) == before
+    changing = [file for file in PLACES if version(line, file) != before]
+    assert changing == [meant]
+
+
 def test_a_module_that_does_not_exist_is_refused(small):
     with pytest.raises(ModuleNotFoundError, match=r"experiments\.p_nothing"):
         code_version("experiments.p_nothing")

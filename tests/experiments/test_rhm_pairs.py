@@ -239,3 +239,68 @@ def test_the_readout_is_not_trained(rhm):
     train(rhm, net=net)
     assert isinstance(net, HierarchicalNet)
     assert torch.equal(net.readout.weight, before)
+
+
+class Seen(torch.nn.Module):
+    """Keeps the rows of both views that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def forward(self, here, top, batch):
+        assert torch.equal(here, top)
+        self.rows.append(here.chunk(2))
+        return here.sum()
+
+
+def numbered(data, positions):
+    """Both views of a layer; row (datum, position) of the second has the negative of the first."""
+    rows = torch.arange(1.0, data * positions + 1).reshape(data, positions, 1)
+    return torch.cat([rows, -rows])
+
+
+def test_a_loss_sees_random_rows_of_all_and_the_same_ones_of_both_views(monkeypatch):
+    monkeypatch.setattr(rhm_pairs, "LARGEST_LOSS", 10)
+    data, positions, calls = 12, 4, 400
+    total, seen = data * positions, Seen()
+    loss = rhm_pairs._RowsLoss(seen, None, np.random.default_rng(0))
+    here = numbered(data, positions)
+    for _ in range(calls):
+        loss(here, None)
+    drawn = torch.stack([first[:, 0] for first, _ in seen.rows]).long() - 1
+    assert all(torch.equal(first, -second) for first, second in seen.rows)
+    assert drawn.shape == (calls, 10)
+    assert all(len({*rows.tolist()}) == 10 for rows in drawn)  # none twice
+    # Every row as often as any other, up to 4.5 standard deviations of a draw without replacement.
+    share = 10 / total
+    counts = np.bincount(drawn.flatten().numpy(), minlength=total)
+    bound = 4.5 * np.sqrt(calls * share * (1 - share))
+    assert len(counts) == total
+    assert abs(counts - calls * share).max() < bound
+    assert len({tuple(sorted(rows.tolist())) for rows in drawn}) == calls
+    again = Seen()
+    other = rhm_pairs._RowsLoss(again, None, np.random.default_rng(1))
+    other(here, None)
+    assert not torch.equal(again.rows[0][0], seen.rows[0][0])
+
+
+@pytest.mark.parametrize("positions", [1, 4])
+def test_a_loss_sees_each_row_once_where_there_are_few(positions):
+    seen = Seen()
+    data = rhm_pairs.LARGEST_LOSS // positions
+    rhm_pairs._RowsLoss(seen, None, np.random.default_rng(0))(numbered(data, positions), None)
+    ((first, second),) = seen.rows
+    assert torch.equal(first, -second)
+    assert sorted(first[:, 0].tolist()) == list(range(1, data * positions + 1))
+
+
+def test_siblings_are_the_halves_of_each_tuple_projected_apart(monkeypatch):
+    monkeypatch.setattr(rhm_pairs, "LARGEST_LOSS", 5)
+    projectors, seen = rhm_pairs.Projectors(1, 0), Seen()
+    here = torch.arange(1.0, 25.0).reshape(6, 4, 1)
+    rhm_pairs._RowsLoss(seen, projectors, np.random.default_rng(0))(here, None)
+    left, right = (row[:, 0] / projectors.weight[k, 0, 0] for k, row in enumerate(seen.rows[0]))
+    torch.testing.assert_close(right, left + 1)
+    assert {int(each) % 2 for each in left.round()} == {1}
+    assert len({*left.tolist()}) == 5

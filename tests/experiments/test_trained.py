@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,9 +20,12 @@ from experiments.data import (
     rows_of,
 )
 from experiments.training import Divergence, Schedule, fit_by_rule, fit_supervised, masked_cosines
+from experiments.training.cosines import update_cosines
 from experiments.training.matching import matching_loss
 from linlocal import Pairs
-from linlocal.analysis.local_losses import CLAPP, Views
+from linlocal.analysis.alignment import align
+from linlocal.analysis.local_losses import CLAPP, LocalLoss, Views
+from linlocal.analysis.watching import masked_gradients
 from linlocal.seeds import generator_for
 
 BATCH = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
@@ -142,6 +146,70 @@ def test_masks_matter_only_where_they_differ_between_samples():
     np.testing.assert_allclose(always_on, 1, rtol=1e-6)
 
 
+def batches(count):
+    """Batches of different sizes, with labels."""
+    generator = torch.Generator().manual_seed(8)
+    sizes = range(8, 8 + 4 * count, 4)
+    return [
+        (torch.randn(n, 6, generator=generator), torch.arange(n) % 3 + k)
+        for k, n in enumerate(sizes)
+    ]
+
+
+class Labelled(LocalLoss):
+    """A loss that reads the labels of its batch."""
+
+    def __init__(self, seed):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("direction", torch.randn(6, generator=generator))
+
+    def forward(self, here, top, batch=None):
+        _, labels = batch
+        return (torch.tanh(here @ self.direction) * labels).mean()
+
+
+def test_update_cosines_are_means_over_all_batches_each_with_its_labels():
+    network, watched = mlp(), batches(3)
+    losses = nn.ModuleList(Labelled(l) for l in range(3))
+    each = [align(network, None, losses, batch[0], batch=batch)["cosine"] for batch in watched]
+    assert all(float(abs(a - b).max()) > 1e-3 for a, b in pairwise(each))
+    found = update_cosines(network, losses, watched)
+    assert [*found] == ["cosine"]
+    assert found["cosine"].dims == ("layer",)
+    np.testing.assert_allclose(found["cosine"], sum(each) / 3, rtol=1e-12)
+    for k, batch in enumerate(watched):
+        np.testing.assert_array_equal(update_cosines(network, losses, [batch])["cosine"], each[k])
+
+
+def test_masked_cosines_are_means_over_all_batches_of_the_cosines_of_each_mask():
+    network, watched = mlp(), batches(3)
+    (last,) = CLAPP(score="softplus").build([(6,)])
+    found = masked_cosines(network, last, watched)
+    assert found["masks"].values.tolist() == ["batch", "none"]
+    assert found["layer"].values.tolist() == [1, 2, 3]
+    for masks in ("batch", "none"):
+        for l in range(3):
+            cosines = []
+            for views, _ in watched:
+                a, b = (
+                    np.concatenate(
+                        [
+                            masked_gradients(network, views, lambda z: last(z, z.detach()), kind)[n]
+                            .double()
+                            .numpy()
+                            .ravel()
+                            for n in (f"{l}.0.weight", f"{l}.0.bias")
+                        ]
+                    )
+                    for kind in (masks, "sample")
+                )
+                cosines.append(a @ b / np.sqrt((a @ a) * (b @ b)))
+            assert l == 2 or np.ptp(cosines) > 1e-3
+            value = float(found.sel(masks=masks, layer=l + 1))
+            assert value == pytest.approx(np.mean(cosines), rel=1e-12)
+
+
 def test_every_epoch_is_a_permutation_of_its_own():
     first, second = (
         torch.cat([rows_of(4 * epoch + k, 12, 3, seed=1) for k in range(4)]) for epoch in range(2)
@@ -163,7 +231,8 @@ def test_training_validation_and_test_images_are_disjoint(name):
     assert all(not a & b for a, b in ((rows[0], rows[1]), (rows[0], rows[2]), (rows[1], rows[2])))
     for part, labels in parts:
         assert len(part) == len(labels)
-        assert set(labels.tolist()) <= set(range(images.num_classes))
+        # Numbered without a gap, and no class more than there are.
+        assert set(labels.tolist()) == set(range(images.num_classes))
 
 
 def test_views_of_rhm_images_keep_the_class():

@@ -296,6 +296,53 @@ def test_the_verdict_on_one_variable(one, other, verdict):
     assert compare(one, other) == {"x": verdict}
 
 
+@pytest.mark.parametrize("tolerance", [1e-9, 1e-6, 1e-2])
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_tolerance_is_relative_to_the_largest_stored_magnitude(tolerance, scale, sign):
+    stored = np.array([-scale, 0.5 * scale, 0.0])
+
+    def verdict(change):
+        again = stored + np.array([0.0, 0.0, sign * change])
+        return compare(*(xr.Dataset({"x": ("n", x)}) for x in (stored, again)), tolerance)["x"]
+
+    assert verdict(0.98 * tolerance * scale) == "within tolerance"
+    assert verdict(1.02 * tolerance * scale) == "different"
+
+
+def test_what_is_computed_now_has_no_say_in_what_counts_as_large():
+    one, other = (xr.Dataset({"x": ("n", [x, 0.0])}) for x in (1.0, 1.9))
+    assert compare(one, other, 0.5) == {"x": "different"}
+    assert compare(other, one, 0.5) == {"x": "within tolerance"}
+
+
+def test_rounding_passes_whatever_the_tolerance():
+    def verdict(change):
+        return compare(*(xr.Dataset({"x": ("n", [x])}) for x in (0.0, change)), 0.0)["x"]
+
+    assert verdict(0.9 * verify.ROUNDING) == "within tolerance"
+    assert verdict(1.1 * verify.ROUNDING) == "different"
+
+
+@pytest.mark.parametrize("values", [np.ones((2, 2)), np.ones((2, 2), int), np.full((2, 2), "a")])
+def test_axes_of_other_names_are_different_whatever_the_values(values):
+    stored = xr.Dataset({"x": (("rule", "layer"), values)})
+    for dims in (("layer", "rule"), ("rule", "level")):
+        assert compare(stored, xr.Dataset({"x": (dims, values)}))["x"] == "different"
+    flat = xr.Dataset({"x": (("rule", "layer"), values[:1])})
+    assert compare(stored, flat)["x"] == "different"
+    assert compare(stored.isel(rule=0), flat)["x"] == "different"  # would broadcast
+    assert compare(stored, stored.copy(deep=True)) == {"x": "exactly equal"}
+
+
+def test_coordinates_are_compared_too():
+    stored = xr.Dataset({"x": ("rate", [1.0, 2.0])}, {"rate": [0.1, 0.2]})
+    assert compare(stored, stored.assign_coords(rate=[0.1, 0.3])) == {
+        "rate": "different",
+        "x": "exactly equal",
+    }
+
+
 def test_the_worst_variable_decides():
     rows = [verify.Row("x", each) for each in ("exactly equal", "within tolerance", "different")]
     assert verify.overall(rows) == "different"

@@ -264,7 +264,7 @@ def test_a_figure_is_drawn_again_only_if_something_changed_by_content(toy, tmp_p
     assert drawings() == 1
     Path("figures/toy.svg").unlink()
     assert drawings() == 1
-    Path("figures/claims.json").write_text('{"toy": {"run": "preset cpu, seed 0", "claims": []}}')
+    claims.record("toy", [], "preset cpu, seed 0", Path("figures"))  # from no known source
     assert drawings() == 1
     Path("results").rename("elsewhere")
     assert "is missing" in cli("all").output
@@ -315,10 +315,74 @@ def test_many_writers_of_claims_lose_nothing(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"claims.json", "claims.md"}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
-def test_damaged_claims_are_none(tmp_path, text):
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 10**5, "\x00"])
+def test_damaged_claims_are_none_and_said_to_be_damaged(tmp_path, text):
+    assert claims.complaint(tmp_path) is None  # there are none yet
     (tmp_path / "claims.json").write_text(text)
     assert claims.entries(tmp_path) == {}
+    assert "claims.json is damaged: none of its figures" in claims.complaint(tmp_path)
+
+
+def edited(known, name):
+    """Entries as somebody may leave them who wants other verdicts, or does not know better."""
+    entry, other = known["toy"], known["other"]
+    first, second, *rest = entry["claims"]
+    entry |= {
+        "a verdict": {"claims": [first, second | {"verdict": "reproduced"}, *rest]},
+        "a number": {"claims": [first, second | {"measured": "3.000"}, *rest]},
+        "a dropped claim": {"claims": [first, *rest]},
+        "other columns": {"claims": [dict(reversed(first.items())), second, *rest]},
+        "another run": {"run": "preset paper, seed 0"},
+        "another picture": {"pictures": {"other.svg": "0"}},
+        "no checksum": {"checksum": None},
+        "that of another": {"checksum": other["checksum"]},
+        "one more field": {"note": "fine"},
+    }.get(name, {})
+    if name == "another's claims":
+        known["toy"] = other
+    elif name == "no object":
+        known["toy"] = [1]
+    elif name == "an older version":
+        del entry["checksum"]
+    return known
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a verdict", "a number", "a dropped claim", "other columns", "another run"),
+        *("another picture", "no checksum", "that of another", "one more field"),
+        *("another's claims", "no object", "an older version"),
+    ],
+)
+def test_edited_claims_reach_no_report(toy, name):
+    claims.record("other", [Claim("b", True, "1")], "preset cpu, seed 0", Path("figures"))
+    honest = draw_report()
+    file = Path("figures/claims.json")
+    before = json.loads(file.read_text())
+    file.write_text(json.dumps(edited(json.loads(file.read_text()), name)))
+    assert claims.entries(Path("figures")) == {"other": before["other"]}
+    said = (
+        f"{file}: not as it was written (edited by hand, or by an older version of linlocal): toy."
+    )
+    assert said in claims.complaint(Path("figures"))
+    # Where the results lie, the figure is drawn again; where they do not, it is missing.
+    done = cli("report")
+    assert f"warning: {said}" in done.output
+    assert len(toy.drawn) == 2
+    assert json.loads(file.read_text()) == before
+    assert claims.complaint(Path("figures")) is None
+    assert draw_report() == honest
+
+
+def test_layout_and_order_of_the_file_are_no_edits(toy):
+    draw_report()
+    file = Path("figures/claims.json")
+    claims.record("other", [Claim("ü", None, "1")], "preset cpu, seed 0", Path("figures"))
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(reversed(known.items()))))
+    assert claims.entries(Path("figures")) == known
+    assert claims.complaint(Path("figures")) is None
 
 
 def luminance(color):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.stats import spearmanr
 
 from paper_figures.figures import (
     alignment_accuracy,
@@ -22,7 +23,9 @@ def table(accuracy, backpropagation=0.5, cosine=0.3, after=None):
     """A result in which rule k has these numbers, up to noise over three repetitions."""
     local, cosine = (np.broadcast_to(each, 10)[:, None] + NOISE for each in (accuracy, cosine))
     after = cosine if after is None else np.broadcast_to(after, 10)[:, None] + 2 * NOISE
-    steps = np.stack([cosine, after], -1)[..., None] * np.array([1.0, 1.0, 1.0])
+    # On the way it is another, and in the top layer local and global are one.
+    steps = np.stack([cosine, 0.7 + 0 * cosine, after], -1)[..., None].repeat(3, -1)
+    steps[..., -1] = 1.0
     return {
         "local_rules": xr.Dataset(
             {
@@ -40,7 +43,7 @@ def table(accuracy, backpropagation=0.5, cosine=0.3, after=None):
                 "data": ["digits"],
                 "credit": ["local", "backpropagation"],
                 "rule": RULES,
-                "step": [0, 10],
+                "step": [0, 5, 10],
                 "layer": [1, 2, 3],
                 "reference": ["untrained", "supervised"],
             },
@@ -97,6 +100,37 @@ def test_ranks_decide_whether_alignment_goes_with_accuracy(accuracy, verdict):
     assert verdicts(alignment_accuracy, datasets) == {verdict}
 
 
+def test_the_rank_correlation_is_spearmans_and_lies_in_its_interval():
+    accuracy = np.array([4, 9, 1, 6, 3, 8, 0, 7, 2, 5]) / 20
+    cosine = np.array([0, 1, 2, 3, 4, 5, 9, 7, 8, 6]) / 10
+    expected = spearmanr(accuracy, cosine).statistic
+    found = alignment_accuracy.claims(table(accuracy, cosine=cosine))
+    assert found
+    for claim in found:
+        words = claim.measured.removeprefix("rank correlation ").replace("[", "").replace("]", "")
+        value, low, high = (float(word.strip(",")) for word in words.split())
+        assert value == pytest.approx(expected, abs=0.005)
+        assert -1 <= low < value < high <= 1
+
+
+@pytest.mark.parametrize(("usable", "few"), [(3, True), (4, False)])
+def test_four_rules_are_the_fewest_to_rank(usable, few):
+    datasets = table(np.linspace(0.3, 0.6, 10), cosine=np.linspace(0, 0.9, 10))
+    datasets["local_rules"]["cosine"][:, usable:] = np.nan
+    for claim in alignment_accuracy.claims(datasets):
+        assert claim.measured.startswith(f"only {usable} rules") == few
+
+
+def test_published_numbers_stand_beside_the_claims_that_have_them():
+    claims = {claim.text: claim.published for claim in local_rules_table.claims(table(0.5))}
+    for rule, (local, backpropagated) in local_rules_table.PUBLISHED.items():
+        (published,) = (said for text, said in claims.items() if f": {rule} is no worse" in text)
+        if local is None or backpropagated is None:
+            assert published is None
+        else:
+            assert published == f"{local} against {backpropagated} on CIFAR-10"
+
+
 def test_rules_without_alignment_are_left_out_of_the_ranks():
     datasets = table(np.linspace(0.3, 0.6, 10), cosine=np.linspace(0, 0.9, 10))
     datasets["local_rules"]["cosine"][:, :7] = np.nan
@@ -110,6 +144,8 @@ def test_rules_without_alignment_are_left_out_of_the_ranks():
 def test_training_raises_alignment_only_beyond_its_interval(after, verdict):
     datasets = table(0.5, cosine=0.3, after=after)
     assert verdicts(cosines_in_training, datasets) == {verdict}
+    for claim in cosines_in_training.claims(datasets):
+        assert claim.measured.startswith(f"+0.30 to {after:+.2f}, change ")
 
 
 def trained(module, name, gain):
