@@ -15,7 +15,6 @@ from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -57,13 +56,15 @@ def append(folder: Path | str, piece: xr.Dataset, provenance: Provenance) -> Pat
             last = max(last, _reached(files, before))
         path = folder / f"{number + 1:08d}.nc"
         labelled = piece.assign_attrs({_LAST_STEP: last})
-        written = results.write(labelled, folder / f".{uuid4().hex}.nc", provenance)
+        written = results.write(labelled, results.temporary_in(folder), provenance)
         try:
             # A rename would replace what another writer has just put there.
             os.link(written, path)
             return path
         except FileExistsError:
             continue  # that writer's file is the newest now
+        except OSError as error:
+            raise ResultError(results.why_not_written(path, error)) from error
         finally:
             written.unlink()
 
@@ -126,7 +127,10 @@ def last_step(folder: Path | str, provenance: Provenance | None = None) -> int |
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.nc") if file.stem.isdigit())
+    try:
+        return sorted(file for file in folder.glob("*.nc") if file.stem.isdecimal())
+    except OSError as error:
+        raise ResultError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
 def _newest(files: list[Path]) -> tuple[int, xr.Dataset | None]:
