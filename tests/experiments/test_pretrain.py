@@ -408,7 +408,7 @@ def test_damaged_settings_are_refused(tmp_path, damage):
     content = path.read_bytes()
     assert damage(content) != content
     path.write_bytes(damage(content))
-    with pytest.raises(results.ResultError, match="settings.json is damaged, was edited, or is of"):
+    with pytest.raises(results.ResultError, match=r"settings.json is damaged, was edited, or is of"):
         claim(tmp_path, SMOKE)
     path.write_bytes(content)
     claim(tmp_path, SMOKE)
