@@ -34,15 +34,21 @@ def owned(folder: Path) -> Iterator[None]:
     path = folder / _LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise ResultError(results.why_not_written(path, error)) from error
     with file:
-        _lock(file, folder)
+        if _locked(file, folder):
+            try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+            except OSError as error:
+                raise ResultError(results.why_not_written(path, error)) from error
         yield
 
 
-def _lock(file: IO[str], folder: Path) -> None:
+def _locked(file: IO[bytes], folder: Path) -> bool:
+    """Whether the file is locked now; a file system may have no locks."""
     import fcntl  # of POSIX, as `torch.distributed` on several machines is
 
     try:
@@ -54,12 +60,10 @@ def _lock(file: IO[str], folder: Path) -> None:
                 "run in it, and two of them damage each other.",
                 stacklevel=4,
             )
-            return
+            return False
         file.seek(0)
+        who = file.read(200).decode(errors="replace").strip() or "unknown"
         raise ResultError(
-            f"{folder} is in use by another run ({file.read(200).strip() or 'unknown'}): wait for "
-            "its end, or give another --out."
+            f"{folder} is in use by another run ({who}): wait for its end, or give another --out."
         ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}\n")
-    file.flush()
+    return True

@@ -408,7 +408,7 @@ def test_damaged_settings_are_refused(tmp_path, damage):
     content = path.read_bytes()
     assert damage(content) != content
     path.write_bytes(damage(content))
-    with pytest.raises(results.ResultError, match=r"settings.json is damaged, was edited, or is of"):
+    with pytest.raises(results.ResultError, match="is damaged, was edited, or is of"):
         claim(tmp_path, SMOKE)
     path.write_bytes(content)
     claim(tmp_path, SMOKE)
@@ -609,6 +609,43 @@ def test_what_is_in_the_way_is_one_line(tmp_path, name, file):
     assert path.name in done.output
     assert re.search("cannot be (written|read)", done.output)
     assert done.output.count("\n") == 1
+
+
+# A limit on the size of files is a full disk that a test can have.
+FULL = """
+import resource, sys
+from typer.testing import CliRunner
+from experiments.pretrain import __main__ as pretrain
+
+for number, limit in enumerate([0, 100, 700, 3000, 30_000, 80_000, -1]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+    if limit < 0:
+        number -= 1
+    options = ["--preset", "smoke", "--out", f"{sys.argv[1]}/{number}"]
+    done = CliRunner().invoke(pretrain.app, options)
+    lines = [line for line in done.output.splitlines() if line]
+    print(limit, done.exit_code, type(done.exception).__name__, *lines[-1:])
+"""
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    *full, last = done.stdout.splitlines()
+    places = []
+    for line in full:
+        _, code, kind, message = line.split(" ", 3)
+        assert (code, kind) == ("2", "SystemExit"), line
+        assert message.startswith("error: ")
+        assert "File too large" in message
+        assert "make room" in message
+        places.append(Path(message.split()[1]).name)
+    assert places[0] == ".lock"
+    assert {"settings.json", "step-000000000002.pt"} <= {*places}
+    assert last.startswith("-1 0 NoneType written")
+    assert not [*tmp_path.rglob(".*.tmp")]
 
 
 def test_a_name_that_is_too_long_is_one_line(tmp_path):
