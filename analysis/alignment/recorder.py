@@ -29,6 +29,7 @@ from linlocal.analysis.alignment.batch import to_dataset
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.sums import Measurement
 from linlocal.analysis.results import Provenance, ResultError
+from linlocal.analysis.training import told
 
 Cadence = int | Callable[[int], bool]
 
@@ -95,7 +96,8 @@ class AlignmentRecorder:
 
     Raises:
         ValueError: as `linlocal.analysis.blocks`, or a cadence is below 1.
-        ResultError: ``path`` holds another series (raised when the recorder writes).
+        ResultError: ``path`` holds a series of another rule, or one that was recorded in another
+            way; the message names what differs. Of other parameters: when the recorder writes.
     """
 
     def __init__(
@@ -132,17 +134,20 @@ class AlignmentRecorder:
         self._path = None if path is None else inputs.path(path, "path")
         self._waiting: list[tuple[int, Measurement]] = []
         self._kept: list[xr.Dataset] = []
-        last = None if self._path is None else series.last_step(self._path)
-        self._step = 0 if last is None else last + 1
-        self._skipped = False
-        self._provenance: Provenance | None = None
-        self._config = {
+        config = {
             "blocks": [block.name for block in self._meter.blocks],
-            "rules": {name: repr(rule) for name, rule in self._meter.rules.items()},
-            "every": every if isinstance(every, int) else "by a function",
+            "rules": {name: _told_rule(rule) for name, rule in self._meter.rules.items()},
+            "every": every if isinstance(every, int) else told(every),
             "against": against,
+            "view_parts": view_parts,
+            "trains_rule": trains_rule,
             "views": views,
         }
+        self._step, self._skipped = 0, False
+        if self._path is not None:
+            self._provenance = Provenance.collect("alignment", "recorded", 0, config)
+            last = series.last_step(self._path, self._provenance)
+            self._step = 0 if last is None else last + 1
 
     @contextmanager
     def step(
@@ -202,8 +207,8 @@ class AlignmentRecorder:
         """Fetch the measurements that wait on the device, in one transfer, and write them."""
         if not self._waiting:
             return
-        steps, sums = zip(*self._waiting, strict=True)
-        self._waiting = []
+        waiting, self._waiting = self._waiting, []
+        steps, sums = zip(*waiting, strict=True)
         if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
             return
         stacked = Measurement(*(torch.stack(part) for part in zip(*sums, strict=True)))
@@ -221,9 +226,11 @@ class AlignmentRecorder:
         if self._path is None:
             self._kept.append(piece)
             return
-        if self._provenance is None:
-            self._provenance = Provenance.collect("alignment", "recorded", 0, self._config)
-        series.append(self._path, piece, self._provenance)
+        try:
+            series.append(self._path, piece, self._provenance)
+        except ResultError:
+            self._waiting = waiting  # for when there is room on the disk
+            raise
 
     def dataset(self) -> xr.Dataset:
         """Everything recorded so far: the variables of `align` over ``step``.
@@ -266,3 +273,25 @@ class AlignmentRecorder:
 
     def __exit__(self, *exception: object) -> None:
         self.flush()
+
+
+def _told_rule(rule: RuleOrLosses) -> str:
+    """A rule in words; of losses, their modules and options, not what they have learned."""
+    if not isinstance(rule, nn.ModuleList):
+        return told(rule)
+    return told(
+        {
+            name: [type(part).__qualname__, part.extra_repr(), _options(part)]
+            for name, part in rule.named_modules()
+        }
+    )
+
+
+def _options(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and name != "training"
+        and not isinstance(value, Tensor | nn.Module)
+    }

@@ -7,11 +7,14 @@ Each file also says how far the series went when it was added, so a writer reads
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -21,6 +24,8 @@ from linlocal.analysis.results import Provenance, ResultError
 
 # An attribute of each file.
 _LAST_STEP = "last step of the series"
+# Characters of a long text that a message shows on both sides of a difference.
+_AROUND = 60
 
 
 def append(folder: Path | str, piece: xr.Dataset, provenance: Provenance) -> Path:
@@ -35,8 +40,8 @@ def append(folder: Path | str, piece: xr.Dataset, provenance: Provenance) -> Pat
         The new file.
 
     Raises:
-        ResultError: the folder holds the series of other blocks, parameters or rules; or the piece
-            has no step, or cannot be stored as a result.
+        ResultError: the folder holds the series of other blocks or parameters, or one that was
+            recorded in another way; or the piece has no step, or cannot be stored.
     """
     folder = Path(folder)
     if not piece.sizes.get("step") or "step" not in piece.coords:
@@ -46,17 +51,20 @@ def append(folder: Path | str, piece: xr.Dataset, provenance: Provenance) -> Pat
         number, before = _newest(files)
         last = int(piece["step"].values.max())
         if before is not None:
-            _refuse_other(folder, before, piece)
+            _refuse_other(folder, _recording(before.attrs), _recording(asdict(provenance)))
+            _refuse_other(folder, _labels(before), _labels(piece))
             last = max(last, _reached(files, before))
         path = folder / f"{number + 1:08d}.nc"
         labelled = piece.assign_attrs({_LAST_STEP: last})
-        written = results.write(labelled, folder / f".{uuid4().hex}.nc", provenance)
+        written = results.write(labelled, results.temporary_in(folder), provenance)
         try:
             # A rename would replace what another writer has just put there.
             os.link(written, path)
             return path
         except FileExistsError:
             continue  # that writer's file is the newest now
+        except OSError as error:
+            raise ResultError(results.why_not_written(path, error)) from error
         finally:
             written.unlink()
 
@@ -74,12 +82,15 @@ def read(folder: Path | str) -> xr.Dataset:
         The Dataset over ``step``, in increasing order.
 
     Raises:
-        ResultError: nothing was recorded there.
+        ResultError: nothing was recorded there, or not all in the same way.
     """
     pieces = _whole(_files(Path(folder)))
     if not pieces:
         raise ResultError(f"{folder} holds no recorded step yet.")
+    first = _recording(pieces[0].attrs)
     for piece in pieces:
+        # Older versions of this code let them through.
+        _refuse_other(folder, first, _recording(piece.attrs), "; move the files of one of both to")
         piece.attrs.pop(_LAST_STEP, None)
     joined = xr.concat(
         pieces,
@@ -96,15 +107,30 @@ def read(folder: Path | str) -> xr.Dataset:
     return joined.isel(step=len(steps) - 1 - latest)
 
 
-def last_step(folder: Path | str) -> int | None:
-    """The last recorded step, None for an empty series; only the newest whole file is read."""
+def last_step(folder: Path | str, provenance: Provenance | None = None) -> int | None:
+    """The last recorded step, None for an empty series; only the newest whole file is read.
+
+    Args:
+        folder: the folder of the series.
+        provenance: how you will go on recording; None if you will not.
+
+    Raises:
+        ResultError: what is there was recorded in another way.
+    """
     files = _files(Path(folder))
     _, newest = _newest(files)
-    return None if newest is None else _reached(files, newest)
+    if newest is None:
+        return None
+    if provenance is not None:
+        _refuse_other(Path(folder), _recording(newest.attrs), _recording(asdict(provenance)))
+    return _reached(files, newest)
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.nc") if file.stem.isdigit())
+    try:
+        return sorted(file for file in folder.glob("*.nc") if file.stem.isdecimal())
+    except OSError as error:
+        raise ResultError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
 def _newest(files: list[Path]) -> tuple[int, xr.Dataset | None]:
@@ -142,11 +168,37 @@ def _labels(dataset: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _refuse_other(folder: Path, before: xr.Dataset, piece: xr.Dataset) -> None:
-    old, new = _labels(before), _labels(piece)
-    for name in sorted(old | new):
-        if old.get(name) != new.get(name):
+def _recording(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Whatever changes what is recorded: the whole configuration, and of what it is one."""
+    named = {name: results.of_run(attributes, name) for name in ("experiment", "preset", "seed")}
+    config = results.of_run(attributes, "config")
+    try:
+        parameters = json.loads(config)
+    except (TypeError, ValueError):
+        parameters = None
+    return {**named, **(parameters if isinstance(parameters, dict) else {"config": config})}
+
+
+def _refuse_other(
+    folder: Path | str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    advice: str = ": record into",
+) -> None:
+    for name in sorted({*old, *new}):
+        before, now = (str(each.get(name, "(not told)")) for each in (old, new))
+        if before != now:
+            # Of long texts, what stands around their first difference.
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False))
+            start = max(len(list(same)) - _AROUND, 0)
+            before, now = (_cut(each, start) for each in (before, now))
             raise ResultError(
-                f"{folder} holds a series with {name} = {old.get(name)}, this one has "
-                f"{new.get(name)}: record into another folder."
+                f"{folder} holds a series with {name} = {before}, this one has {now}{advice} "
+                "another folder."
             )
+
+
+def _cut(text: str, start: int) -> str:
+    if len(text) <= 4 * _AROUND:
+        return text
+    return f"{'...' * (start > 0)}{text[start : start + 2 * _AROUND]}..."

@@ -7,4 +7,10 @@ from .provenance import (
     known_name as known_name,
     of_run as of_run,
 )
+from .replacing import (
+    replacing as replacing,
+    sweep as sweep,
+    temporary_in as temporary_in,
+    why_not_written as why_not_written,
+)
 from .sources import code_version as code_version

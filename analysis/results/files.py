@@ -10,11 +10,9 @@ readers ignore.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -27,6 +25,7 @@ from linlocal.analysis.results.provenance import (
     joined_attributes,
     own_attributes,
 )
+from linlocal.analysis.results.replacing import replacing, why_not_written
 
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
 
@@ -45,7 +44,8 @@ def write(dataset: xr.Dataset, path: Path | str, provenance: Provenance) -> Path
 
     Raises:
         ResultError: an infinite value; layers that are not numbered 1..L; a variable, name or
-            attribute that would not come back as it is.
+            attribute that would not come back as it is; or the file cannot be written (no room, no
+            permission, something in the way).
         TypeError: the dataset is none, or the provenance.
     """
     inputs.instance(
@@ -61,18 +61,12 @@ def write(dataset: xr.Dataset, path: Path | str, provenance: Provenance) -> Path
     own = own_attributes(dataset.attrs)
     labelled = dataset.drop_attrs(deep=False).assign_attrs(own)
     body = netcdf.to_bytes(labelled, asdict(provenance), provenance.schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Each writer has a name of its own, so two of them never write into the same file.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             # HDF5 itself hardly notices any damage but a truncation.
             file.write(body + _checksum(body))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultError(why_not_written(path, error)) from error
     return path
 
 

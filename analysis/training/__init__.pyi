@@ -1,4 +1,5 @@
 from .checkpoints import CheckpointError as CheckpointError, Checkpoints as Checkpoints
+from .identity import told as told
 from .loaders import Loader as Loader, SeededLoader as SeededLoader
 from .loop import Trainer as Trainer
 from .memory import peak_bytes as peak_bytes

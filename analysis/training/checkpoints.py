@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from linlocal import inputs
+from linlocal.analysis import results
+
+_NAME = re.compile(r"step-\d+\.pt")
+# Under which a checkpoint holds what it says about itself.
+_ABOUT = "about"
 
 
 class CheckpointError(RuntimeError):
@@ -28,20 +33,26 @@ class Checkpoints:
     Args:
         folder: the folder of the checkpoints; made if needed.
         keep: how many of the newest checkpoints to keep.
+        about: what each of them says beside its state, such as the version of your code; `load`
+            returns it under the key "about".
 
     Raises:
         ValueError: ``keep`` is below 1.
-        TypeError: ``keep`` is not a whole number, or ``folder`` is not a path.
+        TypeError: ``keep`` is not a whole number, ``folder`` is not a path, or ``about`` no dict.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+    def __init__(
+        self, folder: str | Path, keep: int = 2, about: Mapping[str, Any] | None = None
+    ) -> None:
         inputs.whole(keep, "keep", 1)
         inputs.instance(folder, (str, Path), "folder", "a path")
-        self.folder, self.keep = Path(folder), keep
+        inputs.instance(about, (Mapping, type(None)), "about", "a dict, or None")
+        self.folder, self.keep, self.about = Path(folder), keep, about
 
     def paths(self) -> list[Path]:
         """The checkpoints, newest first."""
-        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+        found = (path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+        return sorted((path for path in found if not path.is_dir()), reverse=True)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write the state after a step.
@@ -51,26 +62,22 @@ class Checkpoints:
             state: the state, made of tensors, numbers, texts, and lists, tuples and dicts of them.
 
         Raises:
-            CheckpointError: the state holds something else, which could not be loaded again.
+            CheckpointError: the state holds something else, which could not be loaded again; or it
+                cannot be written (no room, no permission, something in the way). The checkpoints
+                before stay.
         """
         inputs.whole(step, "step", 0)
         inputs.instance(state, Mapping, "state", "a dict")
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:012d}.pt"
-        half = path.with_suffix(".half")
-        with half.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
+        content = dict(state) if self.about is None else {**state, _ABOUT: dict(self.about)}
         try:
-            _read(half)
-        except CheckpointError:
-            half.unlink()
-            raise
-        half.replace(path)
-        _sync(self.folder)
-        for old in [*self.paths()[self.keep :], *self.folder.glob("*.half")]:
-            old.unlink()
+            with results.replacing(path) as file:
+                _save(content, file)
+                _read(Path(file.name))
+            for old in self.paths()[self.keep :]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(results.why_not_written(path, error)) from error
         return path
 
     def load(self) -> dict[str, Any] | None:
@@ -98,9 +105,31 @@ class Checkpoints:
         return None
 
 
+def _save(state: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # Leaving because of an OSError, torch's writer complains of its position instead.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    file.flush()
+
+
+def _refuse_bomb(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise for what ``torch.save`` does not write: entries that unpack to more than the file."""
+    entries = archive.infolist()
+    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if compressed or sum(entry.file_size for entry in entries) > size:
+        raise zipfile.BadZipFile("its entries are compressed or overlap")
+
+
 def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"The checkpoint {path} is no file, or a link to nowhere.")
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            _refuse_bomb(archive, path.stat().st_size)
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
@@ -118,12 +147,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"The checkpoint {path} holds {type(state).__name__}, not a dict.")
     return state
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":  # the new name, too, must reach the disk
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -419,7 +419,8 @@ class Trainer(ABC):
         while self.epoch < epochs:
             title = f"epoch {self.epoch + 1}/{epochs}"
             batches = loader.batches(self.epoch, self.position)
-            for batch in tqdm(batches, title, initial=self.position, disable=None):
+            total = len(loader) if isinstance(loader, Sized) else None
+            for batch in tqdm(batches, title, total, initial=self.position, disable=None):
                 self._refuse_single(loader, batch)
                 values = self.step(batch)
                 self.position += 1

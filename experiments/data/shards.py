@@ -12,6 +12,7 @@ warning, and counted.
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ _IMAGES = ("jpg", "jpeg", "png")
 _BLOCK = 512
 # A billion classes are a mistake, and overflow further on.
 _DIGITS = 9
+# Distinct ones, for each worker.
+_MOST_SKIPPED = 2**16
 Sample = tuple[Tensor, int]
 
 
@@ -92,12 +95,21 @@ class TarShards:
         # Shared, because workers are processes of their own, each with a row of its own.
         self._skipped = torch.zeros(max(num_workers, 1), 2, dtype=torch.long)
         self._skipped.share_memory_()
+        # Digests of what was skipped, a row and a count for each worker.
+        self._digests = torch.zeros(len(self._skipped), 1 + _MOST_SKIPPED, dtype=torch.long)
+        self._digests.share_memory_()
 
     @property
     def skipped(self) -> dict[str, int]:
         """How often samples, and the rest of a damaged file, were skipped on this process."""
         samples, files = self._skipped.sum(0).tolist()
         return {"samples": samples, "files": files}
+
+    @property
+    def damaged(self) -> frozenset[str]:
+        """Digests of the samples, and of the rests of files, that were skipped on this process."""
+        rows = ((row, int(row[0])) for row in self._digests)
+        return frozenset(f"{digest:x}" for row, n in rows for digest in row[1 : n + 1].tolist())
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Bytes (batch, 3, size, size) and classes (batch,), from batch number ``start`` on.
@@ -123,8 +135,16 @@ class TarShards:
             generator=torch.Generator().manual_seed(0),
         )
 
-    def _skip(self, worker: int, what: int, why: str) -> None:
+    def _skip(self, worker: int, what: int, name: str, why: str) -> None:
         self._skipped[worker, what] += 1
+        digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
+        row = self._digests[worker]
+        known = int(row[0])
+        if not (row[1 : known + 1] == digest).any():
+            if known == _MOST_SKIPPED:
+                raise DataError(f"More than {known} samples are damaged, the last: {why}")
+            row[known + 1] = digest
+            row[0] = known + 1
         warnings.warn(f"skipped: {why}", stacklevel=2)
 
 
@@ -166,7 +186,7 @@ class _Samples(IterableDataset[Sample]):
             try:
                 yield _pixels(name, image, self.shards.size), _class(name, label)
             except DataError as error:
-                self.shards._skip(worker, 0, str(error))
+                self.shards._skip(worker, 0, name, str(error))
 
     def _members(self, path: Path, worker: int) -> Iterator[tuple[str, bytes, bytes]]:
         """(name, image, class) of each whole sample of a file."""
@@ -179,6 +199,7 @@ class _Samples(IterableDataset[Sample]):
             self.shards._skip(
                 worker,
                 1,
+                f"rest of {path}",
                 f"the rest of {path} after {name or 'its beginning'} cannot be read ({error}): "
                 "fetch it again.",
             )

@@ -114,7 +114,8 @@ class Stream:
         probe: takes a number and returns batches of that many single training images and their
             labels.
         test: all test images and their labels.
-        skipped: returns how many images could not be read so far, on this process.
+        damaged: returns the names (or digests of them) of the images that could not be read so far,
+            on this process.
         prefetches: whether batches are made while a step runs.
     """
 
@@ -126,8 +127,12 @@ class Stream:
     augment: Callable[[Tensor], Tensor] | None
     probe: Callable[[int], Iterable[Labelled]]
     test: Callable[[], Iterable[Labelled]]
-    skipped: Callable[[], int]
+    damaged: Callable[[], frozenset[str]]
     prefetches: bool
+
+    def skipped(self) -> int:
+        """How many images could not be read so far, on this process."""
+        return len(self.damaged())
 
 
 def open_stream(origin: Origin, request: Request) -> Stream:
@@ -187,7 +192,9 @@ def _folder(path: Any, request: Request) -> Stream:
         augment=_two_views(augmentation.simclr(request.size)),
         probe=probe,
         test=lambda: read(test),
-        skipped=lambda: train.skipped + test.skipped,
+        damaged=lambda: frozenset(
+            str(each.relative_to(path)) for each in (*train.damaged, *test.damaged)
+        ),
         prefetches=request.workers > 0,
     )
 
@@ -230,7 +237,7 @@ def _shards(path: Any, request: Request) -> Stream:
         augment=_two_views(augmentation.simclr(request.size)),
         probe=probe,
         test=lambda: _as_floats(test.once()),
-        skipped=lambda: sum(sum(each.skipped.values()) for each in (loader, single, test)),
+        damaged=lambda: loader.damaged | single.damaged | test.damaged,
         prefetches=request.workers > 0,
     )
 
@@ -293,7 +300,7 @@ def _rhm(path: None, request: Request) -> Stream:
         augment=None,
         probe=probe,
         test=lambda: images.test_batches(share),
-        skipped=lambda: 0,
+        damaged=frozenset,
         prefetches=False,
     )
 

@@ -6,7 +6,7 @@ See `experiments.pretrain` for what it leaves, and docs/scale.md for many proces
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ import typer
 from experiments.data import DataError
 from experiments.pretrain import dry_run
 from experiments.pretrain.loop import Pretraining, make_fabric, provenance_of
+from experiments.pretrain.owner import owned
 from experiments.pretrain.settings import (
     LOSS_NAMES,
     NETWORKS,
@@ -26,6 +27,7 @@ from experiments.pretrain.settings import (
     PRESETS,
     Settings,
     claim,
+    finished,
 )
 from linlocal.analysis import results
 from linlocal.analysis.results import PRESETS as SIZES, ResultError
@@ -148,12 +150,16 @@ def _run(
 ) -> None:
     fabric = make_fabric(settings.precision, strategy)
     first = fabric.is_global_zero
-    if (out / "pretrain.nc").exists() and not dry:
-        claim(out, settings)
+    provenance = provenance_of(settings, preset)
+    done = None if dry else finished(out, settings)
+    if done is not None:
         if first:
             typer.echo(f"finished: {out / 'pretrain.nc'}")
+            if done.code != provenance.code:
+                typer.echo(
+                    f"by other code, {done.code}; to run the present one, give another --out"
+                )
         return
-    provenance = provenance_of(settings, preset)
     run = Pretraining(settings, fabric, workers)
     if dry:
         found = dry_run.estimate(run, out)
@@ -162,16 +168,25 @@ def _run(
         if found.problem:
             _fail(found.problem)
         return
-    if first:
-        claim(out, settings)
-    fabric.barrier()
-    run.train(out)
-    if first:
-        data = run.finish(out, provenance)
-        names = [*data["block"].values]
-        accuracies = (f"{name} {float(data['accuracy'].sel(block=name)):.1%}" for name in names)
-        typer.echo(f"accuracy of a probe of each block: {', '.join(accuracies)}")
-        typer.echo(f"skipped images: {int(data['skipped'])}\nwritten: {out / 'pretrain.nc'}")
+    with owned(out) if first else nullcontext():
+        if first:
+            claim(out, settings)
+        fabric.barrier()
+        codes = run.resume(out, provenance.code)
+        if first and len(codes) > 1:
+            for step, code in codes.items():
+                typer.echo(f"trained by code {code} from step {step} on", err=True)
+            typer.echo(
+                "the code is not that of the checkpoint, so the result will name both", err=True
+            )
+        run.train(out, codes)
+        if not first:
+            return
+        data = run.finish(out, provenance, codes)
+    names = [*data["block"].values]
+    accuracies = (f"{name} {float(data['accuracy'].sel(block=name)):.1%}" for name in names)
+    typer.echo(f"accuracy of a probe of each block: {', '.join(accuracies)}")
+    typer.echo(f"skipped images: {int(data['skipped'])}\nwritten: {out / 'pretrain.nc'}")
 
 
 @contextmanager

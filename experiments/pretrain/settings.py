@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from torch import nn
 
 from experiments.data import NUM_CHANNELS
 from experiments.networks import cut, encoders as networks, narrow_resnet
+from experiments.pretrain.sealed import sealed, unsealed
 from experiments.training import SUPERVISED, headed_rule
 from linlocal.analysis import results
 from linlocal.analysis.alignment import Cadence, log_spaced
 from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, LocalRule, Shape
-from linlocal.analysis.results import ResultError
+from linlocal.analysis.results import Provenance, ResultError
 
+EXPERIMENT = "pretrain"
 NETWORKS = ("resnet50", "resnet18", "vit", "narrow")
 LOSS_NAMES = {
     "barlow": "Barlow Twins",
@@ -192,23 +194,63 @@ def rule_of(settings: Settings, num_classes: int, gathered: bool) -> HeadedRule:
 
 
 def claim(folder: Path, settings: Settings) -> None:
-    """Take the folder for this run; the first process does it.
+    """Take the folder for this run; the first process does it, which owns the folder.
 
     Raises:
-        ResultError: the folder belongs to another run.
+        ResultError: the folder belongs to another run, or what says so is damaged.
     """
     path = folder / "settings.json"
-    mine = json.loads(json.dumps(asdict(settings)))
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        for name in mine:
-            if there.get(name) != mine[name]:
-                raise ResultError(
-                    f"{folder} holds a run with {name} = {there.get(name)}, this one has "
-                    f"{mine[name]}: give the same options to go on, or another --out."
-                )
+    try:
+        there = unsealed(path.read_bytes())
+    except FileNotFoundError:
+        try:
+            with results.replacing(path) as file:
+                file.write((json.dumps(sealed(asdict(settings)), indent=1) + "\n").encode())
+        except OSError as error:
+            raise ResultError(results.why_not_written(path, error)) from error
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
-    half.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-    half.replace(path)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}.") from error
+    if there is None:
+        raise ResultError(
+            f"{path} is damaged, was edited, or is of an earlier version: put a copy back, or "
+            "delete it and give the options of the run (a checkpoint goes on only with those that "
+            "its training had)."
+        )
+    _refuse_other(folder, there, settings)
+
+
+def finished(folder: Path, settings: Settings) -> Provenance | None:
+    """The provenance of the result of this run, None if it has none yet.
+
+    Raises:
+        ResultError: what has the name of the result is none, or that of another run.
+    """
+    path = folder / "pretrain.nc"
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}.") from error
+    found = Provenance.of(results.read(path))
+    try:
+        config = json.loads(found.config)
+    except (TypeError, ValueError, RecursionError):
+        config = None
+    if found.experiment != EXPERIMENT or not isinstance(config, dict):
+        raise ResultError(
+            f"{path} is a result of {found.experiment!r}, not of a run of {EXPERIMENT}: move it "
+            "away, or give another --out."
+        )
+    _refuse_other(folder, config, settings)
+    return found
+
+
+def _refuse_other(folder: Path, there: Mapping[str, Any], settings: Settings) -> None:
+    mine = json.loads(json.dumps(asdict(settings)))
+    for name in mine:
+        if there.get(name) != mine[name]:
+            raise ResultError(
+                f"{folder} holds a run with {name} = {there.get(name)}, this one has "
+                f"{mine[name]}: give the same options to go on, or another --out."
+            )

@@ -1,6 +1,8 @@
 """A checkpoint is whole or is not there; a damaged one is named and the one before is used."""
 
+import os
 import random
+import zipfile
 
 import numpy as np
 import pytest
@@ -77,6 +79,92 @@ def test_a_state_that_could_not_be_loaded_is_not_saved(tmp_path):
         checkpoints.save(2, {"x": checkpoints})
     assert [p.name for p in tmp_path.iterdir()] == [checkpoints.paths()[0].name]
     assert_is(checkpoints.load(), 1)
+
+
+def compressed(path):
+    """What a megabyte of zeros is in a kilobyte, and a terabyte in a gigabyte."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1_000_000))
+
+
+def overlapping(path):
+    """Many entries, all of the same bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data/0", bytes(10_000))
+        archive.filelist *= 50
+
+
+def a_fifo(path):
+    os.mkfifo(path)
+
+
+def a_link_to_nowhere(path):
+    path.symlink_to("nowhere")
+
+
+def nothing(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (compressed, "compressed or overlap"),
+        (overlapping, "compressed or overlap"),
+        (a_fifo, "is no file"),
+        (a_link_to_nowhere, "is no file"),
+        (nothing, "cannot be read"),
+    ],
+)
+def test_what_torch_does_not_write_is_refused_before_it_is_read(tmp_path, make, reason):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state(1))
+    make(tmp_path / "step-000000000002.pt")
+    with pytest.warns(UserWarning, match=rf"step-000000000002.pt .*{reason}.*Using"):
+        assert_is(checkpoints.load(), 1)
+    (tmp_path / "step-000000000001.pt").unlink()
+    with pytest.raises(CheckpointError, match=rf"{reason}.*No other is left"):
+        checkpoints.load()
+
+
+def test_what_is_no_checkpoint_by_its_name_is_left_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    (tmp_path / "step-000000000009.pt").mkdir()
+    (tmp_path / "step-of-mine.pt").write_bytes(b"mine")
+    for step in (1, 2):
+        checkpoints.save(step, state(step))
+    assert_is(checkpoints.load(), 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-000000000002.pt",
+        "step-000000000009.pt",
+        "step-of-mine.pt",
+    ]
+
+
+def test_a_checkpoint_says_what_it_was_told_to_say(tmp_path):
+    about = {"code": {"0": "a", "7": "b"}}
+    Checkpoints(tmp_path, about=about).save(1, state(1))
+    found = Checkpoints(tmp_path).load()
+    assert found.pop("about") == about
+    assert_is(found, 1)
+    with pytest.raises(TypeError, match="about"):
+        Checkpoints(tmp_path, about="a")
+
+
+def test_two_trainings_in_one_folder_do_not_take_each_others_half(tmp_path, monkeypatch):
+    """Another one saves the same step between writing and renaming; both files were whole."""
+    one, real, inside = Checkpoints(tmp_path), torch.save, []
+
+    def overtaken(content, file):
+        real(content, file)
+        if content["step"] == 5:
+            inside.append(Checkpoints(tmp_path).save(5, state(6)))
+
+    monkeypatch.setattr(torch, "save", overtaken)
+    one.save(5, state(5))
+    assert inside
+    assert_is(one.load(), 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000005.pt"]
 
 
 def draw():

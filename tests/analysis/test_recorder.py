@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from linlocal.analysis.alignment import AlignmentRecorder, align, log_spaced, series
+from linlocal.analysis.local_losses import CLAPP
 from linlocal.analysis.results import ResultError
 
 TOLERANCE = 1e-10
@@ -601,10 +603,100 @@ def test_another_network_does_not_continue_a_series(tmp_path):
     with AlignmentRecorder(model := Net(), rule=Rule(), every=1, path=tmp_path) as recorder:
         train(recorder, model, 1)
     names = ["blocks.0", "blocks.1"]
-    other = AlignmentRecorder(model, names, rule=Rule(), every=1, path=tmp_path)
-    train(other, model, 1)
+    with pytest.raises(ResultError, match=r"blocks = .*another folder"):
+        AlignmentRecorder(model, names, rule=Rule(), every=1, path=tmp_path)
+
+
+class Scaled(Rule):
+    def __init__(self, scale):
+        self.scale = scale
+
+
+class Margin(nn.Module):
+    """A loss whose text says nothing of its option."""
+
+    def __init__(self, margin):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, here, top):
+        return (self.margin - here).relu().mean()
+
+
+def losses(margin):
+    return nn.ModuleList(Margin(margin) for _ in range(3))
+
+
+FIRST = {"rule": CLAPP(context="top"), "every": 1}
+OTHERS = {
+    "rules": [
+        {"rule": CLAPP(context="top", margin=5)},
+        {"rule": CLAPP(context="same")},
+        {"rule": CLAPP(context="top", score="softplus")},
+        {"rule": CLAPP(context="top", penalty=0)},
+        {"rule": CLAPP(context="top", negatives="stacked")},
+        {"rule": {"a": CLAPP(context="top")}},
+    ],
+    "against": [{"against": "rule"}],
+    "views": [{"views": "separate"}],
+    "view_parts": [{"view_parts": True}],
+    "trains_rule": [{"trains_rule": True}],
+    "every": [{"every": 2}, {"every": log_spaced(8)}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), [(name, each) for name, many in OTHERS.items() for each in many]
+)
+def test_a_series_takes_no_records_of_another_rule_or_way(tmp_path, name, changed):
+    with AlignmentRecorder(model := Net(), path=tmp_path, **FIRST) as recorder:
+        train(recorder, model, 1)
+    with pytest.raises(ResultError, match=f"holds a series with {name} = .*another folder"):
+        AlignmentRecorder(model, path=tmp_path, **{**FIRST, **changed})
+    assert series.read(tmp_path).step.values.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (Scaled(1.0), Scaled(1.0), Scaled(2.0)),
+        (losses(1.0), losses(1.0), losses(2.0)),
+        (CLAPP().build([(5,)] * 3), CLAPP().build([(5,)] * 3), CLAPP(margin=5).build([(5,)] * 3)),
+        (log_spaced(8), log_spaced(8), log_spaced(4)),
+    ],
+    ids=["rule without a text", "losses without a text", "losses of a rule", "cadence"],
+)
+def test_what_is_the_same_in_another_process_continues_a_series(tmp_path, one, same, other):
+    def recorder(given):
+        options = {"every": given, "rule": Rule()} if callable(given) and not isinstance(
+            given, nn.Module
+        ) else {"every": 1, "rule": given}  # fmt: skip
+        return AlignmentRecorder(Net(), path=tmp_path, **options)
+
+    first = recorder(one)
+    series.append(tmp_path, piece_of(0), first._provenance)
+    recorder(same)
     with pytest.raises(ResultError, match="another folder"):
-        other.flush()
+        recorder(other)
+
+
+def piece_of(step):
+    return xr.Dataset({"cosine": ("step", [0.5])}, {"step": [step]})
+
+
+def test_records_that_could_not_be_written_wait(tmp_path, monkeypatch):
+    recorder = AlignmentRecorder(model := Net(), rule=Rule(), every=1, path=tmp_path)
+    train(recorder, model, 2)
+
+    def full(*arguments):
+        raise ResultError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(series, "append", full)
+        with pytest.raises(ResultError, match="no space left"):
+            recorder.flush()
+    recorder.flush()
+    assert series.read(tmp_path).step.values.tolist() == [0, 1]
 
 
 def test_nothing_recorded_says_so(tmp_path):

@@ -375,7 +375,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(path, provena
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ResultError, match="cannot be written: disk full"):
         write(make(0.2), path, provenance)
     xr.testing.assert_equal(read(path), make(0.1))
     assert list(path.parent.iterdir()) == [path]

@@ -109,3 +109,44 @@ def test_another_series_is_refused(tmp_path):
     with pytest.raises(ResultError, match="record into another folder"):
         series.append(tmp_path, piece(1, layers=3), PROVENANCE)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+RECORDED = {"rules": {"": "CLAPP(margin=1)"}, "against": "backward", "every": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rules", {"": "CLAPP(margin=5)"}),
+        ("rules", {"": "CLAPP(margin=1)", "other": "LPL()"}),
+        ("against", "rule"),
+        ("every", 2),
+        ("views", "separate"),
+    ],
+)
+def test_a_series_that_was_recorded_in_another_way_is_refused(tmp_path, name, value):
+    own = Provenance.collect("alignment", "recorded", 0, RECORDED)
+    other = Provenance.collect("alignment", "recorded", 0, {**RECORDED, name: value})
+    series.append(tmp_path, piece(0), own)
+    with pytest.raises(ResultError, match=rf"a series with {name} = .*, this one has .*another"):
+        series.append(tmp_path, piece(1), other)
+    with pytest.raises(ResultError, match=f"a series with {name} = "):
+        series.last_step(tmp_path, other)
+    assert series.last_step(tmp_path, own) == 0
+    series.append(tmp_path, piece(1), own)
+    assert series.read(tmp_path).step.values.tolist() == [0, 1]
+    # As versions before this check left them.
+    results.write(piece(2), tmp_path / "00000003.nc", other)
+    with pytest.raises(ResultError, match=f"a series with {name} = .*move the files"):
+        series.read(tmp_path)
+
+
+def test_of_long_texts_the_refusal_shows_where_they_differ(tmp_path):
+    one, two = (
+        Provenance.collect("alignment", "recorded", 0, {"rules": 200 * "a" + end + 900 * "b"})
+        for end in ("margin=1", "margin=5")
+    )
+    series.append(tmp_path, piece(0), one)
+    with pytest.raises(ResultError, match=r"\.\.\.a+margin=1b+\.\.\..*a+margin=5b+\.\.\.") as found:
+        series.append(tmp_path, piece(1), two)
+    assert len(str(found.value)) < 500

@@ -204,13 +204,13 @@ def test_a_killed_training_goes_on_bit_by_bit(tmp_path, kind, killed):
     assert done.returncode == -signal.SIGKILL
     last = {"kill_while_training": 9, "kill_while_saving": 6}[killed]
     assert Checkpoints(tmp_path).load()["place"][2] == last
-    assert bool(list(tmp_path.glob("*.half"))) == (killed == "kill_while_saving")
+    assert bool(list(tmp_path.glob(".*.tmp"))) == (killed == "kill_while_saving")
     trainer = globals()[kind]
     resumed = resumable(trainer, tmp_path, 3)
     states = (random.getstate(), np.random.rand(), torch.rand(1))  # noqa: NPY002
     assert_same_training(resumable(trainer, None, 3), resumed)
     assert states == (random.getstate(), np.random.rand(), torch.rand(1))  # noqa: NPY002
-    assert not list(tmp_path.glob("*.half"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_training_goes_on_over_epochs_and_only_where_it_belongs(tmp_path):

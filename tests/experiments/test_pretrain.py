@@ -1,17 +1,21 @@
 """A long run: killed anywhere it goes on to the same end; what it needs is known beforehand."""
 
+import errno
+import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -19,11 +23,13 @@ from typer.testing import CliRunner
 from experiments.pretrain import __main__ as pretrain, dry_run
 from experiments.pretrain.journal import Clock, Journal, bottleneck
 from experiments.pretrain.loop import Pretraining, make_fabric
-from experiments.pretrain.settings import PRESETS, synchronised
+from experiments.pretrain.owner import owned
+from experiments.pretrain.sealed import sealed
+from experiments.pretrain.settings import PRESETS, claim, finished, synchronised
 from linlocal.analysis import results
 from linlocal.analysis.alignment import series
 from linlocal.analysis.local_losses import labels_of
-from linlocal.analysis.training import Checkpoints, LocalTrainer, Trainer
+from linlocal.analysis.training import Checkpoints, LocalTrainer, Trainer, loop as tqdm_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = PRESETS["smoke"]
@@ -97,19 +103,7 @@ def test_large_networks_train_as_the_narrow_one(tmp_path, network):
 
 @pytest.mark.parametrize("step", [2, 4, 6])
 def test_a_killed_run_goes_on_to_the_same_end(whole, tmp_path, monkeypatch, step):
-    real = Trainer.step
-
-    def killed(self, batch):
-        if self.steps == step:
-            raise Killed
-        return real(self, batch)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "step", killed)
-        with pytest.raises(Killed):
-            CliRunner().invoke(
-                pretrain.app, [*OPTIONS, "--out", str(tmp_path)], catch_exceptions=False
-            )
+    killed_at(step, monkeypatch, tmp_path, *OPTIONS)
     assert not (tmp_path / "pretrain.nc").exists()
     assert invoke(tmp_path, *OPTIONS).exit_code == 0
     assert_same_end(tmp_path, whole)
@@ -309,15 +303,355 @@ def test_the_bottleneck_is_what_the_other_waits_for():
     assert clock.read()["images_per_s"] == 0
 
 
+def logged(path, steps=4):
+    journal = Journal(path / "log.jsonl")
+    for step in range(1, steps + 1):
+        new = {"damaged": [f"image {step}"]} if step % 2 else {}
+        journal.append({"step": step, "loss/1": step / 8, "skipped": (step + 1) // 2, **new})
+    return journal
+
+
 def test_a_line_cut_off_by_a_kill_is_forgotten(tmp_path):
-    journal = Journal(tmp_path / "log.jsonl")
-    for step in range(1, 5):
-        journal.append({"step": step, "skipped": step})
+    journal = logged(tmp_path)
     with journal.path.open("a") as file:
         file.write('{"step": 5, "ski')
-    assert journal.resume(2) == 2
+    assert journal.resume(3) == {"image 1", "image 3"}
+    assert journal.resume(2) == {"image 1"}
     assert [entry["step"] for entry in journal.entries()] == [1, 2]
-    assert Journal(tmp_path / "none").resume(3) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    assert Journal(tmp_path / "none").resume(3) == frozenset()
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged, were edited")
+def test_of_a_damaged_log_only_what_was_written_counts(tmp_path):
+    journal = logged(tmp_path)
+    written, content = journal.entries(), journal.path.read_bytes()
+    rng = np.random.default_rng(0)
+    found = set()
+    for _ in range(300):
+        place, length = rng.integers(len(content)), int(rng.integers(0, 40))
+        other = bytes(rng.integers(0, 256, int(rng.integers(0, 3)), dtype=np.uint8))
+        journal.path.write_bytes(content[:place] + other + content[place + length :])
+        entries = journal.entries()
+        assert all(entry in written for entry in entries)
+        found.add(len(entries))
+    assert {2, 3, 4} <= found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"step": 2, "loss/1": 0.5, "skipped": 0}',
+        b'{"step": 2, "loss/1": 0.5, "sha256": "' + b"0" * 64 + b'"}',
+        b"[]",
+        b"[" * 100_000,
+        b"2" * 10_000,
+        b"\xff\xfe",
+        b"",
+        json.dumps(sealed({"loss/1": 1.0})).encode(),
+    ],
+    ids=lambda line: line[:12].decode(errors="replace"),
+)
+def test_a_line_that_is_not_ours_is_left_out_and_the_file_kept(tmp_path, line):
+    journal = logged(tmp_path)
+    lines = journal.path.read_bytes().split(b"\n")
+    lines[1] = line
+    content = b"\n".join(lines)
+    journal.path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"log.jsonl: line 2 and 0 others are damaged"):
+        assert [entry["step"] for entry in journal.entries()] == [1, 3, 4]
+    with pytest.warns(UserWarning, match="line 2"):
+        journal.resume(3)
+    assert [entry["step"] for entry in journal.entries()] == [1, 3]
+    assert (tmp_path / "log.damaged").read_bytes() == content
+
+
+def test_a_step_that_is_logged_twice_counts_once(tmp_path):
+    journal = logged(tmp_path)
+    journal.append({"step": 2, "loss/1": 9.0})
+    data = journal.dataset(1, [1, 2, 3, 4])
+    assert data["logged"].values.tolist() == [1, 2, 3, 4]
+    assert data["loss"].values[:, 0].tolist() == [1 / 8, 9.0, 3 / 8, 4 / 8]
+
+
+def test_steps_that_the_log_has_lost_are_undefined(tmp_path):
+    journal = logged(tmp_path)
+    with pytest.warns(UserWarning, match="lost the entries of 2 of 6 logged steps, the first 5"):
+        data = journal.dataset(1, [1, 2, 3, 4, 5, 6])
+    assert data["loss"].values[:4, 0].tolist() == [1 / 8, 2 / 8, 3 / 8, 4 / 8]
+    assert np.isnan(data["loss"].values[4:]).all()
+    assert np.isnan(data["waiting"])
+
+
+def edited(content):
+    return content.replace(b'"batch": 8', b'"batch": 9')
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        edited,
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"[]",
+        lambda content: b"{}",
+        lambda content: b"\xff",
+        lambda content: b"[" * 100_000,
+    ],
+    ids=["edited", "cut", "empty", "list", "nothing", "no text", "deep"],
+)
+def test_damaged_settings_are_refused(tmp_path, damage):
+    claim(tmp_path, SMOKE)
+    claim(tmp_path, SMOKE)
+    path = tmp_path / "settings.json"
+    content = path.read_bytes()
+    assert damage(content) != content
+    path.write_bytes(damage(content))
+    with pytest.raises(results.ResultError, match="is damaged, was edited, or is of"):
+        claim(tmp_path, SMOKE)
+    path.write_bytes(content)
+    claim(tmp_path, SMOKE)
+
+
+def a_result(path, settings=SMOKE, experiment="pretrain"):
+    config = asdict(settings) if settings else {}
+    provenance = results.Provenance.collect(experiment, "smoke", 0, config)
+    results.write(xr.Dataset({"x": 1.0}), path, provenance)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b"garbage"), "is damaged, cut off, or no result"),
+        (lambda path: path.write_bytes(b""), "is damaged, cut off, or no result"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: a_result(path, experiment="narrowing"), "a result of 'narrowing', not of"),
+        (lambda path: a_result(path, replace(SMOKE, seed=5)), "holds a run with seed = 5"),
+        (lambda path: a_result(path, None), "holds a run with data = None"),
+    ],
+    ids=["garbage", "empty", "folder", "experiment", "settings", "no settings"],
+)
+def test_only_the_result_of_this_run_is_called_finished(tmp_path, make, message):
+    assert finished(tmp_path, SMOKE) is None
+    make(tmp_path / "pretrain.nc")
+    done = invoke(tmp_path, "--preset", "smoke")
+    assert done.exit_code == 2
+    assert message in done.output
+    assert done.output.startswith("error: ")
+    assert done.output.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["pretrain.nc"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from experiments.pretrain.owner import owned
+with owned(Path(sys.argv[1])):
+    print("owned", flush=True)
+    time.sleep(300)
+"""
+
+
+def test_a_folder_has_one_owner_until_that_process_ends_however_it_does(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "owned\n"
+        done = invoke(folder, "--preset", "smoke")
+        assert done.exit_code == 2
+        assert f"is in use by another run (process {holder.pid} on " in done.output
+        assert done.output.count("\n") == 1
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    finally:
+        holder.kill()
+        holder.communicate()
+    with owned(folder):
+        pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def no_locks(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with pytest.warns(UserWarning, match="cannot be locked .No locks available"), owned(tmp_path):
+        pass
+
+
+def killed_at(step, monkeypatch, folder, *options):
+    real = Trainer.step
+
+    def killed(self, batch):
+        if self.steps == step:
+            raise Killed
+        return real(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "step", killed)
+        with pytest.raises(Killed):
+            CliRunner().invoke(
+                pretrain.app, [*map(str, options), "--out", str(folder)], catch_exceptions=False
+            )
+
+
+def test_code_that_changed_in_between_is_said_and_recorded(tmp_path, monkeypatch):
+    real = pretrain.provenance_of
+
+    def before(*arguments):
+        return replace(real(*arguments), code="before")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain, "provenance_of", before)
+        killed_at(4, monkeypatch, tmp_path, *OPTIONS)
+    assert Checkpoints(tmp_path / "checkpoints").load()["about"] == {"code": {"0": "before"}}
+    done = invoke(tmp_path, *OPTIONS)
+    assert done.exit_code == 0
+    now = real(SMOKE, "smoke").code
+    assert "trained by code before from step 0 on" in done.output
+    assert f"trained by code {now} from step 3 on" in done.output
+    data = results.read(tmp_path / "pretrain.nc")
+    assert json.loads(data.attrs["code_from_step"]) == {"0": "before", "3": now}
+    assert data.attrs["code"] == f"before+{now}"
+    assert f"by other code, before+{now}" in invoke(tmp_path, *OPTIONS).output
+
+
+def test_undisturbed_runs_name_one_code(whole):
+    data = results.read(whole / "pretrain.nc")
+    assert json.loads(data.attrs["code_from_step"]) == {"0": data.attrs["code"]}
+    assert "by other code" not in invoke(whole, *OPTIONS).output
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_damaged_images_are_counted_once_however_often_a_run_is_killed(
+    tmp_path, folder, monkeypatch
+):
+    for name in ("n0/2.png", "n0/3.png", "n1/5.png"):
+        (folder / "train" / name).write_bytes(b"no image")
+    options = ["--preset", "smoke", "--data", f"folder:{folder}", "--batch", 4, "--steps", 10]
+    options += ["--checkpoint-every", 1]
+    totals = []
+    real = tqdm_of.tqdm
+
+    def watched(batches, title, total, **others):
+        totals.append((title, total))
+        return real(batches, title, total, **others)
+
+    monkeypatch.setattr(tqdm_of, "tqdm", watched)
+    for step in (5, 9):
+        killed_at(step, monkeypatch, tmp_path / "run", *options)
+    assert invoke(tmp_path / "run", *options).exit_code == 0
+    assert int(results.read(tmp_path / "run" / "pretrain.nc")["skipped"]) == 3
+    assert Journal(tmp_path / "run" / "log.jsonl").entries()[-1]["skipped"] == 3
+    # The last epoch is shorter, and still that of the same training.
+    assert {*totals} == {("epoch 1/3", 4), ("epoch 2/3", 4), ("epoch 3/3", 2)}
+
+
+def again(whole, tmp_path):
+    """The finished run, of which only the probe is missing."""
+    folder = tmp_path / "again"
+    shutil.copytree(whole, folder)
+    (folder / "pretrain.nc").unlink()
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*has lost")
+def test_a_lost_log_or_series_does_not_cost_the_result(whole, tmp_path):
+    folder = again(whole, tmp_path)
+    (folder / "log.jsonl").unlink()
+    shutil.rmtree(folder / "alignment")
+    assert invoke(folder, *OPTIONS).exit_code == 0
+    lost, kept = (results.read(each / "pretrain.nc") for each in (folder, whole))
+    assert lost["accuracy"].identical(kept["accuracy"])
+    assert lost["logged"].identical(kept["logged"])
+    assert np.isnan(lost["loss"]).all()
+    assert "cosine" not in lost
+
+
+def foreign_state(path):
+    torch.save({}, path)
+
+
+def no_place(path):
+    torch.save({"training": {}, "place": None}, path)
+
+
+@pytest.mark.parametrize("make", [foreign_state, no_place])
+def test_a_checkpoint_that_is_none_of_this_training_is_one_line(tmp_path, make):
+    (tmp_path / "checkpoints").mkdir()
+    make(tmp_path / "checkpoints" / "step-000000000003.pt")
+    done = invoke(tmp_path, "--preset", "smoke")
+    assert done.exit_code == 2
+    assert "Training cannot go on from the newest checkpoint" in done.output
+    assert done.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("checkpoints", True),
+        ("alignment", True),
+        ("log.jsonl", False),
+        ("settings.json", False),
+        (".lock", False),
+        ("checkpoints/step-000000000003.pt", False),
+    ],
+)
+def test_what_is_in_the_way_is_one_line(tmp_path, name, file):
+    path = tmp_path / name
+    if file:
+        path.write_text("in the way")
+    else:
+        path.mkdir(parents=True)
+    done = invoke(tmp_path, "--preset", "smoke")
+    assert done.exit_code == 2, done.exception
+    assert path.name in done.output
+    assert re.search("cannot be (written|read)", done.output)
+    assert done.output.count("\n") == 1
+
+
+# A limit on the size of files is a full disk that a test can have.
+FULL = """
+import resource, sys
+from typer.testing import CliRunner
+from experiments.pretrain import __main__ as pretrain
+
+for number, limit in enumerate([0, 100, 700, 3000, 30_000, 80_000, -1]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+    if limit < 0:
+        number -= 1
+    options = ["--preset", "smoke", "--out", f"{sys.argv[1]}/{number}"]
+    done = CliRunner().invoke(pretrain.app, options)
+    lines = [line for line in done.output.splitlines() if line]
+    print(limit, done.exit_code, type(done.exception).__name__, *lines[-1:])
+"""
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    *full, last = done.stdout.splitlines()
+    places = []
+    for line in full:
+        _, code, kind, message = line.split(" ", 3)
+        assert (code, kind) == ("2", "SystemExit"), line
+        assert message.startswith("error: ")
+        assert "File too large" in message
+        assert "make room" in message
+        places.append(Path(message.split()[1]).name)
+    assert places[0] == ".lock"
+    assert {"settings.json", "step-000000000002.pt"} <= {*places}
+    assert last.startswith("-1 0 NoneType written")
+    assert not [*tmp_path.rglob(".*.tmp")]
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
+    done = invoke(tmp_path / ("a" * 300), "--preset", "smoke")
+    assert done.exit_code == 2
+    assert "too long" in done.output
 
 
 def test_batch_normalisation_of_network_and_heads_is_synchronised():

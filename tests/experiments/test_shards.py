@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.data import DataError
+from experiments.data import DataError, shards as shards_module
 from experiments.data.folder import ImageFolder
 from experiments.data.shards import TarShards, labels_in
 
@@ -180,6 +180,22 @@ def test_samples_that_cannot_be_read_are_counted(tmp_path, files, workers):
         assert sorted(found) == [*range(15), 33]
     assert loader.skipped["samples"] >= 2
     assert loader.skipped["files"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_a_damaged_sample_is_named_once_however_often_it_is_met(files, tmp_path, monkeypatch):
+    bad = [("a.png", b"no image"), ("a.cls", b"7"), ("b.png", b""), ("b.cls", b"7")]
+    path = write(tmp_path / "bad.tar", bad)
+    loader = shards([*files[:3], path], length=40)
+    classes(loader)
+    assert loader.skipped["samples"] > 2
+    assert len(loader.damaged) == 2
+    again = shards([*files[:3], path], length=40, seed=1)
+    classes(again)
+    assert again.damaged == loader.damaged
+    monkeypatch.setattr(shards_module, "_MOST_SKIPPED", 1)
+    with pytest.raises(DataError, match="More than 1 samples are damaged"):
+        classes(shards([*files[:3], path], length=40))
 
 
 GOOD = (("ok.png", png(1)), ("ok.cls", b"1"))

@@ -325,7 +325,7 @@ def test_a_state_that_could_not_be_loaded_leaves_the_older_checkpoints(refused, 
 def test_half_a_checkpoint_of_a_killed_writer_is_passed_over(unchanged):
     folder, ready = unchanged
     path = Checkpoints(folder).save(1, {"step": 1})
-    (folder / "step-000000000002.half").write_bytes(path.read_bytes()[:50])
+    results.temporary_in(folder).write_bytes(path.read_bytes()[:50])
     ready()
     assert Checkpoints(folder).load() == {"step": 1}
 
