@@ -1,4 +1,4 @@
-"""A result is what lies in its own file: whatever reaches out of it, or grows in memory, is refused.
+"""A result is what lies in its own file: what reaches out of it, or grows in memory, is refused.
 
 Every file here has a right checksum, which a stranger can compute as well.
 """
