@@ -31,7 +31,7 @@ def members(
 ) -> Iterator[tuple[str, bytes]]:
     """Name and content of each regular file in a tar file. Folders in it are left out.
 
-    Letters of a name that cannot be printed are written by their numbers, as in ``\\x1b``.
+    Letters of a name that cannot be printed are written by their numbers.
 
     Args:
         path: the tar file, uncompressed.
@@ -130,7 +130,7 @@ def _require_nothing_global(member: str, fields: dict[str, bytes]) -> None:
 
 
 def _fields(path: Path, content: bytes) -> dict[str, bytes]:
-    """The records ``LENGTH KEY=VALUE\\n`` of a pax header.
+    """The records of a pax header: ``LENGTH KEY=VALUE`` and the end of a line.
 
     Raises:
         DataError: it holds something else.
