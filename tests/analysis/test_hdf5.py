@@ -6,6 +6,7 @@ Every file here has a right checksum, which a stranger can compute as well.
 import hashlib
 import io
 import json
+import os
 from dataclasses import asdict
 
 import h5py
@@ -211,6 +212,12 @@ def test_what_would_take_more_memory_than_the_file_has_bytes_is_refused(tmp_path
 def test_the_plain_file_of_these_tests_is_read(tmp_path):
     found = read(sealed(tmp_path / "a.nc", hdf5(plain)))
     assert found["x"].values.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.nc")
+    with pytest.raises(ResultError, match=r"a\.nc cannot be read: it is a pipe"):
+        read(tmp_path / "a.nc")
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path):
