@@ -11,6 +11,7 @@ Cases are functions of the seed, the reader and their number. They run in proces
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gzip
 import hashlib
 import io
@@ -18,7 +19,6 @@ import json
 import os
 import random
 import resource
-import shutil
 import signal
 import struct
 import sys
@@ -328,9 +328,9 @@ def changed(content: bytes, other: bytes, rng: random.Random) -> bytes:
             start = rng.randrange(len(other))
             found[place : place + length] = other[start : start + length]
         else:  # a number written as text
-            digits = [k for k, each in enumerate(found[:4096]) if 48 <= each <= 57]
-            if digits:
-                at = rng.choice(digits)
+            start = rng.randrange(len(found) + 1)
+            at = next((k for k in range(start, len(found)) if 48 <= found[k] <= 57), None)
+            if at is not None:
                 found[at : at + 1] = rng.choice((b"-", b"9" * 9, b"0", b"e", b"-1", b"7" * 3))
     return bytes(found)
 
@@ -345,7 +345,6 @@ def tried(reader: Reader, seeds: list[tuple[str, bytes]], rng: random.Random, fo
     content = changed(whole, other, rng)
     if reader.repair is sealed or rng.random() < 0.9:
         content = reader.repair(content)
-    reader.lay_out(folder)
     (folder / name).write_bytes(content)
     try:
         reader.read(folder)
@@ -353,29 +352,33 @@ def tried(reader: Reader, seeds: list[tuple[str, bytes]], rng: random.Random, fo
         return "refused"
     except BaseException as error:  # what must not happen, whatever it is
         return f"{type(error).__name__}: {str(error)[:200]!r}"
+    finally:
+        (folder / name).write_bytes(reader.repair(whole))
     return "read"
 
 
 def in_child(reader: Reader, name: str, seed: int, cases: range, until: float, pipe: int) -> None:
     """Run cases in a process of their own, and write a line for each."""
+    faulthandler.disable()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever it is doing
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     limit = pages * resource.getpagesize() + MEMORY_OF_A_CASE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff writes a line for each fault
     seeds = reader.seeds()
     with tempfile.TemporaryDirectory() as root, os.fdopen(pipe, "w", encoding="utf-8") as lines:
+        folder = Path(root)
+        reader.lay_out(folder)
         for case in cases:
             if time.monotonic() > until:
                 return
-            folder = Path(root) / "case"
-            folder.mkdir()
             signal.alarm(SECONDS_OF_A_CASE)
-            lines.write(tried(reader, seeds, random.Random(f"{seed} {name} {case}"), folder) + "\n")
-            lines.flush()
+            outcome = tried(reader, seeds, random.Random(f"{seed} {name} {case}"), folder)
             signal.alarm(0)
-            shutil.rmtree(folder)
+            lines.write(outcome + "\n")
+            lines.flush()
 
 
 def outcomes(reader: Reader, name: str, seed: int, cases: range, until: float) -> Iterator[str]:
