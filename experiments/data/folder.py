@@ -153,9 +153,16 @@ class _Names:
 
 
 def _contents(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the folders in a folder and of all else in it, sorted, without hidden ones."""
-    with os.scandir(folder) as entries:
-        kinds = {each.name: each.is_dir() for each in entries if not each.name.startswith(".")}
+    """The names of the folders in a folder and of all else in it, sorted, without hidden ones.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            kinds = {each.name: each.is_dir() for each in entries if not each.name.startswith(".")}
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error}).") from error
     folders = sorted(name for name, is_folder in kinds.items() if is_folder)
     return folders, sorted(kinds.keys() - {*folders})
 

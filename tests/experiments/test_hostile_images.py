@@ -141,6 +141,21 @@ def test_a_pipe_or_a_folder_is_skipped_as_a_damaged_image_is(tmp_path):
     assert len(warned) == images.skipped == 2
 
 
+def test_a_class_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.jpg").write_bytes(encoded("JPEG"))
+    scan = os.scandir
+
+    def refusing(folder):  # permissions do not bind the user who runs tests in a container
+        if folder == tmp_path / "a":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"a cannot be read \(\[Errno 13\]"):
+        ImageFolder(tmp_path, 4)
+
+
 @pytest.mark.parametrize("size", [(400, 300), (300, 401), (77, 640)])
 def test_a_jpeg_is_decoded_no_smaller_than_needed(size):
     content = encoded("JPEG", size)
@@ -240,6 +255,7 @@ def test_a_file_longer_than_its_format_is_not_read(tmp_path, file):
         ("val/val_annotations.txt", b"/etc/secret.JPEG\tn01\n", "the file by its name in"),
         ("val/val_annotations.txt", b"a\xff.JPEG\tn01\n", "cannot be read"),
         ("wnids.txt", b"n01 ../train/n01\n", "should name each class once"),
+        ("wnids.txt", b"n01 " + b"n" * 300 + b"\n", "cannot be read|no images"),
         ("wnids.txt", b"n01 n01\n", "should name each class once"),
         ("wnids.txt", b"n01 \xff\n", "cannot be read"),
     ],

@@ -31,11 +31,14 @@ def load(folder: Path | None, seed: int) -> ImageData:
             f"{home}/wnids.txt should name each class once, by the name of its folder in {home}/"
             "train: fetch it again."
         )
-    files = [
-        (path, name)
-        for name in classes
-        for path in sorted((home / "train" / name / "images").glob("*.JPEG"))
-    ]
+    try:
+        files = [
+            (path, name)
+            for name in classes
+            for path in sorted((home / "train" / name / "images").glob("*.JPEG"))
+        ]
+    except OSError as error:  # a name too long, for example
+        raise DataError(f"{home}/train cannot be read ({error}).") from error
     if empty := sorted({*classes} - {name for _, name in files}):
         raise DataError(f"{home}/train has no images (*.JPEG) of the class {empty[0]}.")
     test_files = []
