@@ -16,11 +16,13 @@ import numpy as np
 _REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
 _HEAP = b"GCOL"
 _LARGEST_ATTRIBUTES = 2**30
-_DIMENSION = "This is a netCDF dimension but not a netCDF variable"
+_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 
 
 def datasets(file: h5py.File, content: bytes) -> dict[str, h5py.Dataset]:
     """The arrays of a file, which read no other file and take no more memory than it has bytes.
+
+    What is no more than the length of a dimension, stored for other readers, is left out.
 
     Args:
         file: the file, opened.
@@ -30,10 +32,12 @@ def datasets(file: h5py.File, content: bytes) -> dict[str, h5py.Dataset]:
         ValueError: anything but arrays that lie in the file, each in one piece; arrays that declare
             more bytes than the file has; or attributes that may take more than a gigabyte.
     """
-    if file.id.get_create_plist().get_sizes() != (8, 8):
-        raise ValueError("its addresses should have 8 bytes.")
-    found = {name: _opened(file, name) for name in file}
-    _require_small_attributes([file, *found.values()], _longest_heap(content))
+    plan = file.id.get_create_plist()
+    if plan.get_sizes() != (8, 8) or plan.get_userblock():
+        raise ValueError("its addresses should have 8 bytes and count from its beginning.")
+    opened = {name: _opened(file, name) for name in file}
+    _require_small_attributes([file, *opened.values()], _longest_heap(content))
+    found = {name: each for name, each in opened.items() if not _is_dimension(each)}
     declared = sum(_stored_size(each, content) for each in found.values())
     if declared > len(content):
         raise ValueError(
@@ -68,7 +72,7 @@ def _stored_size(dataset: h5py.Dataset, content: bytes) -> int:
     """
     size, kind = dataset.size or 0, _plain_type(dataset.id, dataset.name)
     offset = dataset.id.get_offset()
-    if not size or (offset is None and _is_dimension(dataset)):
+    if not size:
         return 0
     declared: int = size * kind.get_size()
     if offset is None:
@@ -82,10 +86,9 @@ def _stored_size(dataset: h5py.Dataset, content: bytes) -> int:
 
 
 def _is_dimension(dataset: h5py.Dataset) -> bool:
-    """Whether it is no more than the length of a dimension, which is stored for other readers."""
-    return "NAME" in dataset.attrs and str(dataset.attrs["NAME"]).removeprefix("b'").startswith(
-        _DIMENSION
-    )
+    """Whether it is no more than the length of a dimension, by the rule by which h5netcdf goes."""
+    name = dataset.attrs.get("NAME", b"")
+    return isinstance(name, bytes | str) and _DIMENSION in str(name)
 
 
 def _require_small_attributes(objects: list[Any], longest: int) -> None:

@@ -155,6 +155,23 @@ GROWING = {
         lambda: hdf5(lambda file: file.create_dataset("x", (LARGE,), "<f8")),
         r"declares 160000000000 bytes, but none is stored",
     ),
+    "data that were never stored, named as a dimension": (
+        lambda: hdf5(
+            lambda file: file.create_dataset("x", (LARGE,), "<f8").make_scale(
+                "This is a netCDF dimension but not a netCDF variable. 20000000000"
+            )
+        ),
+        "'x'",
+    ),
+    "data that were never stored, named almost as a dimension": (
+        lambda: hdf5(
+            lambda file: file.create_dataset("x", (LARGE,), "<f8").make_scale(
+                "This is a netCDF dimension but not a netCDF variable"
+            ),
+            header=None,
+        ),
+        r"declares 160000000000 bytes, but none is stored",
+    ),
     "chunks that were never stored": (
         lambda: hdf5(lambda file: file.create_dataset("x", (LARGE,), "<f8", chunks=(1000,))),
         "compressed or stored in chunks",
@@ -168,6 +185,10 @@ GROWING = {
     "one text in many elements of an attribute": (
         text_in_attributes,
         "its attributes may take .* name one text many times",
+    ),
+    "texts behind a block of the user": (
+        lambda: hdf5(plain, userblock_size=512),
+        "its addresses should have 8 bytes and count from its beginning",
     ),
     "texts as wide as a gigabyte": (
         lambda: hdf5(lambda file: file.create_dataset("x", data=["a", "b"], dtype=TEXT), WIDE),
