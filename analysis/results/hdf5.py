@@ -14,7 +14,7 @@ import numpy as np
 
 # One text of variable length in a file: its length, the address of its heap, its number there.
 _REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
-_HEAP = b"GCOL"
+_HEAP = b"GCOL\1\0\0\0"
 _LARGEST_ATTRIBUTES = 2**30
 _DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 
@@ -140,11 +140,23 @@ def _is_variable(kind: Any) -> bool:
 
 
 def _longest_heap(content: bytes) -> int:
-    """The size in bytes of the largest heap of a file, which holds its texts."""
-    longest, place = 0, content.find(_HEAP)
-    while place >= 0:
-        size = int.from_bytes(content[place + 8 : place + 16], "little")
+    """The size in bytes of the largest heap of a file, which holds its texts.
+
+    Raises:
+        ValueError: the parts of one do not fill it. HDF5 goes from part to part, and one of length
+            0 leads it nowhere.
+    """
+    longest, start = 0, content.find(_HEAP)
+    while start >= 0:
+        size = int.from_bytes(content[start + 8 : start + 16], "little")
         if size <= len(content):
-            longest = max(longest, size)
-        place = content.find(_HEAP, place + 1)
+            longest, place = max(longest, size), start + 16
+            while place + 16 <= start + size:
+                number = int.from_bytes(content[place : place + 2], "little")
+                length = int.from_bytes(content[place + 8 : place + 16], "little")
+                step = 16 + (length + 7) // 8 * 8 if number else length
+                if step < 16 or place + step > start + size:
+                    raise ValueError(f"the parts of its heap at {start} do not fill it.")
+                place += step
+        start = content.find(_HEAP, start + 1)
     return longest

@@ -230,6 +230,17 @@ def test_what_would_take_more_memory_than_the_file_has_bytes_is_refused(tmp_path
         read(path)
 
 
+def test_a_heap_whose_parts_lead_nowhere_is_refused(tmp_path):
+    """HDF5 would go on for ever."""
+    body = bytearray(hdf5(lambda file: file.create_dataset("x", data=["a"], dtype=TEXT), None))
+    heap = body.find(b"GCOL")
+    for number, length in ((0, 0), (1, 2**40)):
+        body[heap + 16 : heap + 18] = number.to_bytes(2, "little")
+        body[heap + 24 : heap + 32] = length.to_bytes(8, "little")
+        with pytest.raises(ResultError, match=f"the parts of its heap at {heap} do not fill it"):
+            read(sealed(tmp_path / "a.nc", bytes(body)))
+
+
 def test_the_plain_file_of_these_tests_is_read(tmp_path):
     found = read(sealed(tmp_path / "a.nc", hdf5(plain)))
     assert found["x"].values.tolist() == [0.0, 1.0, 2.0, 3.0]
