@@ -10,7 +10,7 @@ BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help test slow lint figures hierarchy readme benchmark docs clean
+.PHONY: help test slow lint figures hierarchy readme fuzz benchmark docs clean
 
 help: ## show this help
 	@echo "make TARGET, where TARGET is one of"
@@ -41,6 +41,9 @@ hierarchy: $(BASE) ## draw docs/hierarchy from the kept results of the paper pre
 
 readme: figures ## make figures, then bring the README's table and picture up to date
 	$(RUN) paper_figures.report.readme
+
+fuzz: $(DEV) ## read 100 seconds of damaged and hostile files of every format
+	OMP_NUM_THREADS=1 $(RUN) tests.fuzz
 
 benchmark: $(BASE) ## time the main operations
 	$(RUN) experiments.benchmarks

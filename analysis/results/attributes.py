@@ -7,6 +7,7 @@ says first what it is: ``["list", items]``, ``["tuple", items]``, ``["array", ty
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,55 @@ def decoded(value: Any) -> Any:
         return [decoded(each) for each in content[0]]
     if kind == "tuple":
         return tuple(decoded(each) for each in content[0])
-    dtype, values, *shape = content
-    array = np.array(values, dtype=np.dtype(dtype))
-    return array.reshape(*shape) if kind == "array" else array[()]
+    dtype, values, shape = _array(value)
+    array = np.array(values, dtype=dtype)
+    return array.reshape(shape) if kind == "array" else array[()]
+
+
+def size_of(value: Any) -> int:
+    """Bytes that the arrays in what `encoded` gave take once they are decoded.
+
+    Raises:
+        ValueError, TypeError: it gave something else.
+    """
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    if not isinstance(value, list):
+        return 0
+    kind, *content = value
+    if kind in ("list", "tuple"):
+        return sum(map(size_of, content[0]))
+    dtype, _, shape = _array(value)
+    return math.prod(shape) * dtype.itemsize
+
+
+def _array(value: list[Any]) -> tuple[np.dtype[Any], Any, list[int]]:
+    """Type, values and shape of an array or a number of numpy.
+
+    Raises:
+        ValueError, TypeError: `encoded` gave something else.
+    """
+    kind, text, values, *rest = value
+    dtype, shape = np.dtype(str(text)), rest[0] if kind == "array" else []
+    if (
+        kind not in ("array", "scalar")
+        or dtype.kind not in _PLAIN
+        or not all(type(side) is int and side >= 0 for side in shape)
+        or not _has_shape(values, shape)
+    ):
+        raise ValueError(f"an attribute is no {str(kind)[:20]!r} of type {str(text)[:20]!r}.")
+    return dtype, values, shape
+
+
+def _has_shape(values: Any, shape: list[int]) -> bool:
+    """Whether lists in lists have just these lengths."""
+    if not shape:
+        return not isinstance(values, list | dict)
+    return (
+        isinstance(values, list)
+        and len(values) == shape[0]
+        and all(_has_shape(each, shape[1:]) for each in values)
+    )
 
 
 def _encoded(value: Any, place: str) -> Any:

@@ -10,6 +10,7 @@ readers ignore.
 from __future__ import annotations
 
 import hashlib
+import stat
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -87,6 +88,8 @@ def read(path: Path | str) -> xr.Dataset:
     """
     path = inputs.path(path, "path")
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):
+            raise ResultError(f"{path} cannot be read: it is a pipe, which might never end.")
         content = path.read_bytes()
     except FileNotFoundError:
         raise ResultError(f"{path} does not exist.") from None

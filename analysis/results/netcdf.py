@@ -18,14 +18,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from linlocal.analysis.results.attributes import decoded, encoded
+from linlocal.analysis.results import hdf5
+from linlocal.analysis.results.attributes import decoded, encoded, size_of
 from linlocal.analysis.results.provenance import ResultError
 
 _HEADER = "linlocal"
+_KINDS = "biufcSUOMm"  # of numpy's types, those that a variable may have
 # By the conventions of netCDF-4: a dimension that is no variable, and a variable that has the name
 # of a dimension but is not its coordinate.
 _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable.{:10d}"
 _NO_COORDINATE = "_nc4_non_coord_"
+# numpy gives each text of an array the room of the widest one, in the file they take less.
+_LARGEST_TEXT = 2**30
 
 
 def to_bytes(dataset: xr.Dataset, header: dict[str, Any], schema: int) -> bytes:
@@ -61,6 +65,8 @@ def to_bytes(dataset: xr.Dataset, header: dict[str, Any], schema: int) -> bytes:
                 "coordinate": name in dataset.coords,
                 "attributes": _attributes(variable.attrs, f"the variable {text!r}"),
             }
+        texts = (each.nbytes for each in dataset.variables.values() if each.dtype.kind == "U")
+        _require_room(sum(texts) + _attributes_size(about))
         _write_dimensions(file, dataset, about["variables"])
         # For other readers. Names with spaces cannot be listed.
         listed = [str(name) for name in dataset.coords if " " not in str(name)]
@@ -75,13 +81,24 @@ def from_bytes(content: bytes) -> tuple[xr.Dataset, dict[str, Any]] | None:
 
     Raises:
         OSError, LookupError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError: no
-            netCDF-4 file, or a damaged one.
+            netCDF-4 file, a damaged one, or one that reaches out of itself.
     """
     with h5py.File(BytesIO(content), "r") as file:
+        stored = hdf5.datasets(file, content)
         if _HEADER not in file.attrs:
             return None
         about = json.loads(file.attrs[_HEADER])
-        found = {name: _read(file, each) for name, each in about["variables"].items()}
+        types = {name: _type(name, each, stored) for name, each in about["variables"].items()}
+        texts = (
+            stored[about["variables"][name]["place"]].size * dtype.itemsize
+            for name, dtype in types.items()
+            if dtype.kind == "U"
+        )
+        _require_room(sum(texts) + _attributes_size(about))
+        found = {
+            name: _read(stored[each["place"]], types[name], each)
+            for name, each in about["variables"].items()
+        }
     coords = {name for name, each in about["variables"].items() if each["coordinate"]}
     dataset = xr.Dataset(
         {name: variable for name, variable in found.items() if name not in coords},
@@ -91,8 +108,24 @@ def from_bytes(content: bytes) -> tuple[xr.Dataset, dict[str, Any]] | None:
     return dataset, decoded(about["header"])
 
 
-def _read(file: h5py.File, about: dict[str, Any]) -> xr.Variable:
-    stored, dtype = file[about["place"]], np.dtype(about["dtype"])
+def _type(name: str, about: dict[str, Any], stored: dict[str, h5py.Dataset]) -> np.dtype[Any]:
+    """The type of a variable.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is none that `to_bytes` writes at that place.
+    """
+    place, text = about["place"], about["dtype"]
+    if place not in (name, _NO_COORDINATE + name):
+        raise ValueError(f"{name!r} cannot lie at {place!r}.")
+    dtype, kind = np.dtype(str(text)), stored[place].dtype
+    if dtype.kind not in _KINDS or (dtype.kind in "UO") != (kind.kind == "O"):
+        raise ValueError(f"{name!r} cannot be of type {text!r}.")
+    if dtype.kind not in "UO" and dtype.itemsize != kind.itemsize:
+        raise ValueError(f"{name!r} has items of {kind.itemsize} bytes, which {text!r} has not.")
+    return dtype
+
+
+def _read(stored: h5py.Dataset, dtype: np.dtype[Any], about: dict[str, Any]) -> xr.Variable:
     if dtype.kind in "UO":
         values = np.asarray(stored.asstr()[()]).astype(dtype)
     elif dtype.kind in "Mm":
@@ -100,6 +133,21 @@ def _read(file: h5py.File, about: dict[str, Any]) -> xr.Variable:
     else:
         values = np.asarray(stored[()]).astype(dtype, copy=False)
     return xr.Variable(about["dims"], values, decoded(about["attributes"]))
+
+
+def _attributes_size(about: dict[str, Any]) -> int:
+    variables = about["variables"].values()
+    places = [about["header"], about["attributes"], *(each["attributes"] for each in variables)]
+    return sum(map(size_of, places))
+
+
+def _require_room(size: int) -> None:
+    if size > _LARGEST_TEXT:
+        raise ResultError(
+            f"its texts and attributes take {size} bytes, expected at most {_LARGEST_TEXT}: numpy "
+            "gives each text of an array the room of the widest. Make long texts shorter, or an "
+            "array of objects of them by astype(object)."
+        )
 
 
 def _write_dimensions(
@@ -130,7 +178,7 @@ def _attributes(attributes: dict[Any, Any], of: str) -> dict[str, Any]:
 def _values(name: str, variable: xr.Variable) -> NDArray[Any]:
     """The values in a type that HDF5 has."""
     kind = variable.dtype.kind if isinstance(variable.dtype, np.dtype) else "?"
-    if kind not in "biufcSUOMm":
+    if kind not in _KINDS:
         raise ResultError(
             f"the variable {name!r} has the type {variable.dtype}, which would not come back as it "
             "is: make it numbers, booleans or text, for example by astype(str)."

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -19,14 +19,21 @@ from experiments.data.archives import decode
 from experiments.data.errors import DataError
 
 _ENDINGS = (".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+# A larger image is first reduced, by whole numbers, to this many times the side that is wanted.
+_GAP = 3
 
 
-def centre(image: Any, size: int) -> Tensor:
-    """The largest central square of a `PIL.Image`, uint8 (channels, size, size)."""
+def square(file: Path | BinaryIO, size: int) -> Tensor:
+    """The largest central square of the image in a file, uint8 (3, size, size).
+
+    Raises:
+        DataError: it cannot be read, see `experiments.data.archives.decode`.
+    """
+    image = decode(file, least=_GAP * size)
     shorter = min(image.size)
     left, top = ((side - shorter) / 2 for side in image.size)
     box = (left, top, left + shorter, top + shorter)
-    resized = image.resize((size, size), resample=2, box=box, reducing_gap=3.0)
+    resized = image.resize((size, size), resample=2, box=box, reducing_gap=float(_GAP))
     return torch.from_numpy(np.array(resized).transpose(2, 0, 1).copy())
 
 
@@ -119,12 +126,11 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
 
     def _read(self, place: int) -> Tensor | None:
         try:
-            image = decode(self._path(place))
+            return square(self._path(place), self._size)
         except DataError as error:
             self._damaged[place] = True
             warnings.warn(f"skipped: {error}", stacklevel=3)
             return None
-        return centre(image, self._size)
 
 
 class _Names:
@@ -147,9 +153,16 @@ class _Names:
 
 
 def _contents(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the folders in a folder and of all else in it, sorted, without hidden ones."""
-    with os.scandir(folder) as entries:
-        kinds = {each.name: each.is_dir() for each in entries if not each.name.startswith(".")}
+    """The names of the folders in a folder and of all else in it, sorted, without hidden ones.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            kinds = {each.name: each.is_dir() for each in entries if not each.name.startswith(".")}
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error}).") from error
     folders = sorted(name for name, is_folder in kinds.items() if is_folder)
     return folders, sorted(kinds.keys() - {*folders})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.data.contract import Array
+from experiments.data.errors import DataError
 from experiments.data.grey_register import load_images
 from linlocal import Pairs
 
@@ -21,7 +22,16 @@ def sources(folder: Path | None) -> tuple[str, ...]:
 
 
 def standardised(images: Array) -> Array:
-    """``images`` minus their mean, over their standard deviation; one number for all pixels."""
+    """``images`` minus their mean, over their standard deviation; one number for all pixels.
+
+    Raises:
+        DataError: all pixels are the same, so the standard deviation is 0.
+    """
+    if not images.size or images.min() == images.max():
+        raise DataError(
+            f"All pixels of the {len(images)} images are the same, so they have no standard "
+            "deviation: draw more images, or look at the file that they come from."
+        )
     centred: Array = images - images.mean()
     return centred / centred.std()
 

@@ -1,13 +1,15 @@
 """Images in tar files, as webdataset lays them out: read one after the other, never unpacked.
 
 Members that follow each other and share their name up to the first dot are one sample: ``key.jpg``
-(also ``.jpeg``, ``.png``) and ``key.cls``, the number of the class as text. Further members of a
-sample, names without a dot and hidden ones (``._key.jpg``) are left out.
+(also ``.jpeg``, ``.png``; for the content see `experiments.data.archives.decode`) and ``key.cls``,
+the number of the class as text. Further members of a sample, names without a dot and hidden ones
+(``._key.jpg``) are left out.
 
-Two kinds of faults are kept apart. A file laid out in another way is refused when it is opened:
-a sample without image or class, or with two; a key that comes twice; a link; no sample at all. What
-is damaged (a file cut off, an image that cannot be decoded) is skipped where it is read, with a
-warning, and counted.
+Two kinds of faults are kept apart. A file laid out in another way is refused when it is opened: a
+sample without image or class, or with two; a key that comes twice; a class beyond a million; a
+link or anything else that is no regular file; an image of more than 64 megabytes; a size that is no
+number; no sample at all. What is damaged (a file cut off, an image that cannot be decoded) is
+skipped where it is read, with a warning, and counted.
 """
 
 from __future__ import annotations
@@ -28,15 +30,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from experiments.data.archives import decode
+from experiments.data.archives import require_file
 from experiments.data.errors import DataError
-from experiments.data.folder import centre
+from experiments.data.folder import square
+from experiments.data.tar_members import members
 from linlocal.seeds import generator_for
 
 _IMAGES = ("jpg", "jpeg", "png")
-_BLOCK = 512
-# A billion classes are a mistake, and overflow further on.
-_DIGITS = 9
+# A classifier of more than a million classes takes more memory than there is.
+_DIGITS = 6
+# Bytes of a class, of an image, of which many wait in a buffer, and of a file.
+_LARGEST_CLASS, _LARGEST_IMAGE, _LARGEST_FILE = 2**10, 2**26, 2**46
 # Distinct ones, for each worker.
 _MOST_SKIPPED = 2**16
 Sample = tuple[Tensor, int]
@@ -224,8 +228,10 @@ def _paths(files: Sequence[Path | str]) -> list[Path]:
     if isinstance(files, str | Path):
         raise DataError(f"Expected a list of tar files, got one path: pass [{str(files)!r}].")
     paths = [Path(each) for each in files]
-    if missing := [path for path in paths if not path.is_file()]:
+    if missing := [path for path in paths if not path.exists()]:
         raise DataError(f"There is no file {missing[0]}.")
+    for path in paths:
+        require_file(path, _LARGEST_FILE)
     return paths
 
 
@@ -265,7 +271,7 @@ def _surveyed(path: Path, size: int, modified: int) -> NDArray[np.int64]:
     return np.array(labels)
 
 
-_DAMAGE = (tarfile.TarError, OSError, EOFError)
+_DAMAGE = (tarfile.TarError, OSError)
 _PACKED = {
     "gzip": (b"\x1f\x8b", "gunzip"),
     "bzip2": (b"BZh", "bunzip2"),
@@ -282,20 +288,19 @@ def _samples(path: Path, *, with_images: bool) -> Iterator[tuple[str, bytes, byt
         with_images: whether to read the images; without, they are empty.
 
     Raises:
-        tarfile.TarError, OSError, EOFError: the file is damaged or cut off, after its whole
+        tarfile.TarError, OSError: the file is damaged or cut off, after its whole
             samples.
         DataError: its members are no samples.
     """
+    read = ("image", "cls") if with_images else ("cls",)
     name, parts = "", dict[str, bytes]()
     damage = None
     try:
-        for member, content in _read(path, with_images):
-            folder, _, base = member.rpartition("/")
-            key, dot, ending = base.partition(".")
-            if not (key and dot):
+        for member, content in members(path, _most_bytes, lambda each: _kind_of(each)[1] in read):
+            key, kind = _kind_of(member)
+            if not key:
                 continue
-            kind = "image" if ending.lower() in _IMAGES else ending.lower()
-            if (full := f"{path}/{folder}/{key}" if folder else f"{path}/{key}") != name:
+            if (full := f"{path}/{key}") != name:
                 yield from _whole(name, parts)
                 name, parts = full, {}
             if kind in parts and kind in ("image", "cls"):
@@ -324,31 +329,18 @@ def _whole(name: str, parts: dict[str, bytes]) -> Iterator[tuple[str, bytes, byt
         )
 
 
-def _read(path: Path, with_images: bool) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each member.
+def _kind_of(name: str) -> tuple[str, str]:
+    """Folder and key of a member, and "image", "cls" or its ending; both empty if it has none."""
+    folder, _, base = name.rpartition("/")
+    key, _, ending = base.partition(".")
+    kind = "image" if ending.lower() in _IMAGES else ending.lower()
+    if not (key and ending):
+        return "", ""
+    return f"{folder}/{key}" if folder else key, kind
 
-    Raises:
-        tarfile.TarError, OSError, EOFError: the file is damaged or cut off.
-        DataError: a member is a link.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            if member.issym() or member.islnk():
-                raise DataError(
-                    f"{path}/{member.name} is a link to {member.linkname}: write the content "
-                    "itself (tar --dereference --hard-dereference)."
-                )
-            if member.isfile():
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError(f"{member.name} is cut off")
-                wanted = with_images or member.name.lower().endswith(".cls")
-                content = archive.extractfile(member) if wanted else None
-                yield member.name, content.read() if content is not None else b""
-        # The module stops in silence where a header is missing or damaged: zeros must be there.
-        file.seek(archive.offset)
-        if file.read(_BLOCK) != bytes(_BLOCK):
-            raise tarfile.ReadError("it ends without a mark")
+
+def _most_bytes(name: str) -> int:
+    return {"image": _LARGEST_IMAGE, "cls": _LARGEST_CLASS}.get(_kind_of(name)[1], _LARGEST_FILE)
 
 
 def _shuffled(samples: Iterator[Any], size: int, rng: np.random.Generator) -> Iterator[Any]:
@@ -382,7 +374,7 @@ class _Named(BytesIO):
 
 def _pixels(name: str, content: bytes, size: int) -> Tensor:
     file: Any = _Named(name, content)
-    return centre(decode(file), size)
+    return square(file, size)
 
 
 def _class(name: str, content: bytes) -> int:

@@ -143,14 +143,17 @@ def test_every_changed_byte_of_a_compressed_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (CONTENT + b"\0", "announces 7 x 28 x 28 = 5488 bytes, 5489 follow"),
+        (CONTENT + b"\0", "announces 7 x 28 x 28 = 5488 bytes, at least 5489 follow"),
         (b"\0\0\x08\x01" + CONTENT[4:], "expected it to start with 00 00 08 03, got 00 00 08 01"),
         (b"\0\0\x0d\x03" + CONTENT[4:], "got 00 00 0d 03"),
         (b"<html>not found</html>", "got 3c 68 74 6d"),
         (b"", "got nothing"),
         (CONTENT[:9], "header of 16 bytes, got 9"),
         (b"\x1f\x8b" + CONTENT, "fetch it again"),
-        (struct.pack(">HBBIII", 0, 8, 3, *3 * [2**32 - 1]), "0 follow"),
+        (struct.pack(">HBBIII", 0, 8, 3, *3 * [2**32 - 1]), "expected 1 to 1073741824"),
+        (struct.pack(">HBBIII", 0, 8, 3, 2**20, 28, 28), "822083584 bytes, 0 follow"),
+        (struct.pack(">HBBIII", 0, 8, 3, 7, 0, 28), "announces 7 x 0 x 28 = 0 bytes, expected 1"),
+        (struct.pack(">HBBIII", 0, 8, 3, 0, 28, 28), "announces 0 x 28 x 28 = 0 bytes, expected 1"),
     ],
 )
 def test_a_damaged_file_says_what_was_expected_and_what_came(tmp_path, content, message):

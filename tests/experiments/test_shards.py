@@ -5,6 +5,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
 
 import pytest
@@ -231,8 +232,12 @@ LAYOUTS = {
     "a negative class": ([("a.png", png(1)), ("a.cls", b"-1")], r"a\.cls should be .* is '-1'"),
     "a fraction": ([("a.png", png(1)), ("a.cls", b"1.0")], r"a\.cls should be .* is '1\.0'"),
     "no class at all": ([("a.png", png(1)), ("a.cls", b"")], r"a\.cls should be .* is ''"),
-    "twenty nines": ([("a.png", png(1)), ("a.cls", b"9" * 20)], r"a\.cls .* at most 9 digits"),
-    "9,999 nines": ([("a.png", png(1)), ("a.cls", b"9" * 9999)], r"a\.cls .* at most 9 digits"),
+    "a million": ([("a.png", png(1)), ("a.cls", b"1000000")], r"a\.cls .* at most 6 digits"),
+    "999 nines": ([("a.png", png(1)), ("a.cls", b"9" * 999)], r"a\.cls .* at most 6 digits"),
+    "a long class": (
+        [("a.png", png(1)), ("a.cls", b" " * 2000 + b"1")],
+        r"a\.cls has 2001 bytes, expected at most 1024",
+    ),
 }
 
 
@@ -255,6 +260,132 @@ def test_links_are_refused_by_name(tmp_path, kind):
             archive.addfile(link)
     with pytest.raises(DataError, match=r"a\.tar/b\.png is a link to ok\.png: write the content"):
         shards([path])
+
+
+def block(name="a.png", kind=tarfile.REGTYPE, size=b"0"):
+    """A header with any bytes in its fields and the right checksum."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT))
+    header[156:157] = kind
+    header[124:136] = size.ljust(12, b"\0")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def padded(content):
+    return content + bytes(-len(content) % 512)
+
+
+def before(kind, content):
+    return block("before", kind, b"%o" % len(content)) + padded(content)
+
+
+def pax(**records):
+    def line(key, value):
+        body = b" %s=%s\n" % (key, value)
+        length = len(body) + 1
+        while len(str(length)) + len(body) != length:
+            length += 1
+        return b"%d%s" % (length, body)
+
+    return b"".join(line(key.replace("_", ".").encode(), value) for key, value in records.items())
+
+
+NEGATIVE = b"\xff" * 12  # -1 in base 256
+HUGE = b"\x80" + bytes(3) + b"\x7f" + b"\xff" * 7
+HOSTILE = {
+    "a negative size": (block(size=NEGATIVE), r"/a\.png has a size of -1 bytes"),
+    "a negative size of its pax header": (
+        block("x", tarfile.XHDTYPE, NEGATIVE), r"/x has a size of -1 bytes"),
+    "a negative pax size": (
+        before(tarfile.XHDTYPE, pax(size=b"-512")) + block(), r"a\.png has the size '-512'"),
+    "a pax size of many digits": (
+        before(tarfile.XHDTYPE, pax(size=b"9" * 5000)) + block(), r"a\.png has the size '9999"),
+    "a pax size in words": (
+        before(tarfile.XHDTYPE, pax(size=b"1e3")) + block(), r"a\.png has the size '1e3'"),
+    "a pax header of negative length": (
+        before(tarfile.XHDTYPE, b"-9 path=a\n") + block(), "pax header that cannot be read, '-9"),
+    "a pax header of length 0": (
+        before(tarfile.XHDTYPE, b"0 path=a\n") + block(), "pax header that cannot be read, '0 "),
+    "a pax header without end": (
+        before(tarfile.XHDTYPE, b"99 path=a\n") + block(), "pax header that cannot be read, '99"),
+    "a size for all": (
+        before(tarfile.XGLTYPE, pax(size=b"1")) + block(), "gives one size to all members"),
+    "many long names": (
+        before(tarfile.GNUTYPE_LONGNAME, b"a.png\0") * 2000 + block(), "has a second long name"),
+    "many pax headers": (
+        before(tarfile.XHDTYPE, pax(path=b"a.png")) * 2000 + block(), "has a second pax header"),
+    "a name of a megabyte": (
+        before(tarfile.GNUTYPE_LONGNAME, b"a" * 2**20) + block(),
+        "has a long name of 1048576 bytes, expected at most"),
+    "a sparse file": (block(kind=tarfile.GNUTYPE_SPARSE), r"a\.png is a sparse file"),
+    "a sparse map": (
+        before(tarfile.XHDTYPE, pax(GNU_sparse_map=b"0,9", GNU_sparse_size=b"9")) + block(),
+        r"a\.png is a sparse file"),
+    "a pipe": (block(kind=tarfile.FIFOTYPE), r"a\.png is a pipe, a device or another thing"),
+    "a device": (block(kind=tarfile.CHRTYPE), r"a\.png is a pipe, a device or another thing"),
+    "a link to itself": (block(kind=tarfile.LNKTYPE), r"a\.png is a link to"),
+    "letters of a terminal": (
+        block("a\x1b[2J.png", tarfile.SYMTYPE), r"a\\x1b\[2J\.png is a link to"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_is_no_regular_member_is_refused_by_shard_and_key(tmp_path, case):
+    header, message = HOSTILE[case]
+    path = write(tmp_path / "a.tar", GOOD)
+    whole = path.read_bytes().rstrip(b"\0")
+    path.write_bytes(padded(whole) + header + bytes(1024))
+    for opened in (shards, labels_in):
+        with pytest.raises(DataError, match=message) as refused:
+            opened([path])
+        assert str(refused.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("size", [HUGE, b"7" * 11, b"1" * 12])
+def test_a_size_beyond_the_file_is_a_file_cut_off(tmp_path, size):
+    path = write(tmp_path / "a.tar", GOOD)
+    whole = path.read_bytes().rstrip(b"\0")
+    path.write_bytes(padded(whole) + block(size=size) + bytes(1024))
+    with pytest.warns(UserWarning, match=r"the rest of .*a\.tar after .*ok cannot be read"):
+        assert classes(shards([path], length=1)) == [1]
+
+
+def test_a_large_image_is_refused_before_it_is_read(tmp_path):
+    path = write(tmp_path / "a.tar", GOOD)
+    size = 2**26 + 1
+    with path.open("r+b") as file:
+        file.seek(len(padded(path.read_bytes().rstrip(b"\0"))))
+        file.write(block(size=b"%o" % size))
+        file.truncate(file.tell() + size + 2048)  # takes no room on the disk
+    with pytest.raises(DataError, match=r"a\.png has 67108865 bytes, expected at most 67108864"):
+        shards([path])
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_names_of_any_length_and_letters_and_folders_are_read(tmp_path, form):
+    long = "/".join(["täglich"] * 15) + "/k" * 3
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=form, pax_headers={"comment": "from git"}) as archive:
+        folder = tarfile.TarInfo("täglich")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for ending, content in (("png", png(1)), ("cls", b"1")):
+            info = tarfile.TarInfo(f"{long}.{ending}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert classes(shards([path], length=1)) == [1]
+    info.size = 0
+    with tarfile.open(path, "a", format=form) as archive:
+        archive.addfile(info)
+    with pytest.raises(DataError, match=rf"{long} has two members for its cls"):
+        shards([path])
+
+
+def test_a_pipe_among_the_files_does_not_hang(tmp_path, files):
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(DataError, match=r"pipe\.tar cannot be read: it is a folder, a pipe"):
+        shards([*files, tmp_path / "pipe.tar"])
 
 
 EMPTY = {

@@ -34,7 +34,7 @@ def load(folder: Path | None, seed: int) -> ImageData:
         )
     home = home_of(folder, FOLDER, _BATCHES, hint)
     # Each record: the label, then rows of red, of green and of blue.
-    batches = [items_of(home / name, 3073, "a label and 32x32x3") for name in _BATCHES]
+    batches = [items_of(home / name, 3073, 10_000, "a label and 32x32x3") for name in _BATCHES]
     if len({*map(len, batches)}) > 1:
         raise DataError(
             f"The batches in {home} should hold equally many images, but hold "

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.data import augmentation
-from experiments.data.archives import checked_labels, home_of, items_of
+from experiments.data.archives import checked_labels, count_of, home_of, items_of
 from experiments.data.contract import ImageData, MakeViews
 from experiments.data.errors import DataError
 from experiments.data.pixels import Pixels
 
 NAME, FOLDER = "stl10", "stl10_binary"
 
+_IMAGE = 3 * 96**2  # bytes
 _CLASSES = (
     *("airplane", "bird", "car", "cat", "deer"),
     *("dog", "horse", "monkey", "ship", "truck"),
@@ -29,9 +30,9 @@ def load(folder: Path | None, seed: int) -> ImageData:
     expected = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
     home = home_of(folder, FOLDER, expected)
     parts: list[Any] = []
-    for part in ("train", "test"):
-        images = items_of(home / f"{part}_X.bin", 3 * 96**2, "96x96x3")
-        labels = items_of(home / f"{part}_y.bin", 1, "one label")[:, 0]
+    for part, most in (("train", 5000), ("test", 8000)):
+        images = items_of(home / f"{part}_X.bin", _IMAGE, most, "96x96x3")
+        labels = items_of(home / f"{part}_y.bin", 1, most, "one label")[:, 0]
         if len(images) != len(labels):
             raise DataError(
                 f"{home} has {len(images)} images but {len(labels)} labels in the {part} files: "
@@ -44,13 +45,12 @@ def load(folder: Path | None, seed: int) -> ImageData:
     more = home / "unlabeled_X.bin"
     if not more.exists():
         return ImageData(parts[0], parts[1], parts[2], parts[3], _CLASSES)
-    if not (size := more.stat().st_size) or size % (3 * 96**2):
-        raise DataError(
-            f"{more} is damaged: expected a multiple of {3 * 96**2} bytes (96x96x3), got {size}; "
-            "fetch it again."
-        )
+    count = count_of(more, _IMAGE, 100_000, "96x96x3")
     # 2.7 GB: mapped, and read where it is used.
-    mapped = np.memmap(more, dtype=np.uint8, mode="r").reshape(-1, 3 * 96**2)
+    try:
+        mapped = np.memmap(more, dtype=np.uint8, mode="r", shape=(count, _IMAGE))
+    except OSError as error:
+        raise DataError(f"{more} cannot be read ({error}).") from error
     return ImageData(parts[0], parts[1], parts[2], parts[3], _CLASSES, _upright(mapped))
 
 

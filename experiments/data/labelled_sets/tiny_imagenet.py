@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.data import augmentation
-from experiments.data.archives import decode, home_of
+from experiments.data.archives import decode, home_of, text_of
 from experiments.data.contract import ImageData, MakeViews
 from experiments.data.errors import DataError
 from experiments.data.pixels import Pixels
@@ -24,23 +24,31 @@ def load(folder: Path | None, seed: int) -> ImageData:
     """Validation images serve as test images: the published test images have no labels."""
     assert folder is not None
     home = home_of(folder, FOLDER, ("wnids.txt", "train", "val/val_annotations.txt"))
-    classes = tuple((home / "wnids.txt").read_text(encoding="utf-8").split())
+    classes = tuple(text_of(home / "wnids.txt").split())
     number = {name: k for k, name in enumerate(classes)}
-    files = [
-        (path, name)
-        for name in classes
-        for path in sorted((home / "train" / name / "images").glob("*.JPEG"))
-    ]
+    if len(number) < len(classes) or not all(map(_is_name, classes)):
+        raise DataError(
+            f"{home}/wnids.txt should name each class once, by the name of its folder in {home}/"
+            "train: fetch it again."
+        )
+    try:
+        files = [
+            (path, name)
+            for name in classes
+            for path in sorted((home / "train" / name / "images").glob("*.JPEG"))
+        ]
+    except OSError as error:  # a name too long, for example
+        raise DataError(f"{home}/train cannot be read ({error}).") from error
     if empty := sorted({*classes} - {name for _, name in files}):
         raise DataError(f"{home}/train has no images (*.JPEG) of the class {empty[0]}.")
     test_files = []
     annotations = home / "val" / "val_annotations.txt"
-    for row, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
+    for row, line in enumerate(text_of(annotations).splitlines(), start=1):
         image, name, *_ = [*line.split("\t"), ""]
-        if name not in number:
+        if name not in number or not _is_name(image):
             raise DataError(
                 f"{annotations}, line {row}: expected a file and a class of wnids.txt between "
-                f"tabs, got {line!r}."
+                f"tabs, the file by its name in {home}/val/images, got {line[:200]!r}."
             )
         test_files.append((home / "val" / "images" / image, name))
     if not test_files:
@@ -58,6 +66,11 @@ def views(images: Tensor | Pixels, seed: int) -> MakeViews:
     """Seen through the augmentation of SimCLR as Wu et al. 2026 (arXiv 2601.21683) release it."""
     made = augmentation.simclr(images.shape[-1], images.shape[1], 1.0)
     return augmentation.views_of(images, made)
+
+
+def _is_name(text: str) -> bool:
+    """Whether it names something in a folder, and nothing elsewhere."""
+    return text not in ("", ".", "..") and not {"/", "\\", "\0"} & {*text}
 
 
 def _decoded(paths: Sequence[Path]) -> NDArray[np.uint8]:
