@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
-import shlex
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from tqdm import tqdm
 
 from experiments.data import DataError
-from experiments.runner import Experiment, Parts, Sweep, Workers, commands, registry, verify
+from experiments.runner import Parts, Sweep, Workers, commands, registry, verify
 from linlocal.analysis import results
 from linlocal.analysis.results import PRESETS, Address, Provenance, ResultError, known_name
 
@@ -58,11 +58,8 @@ def list_experiments(out: Out = Path("results"), seed: Seed = 0, data: Data = No
             experiment = registry.load(name)
             typer.echo(f"{name}  ({experiment.PUBLISHED})\n  {registry.summary(experiment)}")
             for preset, size in registry.sizes(experiment).items():
-                config = registry.configure(experiment, preset, seed, data)
-                address = Address(name, preset, seed, out)
-                run_now = registry.provenance(name, preset, seed, config)
                 values = " ".join(f"{key}={value}" for key, value in size.items())
-                typer.echo(f"  {preset:<6} {values:<50} {state(address, run_now)}")
+                typer.echo(f"  {preset:<6} {values:<50} {listed(name, preset, seed, data, out)}")
             typer.echo()
     typer.echo("Run one with: python -m experiments run NAME --preset smoke|cpu|paper")
 
@@ -99,18 +96,21 @@ def run(
     """
     with one_line_errors():
         names = registry.NAMES if name == "all" else (name,)
-        # All imported before any runs: a typo must not cost an hour, nor an edit mix two versions.
-        experiments = {each: registry.load(each) for each in names}
+        # All planned before any runs: a typo or data that are not there must not cost an hour, nor
+        # an edit mix two versions.
+        plans = [registry.plan(each, preset, seed, data) for each in names]
         try:
             with Workers(workers, scheduler) as pool:
                 several = pool if workers > 1 or scheduler else None
-                for each, experiment in progress(experiments.items(), "experiments"):
-                    config = registry.configure(experiment, preset, seed, data)
-                    run_one(Address(each, preset, seed, out), experiment, config, force, several)
+                for each in progress(plans, "experiments"):
+                    run_one(each, out, force, several)
         except KeyboardInterrupt:
-            command = commands.making(Address(name, preset, seed, out))
-            option = f" --data {shlex.quote(str(data))}" if data else ""
-            typer.echo(f"interrupted; resume with: {command}{option}", err=True)
+            # Without --force, which would forget the finished points.
+            words = ["run", name, "--preset", preset, "--seed", seed, "--out", out]
+            words += ["--data", data] if data else []
+            words += ["--workers", workers] if workers != CORES else []
+            words += ["--scheduler", scheduler] if scheduler else []
+            typer.echo(f"interrupted; resume with: {commands.line(*words)}", err=True)
             raise typer.Exit(130) from None
 
 
@@ -204,18 +204,27 @@ def verify_one(
     return verdict
 
 
-def run_one(
-    address: Address, experiment: Experiment, config: Any, force: bool, workers: Workers | None
-) -> None:
+def run_one(plan: registry.Plan, out: Path, force: bool, workers: Workers | None) -> None:
     """Make one result file, from the parts of an interrupted run where there are some."""
+    address, provenance = plan.address(out), plan.provenance
     label = f"{address.experiment} ({address.preset}, seed {address.seed})"
-    provenance = registry.provenance(address.experiment, address.preset, address.seed, config)
-    if not force and state(address, provenance) == "up to date":
+    parts = Parts(parts_folder(address), provenance, fresh=force)
+    if state(address, provenance) == "up to date" and not parts.forced:
         tqdm.write(f"{label}: up to date, {address.path}", file=sys.stdout)
         return
-    parts = Parts(parts_folder(address), provenance, fresh=force)
     start = time.perf_counter()
-    dataset = experiment.run(config, Sweep(parts, workers))
+    try:
+        dataset = plan.experiment.run(plan.config, Sweep(parts, workers))
+    except Exception:
+        # The result that is there stays valid; only an interrupted --force goes on by itself.
+        parts.forget_force()
+        raise
+    if registry.describe(address.experiment, plan.config) != json.loads(provenance.config):
+        parts.clear()
+        raise DataError(
+            f"the files in {plan.config.data} have changed while {label} read them: nothing was "
+            "written. Run it again."
+        )
     duration_s = time.perf_counter() - start + parts.restored_s
     dated = dataset.assign_attrs(date=datetime.now(UTC).isoformat(timespec="seconds"))
     results.write(dated, address.path, replace(provenance, duration_s=duration_s))
@@ -228,10 +237,24 @@ def parts_folder(address: Address) -> Path:
     return address.folder / ".parts" / address.path.stem
 
 
+def listed(name: str, preset: str, seed: int, data: Path | None, out: Path) -> str:
+    """The state of a result and of an unfinished run, in words."""
+    try:
+        plan = registry.plan(name, preset, seed, data)
+    except DataError as error:
+        return f"cannot run: {error}"
+    address = plan.address(out)
+    found = state(address, plan.provenance)
+    unfinished = parts_folder(address)
+    if not unfinished.exists() or (
+        found == "up to date" and not Parts(unfinished, plan.provenance).forced
+    ):
+        return found
+    return "interrupted" if found == "no result" else f"{found}; interrupted"
+
+
 def state(address: Address, provenance: Provenance) -> str:
     """The state of a result file, compared with the run that would make it now."""
-    if parts_folder(address).exists():
-        return "interrupted"
     if not address.path.exists():
         return "no result"
     try:

@@ -57,6 +57,13 @@ def known_name(kind: str, name: str, known: Iterable[str]) -> str:
 class Address:
     """Where one run keeps its result.
 
+    Attributes:
+        experiment: the name of the experiment.
+        preset: the name of the experiment's size.
+        seed: the seed of every random number in the run.
+        folder: the folder of the results.
+        data: a name for the data that the run reads from files; "" where it reads none.
+
     Raises:
         ResultError: unknown preset.
         TypeError: a seed that is no whole number.
@@ -66,6 +73,7 @@ class Address:
     preset: str
     seed: int
     folder: Path
+    data: str = ""
 
     def __post_init__(self) -> None:
         known_name("preset", self.preset, PRESETS)
@@ -75,7 +83,8 @@ class Address:
     @property
     def path(self) -> Path:
         """The result file."""
-        return self.folder / f"{self.experiment}-{self.preset}-seed{self.seed}.nc"
+        data = f"-{self.data}" if self.data else ""
+        return self.folder / f"{self.experiment}-{self.preset}-seed{self.seed}{data}.nc"
 
 
 @dataclass(frozen=True)

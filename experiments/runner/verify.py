@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -130,8 +131,8 @@ def compute(candidate: Candidate, workers: Workers | None) -> xr.Dataset:
     parts = Parts(folder, candidate.now)
     dataset = candidate.experiment.run(candidate.config, Sweep(parts, workers))
     # Written and read back, because files know fewer types than arrays do.
-    again = results.write(dataset, folder / "again" / candidate.path.name, candidate.now)
-    return results.read(again)
+    with TemporaryDirectory() as elsewhere:
+        return results.read(results.write(dataset, Path(elsewhere, "again.nc"), candidate.now))
 
 
 def forget(folder: Path) -> None:

@@ -23,11 +23,19 @@ _CLASSES = (
 )
 
 
+_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
+
+
+def files(folder: Path) -> list[Path]:
+    """Those of images with labels: no experiment reads the others."""
+    home = home_of(folder, FOLDER, _FILES)
+    return [home / name for name in _FILES]
+
+
 def load(folder: Path | None, seed: int) -> ImageData:
     """With the split that it comes with, and the images without labels."""
     assert folder is not None
-    expected = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
-    home = home_of(folder, FOLDER, expected)
+    home = files(folder)[0].parent
     parts: list[Any] = []
     for part in ("train", "test"):
         images = items_of(home / f"{part}_X.bin", 3 * 96**2, "96x96x3")

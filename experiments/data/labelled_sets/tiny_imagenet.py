@@ -20,18 +20,24 @@ NAME, FOLDER = "tiny_imagenet", "tiny-imagenet-200"
 _SIDE = 64
 
 
+def files(folder: Path) -> list[Path]:
+    """The list of classes, and the folders of images."""
+    home = home_of(folder, FOLDER, ("wnids.txt", "train", "val/val_annotations.txt"))
+    return [home / name for name in ("wnids.txt", "train", "val")]
+
+
 def load(folder: Path | None, seed: int) -> ImageData:
     """Validation images serve as test images: the published test images have no labels."""
     assert folder is not None
-    home = home_of(folder, FOLDER, ("wnids.txt", "train", "val/val_annotations.txt"))
+    home = files(folder)[0].parent
     classes = tuple((home / "wnids.txt").read_text(encoding="utf-8").split())
     number = {name: k for k, name in enumerate(classes)}
-    files = [
+    training_files = [
         (path, name)
         for name in classes
         for path in sorted((home / "train" / name / "images").glob("*.JPEG"))
     ]
-    if empty := sorted({*classes} - {name for _, name in files}):
+    if empty := sorted({*classes} - {name for _, name in training_files}):
         raise DataError(f"{home}/train has no images (*.JPEG) of the class {empty[0]}.")
     test_files = []
     annotations = home / "val" / "val_annotations.txt"
@@ -46,8 +52,8 @@ def load(folder: Path | None, seed: int) -> ImageData:
     if not test_files:
         raise DataError(f"{annotations} is empty: fetch it again.")
     return ImageData(
-        _decoded([path for path, _ in files]),
-        np.array([number[name] for _, name in files]),
+        _decoded([path for path, _ in training_files]),
+        np.array([number[name] for _, name in training_files]),
         _decoded([path for path, _ in test_files]),
         np.array([number[name] for _, name in test_files]),
         classes,
