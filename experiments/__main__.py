@@ -99,6 +99,7 @@ def run(
         # All planned before any runs: a typo or data that are not there must not cost an hour, nor
         # an edit mix two versions.
         plans = [registry.plan(each, preset, seed, data) for each in names]
+        results.usable_folder(out)
         try:
             with Workers(workers, scheduler) as pool:
                 several = pool if workers > 1 or scheduler else None
@@ -162,6 +163,7 @@ def verify_results(
                 f"`{commands.line('run', 'NAME')}` makes new ones."
             )
             raise typer.Exit(1 if found.damaged else 0)
+        results.usable_folder(out)
         chosen = verify.draw(found.candidates, sample, seed)
         took = sum(each.stored.duration_s for each in chosen)
         typer.echo(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,12 +47,17 @@ class Claim:
 
 
 def entries(folder: Path) -> dict[str, Any]:
-    """What is recorded in ``claims.json``, by figure; empty if there is none or it is damaged."""
+    """What is recorded in ``claims.json``, by figure.
+
+    Entries that were damaged or edited are left out: drawing their figures makes them again.
+    """
     try:
         found = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # drawing all figures makes it whole again
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {figure: entry for figure, entry in found.items() if _is_whole(figure, entry)}
 
 
 def record(
@@ -80,7 +87,8 @@ def record(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder):
-        known = entries(folder) | {figure: {"run": run, "claims": decided, **source}}
+        entry = {"run": run, "claims": decided, **source}
+        known = entries(folder) | {figure: {**entry, "checksum": _checksum(figure, entry)}}
         known = dict(sorted(known.items()))
         text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
         replace_text(folder / "claims.json", text)
@@ -91,9 +99,15 @@ def table(claims: Sequence[Mapping[str, str | None]]) -> list[str]:
     """The recorded claims of one figure as the lines of a Markdown table."""
     lines = ["| claim | verdict | measured | published |", "|---|---|---|---|"]
     for claim in claims:
-        cells = (str(cell or "").replace("|", "\\|") for cell in claim.values())
+        cells = (plain(str(cell or "")).replace("|", "\\|") for cell in claim.values())
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def plain(text: str) -> str:
+    """Text for a line of Markdown, without HTML and links: results may come from strangers."""
+    one_line = " ".join(text.split())
+    return re.sub("<(?=[a-zA-Z/!?])", "&lt;", one_line).replace("](", "]&#40;")
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -125,5 +139,17 @@ def _only_writer(folder: Path) -> Iterator[None]:
 def _markdown(known: Mapping[str, Any]) -> str:
     lines = ["# Claims", ""]
     for figure, entry in known.items():
-        lines += [f"## {figure} ({entry['run']})", "", *table(entry["claims"]), ""]
+        lines += [f"## {figure} ({plain(entry['run'])})", "", *table(entry["claims"]), ""]
     return "\n".join(lines)
+
+
+def _is_whole(figure: str, entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    rest = {key: value for key, value in entry.items() if key != "checksum"}
+    return entry.get("checksum") == _checksum(figure, rest)
+
+
+def _checksum(figure: str, entry: Mapping[str, Any]) -> str:
+    text = json.dumps([figure, entry], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,6 +1,5 @@
 """The README runs as it stands, and its table comes from the command."""
 
-import json
 import re
 from pathlib import Path
 
@@ -28,14 +27,12 @@ def test_every_rule_is_named_in_the_readme() -> None:
 def test_tables_are_replaced_between_their_markers_and_nowhere_else(tmp_path: Path) -> None:
     import typer
 
+    from paper_figures.claims import Claim, record
     from paper_figures.report import readme
 
     figures = tmp_path / "figures"
     figures.mkdir()
-    claim = {"claim": "a | b", "verdict": "open", "measured": "1", "published": None}
-    (figures / "claims.json").write_text(
-        json.dumps({"toy": {"run": "preset smoke, seed 0", "claims": [claim]}})
-    )
+    record("toy", [Claim("a | b", None, "1")], "preset smoke, seed 0", figures)
     (figures / readme.PICTURE).write_bytes(b"picture")
     (figures / "claims.md").write_text("all claims")
     page = tmp_path / "README.md"

@@ -153,7 +153,7 @@ class Provenance:
         """Read the attributes of a result.
 
         Raises:
-            ResultError: some are missing, or the schema is newer than this code.
+            ResultError: some are missing or of another kind, or the schema is newer than this code.
         """
         # First, because a newer schema may have other attributes.
         schema = of_run(dataset.attrs, "schema")
@@ -168,7 +168,23 @@ class Provenance:
             raise ResultError(
                 f"no result of ours: the file lacks the attributes {', '.join(missing)}."
             )
-        return cls(**found)
+        stored = cls(**found)
+        stored.check()
+        return stored
+
+    def check(self) -> None:
+        """Refuse what no run has: results come from strangers, too.
+
+        Raises:
+            ResultError: a field is of another kind than it should be.
+        """
+        for name in _field_names():
+            value = getattr(self, name)
+            if (expected := _other_kind(name, value)) is not None:
+                raise ResultError(
+                    f"no result of ours: {name!r} of its run should be {expected}, but is "
+                    f"{value!r:.60}."
+                )
 
     def repeats(self, other: Provenance) -> bool:
         """Whether the same parameters went through the same code."""
@@ -216,6 +232,26 @@ def own_attributes(attributes: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
 
 def _field_names() -> list[str]:
     return [field.name for field in fields(Provenance)]
+
+
+def _other_kind(name: str, value: Any) -> str | None:
+    """What a field should be and is not; None if it is."""
+    if name in ("seed", "schema"):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        return None if whole else "a whole number"
+    if name == "duration_s":
+        number = isinstance(value, int | float | np.integer | np.floating)
+        fits = number and not isinstance(value, bool) and np.isfinite(value)
+        return None if fits else "a number of seconds"
+    if not isinstance(value, str):
+        return "text"
+    if name not in ("config", "packages", "hardware"):
+        return None
+    try:
+        held = json.loads(value)
+    except (ValueError, RecursionError):
+        held = None
+    return None if isinstance(held, dict) else "a JSON object as text"
 
 
 def _code(module: str) -> str:

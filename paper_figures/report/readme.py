@@ -13,6 +13,7 @@ from typing import Annotated, get_args
 
 import typer
 
+from paper_figures import claims as recorded
 from paper_figures.claims import Verdict
 
 VERIFIED, MEASURED = "verified", "measured"
@@ -28,8 +29,11 @@ def summary(claims: Path) -> str:
 
     Raises:
         FileNotFoundError: the figures were not drawn.
+        ValueError: some entries were damaged or edited.
     """
-    entries = json.loads(claims.read_text(encoding="utf-8"))
+    entries = recorded.entries(claims.parent)
+    if lost := sorted(json.loads(claims.read_text(encoding="utf-8")).keys() - entries.keys()):
+        raise ValueError(f"{claims} was damaged or edited: draw again {', '.join(lost)}.")
     verdicts = get_args(Verdict)
     lines = [f"| figure | {' | '.join(verdicts)} |", f"|---|{'---:|' * len(verdicts)}"]
     totals = dict.fromkeys(verdicts, 0)

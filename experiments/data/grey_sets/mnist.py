@@ -36,7 +36,7 @@ def files(folder: Path) -> list[Path]:
 def grey(folder: Path | None, count: int, size: int, rng: np.random.Generator) -> Array:
     """Drawn without replacement and enlarged bilinearly."""
     assert folder is not None
-    images = read_idx(*files(folder), dimensions=3)
+    images = read_idx(files(folder)[0], dimensions=3)
     return enlarged(drawn(images, count, NAME, rng) / 255.0, size, NAME)
 
 
