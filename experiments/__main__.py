@@ -181,6 +181,7 @@ def verify_results(
             words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
             words += ["--preset", preset] if preset else []
             words += ["--any-version"] if any_version else []
+            words += ["--workers", str(workers)] if workers != CORES else []
             typer.echo(f"interrupted; resume with: {commands.line('verify', *words)}", err=True)
             raise typer.Exit(130) from None
         verify.forget(out)
