@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -18,7 +19,15 @@ import typer
 from tqdm import tqdm
 
 from experiments.data import DataError
-from experiments.runner import Parts, Sweep, Workers, commands, registry, verify
+from experiments.runner import (
+    Parts,
+    Sweep,
+    Workers,
+    commands,
+    first_interrupt_only,
+    registry,
+    verify,
+)
 from linlocal.analysis import results
 from linlocal.analysis.results import PRESETS, Address, Provenance, ResultError, known_name
 
@@ -46,7 +55,12 @@ Data = Annotated[
     ),
 ]
 Processes = Annotated[
-    int, typer.Option(min=1, help="Points of a sweep that are computed at the same time.")
+    int,
+    typer.Option(
+        min=1,
+        help="Points of a sweep that are computed at the same time. More than 1 opens ports of this"
+        " machine's loopback interface, through which its other users could run code.",
+    ),
 ]
 
 
@@ -84,7 +98,7 @@ def run(
         str | None,
         typer.Option(
             help="Address of a running dask scheduler, e.g. tcp://host:8786, whose workers compute"
-            " the points; they must see this checkout.",
+            " the points; they must see this checkout. Whoever reaches its port can run code.",
             metavar="ADDRESS",
         ),
     ] = None,
@@ -94,11 +108,13 @@ def run(
     A result is up to date if the same parameters went through the same source code. An interrupted
     run keeps its finished points; the same command resumes it.
     """
-    with one_line_errors():
+    with one_line_errors(), first_interrupt_only():
         names = registry.NAMES if name == "all" else (name,)
         # All planned before any runs: a typo or data that are not there must not cost an hour, nor
         # an edit mix two versions.
         plans = [registry.plan(each, preset, seed, data) for each in names]
+        for each in plans:
+            registry.check_device(getattr(each.config, "device", "cpu"))
         results.usable_folder(out)
         try:
             with Workers(workers, scheduler) as pool:
@@ -147,7 +163,7 @@ def verify_results(
     it prints resumes it.
     """
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
-    with one_line_errors():
+    with one_line_errors(), first_interrupt_only():
         presets = (known_name("preset", preset, PRESETS),) if preset else PRESETS
         found = verify.sort(out, presets, any_version)
         for name, reason in (found.skipped | found.outdated).items():
@@ -281,6 +297,13 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ResultError, DataError) as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        # A disk that fills up, a folder that vanishes: what is finished is kept.
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(f"error: {error.strerror}{where}", err=True)
         raise typer.Exit(2) from None
 
 

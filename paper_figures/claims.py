@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
-from uuid import uuid4
+
+from linlocal.analysis.results import temporary_beside
 
 Verdict = Literal["reproduced", "not reproduced", "open"]
 
@@ -112,7 +113,7 @@ def plain(text: str) -> str:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that at any moment it is the old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    temporary = temporary_beside(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

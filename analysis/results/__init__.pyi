@@ -8,3 +8,4 @@ from .provenance import (
     of_run as of_run,
 )
 from .sources import code_version as code_version
+from .temporary import temporary_beside as temporary_beside

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
-from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -28,6 +27,7 @@ from linlocal.analysis.results.provenance import (
     joined_attributes,
     own_attributes,
 )
+from linlocal.analysis.results.temporary import temporary_beside
 
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
 
@@ -64,8 +64,7 @@ def write(dataset: xr.Dataset, path: Path | str, provenance: Provenance) -> Path
     labelled = dataset.drop_attrs(deep=False).assign_attrs(own)
     body = netcdf.to_bytes(labelled, asdict(provenance), provenance.schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Each writer has a name of its own, so two of them never write into the same file.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             # HDF5 itself hardly notices any damage but a truncation.

@@ -15,7 +15,7 @@ import xarray as xr
 
 from experiments import catalogue
 from experiments.runner.sweep import Sweep
-from linlocal.analysis.results import Address, Provenance, known_name
+from linlocal.analysis.results import Address, Provenance, ResultError, known_name
 
 # What is stored for ``data`` where no folder is named.
 EMBEDDED = "embedded"
@@ -79,6 +79,22 @@ def configure(experiment: Experiment, preset: str, seed: int, data: Path | None)
     if any(field.name == "data" for field in fields(config)):
         return replace(config, seed=seed, data=data)
     return replace(config, seed=seed)
+
+
+def check_device(device: str) -> None:
+    """Whether a run can use a device.
+
+    Raises:
+        ResultError: a CUDA device, and there is none.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ResultError(
+                f"needs the device {device!r}, and torch finds no GPU here: run it on a machine "
+                "with one (and a torch built for CUDA), or take another preset."
+            )
 
 
 def describe(name: str, config: Any) -> dict[str, Any]:

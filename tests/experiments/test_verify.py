@@ -226,6 +226,8 @@ def test_a_result_of_a_gpu_is_skipped_where_there_is_none(toy, monkeypatch):
         device: str = "cpu"
 
     monkeypatch.setitem(toy.PRESETS, "smoke", Config(points=2, device="cuda"))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "an accelerator")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     run()
     run(seed=1)
     with monkeypatch.context() as without:
@@ -233,8 +235,6 @@ def test_a_result_of_a_gpu_is_skipped_where_there_is_none(toy, monkeypatch):
         done = cli("verify")
     assert done.exit_code == 2
     assert done.output.count("needs a CUDA device") == 2
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "an accelerator")
     assert cli("verify").exit_code == 0
 
 

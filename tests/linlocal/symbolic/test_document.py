@@ -13,5 +13,7 @@ def test_the_command_writes_the_committed_page(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     committed = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
     written = file.read_text(encoding="utf-8")
-    assert committed == written, "Run `python -m linlocal.symbolic` and commit docs/theory.md."
+    assert committed == written, (
+        "Run `python -m linlocal.symbolic docs/theory.md` and commit docs/theory.md."
+    )
     assert "NOT proved" not in committed
