@@ -18,6 +18,7 @@ def main() -> None:
         print(page, end="")
         return
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page, encoding="utf-8")
     except OSError as error:
         parser.error(f"{file} cannot be written ({error.strerror}).")

@@ -1,6 +1,8 @@
 """Two processes that write into one folder at the same time lose nothing and damage nothing."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
 from experiments.runner import Parts
 from linlocal.analysis import results
 from linlocal.analysis.alignment import series
+from linlocal.analysis.results import Provenance
 from paper_figures import claims
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,3 +145,21 @@ claims.record(f"{round}", [claims.Claim("c", True, "1" * 9999)], "smoke", folder
     # The next writer is not in the way of what the killed one left.
     claims.record("after", [], "smoke", tmp_path)
     assert "after" in claims.entries(tmp_path)
+
+
+def test_what_killed_writers_left_is_swept_and_what_others_write_is_kept(tmp_path):
+    path = tmp_path / "result.nc"
+    mine = results.temporary_beside(path)
+    machine, process, rest = re.fullmatch(r"\.result\.nc\.(\w+)-(\d+)-(.*)", mine.name).groups()
+    assert int(process) == os.getpid()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    left = tmp_path / f".result.nc.{machine}-{gone.pid}-{rest}"
+    other_name = tmp_path / f".other.nc.{machine}-{gone.pid}-{rest}"
+    elsewhere = tmp_path / f".result.nc.{'0' * 8}-{gone.pid}-{rest}"
+    alive = tmp_path / f".result.nc.{machine}-{os.getppid()}-{rest}"
+    foreign = tmp_path / ".notes.tmp"
+    for each in (mine, left, other_name, elsewhere, alive, foreign):
+        each.touch()
+    results.write(xr.Dataset({"x": 1.0}), path, Provenance.collect("toy", "smoke", 0, {}))
+    assert {*tmp_path.iterdir()} == {path, mine, elsewhere, alive, foreign}

@@ -1,6 +1,8 @@
 """Laws of running: nothing is computed twice, nothing is lost, mistakes cost one line."""
 
+import errno
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -336,6 +338,50 @@ def test_a_point_is_stored_though_another_run_clears_the_folder(tmp_path, monkey
     parts.store("x", {"n": 1}, xr.Dataset({"x": 1}), 0.0)
     assert folder_was_cleared
     assert len(list((tmp_path / "parts").glob("*.nc"))) == 1
+
+
+@pytest.mark.parametrize("out", ["file/below", "dangling", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_computed(toy, cli, out):
+    Path("file").touch()
+    Path("dangling").symlink_to("/nowhere/at/all")
+    done = cli(f"run toy --preset smoke --out {out}")
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith(f"error: nothing can be written into {out} (")
+    assert toy.evaluated == []
+
+
+def test_a_disk_that_fills_up_costs_one_line_and_no_finished_point(toy, cli, monkeypatch):
+    write = results.write
+
+    def full(dataset, path, provenance):
+        if path.parent.name == "results":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(dataset, path, provenance)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write", full)
+        done = cli("run toy --preset smoke")
+    assert done.exit_code == 2
+    assert done.output.splitlines() == ["error: No space left on device"]
+    toy.evaluated.clear()
+    assert cli("run toy --preset smoke").exit_code == 0
+    assert toy.evaluated == []
+
+
+def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_computed(toy, cli, monkeypatch):
+    @dataclass(frozen=True)
+    class Config(toy.Config):
+        device: str = "cuda"
+
+    monkeypatch.setitem(toy.PRESETS, "paper", Config())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = cli("run toy --preset paper")
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith("error: needs the device 'cuda', and torch finds no GPU here")
+    assert toy.evaluated == []
+    assert cli("list").exit_code == 0
 
 
 def test_all_registered_experiments_load():
