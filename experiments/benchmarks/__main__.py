@@ -40,6 +40,8 @@ def main(
         results.known_name("device", device, ("cpu", "cuda"))
         wanted = {name: registry.load(name) for name in names or registry.NAMES}
         check_device(device)
+        if not PAGE.parent.is_dir():
+            raise ResultError(f"{PAGE} is written in the root of a checkout: run it there.")
         results.usable_folder(FOLDER)
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)

@@ -112,6 +112,7 @@ CASES = {
         ),
         "unknown option": (("--gpu",), "No such option: --gpu"),
         "no GPU": (("projection", "--device", "cuda"), "error: needs the device 'cuda'"),
+        "not in a checkout": (("projection",), "is written in the root of a checkout"),
     },
     "gpu_benchmark": {
         "no GPU": (("--preset", "smoke", "--device", "cuda"), "error: needs the device 'cuda'"),
