@@ -238,7 +238,8 @@ def run_one(plan: registry.Plan, out: Path, force: bool, workers: Workers | None
         # The result that is there stays valid; only an interrupted --force goes on by itself.
         parts.forget_force()
         raise
-    if registry.describe(address.experiment, plan.config) != json.loads(provenance.config):
+    read_now = registry.describe(address.experiment, plan.config).get("data")
+    if read_now != json.loads(provenance.config).get("data"):
         parts.clear()
         raise DataError(
             f"the files in {plan.config.data} have changed while {label} read them: nothing was "

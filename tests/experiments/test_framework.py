@@ -272,6 +272,17 @@ def test_data_that_change_during_a_run_leave_no_result(toy, cli, monkeypatch):
     assert not list(Path("results").rglob("*.nc"))
 
 
+def test_parameters_that_json_changes_are_no_change_of_the_data(toy, cli, monkeypatch):
+    @dataclass(frozen=True)
+    class Config(toy.Config):
+        sizes: tuple[int, ...] = (1, 2)
+
+    monkeypatch.setitem(toy.PRESETS, "smoke", Config(points=2))
+    for data in (f"--data {numbers('A', '1 2')}", ""):
+        assert cli(f"run toy --preset smoke {data}").exit_code == 0
+        assert "up to date" in cli(f"run toy --preset smoke {data}").output
+
+
 def test_the_command_that_resumes_repeats_every_option(toy, cli):
     numbers("my data", "1 2")
     stopped = interrupt(toy, cli, at=2, options="--seed 3 --out 'my results' --data 'my data'")
