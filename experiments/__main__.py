@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import random
-import shlex
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -12,13 +13,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from tqdm import tqdm
 
 from experiments.data import DataError
-from experiments.runner import Experiment, Parts, Sweep, Workers, commands, registry, verify
+from experiments.runner import (
+    Parts,
+    Sweep,
+    Workers,
+    commands,
+    first_interrupt_only,
+    registry,
+    verify,
+)
 from linlocal.analysis import results
 from linlocal.analysis.results import PRESETS, Address, Provenance, ResultError, known_name
 
@@ -46,7 +55,12 @@ Data = Annotated[
     ),
 ]
 Processes = Annotated[
-    int, typer.Option(min=1, help="Points of a sweep that are computed at the same time.")
+    int,
+    typer.Option(
+        min=1,
+        help="Points of a sweep that are computed at the same time. More than 1 opens ports of this"
+        " machine's loopback interface, through which its other users could run code.",
+    ),
 ]
 
 
@@ -58,11 +72,8 @@ def list_experiments(out: Out = Path("results"), seed: Seed = 0, data: Data = No
             experiment = registry.load(name)
             typer.echo(f"{name}  ({experiment.PUBLISHED})\n  {registry.summary(experiment)}")
             for preset, size in registry.sizes(experiment).items():
-                config = registry.configure(experiment, preset, seed, data)
-                address = Address(name, preset, seed, out)
-                run_now = registry.provenance(name, preset, seed, config)
                 values = " ".join(f"{key}={value}" for key, value in size.items())
-                typer.echo(f"  {preset:<6} {values:<50} {state(address, run_now)}")
+                typer.echo(f"  {preset:<6} {values:<50} {listed(name, preset, seed, data, out)}")
             typer.echo()
     typer.echo("Run one with: python -m experiments run NAME --preset smoke|cpu|paper")
 
@@ -87,7 +98,7 @@ def run(
         str | None,
         typer.Option(
             help="Address of a running dask scheduler, e.g. tcp://host:8786, whose workers compute"
-            " the points; they must see this checkout.",
+            " the points; they must see this checkout. Whoever reaches its port can run code.",
             metavar="ADDRESS",
         ),
     ] = None,
@@ -97,20 +108,26 @@ def run(
     A result is up to date if the same parameters went through the same source code. An interrupted
     run keeps its finished points; the same command resumes it.
     """
-    with one_line_errors():
+    with one_line_errors(), first_interrupt_only():
         names = registry.NAMES if name == "all" else (name,)
-        # All imported before any runs: a typo must not cost an hour, nor an edit mix two versions.
-        experiments = {each: registry.load(each) for each in names}
+        # All planned before any runs: a typo or data that are not there must not cost an hour, nor
+        # an edit mix two versions.
+        plans = [registry.plan(each, preset, seed, data) for each in names]
+        for each in plans:
+            registry.check_device(getattr(each.config, "device", "cpu"))
+        results.usable_folder(out)
         try:
             with Workers(workers, scheduler) as pool:
                 several = pool if workers > 1 or scheduler else None
-                for each, experiment in progress(experiments.items(), "experiments"):
-                    config = registry.configure(experiment, preset, seed, data)
-                    run_one(Address(each, preset, seed, out), experiment, config, force, several)
+                for each in progress(plans, "experiments"):
+                    run_one(each, out, force, several)
         except KeyboardInterrupt:
-            command = commands.making(Address(name, preset, seed, out))
-            option = f" --data {shlex.quote(str(data))}" if data else ""
-            typer.echo(f"interrupted; resume with: {command}{option}", err=True)
+            # Without --force, which would forget the finished points.
+            words = ["run", name, "--preset", preset, "--seed", seed, "--out", out]
+            words += ["--data", data] if data else []
+            words += ["--workers", workers] if workers != CORES else []
+            words += ["--scheduler", scheduler] if scheduler else []
+            typer.echo(f"interrupted; resume with: {commands.line(*words)}", err=True)
             raise typer.Exit(130) from None
 
 
@@ -146,7 +163,7 @@ def verify_results(
     it prints resumes it.
     """
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
-    with one_line_errors():
+    with one_line_errors(), first_interrupt_only():
         presets = (known_name("preset", preset, PRESETS),) if preset else PRESETS
         found = verify.sort(out, presets, any_version)
         for name, reason in (found.skipped | found.outdated).items():
@@ -162,6 +179,7 @@ def verify_results(
                 f"`{commands.line('run', 'NAME')}` makes new ones."
             )
             raise typer.Exit(1 if found.damaged else 0)
+        results.usable_folder(out)
         chosen = verify.draw(found.candidates, sample, seed)
         took = sum(each.stored.duration_s for each in chosen)
         typer.echo(
@@ -179,6 +197,7 @@ def verify_results(
             words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
             words += ["--preset", preset] if preset else []
             words += ["--any-version"] if any_version else []
+            words += ["--workers", str(workers)] if workers != CORES else []
             typer.echo(f"interrupted; resume with: {commands.line('verify', *words)}", err=True)
             raise typer.Exit(130) from None
         verify.forget(out)
@@ -204,18 +223,28 @@ def verify_one(
     return verdict
 
 
-def run_one(
-    address: Address, experiment: Experiment, config: Any, force: bool, workers: Workers | None
-) -> None:
+def run_one(plan: registry.Plan, out: Path, force: bool, workers: Workers | None) -> None:
     """Make one result file, from the parts of an interrupted run where there are some."""
+    address, provenance = plan.address(out), plan.provenance
     label = f"{address.experiment} ({address.preset}, seed {address.seed})"
-    provenance = registry.provenance(address.experiment, address.preset, address.seed, config)
-    if not force and state(address, provenance) == "up to date":
+    parts = Parts(parts_folder(address), provenance, fresh=force)
+    if state(address, provenance) == "up to date" and not parts.forced:
         tqdm.write(f"{label}: up to date, {address.path}", file=sys.stdout)
         return
-    parts = Parts(parts_folder(address), provenance, fresh=force)
     start = time.perf_counter()
-    dataset = experiment.run(config, Sweep(parts, workers))
+    try:
+        dataset = plan.experiment.run(plan.config, Sweep(parts, workers))
+    except Exception:
+        # The result that is there stays valid; only an interrupted --force goes on by itself.
+        parts.forget_force()
+        raise
+    read_now = registry.describe(address.experiment, plan.config).get("data")
+    if read_now != json.loads(provenance.config).get("data"):
+        parts.clear()
+        raise DataError(
+            f"the files in {plan.config.data} have changed while {label} read them: nothing was "
+            "written. Run it again."
+        )
     duration_s = time.perf_counter() - start + parts.restored_s
     dated = dataset.assign_attrs(date=datetime.now(UTC).isoformat(timespec="seconds"))
     results.write(dated, address.path, replace(provenance, duration_s=duration_s))
@@ -228,10 +257,24 @@ def parts_folder(address: Address) -> Path:
     return address.folder / ".parts" / address.path.stem
 
 
+def listed(name: str, preset: str, seed: int, data: Path | None, out: Path) -> str:
+    """The state of a result and of an unfinished run, in words."""
+    try:
+        plan = registry.plan(name, preset, seed, data)
+    except DataError as error:
+        return f"cannot run: {error}"
+    address = plan.address(out)
+    found = state(address, plan.provenance)
+    unfinished = parts_folder(address)
+    if not unfinished.exists() or (
+        found == "up to date" and not Parts(unfinished, plan.provenance).forced
+    ):
+        return found
+    return "interrupted" if found == "no result" else f"{found}; interrupted"
+
+
 def state(address: Address, provenance: Provenance) -> str:
     """The state of a result file, compared with the run that would make it now."""
-    if parts_folder(address).exists():
-        return "interrupted"
     if not address.path.exists():
         return "no result"
     try:
@@ -255,6 +298,13 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ResultError, DataError) as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        # A disk that fills up, a folder that vanishes: what is finished is kept.
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(f"error: {error.strerror}{where}", err=True)
         raise typer.Exit(2) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +15,14 @@ import xarray as xr
 from tqdm import tqdm
 
 from linlocal.analysis import results
-from linlocal.analysis.results import PRESETS, Address, ResultError, known_name
+from linlocal.analysis.results import PRESETS, Address, Provenance, ResultError, known_name
 from paper_figures import claims, registry
+from paper_figures.addresses import address
 from paper_figures.look import style
 from paper_figures.registry import FigureModule
 from paper_figures.report import contents as report, sources as drawing
+
+HERE = Path(__file__).parent
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -43,6 +47,14 @@ def main(
         Path,
         typer.Option(help="Folder for NAME.png, NAME.svg, claims and report.", file_okay=False),
     ] = Path("figures"),
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Where a result lies there from several data, the one to take: how the name of its"
+            " file ends, e.g. mnist-1a2b3c4d, or `embedded`. Can be given several times.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Draw again, even what is up to date.")
     ] = False,
@@ -60,28 +72,37 @@ def main(
         known_name("preset", preset, PRESETS)
         everything = wanted in (["all"], ["kept"], ["report"])
         figures = {each: registry.load(each) for each in (registry.NAMES if everything else wanted)}
-        inputs = {
-            each: [Address(name, preset, seed, results_folder) for name in module.INPUTS]
-            for each, module in figures.items()
-        }
+        inputs: dict[str, list[Address]] = {}
+        failed: dict[str, str] = {}
+        for each, module in figures.items():
+            try:
+                inputs[each] = [
+                    address(name, preset, seed, results_folder, data or ())
+                    for name in module.INPUTS
+                ]
+            except ResultError as error:
+                failed[each] = str(error)
         if wanted == ["kept"]:
             inputs = kept(inputs)
+        results.usable_folder(out)
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     if (complaint := claims.complaint(out)) is not None:
         typer.echo(f"warning: {complaint}", err=True)
-    failed = set()
+    for each, reason in failed.items():
+        typer.echo(f"error: {each}: {reason}", err=True)
     # disable=None: no bar where there is no terminal to draw it on.
     for each, addresses in tqdm(inputs.items(), "figures", unit="figure", disable=None):
         try:
             draw_one(each, figures[each], addresses, out, force)
         except ResultError as error:
             # The others are still worth drawing.
+            failed[each] = str(error)
             tqdm.write(f"error: {each}: {error}", file=sys.stderr)
-            failed.add(each)
     if wanted == ["report"]:
-        typer.echo(" ".join(map(str, report.write(out, preset, seed, results_folder, failed))))
+        pages = report.write(out, preset, seed, results_folder, failed, data or ())
+        typer.echo(" ".join(map(str, pages)))
     if failed:
         raise typer.Exit(2)
 
@@ -92,23 +113,43 @@ def draw_one(
     """Draw one figure and record its claims, unless the same inputs gave it before.
 
     Raises:
-        ResultError: results are missing or damaged.
+        ResultError: results are missing or damaged, or none of this experiment's.
     """
     datasets = load_inputs(addresses)
     fingerprint = drawing.fingerprint(registry.module_of(name), addresses)
     if not force and drawing.up_to_date(claims.entries(out).get(name, {}), fingerprint, out):
         tqdm.write(f"{name}: up to date", file=sys.stdout)
         return
-    with style.house():
-        figure = module.draw(datasets)
-    pictures = style.save(figure, out / name)
-    plt.close(figure)
-    decided = module.claims(datasets)
+    try:
+        with style.house():
+            figure = module.draw(datasets)
+        decided = module.claims(datasets)
+        pictures = style.save(figure, out / name)
+    except OSError as error:
+        raise ResultError(f"cannot be written into {out} ({error.strerror}).") from error
+    # A foreign result can fail anywhere in xarray and matplotlib, and in any way.
+    except Exception as error:
+        raise ResultError(
+            f"cannot be drawn from {', '.join(str(each.path) for each in addresses)} "
+            f"({_last_place(error)}{type(error).__name__}: {error}). If it is no result of the "
+            f"present code, make it again with\n  "
+            + "\n  ".join(drawing.command(each) for each in addresses)
+        ) from error
+    finally:
+        plt.close("all")
     run = f"preset {addresses[0].preset}, seed {addresses[0].seed}"
     source = drawing.source(datasets, addresses, pictures, fingerprint)
     claims.record(name, decided, run, out, source)
     lines = [" ".join(map(str, pictures)), *(f"  {claim}" for claim in decided)]
     tqdm.write("\n".join(lines), file=sys.stdout)
+
+
+def _last_place(error: Exception) -> str:
+    """The line of ours in which an error arose, for those who look for a fault in the figure."""
+    ours = [
+        each for each in traceback.extract_tb(error.__traceback__) if f"{HERE}/" in each.filename
+    ]
+    return f"{Path(ours[-1].filename).name}, line {ours[-1].lineno}: " if ours else ""
 
 
 def kept(inputs: Mapping[str, list[Address]]) -> dict[str, list[Address]]:
@@ -136,7 +177,8 @@ def load_inputs(addresses: Sequence[Address]) -> dict[str, xr.Dataset]:
     """Read the results that a figure needs, by experiment.
 
     Raises:
-        ResultError: some are missing; the message holds the commands that make them.
+        ResultError: some are missing, damaged or of other runs; the message holds the commands that
+            make them.
     """
     absent = [
         drawing.command(address, sys.executable)
@@ -145,7 +187,17 @@ def load_inputs(addresses: Sequence[Address]) -> dict[str, xr.Dataset]:
     ]
     if absent:
         raise ResultError("\n  ".join(["a result is missing; make it with", *absent]))
-    return {address.experiment: results.read(address.path) for address in addresses}
+    datasets = {}
+    for wanted in addresses:
+        datasets[wanted.experiment] = results.read(wanted.path)
+        stored = Provenance.of(datasets[wanted.experiment])
+        found = (stored.experiment, stored.preset, stored.seed)
+        if found != (wanted.experiment, wanted.preset, wanted.seed):
+            raise ResultError(
+                f"{wanted.path} is a result of {found[0]}, preset {found[1]}, seed {found[2]}: it "
+                f"was renamed. Make the right one with\n  {drawing.command(wanted)}"
+            )
+    return datasets
 
 
 if __name__ == "__main__":

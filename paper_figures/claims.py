@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
-from uuid import uuid4
+
+from linlocal.analysis.results import replacing
 
 Verdict = Literal["reproduced", "not reproduced", "open"]
 
@@ -99,7 +101,7 @@ def markdown(known: Mapping[str, Any]) -> str:
     """The claims of all figures, as `entries` gives them, as a page in Markdown."""
     lines = ["# Claims", ""]
     for figure, entry in known.items():
-        lines += [f"## {figure} ({entry['run']})", "", *table(entry["claims"]), ""]
+        lines += [f"## {figure} ({plain(entry['run'])})", "", *table(entry["claims"]), ""]
     return "\n".join(lines)
 
 
@@ -107,19 +109,21 @@ def table(claims: Sequence[Mapping[str, str | None]]) -> list[str]:
     """The recorded claims of one figure as the lines of a Markdown table."""
     lines = ["| claim | verdict | measured | published |", "|---|---|---|---|"]
     for claim in claims:
-        cells = (str(cell or "").replace("|", "\\|") for cell in claim.values())
+        cells = (plain(str(cell or "")).replace("|", "\\|") for cell in claim.values())
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
+def plain(text: str) -> str:
+    """Text for a line of Markdown, without HTML and links: results may come from strangers."""
+    one_line = " ".join(text.split())
+    return re.sub("<(?=[a-zA-Z/!?])", "&lt;", one_line).replace("](", "]&#40;")
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that at any moment it is the old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-from .files import read as read, write as write
+from .files import read as read, usable_folder as usable_folder, write as write
 from .provenance import (
     PRESETS as PRESETS,
     Address as Address,

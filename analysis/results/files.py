@@ -14,6 +14,7 @@ import stat
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import xarray as xr
@@ -58,6 +59,7 @@ def write(dataset: xr.Dataset, path: Path | str, provenance: Provenance) -> Path
     )
     inputs.instance(provenance, Provenance, "provenance", "what Provenance.collect gives")
     path = inputs.path(path, "path")
+    provenance.check()
     _check(dataset)
     own = own_attributes(dataset.attrs)
     labelled = dataset.drop_attrs(deep=False).assign_attrs(own)
@@ -113,6 +115,26 @@ def read(path: Path | str) -> xr.Dataset:
     except ResultError as error:
         raise ResultError(f"{path}: {error}") from error
     return dataset
+
+
+def usable_folder(folder: Path | str) -> Path:
+    """A folder into which results can be written, made if needed; asked before they are computed.
+
+    Raises:
+        ResultError: there is none and it cannot be made, or nothing can be written there.
+        TypeError: ``folder`` is no path.
+    """
+    folder = inputs.path(folder, "folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ResultError(
+            f"nothing can be written into {folder} ({error.strerror}): name another folder by "
+            "--out, or make room or ask for the rights there."
+        ) from error
+    return folder
 
 
 def _labelled(body: bytes) -> xr.Dataset:

@@ -57,6 +57,13 @@ def known_name(kind: str, name: str, known: Iterable[str]) -> str:
 class Address:
     """Where one run keeps its result.
 
+    Attributes:
+        experiment: the name of the experiment.
+        preset: the name of the experiment's size.
+        seed: the seed of every random number in the run.
+        folder: the folder of the results.
+        data: a name for the data that the run reads from files; "" where it reads none.
+
     Raises:
         ResultError: unknown preset.
         TypeError: a seed that is no whole number.
@@ -66,6 +73,7 @@ class Address:
     preset: str
     seed: int
     folder: Path
+    data: str = ""
 
     def __post_init__(self) -> None:
         known_name("preset", self.preset, PRESETS)
@@ -75,7 +83,8 @@ class Address:
     @property
     def path(self) -> Path:
         """The result file."""
-        return self.folder / f"{self.experiment}-{self.preset}-seed{self.seed}.nc"
+        data = f"-{self.data}" if self.data else ""
+        return self.folder / f"{self.experiment}-{self.preset}-seed{self.seed}{data}.nc"
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ class Provenance:
         """Read the attributes of a result.
 
         Raises:
-            ResultError: some are missing, or the schema is newer than this code.
+            ResultError: some are missing or of another kind, or the schema is newer than this code.
         """
         # First, because a newer schema may have other attributes.
         schema = of_run(dataset.attrs, "schema")
@@ -159,7 +168,23 @@ class Provenance:
             raise ResultError(
                 f"no result of ours: the file lacks the attributes {', '.join(missing)}."
             )
-        return cls(**found)
+        stored = cls(**found)
+        stored.check()
+        return stored
+
+    def check(self) -> None:
+        """Refuse what no run has: results come from strangers, too.
+
+        Raises:
+            ResultError: a field is of another kind than it should be.
+        """
+        for name in _field_names():
+            value = getattr(self, name)
+            if (expected := _other_kind(name, value)) is not None:
+                raise ResultError(
+                    f"no result of ours: {name!r} of its run should be {expected}, but is "
+                    f"{value!r:.60}."
+                )
 
     def repeats(self, other: Provenance) -> bool:
         """Whether the same parameters went through the same code."""
@@ -207,6 +232,26 @@ def own_attributes(attributes: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
 
 def _field_names() -> list[str]:
     return [field.name for field in fields(Provenance)]
+
+
+def _other_kind(name: str, value: Any) -> str | None:
+    """What a field should be and is not; None if it is."""
+    if name in ("seed", "schema"):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        return None if whole else "a whole number"
+    if name == "duration_s":
+        number = isinstance(value, int | float | np.integer | np.floating)
+        fits = number and not isinstance(value, bool) and np.isfinite(value)
+        return None if fits else "a number of seconds"
+    if not isinstance(value, str):
+        return "text"
+    if name not in ("config", "packages", "hardware"):
+        return None
+    try:
+        held = json.loads(value)
+    except (ValueError, RecursionError):
+        held = None
+    return None if isinstance(held, dict) else "a JSON object as text"
 
 
 def _code(module: str) -> str:

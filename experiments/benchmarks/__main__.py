@@ -12,6 +12,7 @@ import typer
 import xarray as xr
 
 from experiments.benchmarks import registry
+from experiments.runner.registry import check_device
 from linlocal.analysis import results
 from linlocal.analysis.results import Provenance, ResultError
 
@@ -38,6 +39,10 @@ def main(
     try:
         results.known_name("device", device, ("cpu", "cuda"))
         wanted = {name: registry.load(name) for name in names or registry.NAMES}
+        check_device(device)
+        if not PAGE.parent.is_dir():
+            raise ResultError(f"{PAGE} is written in the root of a checkout: run it there.")
+        results.usable_folder(FOLDER)
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -33,6 +33,7 @@ from torch import nn
 from tqdm import tqdm
 
 from experiments.networks import cut, encoders as networks
+from experiments.runner import registry
 from experiments.training import lars
 from linlocal.analysis import results
 from linlocal.analysis.alignment import AlignmentRecorder
@@ -263,6 +264,8 @@ def main(
     chosen = preset or ("paper" if device.startswith("cuda") else "cpu")
     try:
         known = PRESETS[results.known_name("preset", chosen, PRESETS)]
+        registry.check_device(device)
+        results.usable_folder(out)
     except results.ResultError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -270,6 +273,10 @@ def main(
     start = time.perf_counter()
     provenance = Provenance.collect("gpu_benchmark", chosen, seed, asdict(config), __name__)
     data = measure(config)
+    if data["images_per_s"].isnull().all():
+        reasons = ", ".join(sorted(set(data["why"].values.ravel().tolist())))
+        typer.echo(f"error: nothing could be measured, so nothing is written: {reasons}", err=True)
+        raise typer.Exit(2)
     path = results.Address("gpu_benchmark", chosen, seed, out).path
     took = round(time.perf_counter() - start, 1)
     results.write(data, path, Provenance(**{**asdict(provenance), "duration_s": took}))

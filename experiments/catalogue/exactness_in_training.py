@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from experiments.data import PATCH_WIDTH, default_source, patch_batches
+from experiments.data import PATCH_WIDTH, default_source, grey_identities, patch_batches
 from experiments.runner import Sweep, grid, stack
 from linlocal import (
     DeepLinear,
@@ -62,6 +62,11 @@ PRESETS = {
 PUBLISHED = "ours: statement 11 of the theory"
 
 TRAININGS = ("free weights", "isometric weights", "free weights, metric penalty")
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of MNIST in a folder."""
+    return grey_identities(folder)
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:

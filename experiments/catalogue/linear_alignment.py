@@ -11,7 +11,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from experiments.data import PATCH_WIDTH, patch_batches, sources
+from experiments.data import PATCH_WIDTH, grey_identities, patch_batches, sources
 from experiments.runner import Sweep, compare_batches, grid
 from linlocal import DeepLinear, DeepReLU, rules
 from linlocal.networks import Network
@@ -53,6 +53,11 @@ CONDITIONS = (
     "ReLU + orthogonal",
     "ReLU + default",
 )
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of MNIST in a folder."""
+    return grey_identities(folder)
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:

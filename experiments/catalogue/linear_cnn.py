@@ -15,6 +15,7 @@ import xarray as xr
 from experiments.data import (
     PIXELS,
     augmented_views,
+    grey_identities,
     load_images,
     sources,
     standardised,
@@ -60,6 +61,11 @@ PRESETS = {
 PUBLISHED = "Fig. 4b of arXiv 2601.21683"
 
 CONDITIONS = ("no spatial dependence", "2D dependence", "2D dependence + direct feedback")
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of MNIST in a folder."""
+    return grey_identities(folder)
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:

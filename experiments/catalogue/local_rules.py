@@ -23,6 +23,7 @@ from experiments.data import (
     LabelledPixels,
     Pixels,
     in_batches,
+    labelled_identities,
     named_data,
     source,
     with_hybrids,
@@ -120,6 +121,11 @@ RULES: dict[str, LocalRule] = {
 SAME_AT_THE_TOP = dict.fromkeys(("CLAPP++ DFB", "CLAPP++ both", "CLAPP++ f(u + u')"), "CLAPP++")
 UNTRAINED, SUPERVISED = "untrained", "supervised"
 BLOCKS = networks.block_names("vgg6")
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprints of the data sets with labels in a folder."""
+    return labelled_identities(folder, named_data(folder))
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from experiments.data import PATCH_WIDTH, patch_batches, sources
+from experiments.data import PATCH_WIDTH, grey_identities, patch_batches, sources
 from experiments.runner import Sweep, compare_batches, grid
 from linlocal import DeepLinear, Pairs, rules
 
@@ -51,6 +51,11 @@ PUBLISHED = "Fig. 3a of arXiv 2601.21683"
 
 SCORES = ("linear", "softplus")
 FEEDBACK = ("same layer", "direct feedback")
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of MNIST in a folder."""
+    return grey_identities(folder)
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import xarray as xr
 
-from experiments.data import PATCH_WIDTH, default_source, patch_batches
+from experiments.data import PATCH_WIDTH, default_source, grey_identities, patch_batches
 from experiments.runner import Sweep, grid, stack
 from linlocal import DeepLinear, Rule, compare, rules
 
@@ -84,6 +84,11 @@ REMEDIES = {
         "conformal", "rescaled penalty", "where no layer above is narrower"
     ),
 }
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of MNIST in a folder."""
+    return grey_identities(folder)
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:

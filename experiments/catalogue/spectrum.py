@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from experiments.data import PATCH_WIDTH, Array, default_source, patch_batches
+from experiments.data import PATCH_WIDTH, Array, default_source, grey_identities, patch_batches
 from experiments.runner import Sweep, grid, stack
 from linlocal import DeepLinear, Pairs, compare, rules
 
@@ -59,6 +59,11 @@ RULES = {
     "linear f, same layer": ("linear", "same layer"),
     "softplus f, same layer": ("softplus", "same layer"),
 }
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of MNIST in a folder."""
+    return grey_identities(folder)
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:

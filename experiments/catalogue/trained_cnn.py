@@ -14,7 +14,7 @@ from typing import cast
 import xarray as xr
 from torch import Tensor, nn
 
-from experiments.data import named_data, source
+from experiments.data import labelled_identities, named_data, source
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, grid
 from experiments.training import Schedule, fit_by_rule, masked_cosines, released_clapp
@@ -59,6 +59,8 @@ PRESETS = {
 }
 PUBLISHED = "Fig. 4c of arXiv 2601.21683 (STL-10; curves only)"
 
+# The data sets of a folder, the first that is there; without a folder it is the digits.
+WANTED = ("stl10", "cifar10")
 # For this figure the loss of the last block does not depend on the place.
 CELLS = (8, 4, 4, 4, 2, 1)
 RULES: dict[str, LocalRule] = {
@@ -68,6 +70,11 @@ RULES: dict[str, LocalRule] = {
 }
 
 
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of the data set with labels that is trained on."""
+    return labelled_identities(folder, named_data(folder, WANTED)[:1])
+
+
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Train a network by every rule.
 
@@ -75,9 +82,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         Over rule, repetition and layer: ``cosine`` along ``step``, and ``masked_cosine`` in the
         trained network over ``masks``; ``data``: what was trained on.
     """
-    there = named_data(config.data)
-    wanted: tuple[str, ...] = ("stl10", "cifar10")
-    name: str = next((each for each in wanted if each in there), "digits")
+    name: str = next(iter(named_data(config.data, WANTED)), "digits")
 
     def measure(rule: str, repetition: int) -> xr.Dataset:
         seed = config.seed + repetition

@@ -20,6 +20,7 @@ from experiments.data import (
     PATCH_WIDTH,
     PIXELS,
     Array,
+    grey_identities,
     load_images,
     rows_of,
     standardised,
@@ -82,6 +83,11 @@ RULES: dict[str, LocalRule] = {
     "direct feedback, matched B": CLAPP(**_FED, projection="matched"),
     "direct feedback, random B": CLAPP(**_FED, projection="random"),
 }
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of MNIST in a folder."""
+    return grey_identities(folder)
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:

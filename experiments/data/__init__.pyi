@@ -2,7 +2,11 @@ from .contract import Array as Array, Labelled as Labelled
 from .corruptions import CORRUPTIONS as CORRUPTIONS, SEVERITIES as SEVERITIES, corrupt as corrupt
 from .errors import DataError as DataError
 from .grey_images import augmented_views as augmented_views
-from .grey_register import default_source as default_source, load_images as load_images
+from .grey_register import (
+    default_source as default_source,
+    grey_identities as grey_identities,
+    load_images as load_images,
+)
 from .hierarchies import RHMImages as RHMImages
 from .image_sources import (
     HELD_OUT as HELD_OUT,
@@ -12,7 +16,10 @@ from .image_sources import (
     source as source,
     with_hybrids as with_hybrids,
 )
-from .labelled_register import named_data as named_data
+from .labelled_register import (
+    labelled_identities as labelled_identities,
+    named_data as named_data,
+)
 from .patches import (
     PATCH as PATCH,
     PATCH_WIDTH as PATCH_WIDTH,

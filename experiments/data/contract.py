@@ -76,6 +76,17 @@ class DataSet(Protocol):
     NAME: str
     FOLDER: str | None
 
+    def files(self, folder: Path) -> list[Path]:
+        """The files, and folders of files, that are read; only data sets with a FOLDER define it.
+
+        Args:
+            folder: an existing folder, that of the unpacked archive or the one above it.
+
+        Raises:
+            DataError: some are missing.
+        """
+        ...
+
 
 class LabelledSet(DataSet, Protocol):
     """A module of `labelled_sets`: images with labels, to train on."""

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.data import grey_sets
 from experiments.data.contract import Array, GreySet
 from experiments.data.errors import DataError
+from experiments.data.identity import identities
 from experiments.data.registry import chosen, data_sets
 
 
@@ -47,3 +48,12 @@ def load_images(
 def default_source(folder: Path | None) -> str:
     """MNIST if the user named a folder with it, else the photographs."""
     return "photographs" if folder is None else "mnist"
+
+
+def grey_identities(folder: Path) -> dict[str, str]:
+    """The fingerprint of MNIST, which is all that experiments on grey images read from a folder.
+
+    Raises:
+        DataError: the folder has none, or it cannot be read.
+    """
+    return identities([default_source(folder)], known_sets(), folder)

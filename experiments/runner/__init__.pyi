@@ -1,6 +1,7 @@
 from . import commands as commands, registry as registry, verify as verify
 from .comparing import compare_batches as compare_batches
 from .grids import grid as grid, stack as stack
+from .interrupts import first_interrupt_only as first_interrupt_only
 from .registry import Experiment as Experiment
 from .search import SEARCH_SEED as SEARCH_SEED, searched as searched, words as words
 from .sweep import Parts as Parts, Sweep as Sweep

@@ -6,17 +6,9 @@ import shlex
 import shutil
 import sys
 
-from linlocal.analysis.results import Address
-
 
 def line(*words: object) -> str:
     """``python -m experiments`` with these words, in the interpreter that runs now."""
     # Inside a virtual environment that is not activated, plain "python" is another one.
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     return shlex.join([python, "-m", "experiments", *map(str, words)])
-
-
-def making(address: Address) -> str:
-    """The line that makes a result file."""
-    size = ("--preset", address.preset, "--seed", address.seed, "--out", address.folder)
-    return line("run", address.experiment, *size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -13,8 +15,10 @@ import xarray as xr
 
 from experiments import catalogue
 from experiments.runner.sweep import Sweep
-from linlocal.analysis.results import Provenance, known_name
+from linlocal.analysis.results import Address, Provenance, ResultError, known_name
 
+# What is stored for ``data`` where no folder is named.
+EMBEDDED = "embedded"
 NAMES: tuple[str, ...] = tuple(sorted(module.name for module in iter_modules(catalogue.__path__)))
 
 
@@ -23,13 +27,22 @@ class Experiment(Protocol):
 
     Attributes:
         PRESETS: a frozen dataclass ``Config`` for each of smoke, cpu, paper; they differ in size
-            only. Every Config has ``seed: int``; one with ``data: Path | None`` reads images.
+            only. Every Config has ``seed: int``; one with ``data: Path | None`` reads images, and
+            its module defines ``read_from``.
         PUBLISHED: the figure that it reproduces, e.g. "Fig. 2 of arXiv 2601.21683".
     """
 
     __doc__: str | None
     PRESETS: Mapping[str, Any]
     PUBLISHED: str
+
+    def read_from(self, folder: Path) -> dict[str, str]:
+        """The fingerprints of the data sets that a run reads from a folder, by name.
+
+        Raises:
+            DataError: what it reads is not there.
+        """
+        ...
 
     def run(self, config: Any, sweep: Sweep = ...) -> xr.Dataset:
         """Compute the result."""
@@ -68,12 +81,42 @@ def configure(experiment: Experiment, preset: str, seed: int, data: Path | None)
     return replace(config, seed=seed)
 
 
-def describe(config: Any) -> dict[str, Any]:
-    """The parameters of a Config as they are stored: a folder of images becomes a word."""
+def check_device(device: str) -> None:
+    """Whether a run can use a device.
+
+    Raises:
+        ResultError: a CUDA device, and there is none.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ResultError(
+                f"needs the device {device!r}, and torch finds no GPU here: run it on a machine "
+                "with one (and a torch built for CUDA), or take another preset."
+            )
+
+
+def describe(name: str, config: Any) -> dict[str, Any]:
+    """The parameters of a Config as they are stored: data are named by what they hold.
+
+    Raises:
+        DataError: data that the experiment reads are not in the folder.
+    """
     parameters = asdict(config)
     if "data" in parameters:
-        parameters["data"] = "embedded" if parameters["data"] is None else "from a folder"
+        folder = parameters["data"]
+        parameters["data"] = EMBEDDED if folder is None else load(name).read_from(folder)
     return parameters
+
+
+def data_label(provenance: Provenance) -> str:
+    """A name for the data that a run reads from a folder, "" for a run that reads none."""
+    read = json.loads(provenance.config).get("data", EMBEDDED)
+    if read == EMBEDDED:
+        return ""
+    digits = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:8]
+    return "-".join([*sorted(read), digits])
 
 
 def sizes(experiment: Experiment) -> dict[str, dict[str, Any]]:
@@ -85,5 +128,41 @@ def sizes(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 
 def provenance(name: str, preset: str, seed: int, config: Any) -> Provenance:
-    """The provenance of a run that starts here and now."""
-    return Provenance.collect(name, preset, seed, describe(config), module_of(name))
+    """The provenance of a run that starts here and now.
+
+    Raises:
+        DataError: data that the experiment reads are not in the folder.
+    """
+    return Provenance.collect(name, preset, seed, describe(name, config), module_of(name))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start.
+
+    Attributes:
+        experiment: the module of the experiment.
+        config: its parameters.
+        provenance: what the run is, for its result and its parts.
+    """
+
+    experiment: Experiment
+    config: Any
+    provenance: Provenance
+
+    def address(self, folder: Path) -> Address:
+        """Where the run keeps its result in a folder of results."""
+        run = self.provenance
+        return Address(run.experiment, run.preset, run.seed, folder, data_label(run))
+
+
+def plan(name: str, preset: str, seed: int, data: Path | None) -> Plan:
+    """The run of an experiment.
+
+    Raises:
+        ResultError: unknown experiment or preset.
+        DataError: data that the experiment reads are not in the folder.
+    """
+    experiment = load(name)
+    config = configure(experiment, preset, seed, data)
+    return Plan(experiment, config, provenance(name, preset, seed, config))

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -22,6 +22,8 @@ from linlocal.analysis import results
 from linlocal.analysis.results import Provenance, ResultError
 
 Point = Mapping[str, Any]
+# Writing a part again where other runs delete its folder.
+_TRIES = 10
 
 
 @final
@@ -29,9 +31,11 @@ class Parts:
     """The finished points of one run, a file each, until its result is written.
 
     Args:
-        folder: where the parts lie; while it exists, the run is not finished.
+        folder: where the parts lie; while it exists, a run is not finished. The first part makes
+            it.
         provenance: the provenance of the run; a part counts only for the same parameters and code.
-        fresh: whether to forget what an earlier run left.
+        fresh: whether to forget what earlier runs left, and to go on even where the result is up to
+            date.
 
     Attributes:
         restored_s: seconds that earlier sessions spent on the restored points.
@@ -42,9 +46,23 @@ class Parts:
         self.restored_s = 0.0
         self._provenance = provenance
         self._asked: set[Path] = set()
+        identity = [provenance.experiment, provenance.config, provenance.code]
+        self._run = _key(identity)
+        # What other runs store from now on is theirs.
+        self._left = set(folder.glob("*")) if folder.is_dir() else set()
         if fresh:
             self.clear()
-        folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._force.touch()
+
+    @property
+    def forced(self) -> bool:
+        """Whether the run that left these parts was to run even if its result is up to date."""
+        return self._force.exists()
+
+    def forget_force(self) -> None:
+        """Let an up-to-date result count again."""
+        self._force.unlink(missing_ok=True)
 
     def restore(self, description: str, point: Point) -> xr.Dataset | None:
         """The stored result of a point; None if there is no usable one.
@@ -72,17 +90,34 @@ class Parts:
     def store(self, description: str, point: Point, dataset: xr.Dataset, duration_s: float) -> None:
         """Keep a finished point."""
         path = self._path(description, point)
-        results.write(dataset, path, replace(self._provenance, duration_s=duration_s))
+        provenance = replace(self._provenance, duration_s=duration_s)
+        for _ in range(_TRIES):
+            try:
+                results.write(dataset, path, provenance)
+                return
+            except FileNotFoundError:
+                # Another run has just cleared the folder.
+                continue
+        results.write(dataset, path, provenance)
 
     def clear(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the parts of this run and of earlier ones, and the folder if nothing is left."""
+        for path in {*self._left, *self._asked, self._force}:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        self._left = set()
+        # Another run that stores its parts here keeps the folder.
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    @property
+    def _force(self) -> Path:
+        return self.folder / f"{self._run}.force"
 
     def _path(self, description: str, point: Point) -> Path:
-        run = self._provenance
-        identity = [run.experiment, run.config, run.code, description, dict(point)]
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
-        return self.folder / f"{key}.nc"
+        return self.folder / f"{_key([self._run, description, dict(point)])}.nc"
 
 
 @dataclass(frozen=True)
@@ -147,6 +182,10 @@ class Sweep:
                 done[position] = dataset
                 bar.update()
         return [each for each in done if each is not None]
+
+
+def _key(identity: object) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _in_turn(

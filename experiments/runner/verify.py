@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +28,9 @@ from linlocal.analysis.results import Provenance, ResultError
 
 # What is compared is of order one (cosines, accuracies, relative errors): smaller is rounding.
 ROUNDING = 1e-12
+
+# What is computed again may be this many times as large as the largest preset.
+_LARGER = 10
 
 Verdict = Literal["exactly equal", "within tolerance", "different", "not compared"]
 
@@ -130,8 +135,8 @@ def compute(candidate: Candidate, workers: Workers | None) -> xr.Dataset:
     parts = Parts(folder, candidate.now)
     dataset = candidate.experiment.run(candidate.config, Sweep(parts, workers))
     # Written and read back, because files know fewer types than arrays do.
-    again = results.write(dataset, folder / "again" / candidate.path.name, candidate.now)
-    return results.read(again)
+    with TemporaryDirectory() as elsewhere:
+        return results.read(results.write(dataset, Path(elsewhere, "again.nc"), candidate.now))
 
 
 def forget(folder: Path) -> None:
@@ -185,15 +190,18 @@ def _candidate(path: Path, stored: Provenance, any_version: bool) -> Candidate:
     # First, because other code may have had other parameters.
     if not any_version and code != stored.code:
         raise _OtherCode(f"made by other code (commit {_short(stored.commit)}).")
-    try:
-        values = json.loads(stored.config)
-    except ValueError:
-        raise ResultError("its parameters are not JSON.") from None
-    if values.get("data", "embedded") != "embedded":
+    values = json.loads(stored.config)
+    if values.get("data", registry.EMBEDDED) != registry.EMBEDDED:
         raise ResultError("its images came from a folder that it does not name.")
     config = _config(experiment, stored.preset, values)
     if config is None:
         raise ResultError("its parameters are not those that this code knows.")
+    # The file may come from a stranger, and what it asks for is computed.
+    if (unusual := _unusual(experiment, config)) is not None:
+        raise ResultError(
+            f"its parameter {unusual} = {values[unusual]!r:.60} is of another kind than those of "
+            f"the presets, or more than {_LARGER} times as large."
+        )
     now = registry.provenance(stored.experiment, stored.preset, stored.seed, config)
     if now.config != stored.config:
         raise ResultError("its parameters are not those that this code knows.")
@@ -218,6 +226,38 @@ def _config(experiment: Experiment, preset: str, values: Mapping[str, Any]) -> A
         return None
 
 
+def _unusual(experiment: Experiment, config: Any) -> str | None:
+    """A parameter that no preset has, nor one some times as large; None if all are usual."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        presets = [preset for preset in experiment.PRESETS.values() if hasattr(preset, field.name)]
+        known = [getattr(preset, field.name) for preset in presets]
+        if field.name == "seed":
+            usual = type(value) is int and value >= 0
+        elif field.name == "device":
+            usual = isinstance(value, str) and re.fullmatch(r"cpu|cuda(:\d+)?", value) is not None
+        else:
+            usual = _is_usual(value, known)
+        if not usual:
+            return field.name
+    return None
+
+
+def _is_usual(value: Any, known: Sequence[Any]) -> bool:
+    if isinstance(value, tuple):
+        alike = [each for each in known if isinstance(each, tuple)]
+        inner = [each for several in alike for each in several]
+        longest = max(map(len, alike), default=0)
+        return len(value) <= _LARGER * longest and all(_is_usual(each, inner) for each in value)
+    same = [each for each in known if type(each) is type(value)]
+    if isinstance(value, bool):
+        return bool(same)
+    if isinstance(value, int | float):
+        return bool(same) and abs(value) <= _LARGER * max(1, *map(abs, same))
+    # Text that chooses among names, or None.
+    return value in same
+
+
 def _frozen(value: Any) -> Any:
     # JSON knows no tuples, and a Config holds no lists.
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
@@ -233,7 +273,8 @@ def _row(name: str, stored: xr.Variable | None, again: xr.Variable | None, toler
     if stored is None or again is None:
         where = "computed now" if stored is None else "in the file"
         return Row(name, "different", note=f"only {where}")
-    if stored.attrs.get("units") == "s":
+    units = stored.attrs.get("units")
+    if isinstance(units, str) and units == "s":
         return Row(name, "not compared", note="a wall-clock time")
     if (stored.dims, stored.shape) != (again.dims, again.shape):
         return Row(name, "different", note=f"{dict(stored.sizes)}, now {dict(again.sizes)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 import xarray as xr
 
+from experiments.runner.interrupts import interrupts_held
 from linlocal.analysis.results import ResultError
 
 Function = Callable[..., xr.Dataset]
@@ -38,6 +40,10 @@ def _leave_interrupts_to_the_command() -> None:
 
 class Workers:
     """Workers of dask.distributed, started when first used; a context that ends them.
+
+    Processes on this machine are reached through ports of its loopback interface without a
+    password: other users of the machine could send them code. Where these are not trusted, take
+    no workers.
 
     Args:
         count: processes on this machine, each with one thread.
@@ -92,13 +98,19 @@ class Workers:
                     "several workers need dask.distributed: pip install 'linlocal[sweep]', or run "
                     "with --workers 1."
                 ) from None
+            if self._scheduler is not None and not re.search(r":[0-9]+$", self._scheduler):
+                raise ResultError(
+                    f"no scheduler answers at {self._scheduler!r}, which names no port: give its "
+                    "address as tcp://HOST:8786."
+                )
             if self._scheduler is None:
-                with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRONMENT}):
+                environment = {"distributed.nanny.pre-spawn-environ": ENVIRONMENT}
+                with dask.config.set(environment), interrupts_held():
                     self._cluster = LocalCluster(
                         n_workers=self._count,
                         threads_per_worker=1,
                         memory_limit=0,
-                        dashboard_address="127.0.0.1:0",
+                        dashboard_address=None,
                         silence_logs=50,
                     )
             try:

@@ -20,8 +20,9 @@ from linlocal.symbolic.theorems import Theorem
 INTRODUCTION = """\
 # Theory
 
-Written by `python -m linlocal.symbolic`; do not edit. Exact statements about when a local update
-equals the global one, each with its proofs and with a counterexample for every hypothesis.
+Written by `python -m linlocal.symbolic docs/theory.md`; do not edit. Exact statements about when
+a local update equals the global one, each with its proofs and with a counterexample for every
+hypothesis.
 
 A layer l has activities `Z_l` (a row for each pair), contexts `C_l`, and reads `Z_{l-1}`. `V` is
 the map downstream of it, `G = V^T V` the downstream metric, `D_l` the diagonal matrix of the slopes

@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def footer(figure: Figure, *datasets: xr.Dataset) -> None:
         words = ", ".join(f"{name} {_short(value)}" for name, value in parameters.items())
         lines += textwrap.wrap(f"{experiment}: {words}", int(25 * figure.get_figwidth()))
     # It lies below the figure proper; saving includes what lies outside.
-    figure.text(0.01, -0.02, "\n".join(lines), size=5, color=_GREY, va="top")
+    text = "\n".join(lines)
+    figure.text(0.01, -0.02, text, size=5, color=_GREY, va="top", parse_math=False)
 
 
 def save(figure: Figure, path: Path) -> tuple[Path, Path]:
@@ -120,9 +122,16 @@ def save(figure: Figure, path: Path) -> tuple[Path, Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     png, svg = (path.with_name(path.name + suffix) for suffix in (".png", ".svg"))
+    facts: dict[Path, dict[str, None]] = {png: {"Software": None}}
+    facts[svg] = {"Date": None, "Creator": None}
+    drawn = {}
     with house():
-        figure.savefig(png, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+        for file, metadata in facts.items():
+            drawn[file] = BytesIO()
+            figure.savefig(drawn[file], format=file.suffix[1:], metadata=metadata)
+    # Both or none.
+    for file, content in drawn.items():
+        file.write_bytes(content.getvalue())
     return png, svg
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
-from linlocal.analysis.results import PRESETS, Address
+from linlocal.analysis.results import PRESETS, Address, ResultError
 from paper_figures import claims, registry
+from paper_figures.addresses import address
 from paper_figures.claims import Verdict
+from paper_figures.registry import FigureModule
 from paper_figures.report import page as report_page, sources as drawing
 from paper_figures.report.exhibit import Exhibit
 
@@ -26,7 +30,12 @@ PAPERS = {
 
 
 def write(
-    out: Path, preset: str, seed: int, results: Path, missing: Collection[str] = ()
+    out: Path,
+    preset: str,
+    seed: int,
+    results: Path,
+    missing: Mapping[str, str] = MappingProxyType({}),
+    data: Collection[str] = (),
 ) -> tuple[Path, Path]:
     """Write ``report.html``, readable on its own, and ``report.md`` beside the pictures.
 
@@ -35,37 +44,46 @@ def write(
         preset: size of the runs.
         seed: seed of the runs.
         results: folder of their results.
-        missing: figures that could not be drawn now, whatever lies in the folder.
+        missing: figures that could not be drawn now, whatever lies in the folder, and why.
+        data: the data that results were chosen by, see `paper_figures.addresses`.
 
     Returns:
         The paths of page and text.
     """
 
     def draw(name: str, preset: str, out: Path) -> str:
-        folders = f"--results {shlex.quote(str(results))} --out {shlex.quote(str(out))}"
-        return f"python -m paper_figures {name} --preset {preset} --seed {seed} {folders}"
+        folders = ["--results", str(results), "--out", str(out)]
+        chosen = [word for each in data for word in ("--data", each)]
+        size = ["--preset", preset, "--seed", str(seed)]
+        return shlex.join(["python", "-m", "paper_figures", name, *size, *folders, *chosen])
 
     known = claims.entries(out)
     exhibits = {}
     for name in registry.NAMES:
         module = registry.load(name)
-        addresses = {
-            size: [Address(each, size, seed, results) for each in module.INPUTS] for size in PRESETS
-        }
-        larger = [
-            size
-            for size in PRESETS[PRESETS.index(preset) + 1 :]
-            if all(address.path.exists() for address in addresses[size])
-        ]
+
+        def inputs(size: str, module: FigureModule = module) -> list[Address]:
+            return [address(each, size, seed, results, data) for each in module.INPUTS]
+
+        larger = []
+        for size in PRESETS[PRESETS.index(preset) + 1 :]:
+            # Several results of that size: nobody has said which.
+            with suppress(ResultError):
+                larger += [size] if all(each.path.exists() for each in inputs(size)) else []
+        try:
+            commands = [*map(drawing.command, inputs(preset)), draw(name, preset, out)]
+        except ResultError:
+            commands = [draw(name, preset, out)]
         entry = known.get(name, {}) if name not in missing else {}
         exhibits[name] = Exhibit(
             name=name,
             caption=registry.caption(module),
             claims=entry.get("claims", []),
             runs=[_run(each) for each in entry.get("inputs", [])],
-            commands=[*map(drawing.command, addresses[preset]), draw(name, preset, out)],
+            commands=commands,
             larger=[draw(name, size, out / size) for size in larger],
             pictures={Path(file).suffix: out / file for file in entry.get("pictures", {})},
+            failure=missing.get(name, ""),
         )
     groups = {
         title: [each for name, each in exhibits.items() if key == registry.load(name).PAPER]
@@ -96,7 +114,8 @@ def write(
 def _run(stored: Mapping[str, Any]) -> dict[str, str]:
     """Where the numbers of one result come from, as labels and text."""
     machine = stored["hardware"]
-    hardware = [str(machine["processor"]), f"{machine['cores']} cores"]
+    hardware = [str(machine.get("processor", "unknown processor"))]
+    hardware += [f"{machine['cores']} cores"] if "cores" in machine else []
     hardware += [f"{machine['memory_gib']} GiB"] if "memory_gib" in machine else []
     hardware += [str(machine[key]) for key in ("accelerator", "machine") if key in machine]
     commit, dash, local = stored["commit"].partition("-")
@@ -142,14 +161,16 @@ def _markdown(preface: Sequence[str], groups: Mapping[str, Sequence[Exhibit]]) -
     for title, group in groups.items():
         lines += [f"## {title}", ""]
         for each in group:
-            lines += [f"### {each.name}", "", each.caption, ""]
+            caption = claims.plain(each.caption)
+            lines += [f"### {each.name}", "", caption, ""]
             if each.pictures:
                 picture = each.pictures[".png"].name
-                lines += [f"![{each.caption}]({picture})", "", *claims.table(each.claims), ""]
+                lines += [f"![{caption}]({picture})", "", *claims.table(each.claims), ""]
             else:
+                lines += [claims.plain(each.failure), ""] if each.failure else []
                 lines += ["**Missing.** Make it with the commands:", ""]
             for run in each.runs:
-                lines += [*(f"- {label}: {text}" for label, text in run.items()), ""]
+                lines += [*(f"- {label}: {claims.plain(text)}" for label, text in run.items()), ""]
             lines += [*(f"    {command}" for command in each.commands), ""]
             if each.larger:
                 lines += [

@@ -20,6 +20,7 @@ class Exhibit:
         commands: lines for the shell that make the figure, in their order.
         larger: lines that draw it from results of larger presets in the same folder.
         pictures: its files by suffix; none if the figure is missing.
+        failure: why the figure could not be drawn now; "" where it was not tried or could.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Exhibit:
     commands: Sequence[str]
     larger: Sequence[str]
     pictures: Mapping[str, Path]
+    failure: str = ""
 
     def count(self, verdict: str) -> int:
         """The number of its claims that have this verdict."""

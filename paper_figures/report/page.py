@@ -152,7 +152,8 @@ def _section(exhibit: Exhibit) -> str:
         f'<section id="{escape(exhibit.name)}">\n<h3>{escape(exhibit.caption)}</h3>\n'
         f'<p class="name">{escape(exhibit.name)}</p>\n'
     )
-    body = '<p class="verdict missing">Missing. Make it with:</p>'
+    failure = f"<p>{escape(exhibit.failure)}</p>\n" if exhibit.failure else ""
+    body = f'{failure}<p class="verdict missing">Missing. Make it with:</p>'
     if exhibit.pictures:
         data = base64.b64encode(exhibit.pictures[".svg"].read_bytes()).decode()
         body = (

@@ -20,7 +20,8 @@ _PACKAGES = ("matplotlib", "numpy", "scipy", "xarray")
 def command(address: Address, python: str = "python") -> str:
     """The line for the shell that makes a result, in this interpreter."""
     size = ["--preset", address.preset, "--seed", str(address.seed), "--out", str(address.folder)]
-    return shlex.join([python, "-m", "experiments", "run", address.experiment, *size])
+    data = ["--data", "FOLDER"] if address.data else []
+    return shlex.join([python, "-m", "experiments", "run", address.experiment, *size, *data])
 
 
 def source(
@@ -43,6 +44,7 @@ def source(
     inputs = []
     for address in addresses:
         dataset = datasets[address.experiment]
+        date = dataset.attrs.get("date")
         stored = Provenance.of(dataset)
         inputs.append(
             {
@@ -58,7 +60,7 @@ def source(
                 "packages": json.loads(stored.packages),
                 "hardware": json.loads(stored.hardware),
                 "duration_s": float(stored.duration_s),
-                "date": dataset.attrs.get("date"),
+                "date": date if isinstance(date, str) else None,
             }
         )
     return {

@@ -1,6 +1,8 @@
 """Laws of running: nothing is computed twice, nothing is lost, mistakes cost one line."""
 
+import errno
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from experiments.__main__ import app
+from experiments.data import DataError
 from experiments.runner import Parts, Sweep, registry
 from linlocal.analysis import results
 from linlocal.analysis.results import Provenance, provenance as provenance_module
@@ -194,11 +197,202 @@ def test_the_list_shows_purpose_sizes_and_state(toy, cli):
     assert paper.split() == ["paper", "points=50", "no", "result"]
 
 
-def test_a_folder_of_images_is_recorded_as_its_source(toy, cli, tmp_path):
-    cli(f"run toy --preset smoke --data {tmp_path}")
-    stored = Provenance.of(results.read(RESULT))
-    assert '"data": "from a folder"' in stored.config
+def numbers(folder, text):
+    """A folder of data that the toy can be pointed at."""
+    Path(folder).mkdir(exist_ok=True)
+    Path(folder, "numbers.txt").write_text(text)
+    return folder
+
+
+def stored_of(folder="results"):
+    return {path.name: Provenance.of(results.read(path)) for path in Path(folder).glob("*.nc")}
+
+
+def test_a_run_is_known_by_what_its_data_hold(toy, cli, tmp_path):
+    numbers("A", "1 2")
+    cli("run toy --preset smoke --data A")
+    ((name, stored),) = stored_of().items()
+    assert name.startswith("toy-smoke-seed0-numbers-")
+    assert '"data": {"numbers": "contents ' in stored.config
     assert str(tmp_path) not in stored.config
+    # A copy elsewhere holds the same.
+    numbers("copy", "1 2")
+    assert "up to date" in cli("run toy --preset smoke --data copy").output
+    assert toy.evaluated == [0, 1, 2]
+    assert "up to date" in cli("list --data copy").output
+
+
+def test_other_data_are_another_result_beside_the_first(toy, cli):
+    cli(f"run toy --preset smoke --data {numbers('A', '1 2')}")
+    cli(f"run toy --preset smoke --data {numbers('B', '1 3')}")
+    cli("run toy --preset smoke")
+    assert toy.evaluated == [0, 1, 2] * 3
+    assert len(stored_of()) == len({each.config for each in stored_of().values()}) == 3
+    for data in ("--data A", "--data B", ""):
+        assert "up to date" in cli(f"run toy --preset smoke {data}").output
+    # The same folder with another content, of the same size.
+    numbers("A", "1 4")
+    assert "up to date" not in cli("run toy --preset smoke --data A").output
+    assert len(stored_of()) == 4
+
+
+def test_parts_of_other_data_do_not_count(toy, cli):
+    interrupt(toy, cli, at=2, options=f"--data {numbers('A', '1 2')}")
+    cli(f"run toy --preset smoke --data {numbers('B', '1 3')}")
+    assert toy.evaluated == [0, 1, 2]
+    toy.evaluated.clear()
+    # Nor does the other run forget those of the first.
+    cli("run toy --preset smoke --data A")
+    assert toy.evaluated == [2]
+
+
+def test_data_that_are_not_there_are_an_error_before_anything_is_computed(toy, cli):
+    Path("empty").mkdir()
+    done = cli("run toy --preset smoke --data empty")
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert "numbers.txt cannot be read (No such file or directory)" in line
+    assert toy.evaluated == []
+    assert not Path("results").exists()
+    assert "cannot run: " in cli("list --data empty").output
+
+
+def test_data_that_change_during_a_run_leave_no_result(toy, cli, monkeypatch):
+    original = toy.run
+
+    def run(config, sweep):
+        found = original(config, sweep)
+        numbers("A", "1 5")
+        return found
+
+    monkeypatch.setattr(toy, "run", run)
+    done = cli(f"run toy --preset smoke --data {numbers('A', '1 2')}")
+    assert done.exit_code == 2
+    assert "have changed while toy" in done.output
+    assert not list(Path("results").rglob("*.nc"))
+
+
+def test_parameters_that_json_changes_are_no_change_of_the_data(toy, cli, monkeypatch):
+    @dataclass(frozen=True)
+    class Config(toy.Config):
+        sizes: tuple[int, ...] = (1, 2)
+
+    monkeypatch.setitem(toy.PRESETS, "smoke", Config(points=2))
+    for data in (f"--data {numbers('A', '1 2')}", ""):
+        assert cli(f"run toy --preset smoke {data}").exit_code == 0
+        assert "up to date" in cli(f"run toy --preset smoke {data}").output
+
+
+def test_the_command_that_resumes_repeats_every_option(toy, cli):
+    numbers("my data", "1 2")
+    stopped = interrupt(toy, cli, at=2, options="--seed 3 --out 'my results' --data 'my data'")
+    command = shlex.split(stopped.output.partition("resume with: ")[2])
+    assert "--workers" in command
+    resumed = CliRunner().invoke(app, command[3:])
+    assert resumed.exit_code == 0, resumed.output
+    assert toy.evaluated == [2]
+    assert len(stored_of("my results")) == 1
+
+
+def test_a_failed_run_leaves_a_valid_result_valid(toy, cli, monkeypatch):
+    cli("run toy --preset smoke")
+
+    def fails(config, sweep):
+        raise DataError("no luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy, "run", fails)
+        assert cli("run toy --preset smoke --force").exit_code == 2
+    # Leftovers of other code.
+    (Path("results/.parts") / RESULT.stem).mkdir(parents=True, exist_ok=True)
+    smoke = next(line for line in cli("list").output.splitlines() if "smoke" in line)
+    assert smoke.split()[-3:] == ["up", "to", "date"]
+    toy.evaluated.clear()
+    assert "up to date" in cli("run toy --preset smoke").output
+    assert toy.evaluated == []
+
+
+def test_an_older_result_beside_finished_points_is_both(toy, cli, monkeypatch):
+    cli("run toy --preset smoke")
+    monkeypatch.setattr(provenance_module, "code_version", lambda module: "edited")
+    interrupt(toy, cli, at=2)
+    assert "older code; interrupted" in cli("list").output
+
+
+def test_a_run_keeps_the_parts_that_another_stores_meanwhile(tmp_path):
+    folder = tmp_path / "parts"
+    one, other = (
+        Parts(folder, Provenance.collect("toy", "smoke", 0, {"size": size})) for size in (1, 2)
+    )
+    for parts in (one, other):
+        assert parts.restore("x", {"n": 1}) is None
+        parts.store("x", {"n": 1}, xr.Dataset({"x": 1}), 0.0)
+    one.clear()
+    later = Parts(folder, Provenance.collect("toy", "smoke", 0, {"size": 2}))
+    assert later.restore("x", {"n": 1}) is not None
+    other.clear()
+    assert not folder.exists()
+
+
+def test_a_point_is_stored_though_another_run_clears_the_folder(tmp_path, monkeypatch):
+    parts = Parts(tmp_path / "parts", Provenance.collect("toy", "smoke", 0, {}))
+    parts.restore("x", {"n": 1})
+    write, folder_was_cleared = results.write, []
+
+    def once_too_late(dataset, path, provenance):
+        if not folder_was_cleared:
+            folder_was_cleared.append(True)
+            raise FileNotFoundError(path)
+        return write(dataset, path, provenance)
+
+    monkeypatch.setattr(results, "write", once_too_late)
+    parts.store("x", {"n": 1}, xr.Dataset({"x": 1}), 0.0)
+    assert folder_was_cleared
+    assert len(list((tmp_path / "parts").glob("*.nc"))) == 1
+
+
+@pytest.mark.parametrize("out", ["file/below", "dangling", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_computed(toy, cli, out):
+    Path("file").touch()
+    Path("dangling").symlink_to("/nowhere/at/all")
+    done = cli(f"run toy --preset smoke --out {out}")
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith(f"error: nothing can be written into {out} (")
+    assert toy.evaluated == []
+
+
+def test_a_disk_that_fills_up_costs_one_line_and_no_finished_point(toy, cli, monkeypatch):
+    write = results.write
+
+    def full(dataset, path, provenance):
+        if path.parent.name == "results":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(dataset, path, provenance)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write", full)
+        done = cli("run toy --preset smoke")
+    assert done.exit_code == 2
+    assert done.output.splitlines() == ["error: No space left on device"]
+    toy.evaluated.clear()
+    assert cli("run toy --preset smoke").exit_code == 0
+    assert toy.evaluated == []
+
+
+def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_computed(toy, cli, monkeypatch):
+    @dataclass(frozen=True)
+    class Config(toy.Config):
+        device: str = "cuda"
+
+    monkeypatch.setitem(toy.PRESETS, "paper", Config())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = cli("run toy --preset paper")
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith("error: needs the device 'cuda', and torch finds no GPU here")
+    assert toy.evaluated == []
+    assert cli("list").exit_code == 0
 
 
 def test_all_registered_experiments_load():
@@ -207,3 +401,5 @@ def test_all_registered_experiments_load():
         assert set(experiment.PRESETS) == set(results.PRESETS)
         assert registry.summary(experiment)
         assert experiment.PUBLISHED
+        # Without it, results of different data would have the same name.
+        assert hasattr(experiment.PRESETS["cpu"], "data") == hasattr(experiment, "read_from")

@@ -71,3 +71,17 @@ def test_presets_are_known_by_name(tmp_path):
     with pytest.raises(typer.Exit):
         gpu_benchmark.main(out=tmp_path, preset="huge")
     assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_measured_nothing_is_written(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(gpu_benchmark, "_measured", fails)
+    app = typer.Typer()
+    app.command()(gpu_benchmark.main)
+    done = CliRunner().invoke(app, ["--preset", "smoke", "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "nothing could be measured" in done.output
+    assert "RuntimeError: no luck" in done.output
+    assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from torch import nn
 
 from experiments.catalogue import local_rules, trained_cnn, trained_mlp
 from experiments.data import (
+    DataError,
     Pixels,
     augmentation,
     image_sources,
@@ -330,9 +331,21 @@ def test_hybrids_mix_an_image_with_the_next():
 
 
 def test_named_data_are_taken_from_a_folder_that_has_them(tmp_path):
-    assert named_data(None) == named_data(tmp_path) == ()
-    (tmp_path / "stl10_binary").mkdir()
-    assert named_data(tmp_path) == ("stl10",)
+    assert named_data(None) == ()
+    inner = tmp_path / "stl10_binary"
+    inner.mkdir()
+    # The folder of the archive is found as well as the one above it.
+    assert named_data(tmp_path) == named_data(inner) == ("stl10",)
+    (tmp_path / "tiny-imagenet-200").mkdir()
+    assert named_data(tmp_path) == ("stl10", "tiny_imagenet")
+    assert named_data(tmp_path, ("cifar10", "stl10")) == ("stl10",)
+
+
+@pytest.mark.parametrize("inner", ["nothing", "cifar-10-batches-py", "tiny-imagenet-200"])
+def test_a_folder_without_usable_data_is_refused(tmp_path, inner):
+    (tmp_path / inner).mkdir()
+    with pytest.raises(DataError, match=r"none of the data sets.*cifar-10-batches-bin \(cifar10\)"):
+        named_data(tmp_path, ("stl10", "cifar10"))
 
 
 def test_halves_are_the_pairs_of_the_linear_experiments():

@@ -13,9 +13,13 @@ from typer.testing import CliRunner
 from experiments.__main__ import app
 from experiments.runner import verify
 from linlocal.analysis import results
-from linlocal.analysis.results import Provenance
+from linlocal.analysis.results import Provenance, ResultError
 
 RESULT = Path("results/toy-smoke-seed0.nc")
+
+
+def cli_alone(line):
+    return CliRunner().invoke(app, shlex.split(line))
 
 
 def cli(line):
@@ -32,6 +36,10 @@ def rewrite(change=lambda dataset: dataset, path=RESULT, **provenance):
     dataset = results.read(path)
     stored = replace(Provenance.of(dataset), **provenance)
     results.write(change(dataset), path, stored)
+
+
+def config_of(**changes):
+    return json.dumps({"data": "embedded", "offset": 0.5, "points": 3, "seed": 0} | changes)
 
 
 def times(factor):
@@ -190,7 +198,15 @@ def test_a_folder_without_results_is_a_mistake(tmp_path, files):
         ({"config": '{"data": "from a folder", "points": 3}'}, "came from a folder"),
         ({"config": '{"points": 3, "colour": 1}'}, "not those that this code knows"),
         ({"config": '{"points": 3}'}, "not those that this code knows"),
-        ({"config": "points"}, "not JSON"),
+        ({"config": config_of(points=10**9)}, "points = 1000000000 is of another kind"),
+        ({"config": config_of(points="many")}, "points = 'many' is of another kind"),
+        ({"config": config_of(points=True)}, "points = True is of another kind"),
+        ({"config": config_of(points=2.5)}, "points = 2.5 is of another kind"),
+        ({"config": config_of(points=[3, 3])}, "points = [3, 3] is of another kind"),
+        ({"config": config_of(points=None)}, "points = None is of another kind"),
+        ({"config": config_of(offset=1e300)}, "offset = 1e+300 is of another kind"),
+        ({"config": config_of(seed=-1)}, "seed = -1 is of another kind"),
+        ({"config": config_of(data={"numbers": "contents 1"})}, "came from a folder"),
     ],
 )
 def test_what_cannot_be_computed_again_is_skipped_with_the_reason(toy, provenance, reason):
@@ -210,6 +226,8 @@ def test_a_result_of_a_gpu_is_skipped_where_there_is_none(toy, monkeypatch):
         device: str = "cpu"
 
     monkeypatch.setitem(toy.PRESETS, "smoke", Config(points=2, device="cuda"))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "an accelerator")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     run()
     run(seed=1)
     with monkeypatch.context() as without:
@@ -217,8 +235,6 @@ def test_a_result_of_a_gpu_is_skipped_where_there_is_none(toy, monkeypatch):
         done = cli("verify")
     assert done.exit_code == 2
     assert done.output.count("needs a CUDA device") == 2
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "an accelerator")
     assert cli("verify").exit_code == 0
 
 
@@ -348,3 +364,55 @@ def test_the_worst_variable_decides():
     assert verify.overall(rows) == "different"
     assert verify.overall(rows[:2]) == "within tolerance"
     assert verify.overall([rows[0], verify.Row("t", "not compared")]) == "exactly equal"
+
+
+ODD = {
+    "experiment": ["toy"],
+    "preset": 3,
+    "seed": "zero",
+    "config": "[]",
+    "code": np.arange(2),
+    "commit": None,
+    "packages": "{",
+    "hardware": {"cores": 2},
+    "duration_s": float("nan"),
+}
+
+
+def with_odd(field):
+    """The file of a run with another value in one field, its checksum right."""
+    run()
+    dataset = results.read(RESULT)
+    stored = replace(Provenance.of(dataset), **{field: ODD[field]})
+    with pytest.MonkeyPatch.context() as unchecked:
+        unchecked.setattr(Provenance, "check", lambda self: None)
+        results.write(dataset, RESULT, stored)
+
+
+@pytest.mark.parametrize("field", ODD)
+def test_odd_attributes_of_a_run_are_damage_to_every_command(toy, field):
+    try:
+        with_odd(field)
+    except (ResultError, TypeError):
+        return  # no such file can be written even by an unchecked writer
+    with pytest.raises(ResultError, match=f"{field!r} of its run should be|lacks the attributes"):
+        results.read(RESULT)
+    assert "damaged" in cli_alone("list").output
+    verified = cli("verify")
+    assert verified.exit_code == 1
+    assert "damaged: " in verified.output
+    assert cli("run toy --preset smoke").exit_code == 0
+    assert "up to date" in cli_alone("list").output
+
+
+@pytest.mark.parametrize("field", ODD)
+def test_odd_attributes_of_a_run_are_not_written(toy, field):
+    run()
+    with pytest.raises(ResultError, match=f"{field!r} of its run should be"):
+        rewrite(**{field: ODD[field]})
+
+
+def test_odd_units_are_no_time(toy):
+    stored = xr.Variable("n", [1.0], {"units": np.array(["s", "s"])})
+    (row,) = verify.compare(xr.Dataset({"x": stored}), xr.Dataset({"x": stored}), 0.0)
+    assert row.verdict == "exactly equal"

@@ -226,6 +226,71 @@ def test_an_interrupt_from_the_terminal_is_told_once_and_leaves_no_process(
     assert alive == []
 
 
+IMPATIENT = """
+import importlib.util
+import sys
+from pathlib import Path
+
+from experiments.__main__ import app
+from experiments.runner import registry
+
+spec = importlib.util.spec_from_file_location("experiments.catalogue.toy", TOY)
+toy = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = toy
+spec.loader.exec_module(toy)
+registry.NAMES = ("toy",)
+
+
+def run(config, sweep):
+    def nap(n):
+        import time
+        from pathlib import Path
+
+        Path(FOLDER, f"{n}").touch()
+        time.sleep(600)
+
+    return sweep(nap, [{"n": n} for n in range(4)], "naps")
+
+
+if __name__ == "__main__":
+    toy.run = run
+    app(["run", "toy", "--workers", "2", "--seed", "3"])
+"""
+
+
+@pytest.mark.parametrize("begun", [0, 2], ids=["starting", "busy"])
+def test_impatience_costs_one_line_and_leaves_no_process(begun, tmp_path, notes):
+    script = tmp_path / "impatient.py"
+    toy = Path(__file__).with_name("toy.py")
+    script.write_text(IMPATIENT.replace("FOLDER", repr(str(notes))).replace("TOY", repr(str(toy))))
+    with subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as run:
+        process = psutil.Process(run.pid)
+        family = []
+        while run.poll() is None and (len(list(notes.iterdir())) < begun or not family):
+            time.sleep(0.05)
+            every = process.children(recursive=True)
+            family = [each for each in every if each.is_running() and "python" in each.name()]
+        for pause in (0.3, 0.3, 0.3):
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGINT)
+            time.sleep(pause)
+        out, errors = run.communicate()
+    assert (run.returncode, out) == (130, "")
+    (line,) = errors.splitlines()
+    assert line.startswith("interrupted; resume with: ")
+    assert "run toy --preset cpu --seed 3 --out results" in line
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="concerns the C library of Linux")
 def test_freed_memory_is_kept_for_the_next_step(monkeypatch):
     # What other clusters of this process left in the environment.
@@ -261,11 +326,12 @@ def test_the_command_uses_a_scheduler_and_lets_it_go_on(smoke, tmp_path, cluster
     assert len(cluster.scheduler_info["workers"]) == 2
 
 
-def test_an_address_that_is_none_costs_one_line(toy):
-    done = CliRunner().invoke(app, ["run", "toy", "--preset", "smoke", "--scheduler", "x://y"])
+@pytest.mark.parametrize("address", ["x://y", "localhost", "tcp://localhost", "x://y:8786"])
+def test_an_address_that_is_none_costs_one_line(toy, address):
+    done = CliRunner().invoke(app, ["run", "toy", "--preset", "smoke", "--scheduler", address])
     assert done.exit_code == 2
     (line,) = done.output.splitlines()
-    assert line.startswith("error: no scheduler answers at 'x://y'")
+    assert line.startswith(f"error: no scheduler answers at {address!r}")
     assert "tcp://HOST:8786" in line
 
 

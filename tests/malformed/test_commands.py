@@ -41,6 +41,10 @@ CASES = {
         ),
         "a seed in words": (("run", "narrowing", "--seed", "one"), "Invalid value for '--seed'"),
         "half a seed": (("run", "narrowing", "--seed", "0.5"), "Invalid value for '--seed'"),
+        "nothing can be written": (
+            ("run", "narrowing", *SMOKE, "--out", "file/below"),
+            "error: nothing can be written into file/below",
+        ),
         "no workers": (("run", "narrowing", "--workers", "0"), "Invalid value for '--workers'"),
         "negative workers": (
             ("run", "narrowing", "--workers", "-2"),
@@ -87,6 +91,10 @@ CASES = {
         ),
         "a seed in words": (("narrowing", "--seed", "one"), "Invalid value for '--seed'"),
         "a file for a folder": (("narrowing", "--out", "file"), "'file' is a file"),
+        "nothing can be written": (
+            ("narrowing", "--out", "file/below"),
+            "error: nothing can be written into file/below",
+        ),
         "no results": (
             ("narrowing", "--results", "empty", "--out", "out"),
             "a result is missing; make it with",
@@ -103,8 +111,15 @@ CASES = {
             "error: unknown benchmark 'projektion'; did you mean 'projection'?",
         ),
         "unknown option": (("--gpu",), "No such option: --gpu"),
+        "no GPU": (("projection", "--device", "cuda"), "error: needs the device 'cuda'"),
+        "not in a checkout": (("projection",), "is written in the root of a checkout"),
     },
     "gpu_benchmark": {
+        "no GPU": (("--preset", "smoke", "--device", "cuda"), "error: needs the device 'cuda'"),
+        "nothing can be written": (
+            ("--preset", "smoke", "--out", "file/below"),
+            "error: nothing can be written into file/below",
+        ),
         "unknown preset": (("--preset", "smok"), "unknown preset 'smok'"),
         "a negative seed": (("--preset", "smoke", "--seed", "-1"), "Invalid value for '--seed'"),
         "a seed in words": (("--seed", "one"), "Invalid value for '--seed'"),
@@ -153,5 +168,6 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "case"), [(command, case) for command, table in CASES.items() for case in table]
 )
-def test_malformed_command(folder, command, case):
+def test_malformed_command(folder, command, case, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     refuse(command, *CASES[command][case])

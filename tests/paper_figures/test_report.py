@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from linlocal.analysis.results import Address, Provenance
 from paper_figures import claims, registry
 from paper_figures.__main__ import app
 from paper_figures.claims import Claim
+from paper_figures.look import style
 from paper_figures.report import contents as report, page as report_page, sources as drawing
 
 FIGURE = '''"""A toy <of> a figure."""
@@ -28,6 +30,7 @@ FIGURE = '''"""A toy <of> a figure."""
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
+from paper_figures.look import style
 from paper_figures.look import style
 
 INPUTS = ("toy",)
@@ -143,7 +146,8 @@ def test_claims_are_shown_as_they_are_written(toy):
     html, markdown = draw_report()
     words = "a < b & <script> ✓ reproduced 1.000 | exact 1 <b>"
     assert words in Page(html).text
-    assert r"| a < b & <script> | reproduced | 1.000 \| exact | 1 <b> |" in markdown
+    # In Markdown, what a browser would take for a tag stands as text.
+    assert r"| a < b & &lt;script> | reproduced | 1.000 \| exact | 1 &lt;b> |" in markdown
     assert "A toy <of> a figure." in Page(html).text
 
 
@@ -415,3 +419,117 @@ def test_a_duration_in_words(seconds, words):
 @pytest.mark.parametrize("name", registry.NAMES)
 def test_every_figure_says_which_paper_it_is_about(name):
     assert registry.load(name).PAPER in report.PAPERS
+
+
+HOSTILE = (
+    "<script>alert(1)</script>\n\n<img src=x onerror=alert(1)> [here](javascript:alert(1)) | x"
+)
+
+
+def foreign(change=lambda dataset: dataset, value=0.5, **fields):
+    """The toy's result with other contents, its checksum right."""
+    path = store(value=value)
+    dataset = results.read(path)
+    stored = replace(Provenance.of(dataset), **fields)
+    return results.write(change(dataset.drop_attrs()).assign_attrs(date=HOSTILE), path, stored)
+
+
+def test_no_text_of_a_result_is_html_or_a_link_in_markdown(toy, monkeypatch):
+    words = json.dumps({"processor": HOSTILE, "machine": HOSTILE, HOSTILE: HOSTILE})
+    foreign(commit=HOSTILE, code=HOSTILE, hardware=words, packages=words, config=words)
+    monkeypatch.setattr(toy, "claims", lambda datasets: [Claim("x", True, HOSTILE, HOSTILE)])
+    html, markdown = draw_report()
+    assert not {"script", "link", "iframe", "object"} & set(Page(html).tags)
+    for text in (markdown, Path("figures/claims.md").read_text()):
+        assert "&lt;script>" in text
+        assert not re.search(r"<[a-zA-Z/!?]|\]\(javascript", text)
+        # Nor does any begin a line of its own.
+        assert not any(line.startswith("&lt;img") for line in text.splitlines())
+
+
+FOREIGN = {
+    "a missing variable": {"change": lambda dataset: dataset.drop_vars("x")},
+    "text for numbers": {"change": lambda dataset: dataset.assign(x=("n", ["a", "b"]))},
+    "another shape": {"change": lambda dataset: dataset.assign(x=("n", []))},
+    "a formula that is none": {"change": lambda dataset: dataset.assign(title="$\\frac{$")},
+    "no hardware": {"hardware": "{}", "value": 0.25},
+    "a formula in a parameter": {"config": json.dumps({"$\\frac{": "$\\frac{$"})},
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_foreign_result_keeps_no_other_figure_from_the_report(toy, monkeypatch, tmp_path, case):
+    Path("sound.py").write_text(
+        FIGURE.replace('("toy",)', '("sound",)').replace('"toy"', '"sound"')
+    )
+    load("sound", tmp_path / "sound.py", monkeypatch)
+    monkeypatch.setattr(registry, "NAMES", ("toy", "sound"))
+    plain = toy.draw
+
+    def titled(datasets):
+        figure = plain(datasets)
+        figure.axes[0].set_title(str(datasets["toy"].get("title", xr.DataArray("A toy")).values))
+        style.footer(figure, datasets["toy"])
+        datasets["toy"]["x"].values.reshape(2).astype(float)
+        return figure
+
+    monkeypatch.setattr(toy, "draw", titled)
+    store("sound")
+    foreign(**FOREIGN[case])
+    done = cli("report")
+    html, markdown = (Path(f"figures/report.{suffix}").read_text() for suffix in ("html", "md"))
+    assert Path("figures/sound.svg").exists()
+    if {"hardware", "config"} & FOREIGN[case].keys():
+        assert done.exit_code == 0, done.output
+        return
+    assert done.exit_code == 2
+    assert isinstance(done.exception, SystemExit), repr(done.exception)
+    (said,) = [line for line in done.output.splitlines() if line.startswith("error: toy: ")]
+    assert "cannot be drawn from results/toy-cpu-seed0.nc" in said
+    assert "run toy --preset cpu" in done.output
+    for text in (Page(html).text, markdown):
+        assert "cannot be drawn from results/toy-cpu-seed0.nc" in text
+    # Neither a picture nor a claim that only half of it gave.
+    assert not list(Path("figures").glob("toy.*"))
+    assert set(claims.entries(Path("figures"))) == {"sound"}
+
+
+@pytest.mark.parametrize("field", ["experiment", "preset", "seed"])
+def test_a_result_of_another_run_is_not_drawn(toy, field):
+    other = {"experiment": "another", "preset": "smoke", "seed": 3}[field]
+    foreign(**{field: other})
+    done = cli("toy")
+    assert done.exit_code == 2
+    assert "it was renamed" in done.output
+
+
+def test_an_edited_verdict_is_decided_again(toy):
+    draw_report()
+    path = Path("figures/claims.json")
+    path.write_text(path.read_text().replace('"not reproduced"', '"reproduced"'))
+    assert claims.entries(Path("figures")) == {}
+    cli("toy")
+    found = [each["verdict"] for each in claims.entries(Path("figures"))["toy"]["claims"]]
+    assert found == ["reproduced", "not reproduced", "open", "open"]
+
+
+def test_of_results_from_several_data_one_is_chosen_by_name(toy):
+    plain = results.read(Path("results/toy-cpu-seed0.nc"))
+    Path("results/toy-cpu-seed0.nc").unlink()
+    for value, label in ((3.0, "mnist-1"), (4.0, "mnist-2")):
+        path = Address("toy", "cpu", 0, Path("results"), label).path
+        results.write(plain.assign(x=("n", [value])), path, Provenance.of(plain))
+        if label == "mnist-1":  # the only one there is
+            assert cli("toy").exit_code == 0
+            assert claims.entries(Path("figures"))["toy"]["inputs"][0]["file"].endswith(
+                "mnist-1.nc"
+            )
+    several = cli("toy")
+    assert several.exit_code == 2
+    assert "several data, mnist-1, mnist-2: choose one by --data" in several.output
+    done = cli("report --data mnist-2")
+    assert done.exit_code == 0, done.output
+    (entry,) = claims.entries(Path("figures"))["toy"]["inputs"]
+    assert entry["file"].endswith("mnist-2.nc")
+    assert "--data FOLDER" in entry["command"]
+    assert "--data mnist-2" in Path("figures/report.md").read_text()

@@ -24,10 +24,23 @@ _MOST_BYTES = 2**30
 _FILES = tuple(f"train-images{dot}idx3-ubyte{suffix}" for dot in "-." for suffix in ("", ".gz"))
 
 
+def files(folder: Path) -> list[Path]:
+    """The file of training images."""
+    for name in _FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+    found = sorted(path.name for path in folder.iterdir())
+    close = get_close_matches(_FILES[0], found, n=1, cutoff=0.3)
+    there = (
+        f"the closest file there is {close[0]!r}" if close else f"it has {len(found)} other entries"
+    )
+    raise DataError(f"no MNIST images in {folder}: expected {', '.join(_FILES)}; {there}.")
+
+
 def grey(folder: Path | None, count: int, size: int, rng: np.random.Generator) -> Array:
     """Drawn without replacement and enlarged bilinearly."""
     assert folder is not None
-    images = read_idx(_mnist_file(folder), dimensions=3)
+    images = read_idx(files(folder)[0], dimensions=3)
     return enlarged(drawn(images, count, NAME, rng) / 255.0, size, NAME)
 
 
@@ -89,15 +102,3 @@ def _read(path: Path, file: BinaryIO | gzip.GzipFile, dimensions: int) -> NDArra
         follow = f"{'at least ' if len(content) > promised else ''}{len(content)} follow"
         raise DataError(f"{path} is damaged: {announced}, {follow}; fetch it again.")
     return np.frombuffer(content, np.uint8).reshape(shape)
-
-
-def _mnist_file(folder: Path) -> Path:
-    for name in _FILES:
-        if (folder / name).is_file():
-            return folder / name
-    found = sorted(path.name for path in folder.iterdir())
-    close = get_close_matches(_FILES[0], found, n=1, cutoff=0.3)
-    there = (
-        f"the closest file there is {close[0]!r}" if close else f"it has {len(found)} other entries"
-    )
-    raise DataError(f"no MNIST images in {folder}: expected {', '.join(_FILES)}; {there}.")

@@ -22,9 +22,8 @@ _CLASSES = (
 )
 
 
-def load(folder: Path | None, seed: int) -> ImageData:
-    """With the split that it comes with."""
-    assert folder is not None
+def files(folder: Path) -> list[Path]:
+    """The six batches."""
     hint = "; unpack the archive there."
     if any((home / "data_batch_1").exists() for home in (folder, folder / "cifar-10-batches-py")):
         hint = (
@@ -33,6 +32,13 @@ def load(folder: Path | None, seed: int) -> ImageData:
             "page and unpack it."
         )
     home = home_of(folder, FOLDER, _BATCHES, hint)
+    return [home / name for name in _BATCHES]
+
+
+def load(folder: Path | None, seed: int) -> ImageData:
+    """With the split that it comes with."""
+    assert folder is not None
+    home = files(folder)[0].parent
     # Each record: the label, then rows of red, of green and of blue.
     batches = [items_of(home / name, 3073, 10_000, "a label and 32x32x3") for name in _BATCHES]
     if len({*map(len, batches)}) > 1:

@@ -24,11 +24,19 @@ _CLASSES = (
 )
 
 
+_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
+
+
+def files(folder: Path) -> list[Path]:
+    """Those of images with labels: no experiment reads the others."""
+    home = home_of(folder, FOLDER, _FILES)
+    return [home / name for name in _FILES]
+
+
 def load(folder: Path | None, seed: int) -> ImageData:
     """With the split that it comes with, and the images without labels."""
     assert folder is not None
-    expected = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
-    home = home_of(folder, FOLDER, expected)
+    home = files(folder)[0].parent
     parts: list[Any] = []
     for part, most in (("train", 5000), ("test", 8000)):
         images = items_of(home / f"{part}_X.bin", _IMAGE, most, "96x96x3")

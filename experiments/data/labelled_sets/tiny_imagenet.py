@@ -20,10 +20,16 @@ NAME, FOLDER = "tiny_imagenet", "tiny-imagenet-200"
 _SIDE = 64
 
 
+def files(folder: Path) -> list[Path]:
+    """The list of classes, and the folders of images."""
+    home = home_of(folder, FOLDER, ("wnids.txt", "train", "val/val_annotations.txt"))
+    return [home / name for name in ("wnids.txt", "train", "val")]
+
+
 def load(folder: Path | None, seed: int) -> ImageData:
     """Validation images serve as test images: the published test images have no labels."""
     assert folder is not None
-    home = home_of(folder, FOLDER, ("wnids.txt", "train", "val/val_annotations.txt"))
+    home = files(folder)[0].parent
     classes = tuple(text_of(home / "wnids.txt").split())
     number = {name: k for k, name in enumerate(classes)}
     if len(number) < len(classes) or not all(map(_is_name, classes)):
@@ -32,14 +38,14 @@ def load(folder: Path | None, seed: int) -> ImageData:
             "train: fetch it again."
         )
     try:
-        files = [
+        training_files = [
             (path, name)
             for name in classes
             for path in sorted((home / "train" / name / "images").glob("*.JPEG"))
         ]
     except OSError as error:  # a name too long, for example
         raise DataError(f"{home}/train cannot be read ({error}).") from error
-    if empty := sorted({*classes} - {name for _, name in files}):
+    if empty := sorted({*classes} - {name for _, name in training_files}):
         raise DataError(f"{home}/train has no images (*.JPEG) of the class {empty[0]}.")
     test_files = []
     annotations = home / "val" / "val_annotations.txt"
@@ -54,8 +60,8 @@ def load(folder: Path | None, seed: int) -> ImageData:
     if not test_files:
         raise DataError(f"{annotations} is empty: fetch it again.")
     return ImageData(
-        _decoded([path for path, _ in files]),
-        np.array([number[name] for _, name in files]),
+        _decoded([path for path, _ in training_files]),
+        np.array([number[name] for _, name in training_files]),
         _decoded([path for path, _ in test_files]),
         np.array([number[name] for _, name in test_files]),
         classes,
