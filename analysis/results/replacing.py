@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -113,7 +112,6 @@ def _is_left(host: str, process: int, path: Path) -> bool:
     return False
 
 
-@cache
 def _host() -> str:
     """This machine, and on it this space of process numbers: a container has its own."""
     try:

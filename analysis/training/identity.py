@@ -22,19 +22,23 @@ _SMALL = 16  # entries of a tensor that are written out
 _PARTS, _LONG = 4, 80  # parts of a difference that are shown, and characters of each
 
 
-def told(value: Any, depth: int = 0) -> str:
+def told(value: Any) -> str:
     """A value in words that are the same in another process, and others for another value.
 
     Functions are told by their name, constants, defaults and what they enclose; an object by its
     own ``repr``, or by its class and its attributes.
     """
+    return _told(value, 0)
+
+
+def _told(value: Any, depth: int) -> str:
     if depth > _DEEP:
         return type(value).__qualname__
     deeper = depth + 1
     if isinstance(value, partial):
         return _call("partial", [value.func, *value.args], value.keywords, deeper)
     if isinstance(value, MethodType):
-        return f"{told(value.__self__, deeper)}.{value.__name__}"
+        return f"{_told(value.__self__, deeper)}.{value.__name__}"
     if isinstance(value, FunctionType):
         return _function(value, deeper)
     if isinstance(value, type | BuiltinFunctionType):
@@ -46,13 +50,13 @@ def told(value: Any, depth: int = 0) -> str:
     if isinstance(value, Mapping):
         pairs = islice(value.items(), _WIDE)
         told_pairs = (
-            f"{k if isinstance(k, str) else told(k)}: {told(v, deeper)}" for k, v in pairs
+            f"{k if isinstance(k, str) else _told(k, deeper)}: {_told(v, deeper)}" for k, v in pairs
         )
         return f"{{{', '.join(told_pairs)}}}{_rest(value)}"
     if isinstance(value, tuple | list):
-        return f"[{', '.join(told(v, deeper) for v in value[:_WIDE])}]{_rest(value)}"
+        return f"[{', '.join(_told(v, deeper) for v in value[:_WIDE])}]{_rest(value)}"
     if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(told(v, deeper) for v in value))}}}"
+        return f"{{{', '.join(sorted(_told(v, deeper) for v in value))}}}"
     kind = type(value)
     if is_dataclass(value):
         named = {f.name: getattr(value, f.name, None) for f in fields(value)}
@@ -107,8 +111,8 @@ def _rest(container: Mapping[Any, Any] | Sequence[Any]) -> str:
 
 
 def _call(name: str, args: Sequence[Any], options: Mapping[str, Any], depth: int) -> str:
-    given = [told(a, depth) for a in args]
-    given += [f"{k}={told(v, depth)}" for k, v in options.items()]
+    given = [_told(a, depth) for a in args]
+    given += [f"{k}={_told(v, depth)}" for k, v in options.items()]
     return f"{name}({', '.join(given)})"
 
 
@@ -131,7 +135,7 @@ def _function(function: FunctionType, depth: int) -> str:
         "defaults": [*(function.__defaults__ or ()), function.__kwdefaults__ or {}],
         "enclosed": {k: v for k, v in enclosed.items() if v is not function},
     }
-    said = {name: told(part, depth) for name, part in parts.items()}
+    said = {name: _told(part, depth) for name, part in parts.items()}
     return f"{function.__qualname__}({', '.join(f'{k} {v}' for k, v in said.items())})"
 
 
