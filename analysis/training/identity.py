@@ -72,7 +72,9 @@ def told_network(network: nn.Module) -> str:
     # Blocks that torch.compile has wrapped compute the same.
     state = {k.replace("_orig_mod.", ""): tuple(v.shape) for k, v in network.state_dict().items()}
     frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
-    return f"{told(network)} {state} frozen {frozen}"
+    # Synchronised or not, batch normalisation of the whole batch is the same training.
+    modules = re.sub(r"\bSyncBatchNorm\(|\bBatchNorm[123]d\(", "BatchNorm(", told(network))
+    return f"{modules} {state} frozen {frozen}"
 
 
 def told_loader(loader: Any) -> str:

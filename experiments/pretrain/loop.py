@@ -96,7 +96,7 @@ class Pretraining:
                 f"{self.stream.num_classes} classes: it needs {_PER_CLASS} for each class."
             )
         self.steps = settings.steps or settings.epochs * self.stream.length
-        rule: LocalRule = rule_of(settings, self.stream.num_classes, fabric.world_size > 1)
+        rule: LocalRule = rule_of(settings, self.stream.num_classes)
         try:
             network = network_of(settings)
         except (ImportError, ValueError) as error:

@@ -182,14 +182,14 @@ def network_of(settings: Settings) -> nn.Sequential:
     return cut(networks.build(name, image_size=settings.size, seed=settings.seed), noise=noise)
 
 
-def rule_of(settings: Settings, num_classes: int, gathered: bool) -> HeadedRule:
-    """The loss of each block, of the joined batch of all processes if ``gathered``."""
+def rule_of(settings: Settings, num_classes: int) -> HeadedRule:
+    """The loss of each block, of the joined batch of all processes, however many there are."""
     return headed_rule(
         LOSS_NAMES[settings.loss],
         num_classes,
         width=settings.width,
         projector=settings.projector,
-        gathered=gathered,
+        gathered=True,
     )
 
 

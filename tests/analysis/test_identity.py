@@ -1,5 +1,6 @@
 """A checkpoint goes on in the training that made it, and in no other."""
 
+import copy
 import subprocess
 import sys
 from functools import partial
@@ -13,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from linlocal.analysis.local_losses import CLAPP, Views
 from linlocal.analysis.training import Checkpoints, GlobalTrainer, LocalTrainer, SeededLoader
-from linlocal.analysis.training.identity import differences, told
+from linlocal.analysis.training.identity import differences, told, told_network
 from linlocal.losses import VICReg
 from linlocal.rules import Penalty
 
@@ -276,3 +277,12 @@ def test_learning_rates_that_changed_in_training_are_no_difference(tmp_path):
     trainer = fitted(tmp_path, 1)
     assert trainer.optimisers[0].param_groups[0]["lr"] < 1e-3
     assert fitted(tmp_path, 2).steps == 8
+
+
+def test_synchronised_batch_normalisation_is_the_same_training():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network))
+    assert isinstance(synchronised[1], nn.SyncBatchNorm)
+    assert told_network(synchronised) == told_network(network)
+    without = nn.Sequential(network[0], nn.Identity(), *network[2:])
+    assert told_network(without) != told_network(network)

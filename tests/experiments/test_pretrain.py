@@ -668,6 +668,16 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_was(tm
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, monkeypatch):
+    killed_at(4, monkeypatch, tmp_path, *OPTIONS)
+    launched = under_torchrun(tmp_path, "whole")
+    outputs = launched.communicate()
+    assert launched.returncode == 0, outputs
+    steps = [entry["step"] for entry in Journal(tmp_path / "log.jsonl").entries()]
+    assert steps == list(range(1, 8))
+    assert "finished" in invoke(tmp_path, *OPTIONS).output
+
+
 def under_torchrun(folder, name):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["--max-restarts=1", __file__, str(folder), name]
