@@ -110,7 +110,10 @@ class Workers:
                         n_workers=self._count,
                         threads_per_worker=1,
                         memory_limit=0,
-                        dashboard_address=None,
+                        # No page; what is left of its server is of this machine alone.
+                        dashboard_address="127.0.0.1:0",
+                        worker_dashboard_address="127.0.0.1:0",
+                        scheduler_kwargs={"dashboard": False},
                         silence_logs=50,
                     )
             try:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import psutil
@@ -224,6 +225,21 @@ def test_an_interrupt_from_the_terminal_is_told_once_and_leaves_no_process(
     assert len(family) >= 2
     _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
+
+
+def test_ports_are_of_this_machine_alone_and_two_runs_do_not_meet():
+    with Workers(1) as one, Workers(1) as two, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # that of a port in use
+        one._connected(), two._connected()
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        listening = [
+            each.laddr.ip
+            for process in family
+            for each in process.net_connections()
+            if each.status == psutil.CONN_LISTEN
+        ]
+    assert listening
+    assert {*listening} <= {"127.0.0.1", "::1"}
 
 
 IMPATIENT = """
