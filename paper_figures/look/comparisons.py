@@ -19,6 +19,9 @@ def raises(
 ) -> Claim:
     """The claim that ``better`` exceeds ``worse`` in every layer, by paired 95 % intervals.
 
+    It holds if it does in all layers, and fails if it is the other way round in one. Otherwise the
+    intervals do not decide, as those of a single repetition never do.
+
     Args:
         text: the claim.
         better: cosines over ``over`` and layer.
@@ -41,7 +44,8 @@ def raises(
     measured += f", half intervals up to {largest:.{digits}f}" if np.isfinite(largest) else ""
     if notes:
         measured += "; " + ", ".join(notes)
-    return Claim(text, bool(wins.all()), measured, published)
+    holds = True if bool(wins.all()) else False if bool(losses.any()) else None
+    return Claim(text, holds, measured, published)
 
 
 def difference(
