@@ -227,19 +227,25 @@ def test_an_interrupt_from_the_terminal_is_told_once_and_leaves_no_process(
     assert alive == []
 
 
+def listening():
+    """Process and address of all that this process and its children wait for."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return {
+        (process.pid, each.laddr)
+        for process in family
+        for each in process.net_connections()
+        if each.status == psutil.CONN_LISTEN
+    }
+
+
 def test_ports_are_of_this_machine_alone_and_two_runs_do_not_meet():
+    before = listening()  # clusters of other tests
     with Workers(1) as one, Workers(1) as two, warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # that of a port in use
         one._connected(), two._connected()
-        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        listening = [
-            each.laddr.ip
-            for process in family
-            for each in process.net_connections()
-            if each.status == psutil.CONN_LISTEN
-        ]
-    assert listening
-    assert {*listening} <= {"127.0.0.1", "::1"}
+        own = listening() - before
+    assert own
+    assert {address.ip for _, address in own} <= {"127.0.0.1", "::1"}
 
 
 IMPATIENT = """
