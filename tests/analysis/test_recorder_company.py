@@ -1,6 +1,7 @@
 """A recorder beside what others do in a step: copies, compilation, monitors, skipped batches."""
 
 import copy
+import gc
 import io
 
 import numpy as np
@@ -342,3 +343,36 @@ def test_equal_views_are_told_once():
     with pytest.warns(UserWarning, match="4 rows each, difference 0"):
         step()
     step()
+
+
+def test_nothing_of_a_step_is_held_after_it():
+    model, x = network(), torch.cat([batch(i) for i in range(4)])[:22]
+    recorder = AlignmentRecorder(model, rule=RULE, every=1)
+    with recorder.step():
+        loss(model(x)).backward()
+    gc.collect()
+    held = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+    assert [tuple(each.shape) for each in held if each.ndim == 2 and len(each) == 22] == [(22, 6)]
+
+
+class Shifted(nn.Linear):
+    """Adds to its bias in its first forward pass: twice is not once."""
+
+    begun = False
+
+    def forward(self, x):
+        if not self.begun:
+            self.begun = True
+            self.bias.data.add_(1.0)
+        return super().forward(x)
+
+
+def test_the_pass_that_finds_the_top_initialises_nothing_twice():
+    biases = []
+    for one_pass in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Sequential(Shifted(6, 5), nn.Tanh()), nn.Linear(5, 4)).double()
+        rule = rules.CLAPP_DFB()
+        LocalTrainer(model, None, rule, shape=(6,), one_pass=one_pass).step(batch())
+        biases.append(model[0][0].bias.detach().clone())
+    torch.testing.assert_close(*biases, rtol=0, atol=TOLERANCE)
