@@ -87,10 +87,13 @@ def read(folder: Path | str) -> xr.Dataset:
     pieces = _whole(_files(Path(folder)))
     if not pieces:
         raise ResultError(f"{folder} holds no recorded step yet.")
-    first = _recording(pieces[0].attrs)
+    first = {**_recording(pieces[0].attrs), **_form(pieces[0])}
     for piece in pieces:
-        # Older versions of this code let them through.
-        _refuse_other(folder, first, _recording(piece.attrs), "; move the files of one of both to")
+        if "step" not in piece.indexes:
+            raise ResultError(f"{folder} holds a file without numbered steps: move it away.")
+        # Older versions of this code let them through, and a file may come from anywhere.
+        own = {**_recording(piece.attrs), **_form(piece)}
+        _refuse_other(folder, first, own, "; move the files of one of both to")
         piece.attrs.pop(_LAST_STEP, None)
     joined = xr.concat(
         pieces,
@@ -177,6 +180,15 @@ def _recording(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     except (TypeError, ValueError):
         parameters = None
     return {**named, **(parameters if isinstance(parameters, dict) else {"config": config})}
+
+
+def _form(piece: xr.Dataset) -> dict[str, Any]:
+    """What all pieces of a series have in common, but for the steps."""
+    variables = {
+        str(name): [(dim, size) for dim, size in variable.sizes.items() if dim != "step"]
+        for name, variable in piece.variables.items()
+    }
+    return {**_labels(piece), "variables": dict(sorted(variables.items()))}
 
 
 def _refuse_other(

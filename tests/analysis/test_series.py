@@ -111,6 +111,24 @@ def test_another_series_is_refused(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        piece(1, layers=3),
+        piece(1).rename(cosine="norm"),
+        piece(1).assign(more=("step", [0.0])),
+        piece(1).rename(layer="block"),
+        piece(1).drop_vars("step"),
+        xr.Dataset({"cosine": 1.0}),
+    ],
+)
+def test_a_piece_of_another_form_that_somebody_put_there_is_refused_in_words(tmp_path, other):
+    series.append(tmp_path, piece(0), PROVENANCE)
+    results.write(other, tmp_path / "00000002.nc", PROVENANCE)
+    with pytest.raises(ResultError, match=r"holds a (series|file)"):
+        series.read(tmp_path)
+
+
 RECORDED = {"rules": {"": "CLAPP(margin=1)"}, "against": "backward", "every": 1}
 
 
