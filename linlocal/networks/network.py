@@ -220,27 +220,33 @@ class Network(ABC):
         """
 
     def backpropagate(
-        self, activities: Activities, top_error: Array, masks: Masks = "sample"
+        self,
+        activities: Activities,
+        error: Array,
+        masks: Masks = "sample",
+        source: int | None = None,
     ) -> tuple[Array, ...]:
-        """The error signals e_l = V_l(x)^T e_L of all layers, by one sweep from the top.
+        """The error signals of all layers up to ``source``, by one sweep down from there.
 
         Args:
             activities: what the forward pass left behind.
-            top_error: (samples, n_L), minus the derivative of a loss by z_L.
+            error: (samples, n_source), minus the derivative of a loss by z_source.
             masks: which derivatives of the nonlinearities to use on the way down: "sample" uses
                 those of each sample, "batch" their average over the batch, and "none" replaces
                 them by 1. A linear network has none.
+            source: the layer that the error enters, by default the top layer L.
 
         Returns:
-            errors[l - 1] is (samples, width_l), for l = 1..L.
+            errors[l - 1] is (samples, width_l), for l = 1..source.
 
         Raises:
-            ValueError: unknown masks.
+            ValueError: unknown masks, or no such layer.
         """
+        top = self.depth if source is None else inputs.layer_number(source, self.depth)
         if not inputs.is_one_of(masks, get_args(Masks)):
             raise ValueError(f'masks must be "sample", "batch" or "none", got {masks!r}.')
-        errors = [top_error]
-        for l in range(self.depth, 1, -1):
+        errors = [error]
+        for l in range(top, 1, -1):
             signal = errors[-1]
             if activities.masks is not None and masks == "sample":
                 signal = signal * activities.masks[l]
@@ -287,23 +293,38 @@ class DeepLinear(Network):
         return Activities(tuple(z))
 
     @cached_property
-    def _downstream(self) -> tuple[Array, ...]:
-        maps = [np.eye(self.widths[-1])]
-        for w in reversed(self._matrices[1:]):
-            maps.append(maps[-1] @ w)
-        return tuple(inputs.frozen(v) for v in reversed(maps))
+    def _downstream(self) -> dict[int, tuple[Array, ...]]:
+        """By e, the maps from the layers 1..e to layer e; filled when first asked for."""
+        return {}
 
-    def downstream(self, layer: int) -> Array:
-        """V_l = W_L ... W_{l+1}, (n_L, n_l)."""
-        return self._downstream[inputs.layer_number(layer, self.depth) - 1]
+    def downstream(self, layer: int, end: int | None = None) -> Array:
+        """V_{l..e} = W_e ... W_{l+1}, (n_e, n_l); up to the top layer, V_l, without ``end``."""
+        layer, end = self._span(layer, end)
+        if end not in self._downstream:
+            maps = [np.eye(self.widths[end])]
+            for w in reversed(self._matrices[1:end]):
+                maps.append(maps[-1] @ w)
+            self._downstream[end] = tuple(inputs.frozen(v) for v in reversed(maps))
+        return self._downstream[end][layer - 1]
 
     @cached_property
-    def _gram(self) -> tuple[Array, ...]:
-        return tuple(inputs.frozen(v.T @ v) for v in self._downstream)
+    def _gram(self) -> dict[tuple[int, int], Array]:
+        return {}
 
-    def gram(self, layer: int) -> Array:
-        """G_l = V_l^T V_l, the downstream metric, (n_l, n_l)."""
-        return self._gram[inputs.layer_number(layer, self.depth) - 1]
+    def gram(self, layer: int, end: int | None = None) -> Array:
+        """V_{l..e}^T V_{l..e}, (n_l, n_l); the downstream metric G_l without ``end``."""
+        key = self._span(layer, end)
+        if key not in self._gram:
+            v = self.downstream(*key)
+            self._gram[key] = inputs.frozen(v.T @ v)
+        return self._gram[key]
+
+    def _span(self, layer: int, end: int | None) -> tuple[int, int]:
+        layer = inputs.layer_number(layer, self.depth)
+        end = self.depth if end is None else inputs.layer_number(end, self.depth)
+        if end < layer:
+            raise ValueError(f"Layer {end} is not downstream of layer {layer}.")
+        return layer, end
 
     def isometric(self) -> DeepLinear:
         """The network with every weight but W_1 replaced by the nearest semi-orthogonal matrix.

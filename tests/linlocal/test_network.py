@@ -31,8 +31,8 @@ def test_downstream_maps_and_gram_matrices(network):
 def test_forward_backward_and_jacobian_are_those_of_autograd(cls):
     network = cls.gaussian([6, 8, 7, 5], 1)
     activities = network.activities(X)
-    top_error = np.random.default_rng(0).standard_normal((7, 5))
-    errors = network.backpropagate(activities, top_error)
+    error = np.random.default_rng(0).standard_normal((7, 5))
+    errors = network.backpropagate(activities, error)
     hidden = [torch.tensor(X)]
     weights = [torch.tensor(w, requires_grad=True) for w in network.weights]
     for w in weights:
@@ -40,7 +40,7 @@ def test_forward_backward_and_jacobian_are_those_of_autograd(cls):
         hidden.append(drive if network.is_linear else torch.relu(drive))
     for got, expected in zip(activities.z, hidden, strict=True):
         np.testing.assert_allclose(got, expected.detach(), atol=1e-14)
-    total = (hidden[-1] * torch.tensor(top_error)).sum()
+    total = (hidden[-1] * torch.tensor(error)).sum()
     by_hidden = torch.autograd.grad(total, hidden[1:], retain_graph=True)
     by_weight = torch.autograd.grad(total, weights)
     for l in network.layers:
@@ -48,8 +48,26 @@ def test_forward_backward_and_jacobian_are_those_of_autograd(cls):
         update = network.update(l, activities, errors[l - 1])
         np.testing.assert_allclose(update, by_weight[l - 1], atol=1e-13)
         jacobian = network.downstream(l) if network.is_linear else network.downstream(l, X)
-        expected = top_error[:, None, :] @ jacobian
+        expected = error[:, None, :] @ jacobian
         np.testing.assert_allclose(errors[l - 1], expected[:, 0], atol=1e-13)
+
+
+def test_a_shorter_network_is_what_lies_below_a_layer_in_the_middle():
+    for cls in (ll.DeepLinear, ll.DeepReLU):
+        network = cls.gaussian([6, 8, 7, 5, 4], 1)
+        cut = network.with_weights(network.weights[:3])
+        error = np.random.default_rng(0).standard_normal((7, 5))
+        whole = network.backpropagate(network.activities(X), error, source=3)
+        expected = cut.backpropagate(cut.activities(X), error)
+        assert len(whole) == 3
+        for got, wanted in zip(whole, expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+    linear, short = (ll.DeepLinear(n.weights) for n in (network, cut))
+    for l in (1, 2, 3):
+        np.testing.assert_array_equal(linear.downstream(l, 3), short.downstream(l))
+        np.testing.assert_array_equal(linear.gram(l, 3), short.gram(l))
+    with pytest.raises(ValueError, match="not downstream"):
+        linear.downstream(3, 2)
 
 
 def test_relu_jacobians_differ_between_samples_and_masks_are_theirs():
