@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from linlocal.analysis.alignment import terms
 from linlocal.analysis.alignment.meeting import Meeting
 from linlocal.analysis.alignment.sums import (
     VIEWS,
@@ -82,11 +83,14 @@ class Meter:
         trains_rule: whether the caller backpropagates exactly the loss of the one rule on the last
             block; the gradient of that block is then not computed twice.
         separate: whether each view runs in a forward pass of its own, first view first.
+        orders: whether to take the mismatch apart (`terms`), in one order of the steps, "ordered",
+            or in "all orders".
 
     Raises:
         TypeError: ``rule`` is no rule.
         ValueError: as `linlocal.analysis.blocks`; no rule was given, or ``trains_rule`` with
-            several rules, without ``backward`` or with ``view_parts``.
+            several rules, without ``backward`` or with ``view_parts``; or terms of a global loss
+            that is not the rule's.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Meter:
         view_parts: bool,
         trains_rule: bool = False,
         separate: bool = False,
+        orders: Literal["ordered", "all orders"] | None = None,
     ) -> None:
         self.model, self.backward, self.view_parts = model, backward, view_parts
         self.blocks = resolve(model, names)
@@ -115,7 +120,13 @@ class Meter:
                 "trains_rule says that the training backpropagates the last loss of the one rule: "
                 'give one rule, against="backward" and no view_parts.'
             )
-        self.trains_rule = trains_rule
+        if orders and backward and not trains_rule:
+            raise ValueError(
+                "The terms of a mismatch compare every block with the rule's own loss on the last "
+                'block: give against="rule", or trains_rule=True where the training backpropagates '
+                "that loss (and align no global_loss)."
+            )
+        self.trains_rule, self.orders = trains_rule, orders
         self._passes_of_batch = VIEWS if separate else 1
         self._losses: list[list[LocalLoss]] = []
         self._meeting = Meeting()
@@ -274,7 +285,7 @@ class Meter:
         """Compute what the local losses say of a batch of both views."""
         blocks = list(zip(*passes, strict=True))
         # Joined rows, because a loss compares both views. One pass needs no copy.
-        outputs = [z[0].detach() if len(z) == 1 else torch.cat(z).detach() for z in blocks]
+        outputs = [terms.joined(z).detach() for z in blocks]
         top, sums = outputs[-1], self._sums
         if not self._losses:
             self._losses = [self._built(each, outputs) for each in self._builders.values()]
@@ -297,6 +308,9 @@ class Meter:
                     for loss, z in zip(losses, outputs, strict=True)
                 ]
                 signals.local.append(errors)
+                if self.orders:
+                    found = terms.between(losses, passes, errors[-1], self._rescale, self.orders)
+                    signals.between.append(found)
                 for l, (z, error) in enumerate(zip(blocks, errors, strict=True)):
                     if not (self.trains_rule and l == len(outputs) - 1):
                         self._add_local(r, l, z, error)

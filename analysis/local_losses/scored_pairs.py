@@ -114,12 +114,53 @@ class ScoredPairs(LocalLoss):
             (error,) = torch.autograd.grad(loss, z, create_graph=True)
         return (error - global_error.detach()).square().sum()
 
+    def slopes(self, here: Tensor, top: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        """d phi / d u, how hard the loss pulls at every pair.
+
+        Args:
+            here: (2N, ...) this block's output.
+            top: (2N, ...) the last block's output.
+
+        Returns:
+            Those of the positive pairs, (2, N), and of the negative pairs, (2, N, negatives), of
+            each loss: one, or one of each context.
+        """
+        scores = [tuple(u.detach().requires_grad_() for u in us) for us in self._scores(here, top)]
+        with torch.enable_grad():
+            total = torch.stack([summed(self.formula, *us) for us in scores]).sum()
+            found = iter(torch.autograd.grad(total, [u for us in scores for u in us]))
+        return [(positive, next(found)) for positive in found]
+
+    def pulled(
+        self, here: Tensor, top: Tensor | None, slopes: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """sum over pairs of slope times score: its gradient is the error signal of these slopes.
+
+        Args:
+            here: (2N, ...) this block's output.
+            top: (2N, ...) the last block's output.
+            slopes: as `slopes` gives them, of this block or of another one.
+
+        Returns:
+            A scalar; projections are detached.
+        """
+        scores = self._scores(here, top)
+        pairs = zip(scores, slopes, strict=True)
+        products = [(u * g).sum() for us, gs in pairs for u, g in zip(us, gs, strict=True)]
+        return torch.stack(products).sum()
+
     def _pairs_loss(self, here: Tensor, top: Tensor | None, through_projections: bool) -> Tensor:
+        scores = self._scores(here, top, through_projections)
+        losses = [summed(self.formula, *us) for us in scores]
+        return torch.stack(losses).sum(0) if len(losses) > 1 else losses[0]
+
+    def _scores(
+        self, here: Tensor, top: Tensor | None, through_projections: bool = False
+    ) -> list[tuple[Tensor, Tensor]]:
         z, sent = self.directions(here, top)
         # The context is detached already, so this detaches the projection only.
         sent = sent if through_projections else [each.detach() for each in sent]
-        losses = [summed(self.formula, *pair_scores(z, each, self.negatives)) for each in sent]
-        return torch.stack(losses).sum(0) if len(losses) > 1 else losses[0]
+        return [pair_scores(z, each, self.negatives) for each in sent]
 
     def directions(self, here: Tensor, top: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """Pooled anchors P z of both directions, and what their references send them, B P' c.

@@ -1,3 +1,4 @@
+from .averaged import averaged_errors as averaged_errors, errors_below as errors_below
 from .gradients import (
     Rescale as Rescale,
     error_signal as error_signal,
