@@ -82,7 +82,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     Returns:
         Over rule, repetition and layer: ``cosine``, ``error_cosine`` and the terms of the mismatch
         (`linlocal.analysis.align`) along ``step``, and ``masked_cosine`` in the trained network
-        over ``masks``; ``data``: what was trained on.
+        over ``mask``; ``data``: what was trained on.
     """
     name: str = next(iter(named_data(config.data, WANTED)), "digits")
 

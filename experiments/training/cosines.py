@@ -42,7 +42,7 @@ def update_cosines(
 def masked_cosines(
     network: nn.Sequential, last: nn.Module, watched: Sequence[Batch]
 ) -> xr.DataArray:
-    """Cosine of masked and exact backpropagation of the last loss, over masks and layer.
+    """Cosine of masked and exact backpropagation of the last loss, over mask and layer.
 
     Args:
         network: its children are the blocks.
@@ -69,8 +69,8 @@ def masked_cosines(
                 cosines[row, column, l] = a @ b / (a.norm() * b.norm())
     return xr.DataArray(
         cosines.mean(0).numpy(),
-        {"masks": list(APPROXIMATE_MASKS), "layer": range(1, len(names) + 1)},
-        ("masks", "layer"),
+        {"mask": list(APPROXIMATE_MASKS), "layer": range(1, len(names) + 1)},
+        ("mask", "layer"),
     )
 
 

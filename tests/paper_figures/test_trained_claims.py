@@ -157,13 +157,13 @@ def trained(module, name, gain):
     data = xr.Dataset(
         {
             "cosine": (("rule", "repetition", "step", "layer"), cosine),
-            "masked_cosine": (("rule", "repetition", "masks", "layer"), masked),
+            "masked_cosine": (("rule", "repetition", "mask", "layer"), masked),
         },
         {
             "rule": rules,
             "step": [0, 7],
             "layer": [1, 2, 3],
-            "masks": ["batch", "none"],
+            "mask": ["batch", "none"],
             "data": "digits",
         },
     )
