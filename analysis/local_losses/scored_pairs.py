@@ -149,6 +149,37 @@ class ScoredPairs(LocalLoss):
         products = [(u * g).sum() for us, gs in pairs for u, g in zip(us, gs, strict=True)]
         return torch.stack(products).sum()
 
+    def design(
+        self, here: Tensor, top: Tensor | None, slopes: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """S with error = P^T B S^T: the contexts that reach each anchor, times their slopes.
+
+        Args:
+            here: (2N, ...) this block's output.
+            top: (2N, ...) the last block's output.
+            slopes: as `slopes` gives them, of this block or of another one.
+
+        Returns:
+            (2, N, context features), those of all contexts side by side.
+        """
+        contexts = [each.flip(0) for each in self._contexts(here, top)]
+        of_context = list(slopes) * (len(contexts) if len(slopes) < len(contexts) else 1)
+        parts = []
+        for c, gs in zip(contexts, of_context, strict=True):
+            anchors = torch.zeros_like(c, requires_grad=True)  # u is linear in them
+            with torch.enable_grad():
+                scores = pair_scores(anchors, c, self.negatives)
+                pulls = [(u * g).sum() for u, g in zip(scores, gs, strict=True)]
+                (part,) = torch.autograd.grad(torch.stack(pulls).sum(), anchors)
+            parts.append(part)
+        return torch.cat(parts, 2)
+
+    def _contexts(self, here: Tensor, top: Tensor | None) -> list[Tensor]:
+        """P' c of both views for each context, (2, N, features)."""
+        # Detached before it is pooled, so no graph of the context is built.
+        contexts = ((cast(Tensor, top) if onto_top else here, p) for onto_top, p in self.contexts)
+        return [stacked_views(p(c.detach())) for c, p in contexts]
+
     def _pairs_loss(self, here: Tensor, top: Tensor | None, through_projections: bool) -> Tensor:
         scores = self._scores(here, top, through_projections)
         losses = [summed(self.formula, *us) for us in scores]
@@ -170,9 +201,7 @@ class ScoredPairs(LocalLoss):
             (2, N, features) each; the first direction has the first view as anchors.
         """
         z = stacked_views(self.pool(here))
-        # Detached before it is pooled, so no graph of the context is built.
-        contexts = ((cast(Tensor, top) if onto_top else here, p) for onto_top, p in self.contexts)
-        seen = [stacked_views(p(c.detach())) for c, p in contexts]
+        seen = self._contexts(here, top)
         if not self.projections:
             return z, [seen[0].flip(0)]
         by_context = zip(*(cast(nn.ModuleList, each) for each in self.projections), strict=True)
