@@ -46,17 +46,21 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     after[0].set_ylabel(f"taken from the cosine\nafter {int(data['step'][-1])} steps")
     below = panels.span(data["layer"][:-1])
     along[0].set_ylabel(f"taken from the cosine,\nmean of layers {below}")
-    panels.legend_below(figure, after[0], columns=4)
-    panels.headline(figure, "What separates local from backpropagated error signals")
+    panels.legend_below(figure, after[0], columns=2)
+    least, *_, most = sorted(TERMS, key=lambda term: float(_after_training(data, term).mean()))
+    panels.headline(
+        figure,
+        f"{most.capitalize()} separates local from backpropagated errors most, {least} least",
+    )
     return panels.finish(figure, data)
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """What direct feedback and a matched B mend, and what masks cost."""
-    data = datasets["trained_cnn"].isel(step=-1, layer=slice(-1))
+    data = datasets["trained_cnn"]
 
     def taken(term: str, rule: str) -> xr.DataArray:
-        return data[f"{term}_shapley"].sel(rule=rule, drop=True)
+        return _after_training(data, term).sel(rule=rule, drop=True)
 
     plain, direct, matched = RULES
     return [
@@ -85,3 +89,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             published="masks are why direct feedback fails (arXiv 2605.18557, on hierarchies)",
         ),
     ]
+
+
+def _after_training(data: xr.Dataset, term: str) -> xr.DataArray:
+    """What a term takes from the cosine below the top, over rule, repetition and layer."""
+    return data[f"{term}_shapley"].isel(step=-1, layer=slice(-1)).sel(rule=list(RULES))
