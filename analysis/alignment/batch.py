@@ -28,6 +28,7 @@ def align(
     global_loss: Callable[[Tensor], Tensor] | None = None,
     batch: Any = None,
     terms: bool = False,
+    window: int = 1,
 ) -> xr.Dataset:
     """Compare the local with the global gradient of every block on one batch.
 
@@ -43,6 +44,8 @@ def align(
         global_loss: a function of the network's output. By default the global loss of a rule is its
             local loss on the last block, backpropagated.
         batch: (inputs, labels), for local losses that read labels.
+        window: through how many blocks the loss of a block is backpropagated: block l takes the
+            loss of block min(l + window - 1, L). 1 is local learning, L is backpropagation.
         terms: whether to take the mismatch apart, for rules of scored pairs and their own loss as
             the global one; it costs two more backward passes for each block.
 
@@ -91,6 +94,7 @@ def align(
         backward=global_loss is not None,
         view_parts=True,
         orders="all orders" if terms else None,
+        window=window,
     )
     alone = gated(model.parameters(), lambda: True)
     with (

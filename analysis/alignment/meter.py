@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from linlocal import inputs
 from linlocal.analysis.alignment import terms
 from linlocal.analysis.alignment.meeting import Meeting
 from linlocal.analysis.alignment.sums import (
@@ -41,6 +42,7 @@ from linlocal.analysis.watching import (
     local_gradient,
     untouched,
     watch,
+    windowed,
 )
 from linlocal.rules import Rule
 
@@ -85,12 +87,13 @@ class Meter:
         separate: whether each view runs in a forward pass of its own, first view first.
         orders: whether to take the mismatch apart (`terms`), in one order of the steps, "ordered",
             or in "all orders".
+        window: through how many blocks local losses are backpropagated.
 
     Raises:
         TypeError: ``rule`` is no rule.
         ValueError: as `linlocal.analysis.blocks`; no rule was given, or ``trains_rule`` with
-            several rules, without ``backward`` or with ``view_parts``; or terms of a global loss
-            that is not the rule's.
+            several rules, without ``backward`` or with ``view_parts``; terms of a global loss that
+            is not the rule's, or of a window; or more blocks in a window than there are.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Meter:
         trains_rule: bool = False,
         separate: bool = False,
         orders: Literal["ordered", "all orders"] | None = None,
+        window: int = 1,
     ) -> None:
         self.model, self.backward, self.view_parts = model, backward, view_parts
         self.blocks = resolve(model, names)
@@ -126,7 +130,18 @@ class Meter:
                 'block: give against="rule", or trains_rule=True where the training backpropagates '
                 "that loss (and align no global_loss)."
             )
-        self.trains_rule, self.orders = trains_rule, orders
+        window = inputs.whole(window, "window", 1)
+        if window > len(self.blocks):
+            raise ValueError(
+                f"A window of {window} blocks in a network of {len(self.blocks)}: window="
+                f"{len(self.blocks)} is backpropagation."
+            )
+        if orders and window > 1:
+            raise ValueError(
+                "The terms of a mismatch are those of a block's own loss: take window=1, or leave "
+                "the terms out."
+            )
+        self.trains_rule, self.orders, self.window = trains_rule, orders, window
         self._passes_of_batch = VIEWS if separate else 1
         self._losses: list[list[LocalLoss]] = []
         self._meeting = Meeting()
@@ -307,6 +322,8 @@ class Meter:
                     error_signal(loss, z, top, self._rescale, self._batch)
                     for loss, z in zip(losses, outputs, strict=True)
                 ]
+                if self.window > 1:
+                    errors = windowed(passes, errors, self.window)
                 signals.local.append(errors)
                 if self.orders:
                     found = terms.between(losses, passes, errors[-1], self._rescale, self.orders)

@@ -98,6 +98,7 @@ class AlignmentRecorder:
             own loss as the global one, so ``against="rule"`` or ``trains_rule``, and costs one more
             backward pass through activities. With several processes, masks are averaged over the
             rows of each.
+        window: through how many blocks the loss of a block is backpropagated, as for `align`.
 
     Raises:
         ValueError: as `linlocal.analysis.blocks`, or a cadence is below 1.
@@ -119,6 +120,7 @@ class AlignmentRecorder:
         trains_rule: bool = False,
         views: Literal["stacked", "separate"] = "stacked",
         terms: bool = False,
+        window: int = 1,
     ) -> None:
         if not callable(every):
             every = inputs.whole(every, "every", 1)
@@ -137,6 +139,7 @@ class AlignmentRecorder:
             trains_rule=trains_rule,
             separate=views == "separate",
             orders="ordered" if inputs.flag(terms, "terms") else None,
+            window=window,
         )
         self._path = None if path is None else inputs.path(path, "path")
         self._waiting: list[tuple[int, Measurement]] = []
@@ -150,6 +153,7 @@ class AlignmentRecorder:
             "trains_rule": trains_rule,
             "views": views,
             "terms": terms,
+            "window": window,
         }
         self._step, self._skipped = 0, False
         if self._path is not None:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linlocal.analysis.watching.gradients import errors_below
+
 # Nodes of autograd that multiply an error, entry by entry, by the derivative of a nonlinearity.
 _ELEMENTWISE = frozenset({
     "Relu", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Threshold", "Hardtanh", "Clamp",
@@ -54,24 +56,6 @@ def averaged_errors(
                 mean = _mean_derivative(node, len(top))
                 hooks.callback(node.register_hook(_replaced(mean)).remove)
         return [errors_below(*each) for each in zip(passes, errors, strict=True)]
-
-
-def errors_below(outputs: Sequence[Tensor], error: Tensor) -> tuple[Tensor, ...]:
-    """J^T e: the errors of a loss at earlier outputs of a pass; the graph is kept.
-
-    Args:
-        outputs: the outputs of blocks in forward order, the last block's last.
-        error: dLoss/dz_L, in the shape of the last output.
-
-    Returns:
-        The errors at all outputs but the last, zero where nothing leads there.
-    """
-    *below, top = outputs
-    wanted = [z for z in below if z.requires_grad]
-    if not wanted:
-        return tuple(map(torch.zeros_like, below))
-    found = iter(torch.autograd.grad(top, wanted, error, retain_graph=True, materialize_grads=True))
-    return tuple(next(found) if z.requires_grad else torch.zeros_like(z) for z in below)
 
 
 def _between(top: Tensor, lowest: Tensor) -> Iterator[Any]:
