@@ -36,12 +36,12 @@ class Config:
         seed: seeds the weights and the bases.
     """
 
-    repetitions: int = 10
+    repetitions: int = 8
     correlations: tuple[float, ...] = (0.9, 0.6, 0.4, 0.25)
     width: int = 12
     depth: int = 3
     scale: float = 0.3
-    largest_time: float = 150.0
+    largest_time: float = 100.0
     times: int = 100
     decay: float = 0.1
     decay_modes: int = 10
@@ -50,7 +50,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(repetitions=3, times=40, decay_modes=5, steps=5),
+    "smoke": Config(repetitions=2, times=40, decay_modes=5, steps=3),
     "cpu": Config(),
     "paper": Config(repetitions=64, times=200, decay_modes=20, largest_time=400.0),
 }
@@ -143,8 +143,8 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         strength = tuple(penalties.tolist()) if gradients == "proportional" else 1.0
         rule = rules.CLAPP("linear", penalty=Penalty(strength, "downstream"))
         rng = np.random.default_rng((config.seed, repetition))
-        x = rng.standard_normal((16, widths[0]))
-        view = x + 0.5 * rng.standard_normal(x.shape)
+        x = 0.5 * rng.standard_normal((16, widths[0]))
+        view = x + 0.25 * rng.standard_normal(x.shape)
         network = begin("orthogonal", widths, 1.0, config.seed + repetition)
         found = dynamics.compare_steps(
             network,

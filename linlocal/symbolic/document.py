@@ -117,11 +117,13 @@ correlation gamma under the former (`linlocal.dynamics.Modes`). The strength at 
 Simon et al. 2023 (arXiv 2303.15438) and Halvagal et al. 2023 solve one layer, and Littwin et al.
 2024 (arXiv 2407.03475) study a backpropagated linear encoder of several layers.
 
-**Which modes are late.** Layer l cannot grow before layer l - 1 has, and then grows at `g^2/h`:
-each layer above the first delays a mode by `1/gamma^2`, not `1/gamma` as in backpropagation. But
-backpropagation waits for a power of the start, local learning for its logarithm. So from a small
-start local learning is the faster one for every mode, and from a large start its weak modes are
-the late ones.
+**Which modes are late.** In aligned networks layer l cannot grow before layer l - 1 has, and then
+grows at `g^2/h`: each layer above the first delays a mode by `1/gamma^2`, not `1/gamma` as in
+backpropagation. But backpropagation waits for a power of the start, local learning for its
+logarithm. So from a small start local learning is the faster one for every mode, and from a large
+start its weak modes are the late ones. From Gaussian weights, which are not aligned, the delays
+under backpropagation are larger and vary; whether it or local learning delays weak modes more is
+open there (figure `learning_curves`).
 
 **Which are learned never.** Without weight decay: the same ones, those of `g <= 0`, and those for
 which a layer is too narrow. With weight decay `mu` layer l of local learning rests at
