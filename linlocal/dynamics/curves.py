@@ -65,7 +65,7 @@ class Modes:
     def of(cls, moments: Moments, rule: Rule) -> Modes:
         """g and h of every mode of a population, in the order of `Moments.modes`.
 
-        With gamma = v^T S_+ v and c_1, c_2 the second moments of the views along a mode:
+        With gamma = ``v^T S_+ v`` and c_1, c_2 the second moments of the views along a mode:
 
         * spectral contrastive: g = 4 gamma, h = 4 c_1 c_2;
         * whitening of weight w: g = 4 (gamma - c + 2 w c), c the mean of c_1 and c_2, and

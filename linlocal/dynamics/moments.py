@@ -23,9 +23,9 @@ class Moments:
     Attributes:
         first: E[x x^T].
         second: E[x' x'^T].
-        positive: S_+ = E[x x'^T] of positive pairs.
-        contrasts: for each view direction D = S_+ - S_-, the cross-moment of anchor and reference
-            of its positive pairs less that of its negative pairs.
+        positive: ``S_+`` = E[x x'^T] of positive pairs.
+        contrasts: for each view direction D = ``S_+ - S_-``, the cross-moment of anchor and
+            reference of its positive pairs less that of its negative pairs.
 
     Raises:
         ValueError: shapes differ, an entry is not finite, or no data have these moments.
@@ -73,9 +73,9 @@ class Moments:
 
         Args:
             first: E[x x^T], (width, width).
-            positive: S_+ = E[x x'^T].
+            positive: ``S_+`` = E[x x'^T].
             second: E[x' x'^T], by default as ``first``.
-            negative: S_- = E[x x_-'^T] of negative pairs. By default 0, as for independent
+            negative: ``S_-`` = E[x x'^T] of negative pairs. By default 0, as for independent
                 negatives of centred data; else theirs is E[x] E[x']^T.
 
         Raises:

@@ -251,7 +251,7 @@ def _balance(results: xr.Dataset) -> list[Claim]:
 
 
 def _decay(results: xr.Dataset) -> list[Claim]:
-    apart = np.abs(results["decayed"] - results["predicted"])
+    apart = abs(results["decayed"] - results["predicted"])
     worst = float(apart.sel(case=["local", "global, large start"]).max())
     learned = (results["decayed"] > AT_REST).sum("decay_mode")
     local = learned.sel(case="local")
