@@ -32,10 +32,10 @@ class SlicedNormality:
 
         T / samples = mean_jk K(||z_j - z_k||) - 2 mean_k M(||z_k||) + constant,
 
-    K and M sums of Omega_D(t r) over the nodes t. Balestriero and LeCun 2025 (LeJEPA, arXiv
-    2511.08544), eqs. 5-7 and released code ("SIGReg"), which draws some slices anew in each step:
-    all slices are their mean. With their trade-off lambda, the loss of two views is a multiple of
-    this one at weight = 2 D lambda / (1 - lambda).
+    K and M sums of Omega_D(t r) over the nodes t. This is SIGReg of Balestriero and LeCun 2025
+    (LeJEPA, arXiv 2511.08544), whose released code draws some slices anew in each step: all slices
+    are their mean. With its trade-off lambda, the loss of two views there is a multiple of this one
+    at weight = 2 D lambda / (1 - lambda).
 
     Attributes:
         weight: the weight of the statistic.
@@ -89,18 +89,21 @@ class SlicedNormality:
             (slices, width).
 
         Raises:
-            ValueError: all directions are averaged over, or the dimension is below the width.
+            ValueError: all directions are averaged over, or as `space`.
+            TypeError: as `space`.
         """
+        space = self.space(width)
         if self.slices is None:
             raise ValueError("slices=None averages over all directions; there are none to list.")
-        return _unit_vectors(self.slices, self.space(width), self.seed)[:, :width]
+        return _unit_vectors(self.slices, space, self.seed)[:, :width]
 
     def space(self, width: int) -> int:
         """D, for a layer of this width.
 
         Raises:
-            ValueError: the dimension is below the width.
+            ValueError, TypeError: the dimension is below the width, or this is no width.
         """
+        width = inputs.whole(width, "width", 1)
         if self.dimension is None:
             return width
         if self.dimension < width:
@@ -125,8 +128,9 @@ class SlicedNormality:
             sliced = z @ self.directions(z.shape[1]).T
             total = 0.0
             for t_i, weight, at in zip(t, weights, normal, strict=True):
-                real, imaginary = _characteristic(t_i * sliced)
-                total += weight * float(np.mean((real - at) ** 2 + imaginary**2))
+                real, imaginary = np.cos(t_i * sliced), np.sin(t_i * sliced)
+                apart = (real.mean(axis=0) - at) ** 2 + imaginary.mean(axis=0) ** 2
+                total += weight * float(np.mean(apart))
             return n * total
         space = self.space(z.shape[1])
         between = weights @ sphere_mean(np.outer(t, pdist(z)), space)
@@ -144,8 +148,8 @@ class SlicedNormality:
             sliced = z @ directions.T
             by_sliced = np.zeros_like(sliced)
             for t_i, weight, at in zip(t, weights, normal, strict=True):
-                real, imaginary = _characteristic(t_i * sliced)
-                push = imaginary * np.cos(t_i * sliced) - (real - at) * np.sin(t_i * sliced)
+                real, imaginary = np.cos(t_i * sliced), np.sin(t_i * sliced)
+                push = imaginary.mean(axis=0) * real - (real.mean(axis=0) - at) * imaginary
                 by_sliced += weight * t_i * push
             return np.asarray(2.0 * by_sliced @ directions / len(directions))
         space = self.space(z.shape[1])
@@ -222,11 +226,6 @@ def _recurrence(dimension: int, count: int) -> Array:
     k = np.arange(2.0, count + 1)
     later = k * (k + dimension - 3) / ((2 * k + dimension - 2) * (2 * k + dimension - 4))
     return np.concatenate([[1.0 / dimension], later])
-
-
-def _characteristic(phases: Array) -> tuple[Array, Array]:
-    """Real and imaginary part of the mean of exp(i phase) over samples."""
-    return np.cos(phases).mean(axis=0), np.sin(phases).mean(axis=0)
 
 
 @lru_cache(maxsize=4)
