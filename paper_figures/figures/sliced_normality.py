@@ -21,7 +21,8 @@ SLOPE, TOLERANCE = -0.5, 0.05
 
 def slopes(results: xr.Dataset) -> xr.DataArray:
     """d log deviation / d log slices of each network, of the mean over layers below the top."""
-    logs = np.log(results["deviation"].sel(layer=results["layer"][:-1])).mean("layer")
+    below = results["deviation"].sel(layer=results["layer"][:-1])
+    logs: xr.DataArray = xr.apply_ufunc(np.log, below).mean("layer")
     logs = logs.assign_coords(slices=np.log(logs["slices"]))
     return logs.polyfit("slices", 1)["polyfit_coefficients"].sel(degree=1, drop=True)
 
