@@ -25,6 +25,8 @@ def sliced_normality(loss: SlicedNormality, first: Tensor, second: Tensor) -> Te
     space = loss.space(first.shape[1])
     with torch.no_grad():
         radius = 2.0 * max(float(z.norm(dim=1).max()) for z in (first, second))
+    if not math.isfinite(radius):
+        return pull * radius
     angles = _angles(space, loss.limit * radius)
     if angles is None:
         # Samples so far apart oscillate too fast for quadrature.

@@ -10,6 +10,7 @@ distances of the samples: no rotation changes it (statement 13 of the theory).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -182,10 +183,12 @@ def sphere_mean(x: Array, dimension: int) -> Array:
     dimension = inputs.whole(dimension, "dimension", 1)
     if dimension == 1:
         return np.cos(x)
-    far = x > max(dimension, 512.0)
+    far = ~(x <= max(dimension, 512.0))  # so NaN stays NaN
     near = np.where(far, 0.0, x)
     total = np.zeros_like(near)
-    for node, weight in zip(*_gauss(dimension, float(near.max(initial=0.0))), strict=True):
+    # In steps of 8, so that the rules in the cache are few.
+    largest = 8 * math.ceil(max(1.0, float(near.max(initial=0.0))) / 8)
+    for node, weight in zip(*_gauss(dimension, largest), strict=True):
         total += weight * np.cos(node * near)
     if far.any():
         order = dimension / 2.0 - 1.0
@@ -194,28 +197,21 @@ def sphere_mean(x: Array, dimension: int) -> Array:
     return total
 
 
-def _gauss(dimension: int, largest: float) -> tuple[Array, Array]:
+@lru_cache(maxsize=64)
+def _gauss(dimension: int, largest: int) -> tuple[Array, Array]:
     """Positive nodes and weights that integrate cos(x s), x <= largest, to rounding.
 
     The error of n nodes is at most x^(2n) / (2n)! times beta_1 ... beta_n, the squared norm of the
-    monic orthogonal polynomial, where beta_k are the coefficients of its recurrence.
+    monic orthogonal polynomial, where beta_k are the coefficients of its recurrence. Nodes and
+    weights are those of its matrix (Golub and Welsch 1969).
     """
-    # In steps, so that the rules in the cache are few.
-    largest = 8.0 * np.ceil(max(largest, 1.0) / 8.0)
     k = np.arange(1.0, 2.0 * largest + 64.0)
-    log_error = 2 * k * np.log(largest) - scipy.special.gammaln(2 * k + 1)
-    log_error += np.cumsum(np.log(_recurrence(dimension, len(k))))
+    beta = _recurrence(dimension, len(k))
+    log_error = 2 * k * np.log(largest) - scipy.special.gammaln(2 * k + 1) + np.cumsum(np.log(beta))
     count = int(np.flatnonzero(log_error > np.log(1e-17))[-1]) + 2
-    return _nodes(dimension, count + count % 2)
-
-
-@lru_cache(maxsize=64)
-def _nodes(dimension: int, count: int) -> tuple[Array, Array]:
-    """The positive half of the Gauss rule of an even number of nodes (Golub and Welsch 1969)."""
-    off = np.sqrt(_recurrence(dimension, count - 1))
-    nodes, vectors = scipy.linalg.eigh_tridiagonal(np.zeros(count), off)
-    half = slice(count // 2, None)
-    return nodes[half], 2.0 * vectors[0, half] ** 2
+    count += count % 2  # half of an even number of nodes is positive
+    nodes, vectors = scipy.linalg.eigh_tridiagonal(np.zeros(count), np.sqrt(beta[: count - 1]))
+    return nodes[count // 2 :], 2.0 * vectors[0, count // 2 :] ** 2
 
 
 def _recurrence(dimension: int, count: int) -> Array:

@@ -183,6 +183,17 @@ def test_samples_far_apart(width):
     assert statistic(loss, z) == pytest.approx(statistic(slices, z), rel=0.05)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("slices", [None, 3])
+def test_a_network_that_diverged_has_a_loss_that_is_not_finite(bad, slices):
+    z, view = views(4)
+    z[1, 2] = bad
+    loss = losses.SlicedNormality(slices=slices)
+    with np.errstate(invalid="ignore"):
+        assert not np.isfinite(loss.value(z, view))
+    assert not view_formula(loss)(torch.tensor(z), torch.tensor(view)).isfinite()
+
+
 # -- both sides of the statement -------------------------------------------------------------------
 
 SQUARE = ll.DeepLinear.orthogonal([6, 8, 8, 8], 1)
