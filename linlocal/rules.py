@@ -311,6 +311,32 @@ def LogDet(weight: float = 0.1, epsilon: float = 0.5) -> Rule:
     return _view_rule("LogDet", losses.LogDet(weight, epsilon), "Yu 2020, arXiv 2006.08558")
 
 
+def SIGReg(
+    weight: float = 1.0,
+    dimension: int | None = None,
+    slices: int | None = None,
+    nodes: int = 17,
+    limit: float = 3.0,
+    seed: int = 0,
+) -> Rule:
+    """Invariance plus sliced normality of both views, over all slices or over some.
+
+    A function of norms and distances if all slices are averaged over, and of one dimension in all
+    layers: then exact above isometries (statement 13), widening ones included.
+
+    Args:
+        weight: the weight of the statistic.
+        dimension: the number of dimensions of the slices, in all layers; None is each layer's own
+            width.
+        slices: how many random slices stand for all; None takes all.
+        nodes: nodes of the integral over t in [0, limit].
+        limit: the largest t.
+        seed: seeds the slices.
+    """
+    loss = losses.SlicedNormality(weight, dimension, slices, nodes, limit, seed)
+    return _view_rule("SIGReg", loss, "Balestriero & LeCun 2025, arXiv 2511.08544")
+
+
 def VICReg(**weights: float) -> Rule:
     """Variance, invariance and covariance per unit."""
     return _view_rule("VICReg", losses.VICReg(**weights), "Bardes 2022, arXiv 2105.04906")
@@ -340,6 +366,7 @@ NAMES: tuple[str, ...] = (
     "SpectralContrastive",
     "Whitening",
     "LogDet",
+    "SIGReg",
     "VICReg",
     "BarlowTwins",
     "LPL",

@@ -18,12 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from linlocal.autodiff import numpy_only
+from linlocal.autodiff.normality import sliced_normality
 from linlocal.losses import (
     LPL,
     BarlowTwins,
     CosineInfoNCE,
     LogDet,
     NTXent,
+    SlicedNormality,
     SpectralContrastive,
     VICReg,
     ViewLoss,
@@ -183,4 +185,5 @@ _FORMULAS: dict[type, Callable[..., Tensor]] = {
     VICReg: _vicreg,
     BarlowTwins: _barlow_twins,
     LPL: _lpl,
+    SlicedNormality: sliced_normality,
 }

@@ -78,7 +78,7 @@ def _conditions(signals: Signals, facts: Facts, layer: int) -> list[Condition]:
     if rule.kind == "view":
         return [
             Condition(
-                "invariant loss", "unchanged by rotations of z", rotation_gap(signals, layer)
+                "invariant loss", "unchanged by isometric maps of z", rotation_gap(signals, layer)
             ),
             Condition("isometry", "G_l z = z for all z of the batch", isometry_gap(facts)),
         ]

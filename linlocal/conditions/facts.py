@@ -93,11 +93,16 @@ def isometry_gap(facts: Facts) -> float:
 
 
 def rotation_gap(signals: Signals, layer: int) -> float:
-    """How far the gradient of a loss of two views fails to rotate with the activities, relative."""
+    """How far the gradient of a loss of two views fails to follow an isometric map, relative.
+
+    The map leads into the width of the top layer, or rotates where that is no wider: a loss that
+    depends on the width as such changes on the way up.
+    """
     first, second = cast(tuple[Array, Array], signals.pairs.views)
     z, loss = signals.activities.z[layer], cast(ViewLoss, signals.rule.loss)
     width = z.shape[1]
-    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((width, width)))[0]
+    space = max(width, signals.network.widths[-1])
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((space, space)))[0][:width]
     plain = np.vstack(loss.gradients(z[first], z[second])) @ rotation
     rotated = np.vstack(loss.gradients(z[first] @ rotation, z[second] @ rotation))
     size = float(np.linalg.norm(plain))

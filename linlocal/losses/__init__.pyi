@@ -1,5 +1,6 @@
 from . import scores as scores
 from .goodness import Goodness as Goodness
+from .normality import SlicedNormality as SlicedNormality
 from .pairs import InfoNCE as InfoNCE, PairLoss as PairLoss, TypeOne as TypeOne, TypeTwo as TypeTwo
 from .scores import (
     Hinge as Hinge,

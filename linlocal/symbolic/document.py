@@ -144,6 +144,35 @@ as preconditioner of the global update makes the two equal in the setting of sta
 it repairs hypotheses on the weights: an isometry is lost with the first step (statement 11).
 """
 
+SLICED_NORMALITY = """\
+## 13. Sliced normality (`linlocal.losses.SlicedNormality`)
+
+A test of normality in one dimension, along a slice a of the activities, asks whether the
+characteristic function `mean_k exp(i t a.z_k)` is that of a normal distribution. Averaged over all
+slices it depends on norms and distances of samples only, because
+
+$$ \\mathbb E_a \\cos(t\\, a \\cdot d) = \\Omega_D(t \\|d\\|) $$
+
+$$ \\Omega_D(x) = \\Gamma(D/2) (2/x)^{D/2-1} J_{D/2-1}(x) $$
+
+$$ \\Omega_D'(x) = -\\tfrac{x}{D} \\Omega_{D+2}(x) $$
+
+So statement 5 covers it (SIGReg; Balestriero & LeCun 2025, arXiv 2511.08544): like `Whitening` and
+`LogDet` it needs no negatives and has an exact local form. It asks for all moments, not two.
+
+- *Equal*, to 1e-12: all slices (`slices=None`), `G_l = I`, and one D in all layers
+  (`dimension`, at least the largest width), widening networks included.
+- *Unequal*: each layer with its own width as D (`dimension=None`) where widths grow: D enters the
+  formula, and not as a factor only. `explain` then finds that "invariant loss" fails.
+- *Unequal*: random slices that each layer draws for itself. The deviation falls like
+  `slices^(-1/2)` (figure `sliced_normality`). Slices a of the top layer that are handed down as
+  `V_l^T a` are exact, however few.
+- VICReg and Barlow Twins stay outside: their terms are per unit.
+
+Checked by `tests/linlocal/test_normality.py`: Gauss quadrature (numpy) against the trapezoid rule
+in the angle (torch), the hypergeometric function to 60 digits, and slices.
+"""
+
 CONDITIONS = """\
 ## Conditions, read off
 
@@ -162,6 +191,7 @@ def theory() -> str:
     parts = [INTRODUCTION]
     parts += ["\n".join(_section(t)) + "\n" for t in sorted(THEOREMS.values(), key=_number)]
     parts.append(MEASURED)
+    parts.append(SLICED_NORMALITY)
     parts.append(CONDITIONS + "\n".join(map(_condition, _derived_rules())) + "\n")
     parts.append(_literature())
     parts.append(POPULATION_AND_TIME)

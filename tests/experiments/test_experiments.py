@@ -127,6 +127,19 @@ def test_the_prediction_fails_without_feedback_and_without_linear_f(smoke):
         assert float(np.abs(cosine - dataset["predicted_cosine"]).max()) > 1e-3
 
 
+# -- sliced_normality ----------------------------------------------------------------------------
+
+
+def test_all_slices_of_one_dimension_are_exact_and_nothing_else_is(smoke):
+    dataset = results.read(smoke("sliced_normality")).isel(layer=slice(-1))
+    error = dataset["relative_error"]
+    assert float(error.sel(case=["square", "widening, one D"]).max()) <= EXACT
+    assert float(error.sel(case=["widening, own D", "square, VICReg"]).min()) > 1e-3
+    # Ten times the slices leave about a third.
+    fewer = dataset["deviation"].mean("network")
+    assert (fewer.isel(slices=slice(1, None)) < 0.6 * fewer.isel(slices=slice(-1)).values).all()
+
+
 # -- linear_cnn ----------------------------------------------------------------------------------
 
 

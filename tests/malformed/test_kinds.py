@@ -72,6 +72,14 @@ def as_arrays(result):
 TAKES = {
     "Pairs": (lambda x: Pairs(x, [FORWARD]), PAIRS.samples),
     "Pairs.from_views": (lambda x: Pairs.from_views(x, VIEW), X),
+    "Pairs.from_many_views": (lambda x: Pairs.from_many_views([VIEW, x, VIEW]), X),
+    "Pairs.from_many_views: bank": (lambda x: Pairs.from_many_views([X, VIEW], bank=x), X),
+    "Pairs.from_sequence: steps": (
+        lambda s: Pairs.from_sequence(np.stack([X, VIEW]), steps=s),
+        np.array([1, 2]),
+    ),
+    "Pairs.from_labels": (lambda x: Pairs.from_labels(x, np.arange(len(X)) % 2), X),
+    "Pairs.from_labels: labels": (lambda y: Pairs.from_labels(X, y), np.arange(len(X)) % 2),
     "Direction: anchor": (lambda r: Direction(r, [1, 0], [1, -1], [0, 0]), np.array([0, 1])),
     "Direction: sign": (lambda s: Direction([0, 1], [1, 0], s, [0, 0]), np.array([1, -1])),
     "DeepLinear": (lambda w: ll.DeepLinear([w]), np.eye(4)),

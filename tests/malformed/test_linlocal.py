@@ -64,6 +64,8 @@ TAKES_A_MATRIX = {
     "nearest_isometry": lambda bad: nearest_isometry(bad),
     "Pairs": lambda bad: Pairs(bad, (FORWARD,)),
     "Pairs.from_views": lambda bad: Pairs.from_views(X, bad),
+    "Pairs.from_many_views": lambda bad: Pairs.from_many_views([X, VIEW, bad]),
+    "Pairs.from_labels": lambda bad: Pairs.from_labels(bad, [0] * len(X)),
     "Pairs.from_positive_negative": lambda bad: Pairs.from_positive_negative(bad, X),
     "optimal_projection": lambda bad: ll.optimal_projection(X, bad, FORWARD, TWO, 0.1),
 }
@@ -190,6 +192,7 @@ TAKES_A_POSITIVE = {
     "losses.NTXent": losses.NTXent,
     "losses.CosineInfoNCE": losses.CosineInfoNCE,
     "losses.LogDet": lambda bad: losses.LogDet(epsilon=bad),
+    "losses.SlicedNormality": lambda bad: losses.SlicedNormality(limit=bad),
     "losses.VICReg": lambda bad: losses.VICReg(epsilon=bad),
     "losses.BarlowTwins": lambda bad: losses.BarlowTwins(epsilon=bad),
     "losses.LPL": lambda bad: losses.LPL(epsilon=bad),

@@ -290,11 +290,19 @@ CALLS = {
         "widths": [4, 3, 2],
         "condition_number": 2.0,
     },
+    "losses.normality.SlicedNormality.directions": {
+        "self": losses.SlicedNormality(slices=3),
+        "width": 2,
+    },
+    "losses.normality.SlicedNormality.space": {"self": losses.SlicedNormality(), "width": 2},
     "pairs.batch.Pairs.from_image_patches": {
         "cls": Pairs,
         "images": np.random.default_rng(0).random((4, 4, 4)),
         "patch_size": 2,
     },
+    "pairs.batch.Pairs.from_labels": {"cls": Pairs, "x": X, "labels": np.arange(len(X)) % 2},
+    "pairs.batch.Pairs.from_many_views": {"cls": Pairs, "views": [X, VIEW, X]},
+    "pairs.batch.Pairs.from_sequence": {"cls": Pairs, "x": np.stack([X, VIEW]), "steps": (1,)},
     "pairs.batch.Pairs.from_views": {"cls": Pairs, "x": X, "x_view": VIEW},
     "projection.optimal.optimal_projection": {
         "z": X,

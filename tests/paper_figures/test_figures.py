@@ -95,6 +95,8 @@ SPOILED = {
     "metric penalty": ("remedies", "metric penalty: relative", "relative_error", 1e9),
     "bound": ("spectrum", "cosine at least", "cosine", 1e-9),
     "attained": ("spectrum", "attain", "worst_case_cosine", 1.001),
+    "all slices": ("sliced_normality", "all slices, one D", "relative_error", 1e9),
+    "own dimension": ("sliced_normality", "own D", "relative_error", 1e-9),
     "isometric training": (
         "exactness_in_training",
         "isometric weights: relative",
@@ -113,6 +115,17 @@ def test_a_spoiled_result_loses_its_claim(name, text, variable, factor, load):
     (dataset,) = datasets.values()
     dataset[variable] = dataset[variable] * factor
     assert find(name, datasets, text).verdict == "not reproduced"
+
+
+def test_the_exponent_of_slices_is_fitted(load):
+    datasets = load("sliced_normality")
+    deviation = datasets["sliced_normality"]["deviation"]
+    rooted = deviation.isel(slices=0) * deviation["slices"] ** -0.5
+    for exponent, verdict in ((0.0, "reproduced"), (-0.2, "not reproduced")):
+        deviation[:] = (rooted * deviation["slices"] ** exponent).transpose(*deviation.dims)
+        claim = find("sliced_normality", datasets, "slices^(-1/2)")
+        assert claim.verdict == verdict
+        assert claim.measured.startswith(f"{-0.5 + exponent:.3f} ± 0.000")
 
 
 def test_a_gain_counts_only_beyond_its_interval(load):
