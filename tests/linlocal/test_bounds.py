@@ -6,8 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import sympy as sp
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
 
 import linlocal as ll
@@ -193,7 +192,9 @@ def test_a_window_that_widens_costs_nothing():
 
 def residual(rng, width, norms):
     weights = [rng.standard_normal((width, width)) for _ in norms]
-    return [np.eye(width) + x * w / np.linalg.norm(w, 2) for x, w in zip(norms, weights)]
+    return [
+        np.eye(width) + x * w / np.linalg.norm(w, 2) for x, w in zip(norms, weights, strict=True)
+    ]
 
 
 @settings(max_examples=40)
@@ -240,7 +241,7 @@ def test_bad_bounds_say_what_they_want():
     assert residual_bounds([0.999] * 500).cosine == 0.0
     with pytest.raises(ValueError, match="a norm must"):
         residual_bounds([-0.1])
-    with pytest.raises(ValueError, match="at least 1, got 0.5"):
+    with pytest.raises(ValueError, match=r"at least 1, got 0\.5"):
         cosine_bound(0.5)
     with pytest.raises(ValueError, match="must be 3 x 3"):
         window_bound(np.ones((3, 2)), np.eye(2))
