@@ -38,10 +38,14 @@ def cosine_bound(above: float, inside: float = 1.0) -> float:
         inside: the condition number of M = V_{le} V_{le}^T.
 
     Raises:
-        ValueError: a condition number below 1, or none.
+        ValueError: a condition number below 1 or not finite.
         TypeError: no number.
     """
-    above, inside = _condition_number(above, "above"), _condition_number(inside, "inside")
+    return _bound(_condition_number(above, "above"), _condition_number(inside, "inside"))
+
+
+def _bound(above: float, inside: float) -> float:
+    """The bound, also for singular metrics (condition number infinity)."""
     half = math.tanh(math.log(above) / 4.0) if above < math.inf else 1.0
     if half == 0.0:
         return 1.0
@@ -96,7 +100,7 @@ def window_bound(inside: ArrayLike, metric: ArrayLike) -> float:
     spectrum = np.linalg.eigvalsh(seen)
     regular = spectrum[0] > spectrum[-1] * len(spectrum) * np.finfo(float).eps
     above = float(spectrum[-1] / spectrum[0]) if regular else math.inf
-    by_numbers = cosine_bound(above, float((singular[0] / singular[-1]) ** 2))
+    by_numbers = _bound(above, float((singular[0] / singular[-1]) ** 2))
     sine = _smallest_distance(turned)
     return max(by_numbers, math.sqrt(1.0 - sine**2) if sine < 1.0 else -1.0)
 
@@ -145,7 +149,10 @@ def residual_bounds(norms: Sequence[float]) -> ResidualBounds:
         ValueError: a norm that is negative or not finite.
         TypeError: no sequence of numbers.
     """
-    given = [inputs.not_negative(x, "a norm") for x in inputs.sequence(norms, "norms", "numbers")]
+    given = [
+        inputs.not_negative(x, "an entry of norms")
+        for x in inputs.sequence(norms, "norms", "numbers")
+    ]
     stretch = math.prod(1.0 + x for x in given) ** 2
     if any(x >= 1.0 for x in given):
         return ResidualBounds(stretch - 1.0, math.inf, 0.0)
@@ -157,7 +164,7 @@ def residual_bounds(norms: Sequence[float]) -> ResidualBounds:
 
 
 def _condition_number(value: float, name: str) -> float:
-    number = inputs.real(value, name)
-    if not number >= 1.0:
+    number = inputs.finite(value, name)
+    if number < 1.0:
         raise ValueError(f"{name} must be a condition number, at least 1, got {number}.")
     return number

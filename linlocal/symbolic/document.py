@@ -73,7 +73,7 @@ between: w = 1 is the local rule, w = L is backpropagation. The loss of layer e 
 it through V_e and G_e only, and on the way down both updates get the same factor, V_{le}^T with
 V_{le} = W_e ... W_{l+1}:
 
-$$ \\Delta W_l^{\\mathrm{window}} = \\lambda_e V_{le}^\\top Z_e^\\top
+$$ \\Delta W_l^{\\mathrm{window}} = \\lambda_e V_{le}^\\top Z_e^\\top \
 [\\alpha_e \\alpha_e^\\top * C_e C_e^\\top] Z_{l-1} $$
 
 So what statements 1 to 6 ask of G_l they ask of G_e, the metric above the window, and nothing of
@@ -93,7 +93,7 @@ X = (2, -1). Here kappa = 9, the naive bound is 3/5, and the cosine is -5/13: th
 layer *against* backpropagation, although both metrics are regular and the layer's own loss (w = 1)
 has a positive cosine. A wider window is not always a better one.
 
-$$ \\cos \\ge \\frac{1 - t^2}{1 + t^2},\\quad t = \\sqrt{\\kappa(M)}\\,
+$$ \\cos \\ge \\frac{1 - t^2}{1 + t^2},\\quad t = \\sqrt{\\kappa(M)}\\, \
 \\frac{\\sqrt{\\kappa(G_e)} - 1}{\\sqrt{\\kappa(G_e)} + 1} $$
 
 - *Proof.* (a) With m and K the extreme eigenvalues of G, (K + m) <x, Gx> >= ||Gx||^2 + m K ||x||^2
@@ -122,7 +122,7 @@ SLICED = """\
 A test of normality of one slice a.z compares the mean of exp(i t a.z) with exp(-t^2/2). Averaged
 over *all* directions a it knows norms and distances of the samples only, since
 
-$$ E_a (a \\cdot d)^{{2k}} = \\|d\\|^{{2k}} \\frac{{(1/2)_k}}{{(D/2)_k}},\\qquad
+$$ E_a (a \\cdot d)^{{2k}} = \\|d\\|^{{2k}} \\frac{{(1/2)_k}}{{(D/2)_k}},\\qquad \
 E_a \\cos(t\\, a \\cdot d) = \\Gamma(D/2) (2/x)^{{D/2-1}} J_{{D/2-1}}(x),\\ x = t \\|d\\| $$
 
 So statement 5 covers it: exact above isometries, in windows too. It is the first rule of this
@@ -145,8 +145,8 @@ layer l to the top. The proofs in words use the letter V and never what it is ma
 sizes take any V of its kind; so statements 1 to 7 and 12 hold as they stand. A residual network is
 near an isometry if its branches are small. With w_k = ||W_k||, the operator norm, and k = l+1..L,
 
-$$ \\|G_l - I\\| \\le \\prod_k (1 + w_k)^2 - 1,\\quad \\operatorname{cond}(G_l) \\le \\prod_k
-\\Big(\\frac{1 + w_k}{1 - w_k}\\Big)^2,\\quad \\cos \\ge \\frac{1}{\\cosh(2 \\sum_k
+$$ \\|G_l - I\\| \\le \\prod_k (1 + w_k)^2 - 1,\\quad \\operatorname{cond}(G_l) \\le \\prod_k \
+\\Big(\\frac{1 + w_k}{1 - w_k}\\Big)^2,\\quad \\cos \\ge \\frac{1}{\\cosh(2 \\sum_k \
 \\operatorname{artanh} w_k)} $$
 
 - *Proof.* Singular values of I + W_k lie in [1 - w_k, 1 + w_k], and those of a product between the
