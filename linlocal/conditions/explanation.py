@@ -9,6 +9,7 @@ import xarray as xr
 
 from linlocal.conditions.facts import (
     Facts,
+    closed_form_gap,
     global_metric,
     isometry_gap,
     measured,
@@ -97,6 +98,7 @@ def _conditions(signals: Signals, facts: Facts, layer: int) -> list[Condition]:
     if rule.projection != "optimal":
         return [matching]
     return [
+        *_closed_form(signals, layer),
         Condition(
             "proportional anchors",
             f"G_l z = a P^T P z, nearest a = {facts.anchor_factor:.4g}",
@@ -110,6 +112,22 @@ def _conditions(signals: Signals, facts: Facts, layer: int) -> list[Condition]:
         Condition("matching penalty", "lam_l = lam_L e / a", abs(facts.penalty_ratio - 1.0)),
         matching,
     ]
+
+
+def _closed_form(signals: Signals, layer: int) -> list[Condition]:
+    """Statement 6, necessary and sufficient, over the sum of all view directions."""
+    rule, network = signals.rule, signals.network
+    plain = rule.penalty.metric == "frobenius" and rule.pooling is None
+    if not (rule.has_linear_score and plain) or network.map_shape(layer) is not None:
+        return []
+    words = {
+        "same": "G M H N / lam_L = M N / lam_l",
+        "top": "G X / lam_L = X / lam_l",
+        "both": "G M H N / lam_L = M (H + I) N / lam_l",
+        "each": "2 G M H N / lam_L = M (H + I) N / lam_l",
+    }
+    meaning = f"{words[rule.context]}, all directions together; if and only if"
+    return [Condition("closed form", meaning, closed_form_gap(signals, layer))]
 
 
 def _cosine_bound(signals: Signals, facts: Facts, layer: int) -> tuple[float | None, str]:

@@ -92,6 +92,41 @@ def isometry_gap(facts: Facts) -> float:
     return float(np.hypot(facts.anchor_distance, facts.anchor_factor - 1.0))
 
 
+def closed_form_gap(signals: Signals, layer: int) -> float:
+    """The distance from the exact condition of statement 6, for linear f and plain penalties.
+
+    With M = sum beta z c^T and N = sum beta c z_{l-1}^T of each view direction, c the context in
+    the same layer, the updates are
+
+        local  = sum over directions of M N, M G N or both (by the rule's contexts) / lam_l
+        global = sum over directions of G M G N / lam_L, twice that for a loss of each context.
+
+    Returns:
+        ||global - local|| / ||global||, or ||local|| where the global update vanishes.
+    """
+    rule, network = signals.rule, cast(DeepLinear, signals.network)
+    z, below, gram = (
+        signals.activities.z[layer],
+        signals.activities.z[layer - 1],
+        network.gram(layer),
+    )
+    local, above = np.zeros((z.shape[1], below.shape[1])), np.zeros((z.shape[1], below.shape[1]))
+    for direction in signals.pairs.directions:
+        contrasts = rule.pair_loss.contrasts(direction)
+        slopes = -rule.pair_loss.gradient(np.zeros(contrasts.num_margins), direction)
+        push = direction.coefficient_matrix(contrasts.adjoint(slopes))
+        anchors, references = direction.anchor_rows, direction.reference_rows
+        m = z[anchors].T @ push @ z[references]
+        n = z[references].T @ push.T @ below[anchors]
+        onto_top = gram @ n
+        local += {"same": m @ n, "top": m @ onto_top}.get(rule.context, m @ (n + onto_top))
+        above += gram @ m @ onto_top
+    above *= len(rule.judged_contexts) / signals.penalty.at(network.depth, network.depth)
+    gap = float(np.linalg.norm(above - local / signals.penalty.at(layer, network.depth)))
+    size = float(np.linalg.norm(above))
+    return gap / size if size > 0 else gap
+
+
 def rotation_gap(signals: Signals, layer: int) -> float:
     """How far the gradient of a loss of two views fails to follow an isometric map, relative.
 

@@ -13,7 +13,8 @@ from linlocal import autodiff, rules, testing
 from linlocal.networks import Convolution, average_pooling
 from linlocal.rules import NAMES, Penalty
 from linlocal.symbolic import derive, formulas, inner_products
-from linlocal.symbolic.formulas import LAM, LAM_LAYER, depends_on_inner_products
+from linlocal.symbolic.assumptions import depends_on_inner_products
+from linlocal.symbolic.formulas import LAM, LAM_LAYER
 from linlocal.symbolic.matrices import Symbols, rational_rotation, semi_orthogonal
 from linlocal.symbolic.words import evaluate
 from linlocal.testing import assert_same_update
