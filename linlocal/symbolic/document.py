@@ -233,10 +233,10 @@ package without negatives and with a local form that is exact.
   all slices (`slices=None`) and one D of at least the largest width (`dimension`), local and global
   updates above isometries agree to 1e-12, in widening networks too. With the width of each layer as
   its D (`dimension=None`) they differ where widths grow, and `explain` says so.
-- *Not covered.* Finitely many random slices: the loss is then no function of inner products. If each
-  layer draws its own, the deviation falls like slices^(-1/2) (figure `sliced_normality`). Slices a
-  of the top layer that are handed down as V_l^T a are exact, however few. Terms per unit, as in
-  VICReg and Barlow Twins, stay outside.
+- *Not covered.* Finitely many random slices: the loss is then no function of inner products. If
+  each layer draws its own, the deviation falls like slices^(-1/2) (figure `sliced_normality`).
+  Slices a of the top layer that are handed down as V_l^T a are exact, however few. Terms per unit,
+  as in VICReg and Barlow Twins, stay outside.
 
 Three implementations agree in `tests/linlocal/test_normality.py`: Gauss quadrature (numpy), the
 trapezoid rule in the angle (torch), and the hypergeometric function to 60 digits.
@@ -279,10 +279,10 @@ downstream. With J' the downstream map whose elementwise derivatives are average
 $$ \\mathrm{global} - \\mathrm{local} = (J - J')^\\top g_L B_L c_L
 + (J'^\\top g_L B_L c_L - s\\, g_L B_l c_l) + (s\\, g_L - g_l) B_l c_l $$
 
-for every s: *masks*, *feedback* and *slopes*. s brings `g_L B_l c_l` as near as possible to the local
-signal, so a difference in scale belongs to feedback. `linlocal.analysis.align(..., terms=True)` and
-the recorder measure the three, and what each takes from the cosine: in this order, or averaged over
-all orders (Shapley). Without nonlinearities the masks term is zero, with linear f the slopes term.
+for every s: *masks*, *feedback* and *slopes*. s brings `g_L B_l c_l` as near as possible to the
+local signal, so a difference in scale belongs to feedback. `linlocal.analysis.align(..., terms=True)`
+and the recorder measure the three, and what each takes from the cosine: in this order, or averaged
+over all orders (Shapley). Without nonlinearities the masks term is zero, with linear f the slopes term.
 The slopes term holds B_l fixed; the *dual* term of `linlocal.mismatch` also changes the slopes of
 which B_l is made, so the two agree only where B is fixed. Tests: `tests/analysis/test_terms.py`;
 figure `mismatch_terms`.
