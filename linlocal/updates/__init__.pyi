@@ -5,4 +5,4 @@ from .comparison import (
     local_update as local_update,
     mismatch as mismatch,
 )
-from .signals import Signals as Signals
+from .signals import LayerLosses as LayerLosses, Signals as Signals
