@@ -77,7 +77,7 @@ class LayerExplanation:
     bound_source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Conditions, mismatch and remedies for a rule on a network and batch; print it.
 
