@@ -108,6 +108,40 @@ def same_loss(first: Rule, second: Rule) -> bool:
     return first.context == second.context
 
 
+def closed_form_gap(signals: Signals, layer: int) -> float:
+    """The distance from the exact condition of statement 6, for linear f and plain penalties.
+
+    With M = sum beta z_e c_e^T and N = sum beta c_e z_{l-1}^T of each view direction, e the
+    teacher of layer l, V = V_{l..e} and G = G_e, the updates are
+
+        local  = V^T sum over directions of M N, M G N or both (by the rule's contexts) / lam_e
+        global = V^T sum over directions of G M G N / lam_L, twice that for a loss of each context.
+
+    Returns:
+        ||global - local|| / ||global||, or ||local|| where the global update vanishes.
+    """
+    network, teacher = cast(DeepLinear, signals.network), signals.teacher(layer)
+    rule, goal = signals.losses[teacher - 1].rule, cast(LayerLosses, signals.top).rule
+    z, below = signals.activities.z[teacher], signals.activities.z[layer - 1]
+    inside, gram = network.downstream(layer, teacher), network.gram(teacher)
+    local, above = np.zeros((z.shape[1], below.shape[1])), np.zeros((z.shape[1], below.shape[1]))
+    for direction in signals.pairs.directions:
+        contrasts = rule.pair_loss.contrasts(direction)
+        slopes = -rule.pair_loss.gradient(np.zeros(contrasts.num_margins), direction)
+        push = direction.coefficient_matrix(contrasts.adjoint(slopes))
+        anchors, references = direction.anchor_rows, direction.reference_rows
+        m = z[anchors].T @ push @ z[references]
+        n = z[references].T @ push.T @ below[anchors]
+        onto_top = gram @ n
+        local += {"same": m @ n, "top": m @ onto_top}.get(rule.context, m @ (n + onto_top))
+        above += gram @ m @ onto_top
+    above *= len(goal.judged_contexts) / goal.penalty.at(network.depth, network.depth)
+    local /= rule.penalty.at(teacher, network.depth)
+    gap = float(np.linalg.norm(inside.T @ (above - local)))
+    size = float(np.linalg.norm(inside.T @ above))
+    return gap / size if size > 0 else gap
+
+
 def rotation_gap(signals: Signals, layer: int) -> float:
     """How far the gradient of a loss of two views fails to rotate with the activities, relative."""
     first, second = cast(tuple[Array, Array], signals.pairs.views)

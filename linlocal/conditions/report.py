@@ -63,7 +63,8 @@ class LayerExplanation:
         exact: whether the updates are equal up to rounding. Their relative error is then at most
             1e-12, or 16 machine epsilons times the condition number of the dual problem; or both
             updates are zero.
-        conditions: the conditions, which together are sufficient.
+        conditions: the conditions, which together are sufficient. "closed form", which a linear
+            score has, is necessary and sufficient on its own.
         cosine_bound: the smallest cosine that the theory allows here; None if it gives no bound.
         bound_source: the statement that the bound comes from, or why there is none.
     """

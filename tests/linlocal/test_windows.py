@@ -391,6 +391,32 @@ def test_conditions_are_asked_above_the_window():
         assert not any(failing(got, l) for l in (2, 3, 4, 5))
 
 
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("context", ["same", "top", "both", "each"])
+def test_the_closed_form_of_linear_f_is_the_error_in_every_window(context, window):
+    """Statement 6 with V_{l..e} to the left: both sides, and by how much."""
+    rule = replace(softplus(context), loss=losses.TypeTwo(scores.Linear()))
+    for network in (LINEAR, isometric_above(3)):
+        got = ll.explain(network, views(), rule, window)
+        for layer in got.layers[: network.depth - window]:
+            (closed,) = (c for c in layer.conditions if c.name == "closed form")
+            assert closed.distance == pytest.approx(layer.relative_error, rel=1e-9, abs=1e-12)
+
+
+def test_no_cosine_is_below_the_bound_of_its_window():
+    rule = replace(softplus("top"), loss=losses.TypeTwo(scores.Linear()))
+    for seed in range(5):
+        network = ll.DeepLinear.with_condition_number([6, 5, 5, 5, 5], 1.5, seed)
+        for window in (2, 3):
+            for layer in ll.explain(network, views(), rule, window).layers:
+                assert layer.cosine >= layer.cosine_bound - 1e-12
+                top = layer.layer + window > network.depth
+                assert ("statement 12" in layer.bound_source) != top
+                assert top or 0.1 < layer.cosine_bound < 1
+    got = ll.explain(LINEAR, views(), softplus("top"), window=2)
+    assert got.layers[0].cosine_bound is None
+
+
 @pytest.mark.parametrize("context", ["same", "top", "both"])
 def test_remedies_restore_exactness_in_the_window(context):
     for network in (LINEAR, isometric_above(2, scale=1.3)):
