@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -78,7 +77,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     cosine = results["cosine"]
     depth = int(results["layer"][-1])
     teacher = results["layer"] + results["window"] - 1
-    apart = float(np.abs(cosine - 1).where(teacher >= depth).max())
+    apart = float(abs(cosine - 1).where(teacher >= depth).max())
     decided = [
         Claim(
             f"a window that reaches the top is backpropagation: cosine 1 to {ROUNDING:g}",

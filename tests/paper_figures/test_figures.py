@@ -94,6 +94,7 @@ SPOILED = {
     "metric penalty": ("remedies", "metric penalty: relative", "relative_error", 1e9),
     "bound": ("spectrum", "cosine at least", "cosine", 1e-9),
     "attained": ("spectrum", "attain", "worst_case_cosine", 1.001),
+    "the largest window": ("windows", "reaches the top", "cosine", 0.999),
     "isometric training": (
         "exactness_in_training",
         "isometric weights: relative",
@@ -152,3 +153,29 @@ def test_published_numbers_bind_mnist_only(load):
         "linear_alignment", {"linear_alignment": as_mnist}, text.replace("digits", "mnist")
     )
     assert claim.verdict in ("reproduced", "not reproduced")
+
+
+def test_a_window_that_falls_costs_its_claim(load):
+    datasets = load("windows")
+    dataset = datasets["windows"]
+    text = "ReLU, same layer: one layer more"
+    cosine = dataset["cosine"]
+    where = {"network": "ReLU", "feedback": "same layer", "layer": 1}
+    for window, value in ((1, 0.2), (2, 0.5), (3, 1.0)):
+        cosine.loc[{**where, "window": window}] = value
+    for window, value in ((1, 0.3), (2, 1.0)):
+        cosine.loc[{**where, "layer": 2, "window": window}] = value
+    assert find("windows", datasets, text).verdict == "reproduced"
+    assert find("windows", datasets, "ReLU, same layer: a layer in").verdict == "reproduced"
+    cosine.loc[{**where, "window": 2}] = 0.1
+    fallen = find("windows", datasets, text)
+    assert fallen.verdict == "not reproduced"
+    assert "falls: layer 1 from w = 1" in fallen.measured
+    assert find("windows", datasets, "ReLU, same layer: a layer in").verdict == "not reproduced"
+    # One network of two that falls decides nothing.
+    cosine.loc[{**where, "window": 2, "repetition": 0}] = 0.9
+    assert find("windows", datasets, text).verdict == "open"
+    kept = "ReLU: smaller windows"
+    assert find("windows", datasets, kept).verdict == "reproduced"
+    dataset["units_kept"][:] = 1
+    assert find("windows", datasets, kept).verdict == "not reproduced"
