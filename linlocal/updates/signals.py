@@ -52,7 +52,7 @@ class Scored:
 
 
 class LayerLosses:
-    """The losses that one rule puts on the layers; each is computed when first asked for, and kept.
+    """The losses that one rule puts on the layers; what is solved once is kept.
 
     Args:
         network: the network with layers 1..L.
@@ -314,7 +314,7 @@ class Signals:
 
     Layer l learns from the loss of its teacher, layer e = min(l + window - 1, L), whose error
     signal is backpropagated through the layers between. The global update of every layer comes from
-    the goal, a loss on the top layer. All is computed when first asked for, and kept.
+    the goal, a loss on the top layer. What is solved once is kept.
 
     Args:
         network: the network with layers 1..L.

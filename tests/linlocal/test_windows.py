@@ -1,6 +1,7 @@
 """Who teaches layer l: windows, one rule for each layer, and another global loss."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -58,6 +59,34 @@ def test_the_oracle_agrees_in_every_window(name, network, window):
         autodiff.local_update(network, pairs, rule, window=window),
         TOLERANCE,
         f"{name}, window {window}",
+    )
+
+
+def convolutional(kind):
+    rng = np.random.default_rng(0)
+    first = ll.Convolution(rng.standard_normal((3, 2, 3, 3)) / 4, (2, 4, 4), padding=(1, 1))
+    second = ll.Convolution(rng.standard_normal((2, 3, 2, 2)) / 3, (3, 4, 4), stride=(2, 2))
+    return kind([first, second, rng.standard_normal((6, 8)) / 3])
+
+
+POOLED = {
+    "same": replace(softplus("same"), pooling=(2, 1, 1)),
+    "top": replace(softplus("top"), pooling=(2, 2, 1)),
+    "metric": softplus("same", metric="downstream"),
+}
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*product([ll.DeepLinear, ll.DeepReLU], ["same", "top"]), (ll.DeepLinear, "metric")],
+)
+def test_the_oracle_agrees_on_convolutions_and_pooling(kind, name, window):
+    network, pairs = convolutional(kind), views(32)
+    assert_same_update(
+        ll.local_update(network, pairs, POOLED[name], window),
+        autodiff.local_update(network, pairs, POOLED[name], window=window),
+        TOLERANCE,
     )
 
 
@@ -448,6 +477,21 @@ def test_another_goal_is_named_as_the_reason(goal):
     assert all(layer.cosine_bound is None for layer in got.layers)
     name = goal.name if isinstance(goal, Rule) else "CrossEntropy"
     assert f"below {name}" in str(got)
+
+
+def test_rules_that_differ_are_asked_for_their_loss_first():
+    got = ll.explain(LINEAR, views(), MIXED)
+    assert [failing(got, l) for l in LINEAR.layers] == [{"same loss"}] * 3 + [set()]
+    assert [layer.exact for layer in got.layers] == [False, False, False, True]
+    assert got.remedies == ()
+    # The same loss with other penalties is one loss, whose penalties are compared.
+    network = ll.DeepLinear.orthogonal([6, 5, 5, 7], 0)
+    got = ll.explain(network, views(), [softplus(strength=s) for s in (0.05, 0.2, 0.05)])
+    assert [failing(got, l) for l in (1, 2, 3)] == [
+        set(),
+        {"matching penalty", "score matching"},
+        set(),
+    ]
 
 
 def test_a_loss_of_each_context_is_another_loss_than_one():
