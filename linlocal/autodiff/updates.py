@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from linlocal import inputs
 from linlocal.autodiff.graph import Graph, Projections, TorchLoss
-from linlocal.networks import Masks, Network
+from linlocal.networks import Masks, Network, Parameters
 from linlocal.pairs import Pairs
 from linlocal.rules import Rule
 
@@ -21,6 +23,7 @@ def local_update(
     rule: Rule,
     projections: Projections | None = None,
     loss: TorchLoss | None = None,
+    of: Parameters = "weights",
 ) -> tuple[Array, ...]:
     """-dLoss_l/dW_l of the loss of every layer, with the gradient stopped at the layer's input.
 
@@ -35,22 +38,24 @@ def local_update(
         loss: a torch function to use instead of ``rule.loss``:
             ``loss(u, direction)`` of the scores (pairs,) of a direction (of their goodness, for a
             rule of goodness), or ``loss(z, z_view)``. Returns a scalar.
+        of: "weights", or "biases" for -dLoss_l/db_l.
 
     Returns:
-        ``updates[l - 1]`` in the shape of W_l (of the kernel, for a convolution), for l = 1..L.
+        ``updates[l - 1]`` in the shape of W_l (of the kernel, for a convolution), or of b_l (empty
+        where a layer has none), for l = 1..L.
 
     Raises:
         ValueError: autograd cannot give the update (a margin on the kink of a hinge), or the
-            projection is too large for the dense Hessian.
+            projection is too large for the dense Hessian, or there are no biases.
         TypeError: an argument of another type.
     """
     graph = Graph(network, pairs, rule, projections, loss)
+    network.check_parameters(of)
     updates = []
     for l in range(1, graph.depth + 1):
-        weight = graph.weights[l - 1].clone().requires_grad_(True)
-        z = graph.layer(l, graph.z[l - 1], weight)
-        (gradient,) = torch.autograd.grad(graph.loss(l, z), weight)
-        updates.append(-gradient.numpy())
+        weight, bias = _parameters(graph, l)
+        z = graph.layer(l, graph.z, weight, bias)
+        updates += _descent(graph.loss(l, z), [weight if of == "weights" else bias])
     return tuple(updates)
 
 
@@ -61,6 +66,7 @@ def global_update(
     projections: Projections | None = None,
     masks: Masks = "sample",
     loss: TorchLoss | None = None,
+    of: Parameters = "weights",
 ) -> tuple[Array, ...]:
     """-dLoss_L/dW_l of the top-layer loss, backpropagated through the whole network.
 
@@ -70,9 +76,10 @@ def global_update(
         rule: the local rule, whose loss on the top layer is backpropagated.
         projections: as in `local_update`; only those of the top layer are used.
         masks: "sample" is backpropagation. "batch" and "none" replace the layers above l by linear
-            ones, with the derivatives of the ReLU averaged over the batch or left out, and pair
-            what reaches the top with -dLoss_L/dz_L.
+            ones, with the derivatives of the nonlinearity averaged over the batch or left out, and
+            pair what reaches the top with -dLoss_L/dz_L.
         loss: as in `local_update`.
+        of: as in `local_update`.
 
     Returns:
         As `local_update`.
@@ -83,28 +90,46 @@ def global_update(
     if masks not in ("sample", "batch", "none"):
         raise ValueError(f'masks must be "sample", "batch" or "none", got {masks!r}.')
     graph = Graph(network, pairs, rule, projections, loss)
+    network.check_parameters(of)
+    parameters = [_parameters(graph, l) for l in range(1, graph.depth + 1)]
+    wanted = [weight if of == "weights" else bias for weight, bias in parameters]
     if masks == "sample":
-        weights = [w.clone().requires_grad_(True) for w in graph.weights]
-        z = graph.z[0]
-        for l, weight in enumerate(weights, start=1):
-            z = graph.layer(l, z, weight)
-        gradients = torch.autograd.grad(graph.loss(graph.depth, z), weights)
-        return tuple(-g.numpy() for g in gradients)
+        z = [graph.z[0]]
+        for l, (weight, bias) in enumerate(parameters, start=1):
+            z.append(graph.layer(l, z, weight, bias))
+        return tuple(_descent(graph.loss(graph.depth, z[-1]), wanted))
 
     top = graph.z[-1].clone().requires_grad_(True)
     (by_top,) = torch.autograd.grad(graph.loss(graph.depth, top), top)
     updates = []
-    for l in range(1, graph.depth + 1):
-        weight = graph.weights[l - 1].clone().requires_grad_(True)
-        z = graph.layer(l, graph.z[l - 1], weight)
+    for l, (weight, bias) in enumerate(parameters, start=1):
+        # A change of z_l on its way to the top; the layers below l do not change.
+        change = {l: graph.layer(l, graph.z, weight, bias)}
         for above in range(l + 1, graph.depth + 1):
-            z = graph.drive(above, z)
-            if masks == "batch" and not network.is_linear:
-                open_units = graph.drive(above, graph.z[above - 1]) > 0
-                z = z * open_units.double().mean(dim=0)
-        (gradient,) = torch.autograd.grad(torch.sum(z * by_top), weight)
-        updates.append(-gradient.numpy())
+            z_above = graph.drive(above, change[above - 1], graph.weights[above - 1], None)
+            if masks == "batch":
+                z_above = z_above * graph.slope(above).mean(dim=0)
+            for k, scale in network.links.get(above, {}).items():
+                z_above = z_above + scale * change.get(k, torch.zeros(()))
+            change[above] = z_above
+        updates += _descent(torch.sum(change[graph.depth] * by_top), [wanted[l - 1]])
     return tuple(updates)
+
+
+def _parameters(graph: Graph, layer: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """W_l and b_l as leaves of a graph."""
+    weight, bias = graph.weights[layer - 1], graph.biases[layer - 1]
+    return (
+        weight.clone().requires_grad_(True),
+        None if bias is None else bias.clone().requires_grad_(True),
+    )
+
+
+def _descent(value: torch.Tensor, leaves: Sequence[torch.Tensor | None]) -> list[Array]:
+    """Minus the gradient by each leaf; empty for None."""
+    there = [leaf for leaf in leaves if leaf is not None]
+    gradients = iter(torch.autograd.grad(value, there) if there else ())
+    return [np.zeros(0) if leaf is None else -next(gradients).numpy() for leaf in leaves]
 
 
 def loss(

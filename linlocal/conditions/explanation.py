@@ -14,9 +14,9 @@ from linlocal.conditions.facts import (
     measured,
     rotation_gap,
 )
-from linlocal.conditions.remedies import remedies
+from linlocal.conditions.remedies import nearer, remedies
 from linlocal.conditions.report import TOLERANCE, Condition, Explanation, LayerExplanation
-from linlocal.networks import DeepLinear, DeepReLU, Network
+from linlocal.networks import DeepLinear, DeepNonlinear, Network
 from linlocal.pairs import Pairs
 from linlocal.rules import Rule
 from linlocal.updates import Signals, compare_signals
@@ -26,7 +26,7 @@ def explain(network: Network, pairs: Pairs, rule: Rule) -> Explanation:
     """Tell which conditions for local = global hold, which fail and by how much, and what helps.
 
     Args:
-        network: a `DeepLinear` or `DeepReLU`.
+        network: a `DeepLinear` or `DeepNonlinear`.
         pairs: the batch; conditions are measured on the activities that it excites.
         rule: the local rule.
 
@@ -41,9 +41,11 @@ def explain(network: Network, pairs: Pairs, rule: Rule) -> Explanation:
     comparison = compare_signals(signals)
     facts = {l: measured(signals, l) for l in network.layers}
     layers = tuple(_explain_layer(signals, comparison, facts[l], l) for l in network.layers)
-    helping = remedies(signals, facts) if not all(e.exact for e in layers) else ()
+    exact = all(e.exact for e in layers)
+    helping = () if exact else remedies(signals, facts)
+    bettering = () if exact else nearer(signals, comparison)
     subject = f"{rule.name} (context {rule.context}, projection {rule.projection}) on {network}"
-    return Explanation(subject, layers, comparison, helping)
+    return Explanation(subject, layers, comparison, helping, bettering)
 
 
 def _explain_layer(
@@ -55,7 +57,7 @@ def _explain_layer(
     allowed = max(1e-12, 16.0 * np.finfo(float).eps * worst)
     bound, source = _cosine_bound(signals, facts, layer)
     # Undefined where the global update is zero: equal if the local one is zero as well.
-    local = signals.network.update(layer, signals.activities, signals.local_error(layer))
+    local = signals.network.joint_update(layer, signals.activities, signals.local_error(layer))
     return LayerExplanation(
         layer,
         float(row["cosine"]),
@@ -71,19 +73,24 @@ def _conditions(signals: Signals, facts: Facts, layer: int) -> list[Condition]:
     rule, network = signals.rule, signals.network
     if layer == network.depth:
         return []
-    if isinstance(network, DeepReLU):
+    if isinstance(network, DeepNonlinear):
         jacobians = network.downstream(layer, signals.pairs.samples)
         spread = np.linalg.norm(jacobians - jacobians.mean(axis=0)) / np.linalg.norm(jacobians)
         return [Condition("linear network", "V_l(x) the same for all x", float(spread))]
+    alone = _no_other_way(signals, layer)
     if rule.kind == "view":
         return [
+            *alone,
             Condition(
                 "invariant loss", "unchanged by rotations of z", rotation_gap(signals, layer)
             ),
             Condition("isometry", "G_l z = z for all z of the batch", isometry_gap(facts)),
         ]
     if rule.kind == "goodness":
-        return [Condition("isometry", "G_l z = z for all z of the batch", isometry_gap(facts))]
+        return [
+            *alone,
+            Condition("isometry", "G_l z = z for all z of the batch", isometry_gap(facts)),
+        ]
     sent = [s.projected for s in signals.scored(layer)]
     sent_by_top = [
         s.projected @ cast(DeepLinear, network).downstream(layer)
@@ -95,8 +102,9 @@ def _conditions(signals: Signals, facts: Facts, layer: int) -> list[Condition]:
         "score matching", "B_l c_l = V_l^T B_L c_L", float(gap) / size if size > 0 else float(gap)
     )
     if rule.projection != "optimal":
-        return [matching]
+        return [*alone, matching]
     return [
+        *alone,
         Condition(
             "proportional anchors",
             f"G_l z = a P^T P z, nearest a = {facts.anchor_factor:.4g}",
@@ -112,6 +120,19 @@ def _conditions(signals: Signals, facts: Facts, layer: int) -> list[Condition]:
     ]
 
 
+def _no_other_way(signals: Signals, layer: int) -> list[Condition]:
+    """Biases and links may bring something to the top layer past layer l; unless B sees it, too."""
+    network, rule = cast(DeepLinear, signals.network), signals.rule
+    sees_it = rule.projection == "matched" or signals.penalty.metric == "downstream"
+    if sees_it or network.only_through(layer):
+        return []
+    top = signals.activities.z[network.depth]
+    other = top - signals.activities.z[layer] @ network.downstream(layer).T
+    size = float(np.linalg.norm(top))
+    distance = float(np.linalg.norm(other)) / (size if size > 0 else 1.0)
+    return [Condition("no other way to the top", "z_L = V_l z_l", distance)]
+
+
 def _cosine_bound(signals: Signals, facts: Facts, layer: int) -> tuple[float | None, str]:
     """Statement 7: linear f with direct feedback, global = G X, local = X."""
     network, rule = signals.network, signals.rule
@@ -124,6 +145,8 @@ def _cosine_bound(signals: Signals, facts: Facts, layer: int) -> tuple[float | N
         return None, "a bound is known for linear f with direct feedback only"
     if network.map_shape(layer) is not None:
         return None, "the bound is for weights that are not shared"
+    if not network.only_through(layer):
+        return None, "biases or links lead past the layer"
     metric = global_metric(signals, layer)
     spectrum = np.linalg.eigvalsh(metric)
     smallest, largest = max(float(spectrum[0]), 0.0), float(spectrum[-1])
@@ -131,7 +154,7 @@ def _cosine_bound(signals: Signals, facts: Facts, layer: int) -> tuple[float | N
         return None, "V_l = 0, the global update is zero"
     # If G is a multiple of a projector P, the cosine is known exactly.
     if np.all(np.minimum(np.abs(spectrum), largest - spectrum) <= TOLERANCE * largest):
-        local = network.update(layer, signals.activities, signals.local_error(layer))
+        local = network.joint_update(layer, signals.activities, signals.local_error(layer))
         norm = largest * float(np.linalg.norm(local))
         kept = float(np.linalg.norm(metric @ local)) / norm if norm > 0 else 1.0
         return kept, "statement 7: ||P X|| / ||X||, attained"

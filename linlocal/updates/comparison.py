@@ -8,7 +8,7 @@ import numpy as np
 
 from linlocal import inputs
 from linlocal.inputs import Array
-from linlocal.networks import Masks, Network
+from linlocal.networks import Masks, Network, Parameters
 from linlocal.pairs import Pairs
 from linlocal.rules import Rule
 from linlocal.threads import one_if_small
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def local_update(network: Network, pairs: Pairs, rule: Rule) -> tuple[Array, ...]:
+def local_update(
+    network: Network, pairs: Pairs, rule: Rule, of: Parameters = "weights"
+) -> tuple[Array, ...]:
     """-dLoss_l/dW_l of the loss of every layer, with the gradient stopped at the layer's input.
 
     In the dual form (rules of scored pairs, Frobenius penalty, linear network):
@@ -28,23 +30,28 @@ def local_update(network: Network, pairs: Pairs, rule: Rule) -> tuple[Array, ...
         network: the network with layers 1..L.
         pairs: the batch.
         rule: the local rule.
+        of: "weights", or "biases" for -dLoss_l/db_l.
 
     Returns:
-        ``updates[l - 1]`` in the shape of W_l (of the kernel, for a convolution), for l = 1..L.
+        ``updates[l - 1]`` in the shape of W_l (of the kernel, for a convolution), or of b_l (empty
+        where a layer has none), for l = 1..L.
 
     Raises:
-        ValueError: network, pairs and rule do not go together.
+        ValueError: network, pairs and rule do not go together, or there are no biases.
         ConvergenceError: an optimal projection was not found.
     """
     signals = Signals(network, pairs, rule)
     with one_if_small(signals.size):
-        return tuple(
-            network.update(l, signals.activities, signals.local_error(l)) for l in network.layers
-        )
+        errors = [signals.local_error(l) for l in network.layers]
+        return network.updates(signals.activities, errors, of)
 
 
 def global_update(
-    network: Network, pairs: Pairs, rule: Rule, masks: Masks = "sample"
+    network: Network,
+    pairs: Pairs,
+    rule: Rule,
+    masks: Masks = "sample",
+    of: Parameters = "weights",
 ) -> tuple[Array, ...]:
     """-dLoss_L/dW_l of the top-layer loss, backpropagated (BP-SSL).
 
@@ -57,6 +64,7 @@ def global_update(
         masks: which derivatives of the nonlinearities downstream of a layer to use: "sample" uses
             those of each sample (backpropagation), "batch" their average over the batch, and
             "none" replaces them by 1 (statement 10).
+        of: as in `local_update`.
 
     Returns:
         As `local_update`.
@@ -66,8 +74,7 @@ def global_update(
     """
     signals = Signals(network, pairs, rule)
     with one_if_small(signals.size):
-        errors = signals.backpropagated(masks)
-        return tuple(network.update(l, signals.activities, errors[l - 1]) for l in network.layers)
+        return network.updates(signals.activities, signals.backpropagated(masks), of)
 
 
 def mismatch(network: Network, pairs: Pairs, rule: Rule, layer: int) -> dict[str, Array]:
@@ -80,9 +87,10 @@ def mismatch(network: Network, pairs: Pairs, rule: Rule, layer: int) -> dict[str
         layer: l in 1..L.
 
     Returns:
-        The terms by name, each shaped like the weight: "dual" (the dual variables differ from those
-        of the top layer), "context" (the context kernels differ) and "metric" (the downstream
-        metric is not the identity). They add up to the difference.
+        The terms by name, each shaped like the weight, with a further column for the bias if there
+        is one: "dual" (the dual variables differ from those of the top layer), "context" (the
+        context kernels differ) and "metric" (the downstream metric is not the identity). They add
+        up to the difference.
 
     Raises:
         ValueError: the loss has no dual form, or the network has no such layer.
@@ -95,11 +103,13 @@ def mismatch(network: Network, pairs: Pairs, rule: Rule, layer: int) -> dict[str
             f"{rule.name} is a loss of two views, which has no dual form; `compare` and `explain` "
             "work without it."
         )
-    return {k: network.update(layer, signals.activities, e) for k, e in terms.items()}
+    return {k: network.joint_update(layer, signals.activities, e) for k, e in terms.items()}
 
 
 def compare(network: Network, pairs: Pairs, rule: Rule) -> xr.Dataset:
     """Compare the local with the global update, layer by layer.
+
+    The update of a layer with a bias is the joint one, of W_l and b_l.
 
     Args:
         network: the network with layers 1..L.
@@ -149,8 +159,8 @@ def compare_signals(signals: Signals) -> xr.Dataset:
 
 def _compare_layer(signals: Signals, layer: int) -> dict[str, float]:
     network, activities = signals.network, signals.activities
-    local = network.update(layer, activities, signals.local_error(layer))
-    global_ = network.update(layer, activities, signals.global_errors[layer - 1])
+    local = network.joint_update(layer, activities, signals.local_error(layer))
+    global_ = network.joint_update(layer, activities, signals.global_errors[layer - 1])
     local_norm, global_norm = float(np.linalg.norm(local)), float(np.linalg.norm(global_))
 
     def relative(difference: Array) -> float:
@@ -165,7 +175,9 @@ def _compare_layer(signals: Signals, layer: int) -> dict[str, float]:
     terms = signals.mismatch_errors(layer)
     for name in ("dual", "context", "metric"):
         row[f"{name}_mismatch"] = (
-            np.nan if terms is None else relative(network.update(layer, activities, terms[name]))
+            np.nan
+            if terms is None
+            else relative(network.joint_update(layer, activities, terms[name]))
         )
     solved = []
     if signals.rule.kind == "pair":
