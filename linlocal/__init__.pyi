@@ -10,7 +10,12 @@ from . import (
 )
 from .conditions import explain as explain
 from .losses import scores as scores
-from .networks import Convolution as Convolution, DeepLinear as DeepLinear, DeepReLU as DeepReLU
+from .networks import (
+    Convolution as Convolution,
+    DeepLinear as DeepLinear,
+    DeepNonlinear as DeepNonlinear,
+    DeepReLU as DeepReLU,
+)
 from .pairs import Direction as Direction, Pairs as Pairs
 from .projection import (
     ConvergenceError as ConvergenceError,

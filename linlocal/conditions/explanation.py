@@ -17,9 +17,10 @@ from linlocal.conditions.facts import (
     rotation_gap,
     same_loss,
 )
-from linlocal.conditions.remedies import remedies
+from linlocal.conditions.remedies import nearer, remedies
 from linlocal.conditions.report import TOLERANCE, Condition, Explanation, LayerExplanation
-from linlocal.networks import DeepLinear, DeepReLU, Network
+from linlocal.inputs import Array
+from linlocal.networks import DeepLinear, DeepNonlinear, Network
 from linlocal.pairs import Pairs
 from linlocal.rules import Goal, Rules
 from linlocal.updates import LayerLosses, Signals, compare_signals
@@ -38,7 +39,7 @@ def explain(
     asked of e: of the metric G_e above the window, and of the teacher's loss.
 
     Args:
-        network: a `DeepLinear` or `DeepReLU`.
+        network: a `DeepLinear` or `DeepNonlinear`.
         pairs: the batch; conditions are measured on the activities that it excites.
         rule: the local rule, or one for each of the layers 1..L.
         window: how many layers learn from one loss, as in `linlocal.local_update`.
@@ -55,8 +56,10 @@ def explain(
     comparison = compare_signals(signals)
     facts = {e: measured(signals, e) for e in sorted(set(map(signals.teacher, network.layers)))}
     layers = tuple(_explain_layer(signals, comparison, facts, l) for l in network.layers)
-    helping = remedies(signals, facts) if not all(e.exact for e in layers) else ()
-    return Explanation(_subject(signals, comparison), layers, comparison, helping)
+    exact = all(e.exact for e in layers)
+    helping = () if exact else remedies(signals, facts)
+    bettering = () if exact else nearer(signals, comparison)
+    return Explanation(_subject(signals, comparison), layers, comparison, helping, bettering)
 
 
 def _subject(signals: Signals, comparison: xr.Dataset) -> str:
@@ -81,7 +84,7 @@ def _explain_layer(
     allowed = max(1e-12, 16.0 * np.finfo(float).eps * worst)
     bound, source = _cosine_bound(signals, layer)
     # Undefined where the global update is zero: equal if the local one is zero as well.
-    local = signals.network.update(layer, signals.activities, signals.taught_error(layer))
+    local = signals.network.joint_update(layer, signals.activities, signals.taught_error(layer))
     return LayerExplanation(
         layer,
         float(row["cosine"]),
@@ -102,19 +105,24 @@ def _conditions(signals: Signals, facts: dict[int, Facts], layer: int) -> list[C
         return []
     if top is None or not same_loss(rule, top.rule):
         return [Condition("same loss", "the goal is the loss of this layer, too", 1.0)]
-    if isinstance(network, DeepReLU):
+    if isinstance(network, DeepNonlinear):
         jacobians = network.downstream(teacher, signals.pairs.samples)
         spread = np.linalg.norm(jacobians - jacobians.mean(axis=0)) / np.linalg.norm(jacobians)
         return [Condition("linear network", "V_l(x) the same for all x", float(spread))]
+    alone = _no_other_way(signals, layer)
     if rule.kind == "view":
         return [
+            *alone,
             Condition(
                 "invariant loss", "unchanged by rotations of z", rotation_gap(signals, teacher)
             ),
             Condition("isometry", "G_l z = z for all z of the batch", isometry_gap(fact)),
         ]
     if rule.kind == "goodness":
-        return [Condition("isometry", "G_l z = z for all z of the batch", isometry_gap(fact))]
+        return [
+            *alone,
+            Condition("isometry", "G_l z = z for all z of the batch", isometry_gap(fact)),
+        ]
     down = cast(DeepLinear, network).downstream(teacher)
     sent = [s.projected for s in losses.scored(teacher)]
     sent_by_top = [s.projected @ down for s in top.scored(network.depth)]
@@ -124,8 +132,9 @@ def _conditions(signals: Signals, facts: dict[int, Facts], layer: int) -> list[C
         "score matching", "B_l c_l = V_l^T B_L c_L", float(gap) / size if size > 0 else float(gap)
     )
     if rule.projection != "optimal" or top.rule.projection != "optimal":
-        return [matching]
+        return [*alone, matching]
     return [
+        *alone,
         *_closed_form(signals, layer),
         Condition(
             "proportional anchors",
@@ -142,13 +151,40 @@ def _conditions(signals: Signals, facts: dict[int, Facts], layer: int) -> list[C
     ]
 
 
+def _no_other_way(signals: Signals, layer: int) -> list[Condition]:
+    """Biases and links may bring something to the top layer past the teacher, or past the window.
+
+    The first does not count where B sees it, too. The second does: it is an error that the top
+    layer sends to layer l and the teacher does not know.
+    """
+    network, teacher = cast(DeepLinear, signals.network), signals.teacher(layer)
+    rule, z = signals.rules[teacher - 1], signals.activities.z
+    down = network.downstream(teacher)
+    found = []
+    sees_it = rule.projection == "matched" or rule.penalty.metric == "downstream"
+    if not (sees_it or network.only_through(teacher)):
+        distance = _relative(z[-1] - z[teacher] @ down.T, z[-1])
+        found.append(Condition("no other way to the top", "z_L = V_l z_l", distance))
+    if network.led_around(teacher, layer):
+        whole = network.downstream(layer)
+        distance = _relative(whole - down @ network.downstream(layer, teacher), whole)
+        found.append(Condition("no way around the window", "V_l = V_e V_{l..e}", distance))
+    return found
+
+
+def _relative(difference: Array, whole: Array) -> float:
+    size = float(np.linalg.norm(whole))
+    return float(np.linalg.norm(difference)) / (size if size > 0 else 1.0)
+
+
 def _closed_form(signals: Signals, layer: int) -> list[Condition]:
     """Statement 6, necessary and sufficient, over the sum of all view directions."""
-    network = signals.network
-    rule = signals.losses[signals.teacher(layer) - 1].rule
+    network, teacher = cast(DeepLinear, signals.network), signals.teacher(layer)
+    rule = signals.losses[teacher - 1].rule
     goal = cast(LayerLosses, signals.top).rule
     plain = rule.penalty.metric == "frobenius" and rule.pooling is None and goal.pooling is None
-    if not (rule.has_linear_score and plain) or network.map_shape(layer) is not None:
+    shared = network.map_shape(layer) is not None
+    if not (rule.has_linear_score and plain and network.only_through(teacher)) or shared:
         return []
     words = {
         "same": "G M H N / lam_L = M N / lam_l",
@@ -176,6 +212,8 @@ def _cosine_bound(signals: Signals, layer: int) -> tuple[float | None, str]:
         return None, "a bound is known for linear f with direct feedback only"
     if network.map_shape(layer) is not None:
         return None, "the bound is for weights that are not shared"
+    if not network.only_through(teacher):
+        return None, "biases or links lead past the layer"
     metric = global_metric(signals, teacher)
     if teacher != layer:
         least = window_bound(network.downstream(layer, teacher), metric)
@@ -187,7 +225,7 @@ def _cosine_bound(signals: Signals, layer: int) -> tuple[float | None, str]:
         return None, "V_l = 0, the global update is zero"
     # If G is a multiple of a projector P, the cosine is known exactly.
     if np.all(np.minimum(np.abs(spectrum), largest - spectrum) <= TOLERANCE * largest):
-        local = network.update(layer, signals.activities, signals.local_error(layer))
+        local = network.joint_update(layer, signals.activities, signals.local_error(layer))
         norm = largest * float(np.linalg.norm(local))
         kept = float(np.linalg.norm(metric @ local)) / norm if norm > 0 else 1.0
         return kept, "statement 7: ||P X|| / ||X||, attained"

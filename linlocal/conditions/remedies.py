@@ -1,4 +1,4 @@
-"""Changes after which local updates equal the global ones in every layer."""
+"""Changes after which local updates equal the global ones in every layer, or come nearer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
+import xarray as xr
+
 from linlocal.conditions.facts import Facts, rotation_gap
 from linlocal.conditions.report import TOLERANCE, Remedy, Setting
 from linlocal.networks import DeepLinear, Network
 from linlocal.rules import Penalty, Rule
-from linlocal.updates import Signals
+from linlocal.updates import Signals, compare_signals
 
 # -- remedies ------------------------------------------------------------------------------------
 
@@ -18,8 +20,9 @@ from linlocal.updates import Signals
 def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
     """The changes that would make every layer exact; empty if none is known."""
     network, pairs, rule = signals.network, signals.pairs, signals.rules[-1]
-    one_rule = all(each is signals.goal for each in signals.rules)
-    if not (one_rule and isinstance(network, DeepLinear)):
+    if not (_one_rule(signals) and isinstance(network, DeepLinear)):
+        return ()
+    if any(network.led_around(signals.teacher(l), l) for l in network.layers):
         return ()
     found: list[Remedy] = []
     penalty = rule.penalty
@@ -31,7 +34,8 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
         for l in network.layers
     )
     optimal = rule.kind == "pair" and rule.projection == "optimal"
-    conformal = all(facts[l].anchor_distance <= TOLERANCE for l in below)
+    alone = all(network.only_through(l) for l in below)
+    conformal = alone and all(facts[l].anchor_distance <= TOLERANCE for l in below)
     proportional = all(facts[l].context_distance <= TOLERANCE for l in below)
 
     def change(new: Rule, changed: Network = network) -> Callable[[], Setting]:
@@ -58,7 +62,7 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
         new = replace(rule, penalty=Penalty(twofold, "downstream"))
         action = "B_l = V_l^T M V_l (or V_l^T M), penalise M (statement 4)"
         found.append(Remedy("metric penalty", action, change(new)))
-    if _can_be_isometric(signals, optimal):
+    if alone and _can_be_isometric(network, signals, optimal):
         new = replace(rule, penalty=Penalty(twofold)) if optimal else rule
         action = "replace W_2..W_L by the nearest isometries (statements 2 and 5)"
         found.append(Remedy("isometry", action, change(new, network.isometric())))
@@ -71,8 +75,35 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
     return tuple(found)
 
 
-def _can_be_isometric(signals: Signals, optimal: bool) -> bool:
-    network, rule = signals.network, signals.rules[-1]
+def nearer(signals: Signals, comparison: xr.Dataset) -> tuple[Remedy, ...]:
+    """The changes that raise the smallest cosine of all layers without making it 1.
+
+    Args:
+        signals: the signals of the network as it is.
+        comparison: their comparison.
+    """
+    network, pairs, rule = signals.network, signals.pairs, signals.rules[-1]
+    linked = any(l > 1 for l in network.links)
+    if not (_one_rule(signals) and isinstance(network, DeepLinear) and linked):
+        return ()
+    changed = network.with_scaled_branches()
+    before = float(comparison["cosine"].min())
+    after = float(compare_signals(Signals(changed, pairs, rule, signals.window))["cosine"].min())
+    if not after > before:
+        return ()
+    action = (
+        f"multiply the branches by 1/{network.depth}: the smallest cosine is then {after:.4f} "
+        "(statement 14)"
+    )
+    return (Remedy("scaled branches", action, lambda: (changed, pairs, rule)),)
+
+
+def _one_rule(signals: Signals) -> bool:
+    return all(rule is signals.goal for rule in signals.rules)
+
+
+def _can_be_isometric(network: DeepLinear, signals: Signals, optimal: bool) -> bool:
+    rule = signals.rules[-1]
     widths = network.widths[signals.teacher(1) :]
     narrows = any(above < below for below, above in pairwise(widths))
     shared = any(network.map_shape(l) is not None for l in network.layers if l > 1)

@@ -39,11 +39,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change after which the local updates equal the global ones in every layer.
+    """A change after which the local updates equal the global ones, or come nearer to them.
 
     Attributes:
-        name: "metric penalty", "rescaled penalty", "direct feedback", "isometry" or "matched
-            projection".
+        name: "metric penalty", "rescaled penalty", "direct feedback", "isometry", "matched
+            projection"; or "scaled branches", which brings them nearer.
         action: what the remedy changes, in words.
         apply: a function that returns the changed (network, pairs, rule).
     """
@@ -87,12 +87,14 @@ class Explanation:
         layers: the findings for each of the layers 1..L.
         comparison: the Dataset of `linlocal.compare`.
         remedies: the changes that would make every layer exact; empty if none is known.
+        nearer: the changes that raise the smallest cosine of the layers, computed on this batch.
     """
 
     subject: str
     layers: tuple[LayerExplanation, ...]
     comparison: xr.Dataset
     remedies: tuple[Remedy, ...]
+    nearer: tuple[Remedy, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -100,15 +102,15 @@ class Explanation:
         return all(layer.exact for layer in self.layers)
 
     def remedy(self, name: str) -> Remedy:
-        """The remedy called ``name``.
+        """The remedy called ``name``, of `remedies` or `nearer`.
 
         Raises:
             ValueError: no such remedy helps here.
         """
-        for remedy in self.remedies:
+        for remedy in self.remedies + self.nearer:
             if remedy.name == name:
                 return remedy
-        known = ", ".join(r.name for r in self.remedies) or "none"
+        known = ", ".join(r.name for r in self.remedies + self.nearer) or "none"
         raise ValueError(f"{name!r} does not restore exactness here; remedies: {known}.")
 
     def __str__(self) -> str:
@@ -140,4 +142,7 @@ class Explanation:
             lines += [f"    {r.name:<20} {r.action}" for r in self.remedies]
         else:
             lines.append("No remedy is known that restores exactness in every layer.")
+        if self.nearer:
+            lines.append("Nearer, not exact:")
+            lines += [f"    {r.name:<20} {r.action}" for r in self.nearer]
         return "\n".join(lines)

@@ -47,15 +47,16 @@ MEASURED = """\
     under rotations, so `Delta W_l = B B^T W_l lam` is a symmetric stretch, which the retraction
     undoes. Under the metric penalty all layers learn and stay exact (figure
     `exactness_in_training`).
-12. **Windows.** Layer l learns from the loss of its teacher e = min(l + w - 1, L), sent down by the
-    layers between: `dW_l = lam V_{l..e}^T Z_e^T [alpha_e alpha_e^T * C_e C_e^T] Z_{l-1}`. With
+12. **Windows.** Layer l learns from the loss of its teacher e = min(l + w - 1, L), sent down by
+    the layers between: `dW_l = lam V_{l..e}^T Z_e^T [alpha_e alpha_e^T * C_e C_e^T] Z_{l-1}`. With
     w = 1 this is local learning, and with w = L it is backpropagation, to the last bit and in any
     network. The conditions above are asked of layer e and of the metric above it: an isometry, a
     rescaled penalty or a metric penalty there makes layer l exact, whatever the layers inside the
-    window do. That a larger window is nearer to backpropagation is false in general: two layers
-    that undo each other (`V_1 = I`) are exact with w = 1, but not with w = 2, which cuts between
-    them. On images the mean cosine rose with every further layer, in three kinds of networks
-    (`tests/linlocal/test_windows.py`, figure `windows`).
+    window do; but no link may lead around it, from layer l to a layer above e. That a larger
+    window is nearer to backpropagation is false in general: two layers that undo each other are
+    exact with w = 1, but not with w = 2, which cuts between them. On images the mean cosine rose
+    with every further layer, in three kinds of networks (`tests/linlocal/test_windows.py`, figure
+    `windows`).
 """
 
 CONDITIONS = """\

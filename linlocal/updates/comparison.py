@@ -10,7 +10,7 @@ import numpy as np
 
 from linlocal import inputs
 from linlocal.inputs import Array
-from linlocal.networks import Masks, Network
+from linlocal.networks import Masks, Network, Parameters
 from linlocal.pairs import Pairs
 from linlocal.rules import Goal, Rules
 from linlocal.threads import one_if_small
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def local_update(network: Network, pairs: Pairs, rule: Rules, window: int = 1) -> tuple[Array, ...]:
+def local_update(
+    network: Network,
+    pairs: Pairs,
+    rule: Rules,
+    window: int = 1,
+    of: Parameters = "weights",
+) -> tuple[Array, ...]:
     """-dLoss_e/dW_l of the loss of layer e = min(l + window - 1, L), for every layer l.
 
     The gradient is stopped at the input of layer l. With window 1 each layer has its own loss. In
@@ -33,19 +39,21 @@ def local_update(network: Network, pairs: Pairs, rule: Rules, window: int = 1) -
         pairs: the batch.
         rule: the local rule, or one for each of the layers 1..L.
         window: w in 1..L, how many layers learn from one loss; L is backpropagation.
+        of: "weights", or "biases" for -dLoss_e/db_l.
 
     Returns:
-        ``updates[l - 1]`` in the shape of W_l (of the kernel, for a convolution), for l = 1..L.
+        ``updates[l - 1]`` in the shape of W_l (of the kernel, for a convolution), or of b_l (empty
+        where a layer has none), for l = 1..L.
 
     Raises:
-        ValueError: network, pairs and rule do not go together, or the window does not fit.
+        ValueError: network, pairs and rule do not go together, the window does not fit, or there
+            are no biases.
         ConvergenceError: an optimal projection was not found.
     """
     signals = Signals(network, pairs, rule, window)
     with one_if_small(signals.size):
-        return tuple(
-            network.update(l, signals.activities, signals.taught_error(l)) for l in network.layers
-        )
+        errors = [signals.taught_error(l) for l in network.layers]
+        return network.updates(signals.activities, errors, of)
 
 
 def global_update(
@@ -54,6 +62,7 @@ def global_update(
     rule: Rules,
     masks: Masks = "sample",
     goal: Goal | None = None,
+    of: Parameters = "weights",
 ) -> tuple[Array, ...]:
     """-dLoss_L/dW_l of the global loss on the top layer, backpropagated (BP-SSL).
 
@@ -68,6 +77,7 @@ def global_update(
             "none" replaces them by 1 (statement 10).
         goal: another global loss: a rule, or a supervised loss with its labels
             (`linlocal.losses.CrossEntropy`, `linlocal.losses.SquaredError`).
+        of: as in `local_update`.
 
     Returns:
         As `local_update`.
@@ -77,8 +87,7 @@ def global_update(
     """
     signals = Signals(network, pairs, rule, goal=goal)
     with one_if_small(signals.size):
-        errors = signals.backpropagated(masks)
-        return tuple(network.update(l, signals.activities, errors[l - 1]) for l in network.layers)
+        return network.updates(signals.activities, signals.backpropagated(masks), of)
 
 
 def mismatch(
@@ -100,10 +109,10 @@ def mismatch(
         goal: as in `global_update`.
 
     Returns:
-        The terms by name, each shaped like the weight: "dual" (the dual variables of layer
-        e = min(l + window - 1, L) differ from those of the global loss), "context" (the context
-        kernels differ) and "metric" (the downstream metric of layer e is not the identity). They
-        add up to the difference.
+        The terms by name, each shaped like the weight, with a further column for the bias if there
+        is one: "dual" (the dual variables of layer e = min(l + window - 1, L) differ from those of
+        the global loss), "context" (the context kernels differ) and "metric" (the downstream metric
+        of layer e is not the identity). They add up to the difference.
 
     Raises:
         ValueError: the losses have no common dual form, or the network has no such layer.
@@ -119,7 +128,7 @@ def mismatch(
             else f"{here.name} and the goal are of different kinds, without a common dual form"
         )
         raise ValueError(f"{why}; `compare` and `explain` work without it.")
-    return {k: network.update(layer, signals.activities, e) for k, e in terms.items()}
+    return {k: network.joint_update(layer, signals.activities, e) for k, e in terms.items()}
 
 
 def compare(
@@ -130,6 +139,8 @@ def compare(
     goal: Goal | None = None,
 ) -> xr.Dataset:
     """Compare the local with the global update, layer by layer.
+
+    The update of a layer with a bias is the joint one, of W_l and b_l.
 
     Args:
         network: the network with layers 1..L.
@@ -189,8 +200,8 @@ def _joined(names: Iterable[str]) -> str:
 
 def _compare_layer(signals: Signals, layer: int) -> dict[str, float]:
     network, activities = signals.network, signals.activities
-    local = network.update(layer, activities, signals.taught_error(layer))
-    global_ = network.update(layer, activities, signals.global_errors[layer - 1])
+    local = network.joint_update(layer, activities, signals.taught_error(layer))
+    global_ = network.joint_update(layer, activities, signals.global_errors[layer - 1])
     local_norm, global_norm = float(np.linalg.norm(local)), float(np.linalg.norm(global_))
 
     def relative(difference: Array) -> float:
@@ -205,7 +216,9 @@ def _compare_layer(signals: Signals, layer: int) -> dict[str, float]:
     terms = signals.mismatch_errors(layer)
     for name in ("dual", "context", "metric"):
         row[f"{name}_mismatch"] = (
-            np.nan if terms is None else relative(network.update(layer, activities, terms[name]))
+            np.nan
+            if terms is None
+            else relative(network.joint_update(layer, activities, terms[name]))
         )
     solved = []
     teacher = signals.teacher(layer)

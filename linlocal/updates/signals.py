@@ -132,7 +132,9 @@ class LayerLosses:
         """The map P_l through which a projection sees layer l; None for the identity.
 
         It pools the feature map. Under the metric penalty, where B = V^T M V, it is the downstream
-        map V_l followed by the pooling of the top layer.
+        map V_l followed by the pooling of the top layer. Where biases or links add something else
+        to the top layer, z_L = V_l z_l + r, the projection sees that as well: V_l is then the
+        linear part of an affine read-out.
 
         Raises:
             ValueError: no such layer; so do all methods that take one.
@@ -149,10 +151,15 @@ class LayerLosses:
     def read(self, layer: int) -> Array:
         """P_l z_l for all samples."""
         layer = inputs.layer_number(layer, self.network.depth)
+        if self.penalty.metric == "downstream" and not self._only_through(layer):
+            return self.read(self.network.depth)
         if layer not in self._seen:
             readout, z = self.readout(layer), self.activities.z[layer]
             self._seen[layer] = z if readout is None else z @ readout.T
         return self._seen[layer]
+
+    def _only_through(self, layer: int) -> bool:
+        return cast(DeepLinear, self.network).only_through(layer)
 
     def _prepared(self, layer: int, rows: Index) -> Rows:
         """The read-out activities of some samples, shared by all problems that use these rows."""
@@ -217,7 +224,10 @@ class LayerLosses:
             projected = c @ matrix.T
             if kind == "matched":
                 # The scores are those of the top layer, so the slopes are too, even at a kink.
-                coefficients = self.scored(self.network.depth)[number].coefficients
+                top = self.scored(self.network.depth)[number]
+                coefficients = top.coefficients
+                if self.penalty.metric == "frobenius" and not self._only_through(layer):
+                    projected = top.projected @ cast(DeepLinear, self.network).downstream(layer)
             else:
                 scores = (z @ projected.T)[direction.anchor_index, direction.reference_index]
                 contrasts = loss.contrasts(direction)

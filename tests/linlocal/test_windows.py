@@ -196,6 +196,50 @@ def test_a_larger_window_need_not_be_nearer():
             assert cosines[2] == pytest.approx(1.0, abs=1e-12)
 
 
+SIZES = [6, 5, 5, 5, 5]
+KINDS = {
+    "biases": ll.DeepLinear.uniform(SIZES, 1, bias_std=0.3),
+    "residual": ll.DeepLinear.uniform(SIZES, 1, "residual", 0.3),
+    "a link over two layers": ll.DeepLinear.uniform(SIZES, 1, {4: [1], 3: {2: 0.5}}),
+    "residual tanh": ll.DeepLinear.uniform(SIZES, 1, "residual", 0.3).with_activation("tanh"),
+}
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_oracle_agrees_on_biases_and_links(kind, window):
+    network, pairs = KINDS[kind], views()
+    for rule in (softplus("same"), softplus("top"), rules.SimCLR()):
+        for of in ("weights", "biases") if network.has_biases else ("weights",):
+            got = ll.local_update(network, pairs, rule, window, of)
+            wanted = autodiff.local_update(network, pairs, rule, window=window, of=of)
+            assert_same_update(got, wanted, TOLERANCE, f"{kind}, {rule.name}, {of}")
+            if window == network.depth:
+                for local, top in zip(
+                    got, ll.global_update(network, pairs, rule, of=of), strict=True
+                ):
+                    np.testing.assert_array_equal(local, top)
+
+
+def test_a_link_around_the_teacher_breaks_even_the_metric_penalty():
+    """The top layer sends layer 1 an error past its teacher, which no loss of the teacher holds."""
+    network, pairs = KINDS["a link over two layers"], views()
+    for rule in (softplus(metric="downstream"), softplus(projection="matched")):
+        for window, around in ((1, []), (2, [1]), (3, [1]), (4, [])):
+            got = ll.explain(network, pairs, rule, window)
+            for layer in got.layers:
+                if layer.layer in around:
+                    assert layer.relative_error > VISIBLE
+                    assert failing(got, layer.layer) == {"no way around the window"}
+                else:
+                    assert layer.relative_error <= TOLERANCE
+                    assert "no way around the window" not in failing(got, layer.layer)
+            assert got.remedies == ()
+    # Without the link over two layers the metric penalty is exact again.
+    network = KINDS["residual"]
+    assert errors(network, pairs, softplus(metric="downstream"), 2).max() <= TOLERANCE
+
+
 # -- the difference as a sum -----------------------------------------------------------------------
 
 
