@@ -209,6 +209,7 @@ def of_each_layer(rule: Rules, depth: int) -> tuple[Rule, ...]:
         ValueError: several rules, but not one for each layer.
         TypeError: no rule, nor a sequence of rules.
     """
+    depth = inputs.whole(depth, "depth", 1)
     hint = "a `Rule`, made by rules.CLAPP() or its like"
     several = not isinstance(rule, Rule) and inputs.is_several(rule)
     given = inputs.sequence(rule, "rule", "`Rule`s") if several else (rule,) * depth

@@ -102,6 +102,7 @@ def global_update(
     """
     if masks not in ("sample", "batch", "none"):
         raise ValueError(f'masks must be "sample", "batch" or "none", got {masks!r}.')
+    inputs.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
     rules = of_each_layer(rule, network.depth)
     chosen = rules[-1] if goal is None else checked_goal(goal)
     judging = chosen if isinstance(chosen, Rule) else rules[-1]

@@ -12,6 +12,7 @@ from linlocal.conditions.facts import (
     Facts,
     closed_form_gap,
     global_metric,
+    is_led_around,
     isometry_gap,
     measured,
     rotation_gap,
@@ -165,7 +166,7 @@ def _no_other_way(signals: Signals, layer: int) -> list[Condition]:
     if not (sees_it or network.only_through(teacher)):
         distance = _relative(z[-1] - z[teacher] @ down.T, z[-1])
         found.append(Condition("no other way to the top", "z_L = V_l z_l", distance))
-    if network.led_around(teacher, layer):
+    if is_led_around(signals, layer):
         whole = network.downstream(layer)
         distance = _relative(whole - down @ network.downstream(layer, teacher), whole)
         found.append(Condition("no way around the window", "V_l = V_e V_{l..e}", distance))

@@ -98,6 +98,13 @@ def isometry_gap(facts: Facts) -> float:
     return float(np.hypot(facts.anchor_distance, facts.anchor_factor - 1.0))
 
 
+def is_led_around(signals: Signals, layer: int) -> bool:
+    """Whether a link leads around the teacher of a layer, from that layer or one in its window."""
+    inside = range(layer, signals.teacher(layer))
+    links = signals.network.links
+    return any(k in inside for l in links if l > inside.stop for k in links[l])
+
+
 def same_loss(first: Rule, second: Rule) -> bool:
     """Whether two rules put the same loss on a layer, apart from projections and penalties."""
     if first.kind != second.kind or first.loss != second.loss:

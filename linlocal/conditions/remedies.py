@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import xarray as xr
 
-from linlocal.conditions.facts import Facts, rotation_gap
+from linlocal.conditions.facts import Facts, is_led_around, rotation_gap
 from linlocal.conditions.report import TOLERANCE, Remedy, Setting
 from linlocal.networks import DeepLinear, Network
 from linlocal.rules import Penalty, Rule
@@ -22,7 +22,7 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
     network, pairs, rule = signals.network, signals.pairs, signals.rules[-1]
     if not (_one_rule(signals) and isinstance(network, DeepLinear)):
         return ()
-    if any(network.led_around(signals.teacher(l), l) for l in network.layers):
+    if any(is_led_around(signals, l) for l in network.layers):
         return ()
     found: list[Remedy] = []
     penalty = rule.penalty

@@ -127,7 +127,7 @@ class DeepLinear(Network):
             )
         norms, below = [], layer
         for l in range(layer + 1, self.depth + 1):
-            if self.widths[l] == width and not self.led_around(l, layer):
+            if self.widths[l] == width and not self._led_around(l, layer):
                 block = self._maps(below, l)[0]
                 norms.append(float(np.linalg.norm(block - np.eye(width), 2)))
                 below = l
@@ -138,14 +138,8 @@ class DeepLinear(Network):
             largest**2 - 1.0, (largest / smallest) ** 2 if smallest > 0.0 else np.inf
         )
 
-    def led_around(self, layer: int, first: int) -> bool:
-        """Whether a link from one of the layers first..l-1 leads past layer l.
-
-        Args:
-            layer: l in 1..L.
-            first: 1..l.
-        """
-        layer, first = (inputs.layer_number(l, self.depth) for l in (layer, first))
+    def _led_around(self, layer: int, first: int) -> bool:
+        """Whether a link from one of the layers first..l-1 leads past layer l."""
         above = range(layer + 1, self.depth + 1)
         return any(first <= k < layer for l in above for k, _ in self._links[l])
 

@@ -367,6 +367,7 @@ CALLS = {
     "rhm.trees.empty": {"grammar": MODEL, "num": 3},
     "rules.Penalty.at": {"self": rules.Penalty(0.1), "layer": 1, "depth": 2},
     "rules.Penalty.of": {"cls": rules.Penalty, "penalty": 0.1},
+    "rules.of_each_layer": {"rule": RULE, "depth": 2},
     "rules.Rule": {"name": "r", "loss": TWO, "pooling": (1, 1)},
     "rules.Rule.with_penalty": {"self": RULE, "strength": 0.1},
     "rules.LPL": {"hebbian": 1.0},
