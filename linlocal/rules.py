@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 
 from linlocal import inputs, losses
 from linlocal.losses import Goodness, PairLoss, Score, ViewLoss, scores
+from linlocal.losses.shape import Line, shape_of, summand_of
 
 Context = Literal["same", "top", "both", "each", "self", "sum", "views"]
 JudgedContext = Literal["same", "top", "both"]
@@ -175,8 +176,8 @@ class Rule:
 
     @property
     def has_linear_score(self) -> bool:
-        """Whether f is the linear score, whose slopes beta are constant."""
-        return type(getattr(self.loss, "score", None)) is scores.Linear
+        """Whether the loss says that it sums a linear score, whose slopes beta are constant."""
+        return isinstance(shape_of(summand_of(self.loss)), Line)
 
     @property
     def pair_loss(self) -> PairLoss:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from linlocal import inputs
-from linlocal.losses import Hinge, Linear, PairLoss, SmoothedHinge
+from linlocal.losses import PairLoss
+from linlocal.losses.shape import Bend, Line, shape_of, summand_of
 from linlocal.pairs import Direction
 from linlocal.projection import box as hinge, newton
 from linlocal.projection.problem import TOLERANCE, ConvergenceError, Projection, Rows, ScoreProblem
@@ -78,12 +79,12 @@ def optimal_projection(
         raise ValueError(f'method must be "auto", "dual" or "primal", got {method!r}.')
 
     problem = ScoreProblem(anchors, contexts, pairs, loss, penalty)
-    score = getattr(loss, "score", None)
+    shape = shape_of(summand_of(loss))
     with one_if_small(problem.contrasts.num_margins):
-        if type(score) is Linear:
+        if isinstance(shape, Line):
             solution = _closed_form(problem)
-        elif type(score) is Hinge or type(score) is SmoothedHinge:
-            solution = hinge.solve(problem, score)
+        elif isinstance(shape, Bend):
+            solution = hinge.solve(problem, shape)
         else:
             solution = newton.solve(problem, method)
     if not solution.residual <= TOLERANCE:

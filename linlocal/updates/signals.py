@@ -382,6 +382,7 @@ class Signals:
 def check_kinds(network: Network, pairs: Pairs, rule: Rule) -> None:
     """Raise a TypeError unless the arguments are a network, pairs and a rule."""
     inputs.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
+    network.check_formula()
     inputs.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
     inputs.instance(rule, Rule, "rule", "a `Rule`, made by rules.CLAPP() or its like")
 
