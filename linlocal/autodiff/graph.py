@@ -65,7 +65,7 @@ class Graph:
         for l in range(1, self.depth + 1):
             self.z.append(self.layer(l, self.z[-1], self.weights[l - 1]))
         theirs = tensor(network.activities(pairs.samples).z[-1])
-        if not torch.allclose(theirs, self.z[-1], rtol=1e-6, atol=1e-6 * float(theirs.norm())):
+        if not torch.allclose(theirs, self.z[-1], 1e-6, 1e-6 * float(theirs.norm()), True):
             raise TypeError(
                 f"The oracle computes other activities than {type(network).__name__} does: it "
                 "knows linear layers and ReLU only."

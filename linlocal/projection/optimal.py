@@ -21,6 +21,11 @@ from linlocal.threads import one_if_small
 
 Method = Literal["auto", "dual", "primal"]
 
+_UNSAID = (
+    " If its score has a kink, the score must say so (`shape`), and a loss that sums it as well "
+    "(`summand`), as `Hinge` and `TypeTwo` do."
+)
+
 
 def optimal_projection(
     z: ArrayLike | Rows,
@@ -87,11 +92,17 @@ def optimal_projection(
             solution = hinge.solve(problem, shape)
         else:
             solution = newton.solve(problem, method)
+    if not np.isfinite(solution.margins).all():
+        raise ConvergenceError(
+            "The scores of the optimal projection are beyond the largest float64: scale the input "
+            "down, or raise the penalty."
+        )
     if not solution.residual <= TOLERANCE:
         raise ConvergenceError(
             f"The optimal projection stopped at a residual of {solution.residual:.1e} after "
             f"{solution.iterations} Newton steps (demanded: {TOLERANCE:.0e}). The problem is too "
             "badly conditioned for float64: raise the penalty, or scale the input down."
+            + (_UNSAID if shape is None else "")
         )
     return solution
 
