@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 from linlocal import inputs, losses
 from linlocal.losses import Goodness, PairLoss, Score, ViewLoss, scores
 from linlocal.losses.shape import Line, shape_of, summand_of
+from linlocal.losses.views import VICRegForm
 
 Context = Literal["same", "top", "both", "each", "self", "sum", "views"]
 JudgedContext = Literal["same", "top", "both"]
@@ -37,6 +38,10 @@ class Penalty:
             writes B_l = V_l^T M V_l (context of the same layer) or B_l = V_l^T M (top context) and
             penalises M. For invertible G_l this is lam/2 tr(G^-1 B G^-1 B^T) or
             lam/2 tr(B^T G^-1 B); statement 4 of the theory.
+
+    A loss here is the sum over view directions, each with its B and its lam/2 ||B||_F^2. The code
+    released with Wu et al. 2026 (arXiv 2601.21683) averages the loss over both directions and adds
+    b_decay/2 times the sum of both squared norms, which is half of ours for lam = 2 b_decay.
 
     Raises:
         ValueError: a strength that is not positive and finite, or an unknown metric.
@@ -312,9 +317,16 @@ def LogDet(weight: float = 0.1, epsilon: float = 0.5) -> Rule:
     return _view_rule("LogDet", losses.LogDet(weight, epsilon), "Yu 2020, arXiv 2006.08558")
 
 
-def VICReg(**weights: float) -> Rule:
-    """Variance, invariance and covariance per unit."""
-    return _view_rule("VICReg", losses.VICReg(**weights), "Bardes 2022, arXiv 2105.04906")
+def VICReg(form: VICRegForm = "mixed", **weights: float) -> Rule:
+    """Variance, invariance and covariance per unit.
+
+    Args:
+        form: "article" as printed (eqs. 1-6), "released" as in the authors' code, or "mixed" of
+            both; see `losses.VICReg`.
+        **weights: the other fields of `losses.VICReg`.
+    """
+    loss = losses.VICReg(**weights, form=form)
+    return _view_rule("VICReg", loss, "Bardes 2022, arXiv 2105.04906")
 
 
 def BarlowTwins(weight: float = 5e-3) -> Rule:

@@ -19,7 +19,7 @@ from linlocal.conditions.report import TOLERANCE, Condition, Explanation, LayerE
 from linlocal.networks import DeepLinear, DeepReLU, Network
 from linlocal.pairs import Pairs
 from linlocal.rules import Rule
-from linlocal.updates import Signals, compare_signals
+from linlocal.updates import Signals, compare_signals, vanishing_updates
 
 
 def explain(network: Network, pairs: Pairs, rule: Rule) -> Explanation:
@@ -40,30 +40,36 @@ def explain(network: Network, pairs: Pairs, rule: Rule) -> Explanation:
     signals = Signals(network, pairs, rule)
     comparison = compare_signals(signals)
     facts = {l: measured(signals, l) for l in network.layers}
-    layers = tuple(_explain_layer(signals, comparison, facts[l], l) for l in network.layers)
+    vanishing = vanishing_updates(signals)
+    layers = tuple(
+        _explain_layer(signals, comparison, facts[l], vanishing[l], l) for l in network.layers
+    )
     helping = remedies(signals, facts) if not all(e.exact for e in layers) else ()
     subject = f"{rule.name} (context {rule.context}, projection {rule.projection}) on {network}"
     return Explanation(subject, layers, comparison, helping)
 
 
 def _explain_layer(
-    signals: Signals, comparison: xr.Dataset, facts: Facts, layer: int
+    signals: Signals,
+    comparison: xr.Dataset,
+    facts: Facts,
+    vanishing: tuple[str, ...],
+    layer: int,
 ) -> LayerExplanation:
     row = comparison.sel(layer=layer)
     error = float(row["relative_error"])
     worst = float(np.nan_to_num(row["condition_number"], nan=1.0))
     allowed = max(1e-12, 16.0 * np.finfo(float).eps * worst)
     bound, source = _cosine_bound(signals, facts, layer)
-    # Undefined where the global update is zero: equal if the local one is zero as well.
-    local = signals.network.update(layer, signals.activities, signals.local_error(layer))
     return LayerExplanation(
         layer,
         float(row["cosine"]),
         error,
-        bool(error <= allowed or (np.isnan(error) and not local.any())),
+        len(vanishing) == 2 or bool(not vanishing and error <= allowed < 1.0),
         tuple(_conditions(signals, facts, layer)),
         bound,
         source,
+        vanishing,
     )
 
 
