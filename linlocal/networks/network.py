@@ -200,7 +200,11 @@ class Network(ABC):
         return weight.output_shape if isinstance(weight, Convolution) else None
 
     def with_weights(self, weights: Sequence[ArrayLike | Convolution]) -> Self:
-        """A network of the same kind with other weights."""
+        """A network of the same kind with other weights.
+
+        A step along updates, matrices and convolutions alike, is
+        ``network.with_weights([w + rate * u for w, u in zip(network.weights, updates)])``.
+        """
         return type(self)(weights)
 
     def __repr__(self) -> str:

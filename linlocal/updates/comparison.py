@@ -198,9 +198,7 @@ def _compare_layer(signals: Signals, rounding: Rounding, layer: int) -> dict[str
     return row
 
 
-def _vanishing(
-    rounding: Rounding, layer: int, local: Array, global_: Array
-) -> tuple[str, ...]:
+def _vanishing(rounding: Rounding, layer: int, local: Array, global_: Array) -> tuple[str, ...]:
     sizes = {
         "local": (local, rounding.of_local(layer)),
         "global": (global_, rounding.of_global(layer)),

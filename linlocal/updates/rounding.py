@@ -3,9 +3,10 @@
 A sum whose terms cancel is known up to rel times the sum of the norms of its terms, where rel is
 the machine epsilon plus the relative errors of the terms. Here the sums of an update are followed:
 activities W z, the projection sum_p beta_p z c^T / lam, the error signal sum_p beta_p B c, what is
-backpropagated, e W, and the update sum_k e_k z_k^T itself. Only a loss of two views, whose terms
-nobody knows, is asked how far it moves with the rounding of the activities. An error that passes through a matrix W
-grows as noise without a direction does, by ||W||_F / sqrt(its inputs), and no relative error shrinks.
+backpropagated, e W, and the update sum_k e_k z_k^T itself. A loss of two views, whose terms nobody
+knows, is asked how far its gradient moves with the rounding of the activities. An error that passes
+through a matrix W grows as noise without a direction does, by ||W||_F / sqrt(its inputs), and no
+relative error shrinks.
 """
 
 from __future__ import annotations

@@ -64,21 +64,12 @@ def test_powers_of_ten_change_rounding_alone(name, power):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("power", [*range(-8, 9, 2), -100, -60, -20, 20, 60, 100])
-def test_with_one_penalty_it_is_a_minimum_or_refused(name, power):
+@pytest.mark.parametrize("power", [*range(-8, 9, 2), -60, -20, 20])
+def test_with_one_penalty_it_is_a_minimum(name, power):
     """Judged from outside: at B no step along B or across it lowers the energy."""
     (z, c, d), loss, size = problem(1), LOSSES[name], 10.0**power
-    try:
-        b = optimal_projection(size * z, size * c, d, loss, PENALTY).matrix
-    except ConvergenceError as error:
-        # Never within the sizes that data have.
-        assert abs(power) > 20
-        assert "scale the input" in str(error)
-        return
-    assert np.isfinite(b).all()
+    b = optimal_projection(size * z, size * c, d, loss, PENALTY).matrix
     assert b.any()
-    if power == -100:
-        return  # the scores themselves are below float64
     rng = np.random.default_rng(0)
     here = energy(b, size * z, size * c, d, loss, PENALTY)
     # Of the energy, and of the margins in it, which are of size one on a hinge.
@@ -107,8 +98,9 @@ def test_updates_of_an_input_in_other_units(power, score):
     testing.assert_same_update(other, one, 1e-10)
 
 
-@pytest.mark.parametrize(("power", "penalty"), [(70, 1e-150), (-70, 1e150)])
-def test_what_float64_cannot_hold_is_refused_in_words(power, penalty):
+@pytest.mark.parametrize(("power", "penalty"), [(60, 0.1), (100, 0.1), (70, 1e-150), (-70, 1e150)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_float64_cannot_hold_is_refused_in_words(name, power, penalty):
     z, c, d = problem()
     with pytest.raises(ConvergenceError, match=r"beyond what float64 resolves: scale the input"):
-        optimal_projection(10.0**power * z, 10.0**power * c, d, LOSSES["InfoNCE"], penalty)
+        optimal_projection(10.0**power * z, 10.0**power * c, d, LOSSES[name], penalty)

@@ -166,9 +166,8 @@ def test_the_oracle_refuses_the_kink_of_every_hinge():
     for score in (scores.Hinge(), Renamed(), OwnHinge()):
         with pytest.raises(ValueError, match="no derivative at its kink"):
             autodiff.local_update(NETWORK, pairs(), rules.CLAPP(score))
+    zero = ll.DeepLinear([np.zeros((2, 6))])  # all margins are 0
     with pytest.raises(ValueError, match="of the kink of the hinge"):
-        # All margins are 0.
-        zero = ll.DeepLinear([np.zeros((2, 6))])
         autodiff.local_update(zero, pairs(), rules.PhyLL(Renamed(0.0)))
 
 
@@ -245,7 +244,9 @@ def test_a_loss_may_have_other_weights(score):
     rule = ll.Rule("own", loss, penalty=0.2)
     same = ll.Rule("same", losses.TypeOne(score), penalty=0.1)
     for got, expected in zip(
-        ll.local_update(NETWORK, pairs(), rule), ll.local_update(NETWORK, pairs(), same), strict=True
+        ll.local_update(NETWORK, pairs(), rule),
+        ll.local_update(NETWORK, pairs(), same),
+        strict=True,
     ):
         testing.assert_same_update(got, 2.0 * expected, 1e-10)
 
