@@ -80,6 +80,22 @@ def layer_number(layer: Any, depth: int) -> int:
     return number
 
 
+def window(value: Any, depth: int) -> int:
+    """``value`` if a window of that many layers fits into a network of ``depth``.
+
+    Raises:
+        TypeError: no whole number.
+        ValueError: no layer, or more than there are.
+    """
+    number = whole(value, "window", 1)
+    if number > depth:
+        raise ValueError(
+            f"window must be in 1..{depth} in this network, got {number}; 1 is local learning and "
+            f"{depth} is backpropagation."
+        )
+    return number
+
+
 def real(value: Any, name: str) -> float:
     """``value`` as a float, if it is a real number.
 

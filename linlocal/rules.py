@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
 from linlocal import inputs, losses
-from linlocal.losses import Goodness, PairLoss, Score, ViewLoss, scores
+from linlocal.losses import Goodness, PairLoss, Score, SupervisedLoss, ViewLoss, scores
 from linlocal.losses.shape import Line, shape_of, summand_of
 from linlocal.losses.views import VICRegForm
 
@@ -201,6 +202,45 @@ class Rule:
     ) -> Rule:
         """This rule with another penalty."""
         return replace(self, penalty=Penalty(strength, metric or self.penalty.metric))
+
+
+Rules = Rule | Sequence[Rule]
+Goal = Rule | SupervisedLoss
+
+
+def of_each_layer(rule: Rules, depth: int) -> tuple[Rule, ...]:
+    """The rules of the layers 1..depth: one for all of them, or one for each.
+
+    Raises:
+        ValueError: several rules, but not one for each layer.
+        TypeError: no rule, nor a sequence of rules.
+    """
+    hint = "a `Rule`, made by rules.CLAPP() or its like"
+    several = not isinstance(rule, Rule) and inputs.is_several(rule)
+    given = inputs.sequence(rule, "rule", "`Rule`s") if several else (rule,) * depth
+    for each in given:
+        inputs.instance(each, Rule, "an entry of rule" if several else "rule", hint)
+    if len(given) != depth:
+        raise ValueError(
+            f"{len(given)} rules for a network of {depth} layers; give one, or {depth}."
+        )
+    return cast(tuple[Rule, ...], given)
+
+
+def checked_goal(goal: Goal) -> Goal:
+    """``goal`` if it can be the global loss: a rule, or a supervised loss.
+
+    Raises:
+        TypeError: neither of the two.
+    """
+    if isinstance(goal, Rule):
+        return goal
+    if not isinstance(goal, SupervisedLoss) or isinstance(goal, Goodness | PairLoss):
+        raise TypeError(
+            "goal must be a `Rule` or a supervised loss such as losses.CrossEntropy(labels), got "
+            f"{inputs.described(goal)}; a loss of pairs, goodness or views goes into a Rule."
+        )
+    return goal
 
 
 def CLAPP(

@@ -63,7 +63,8 @@ class LayerExplanation:
         exact: whether the updates are equal up to rounding. Their relative error is then at most
             1e-12, or 16 machine epsilons times the condition number of the dual problem where that
             is below 1; or both updates are zero up to rounding.
-        conditions: the conditions, which together are sufficient.
+        conditions: the conditions, which together are sufficient. "closed form", which a linear
+            score has, is necessary and sufficient on its own.
         cosine_bound: the smallest cosine that the theory allows here; None if it gives no bound.
         bound_source: the statement that the bound comes from, or why there is none.
         vanishing: which of the two updates, "local" and "global", are zero up to the rounding of
@@ -93,7 +94,7 @@ class LayerExplanation:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Conditions, mismatch and remedies for a rule on a network and batch; print it.
 

@@ -6,4 +6,4 @@ from .comparison import (
     mismatch as mismatch,
     vanishing_updates as vanishing_updates,
 )
-from .signals import Signals as Signals
+from .signals import LayerLosses as LayerLosses, Signals as Signals
