@@ -19,9 +19,8 @@ from numpy.typing import ArrayLike
 
 from linlocal import inputs, losses
 from linlocal.inputs import Array
-from linlocal.losses import Goodness, PairLoss, Score, SupervisedLoss, ViewLoss, scores
+from linlocal.losses import Goodness, PairLoss, Score, SupervisedLoss, VICRegForm, ViewLoss, scores
 from linlocal.losses.shape import Line, shape_of, summand_of
-from linlocal.losses.views import VICRegForm
 
 Context = Literal["same", "top", "both", "each", "self", "sum", "views"]
 JudgedContext = Literal["same", "top", "both"]

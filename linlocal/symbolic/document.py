@@ -49,6 +49,15 @@ MEASURED = """\
     under rotations, so `Delta W_l = B B^T W_l lam` is a symmetric stretch, which the retraction
     undoes. Under the metric penalty all layers learn and stay exact (figure
     `exactness_in_training`).
+
+**Projections that are trained.** Let every layer take k gradient steps of one rate from B = 0,
+`B <- B - rate (lam B + d phi / d B)`, instead of the optimum (`rules.Trained`). Under an isometry,
+and under the metric penalty, the steps of a layer and of the top layer are the same, so
+`B_l = V_l^T B_L V_l` (or `V_l^T B_L`) after each of them: the updates are equal for every k, every
+rate and every f, no optimum is needed. A linear f has `B = (1 - (1 - rate lam)^k) B*`: the steps
+change no direction, and every cosine is that of the optimum. Both are false from a random start,
+and the second for other f (`tests/linlocal/test_projections.py`). `linlocal.projections` measures
+the distance of B_l from `V_l^T B_L V_l`, the gap in the hypothesis of statement 1.
 """
 
 CONDITIONS = """\

@@ -182,7 +182,7 @@ def test_many_steps_lead_to_the_optimum(name, start):
     optimal = CONTEXTS[name]("softplus", penalty=0.3)
     wanted = ll.compare(GENERIC, pairs(), optimal).cosine.values
     distances = []
-    for steps in (10, 100, 1000, 3000):
+    for steps in (10, 2000):
         rule = replace(optimal, projection=Trained(steps, 0.1, start))
         distances.append(np.abs(ll.compare(GENERIC, pairs(), rule).cosine.values - wanted).max())
     assert distances[-1] < 1e-10
