@@ -32,7 +32,9 @@ hypothesis.
 A layer l has activities `Z_l` (a row for each pair), contexts `C_l`, and reads `Z_{l-1}`. `V` is
 the map downstream of it, `G = V^T V` the downstream metric, `D_l` the diagonal matrix of the slopes
 `beta = -d loss / d score`, `lam_l` the penalty on the projection `B_l`; an index `L` means the top
-layer. `A * B` in brackets is the elementwise product.
+layer. `A * B` in brackets is the elementwise product. A loss is the sum over view directions, each
+with its own B and its own `lam/2 ||B||^2`; code that averages over both directions and adds
+`b_decay/2` times both squared norms (arXiv 2601.21683) has half of it, for `lam = 2 b_decay`.
 
 Where a rule has several view directions, each has a projection of its own and the updates add. What
 is sufficient in each direction is sufficient for the sum. Statements 6 and 8 say more, and hold for
@@ -63,6 +65,25 @@ MEASURED = """\
     under rotations, so `Delta W_l = B B^T W_l lam` is a symmetric stretch, which the retraction
     undoes. Under the metric penalty all layers learn and stay exact (figure
     `exactness_in_training`).
+12. **Windows.** Layer l learns from the loss of its teacher e = min(l + w - 1, L), sent down by
+    the layers between: `dW_l = lam V_{l..e}^T Z_e^T [alpha_e alpha_e^T * C_e C_e^T] Z_{l-1}`. With
+    w = 1 this is local learning, and with w = L it is backpropagation, to the last bit and in any
+    network. The conditions above are asked of layer e and of the metric above it: an isometry, a
+    rescaled penalty or a metric penalty there makes layer l exact, whatever the layers inside the
+    window do; but no link may lead around it, from layer l to a layer above e. That a larger
+    window is nearer to backpropagation is false in general: two layers that undo each other are
+    exact with w = 1, but not with w = 2, which cuts between them. On images the mean cosine rose
+    with every further layer, in three kinds of networks (`tests/linlocal/test_windows.py`, figure
+    `windows`).
+
+**Projections that are trained.** Let every layer take k gradient steps of one rate from B = 0,
+`B <- B - rate (lam B + d phi / d B)`, instead of the optimum (`rules.Trained`). Under an isometry,
+and under the metric penalty, the steps of a layer and of the top layer are the same, so
+`B_l = V_l^T B_L V_l` (or `V_l^T B_L`) after each of them: the updates are equal for every k, every
+rate and every f, no optimum is needed. A linear f has `B = (1 - (1 - rate lam)^k) B*`: the steps
+change no direction, and every cosine is that of the optimum. Both are false from a random start,
+and the second for other f (`tests/linlocal/test_projections.py`). `linlocal.projections` measures
+the distance of B_l from `V_l^T B_L V_l`, the gap in the hypothesis of statement 1.
 """
 
 POPULATION_AND_TIME = """\
@@ -280,12 +301,12 @@ $$ \\mathrm{global} - \\mathrm{local} = (J - J')^\\top g_L B_L c_L
 + (J'^\\top g_L B_L c_L - s\\, g_L B_l c_l) + (s\\, g_L - g_l) B_l c_l $$
 
 for every s: *masks*, *feedback* and *slopes*. s brings `g_L B_l c_l` as near as possible to the
-local signal, so a difference in scale belongs to feedback. `linlocal.analysis.align(..., terms=True)`
-and the recorder measure the three, and what each takes from the cosine: in this order, or averaged
-over all orders (Shapley). Without nonlinearities the masks term is zero, with linear f the slopes term.
-The slopes term holds B_l fixed; the *dual* term of `linlocal.mismatch` also changes the slopes of
-which B_l is made, so the two agree only where B is fixed. Tests: `tests/analysis/test_terms.py`;
-figure `mismatch_terms`.
+local signal, so a difference in scale belongs to feedback. `align` of `linlocal.analysis` with
+`terms=True`, and the recorder, measure the three and what each takes from the cosine: in this order,
+or averaged over all orders (Shapley). Without nonlinearities the masks term is zero; with linear f
+the slopes term is. It holds B_l fixed; the *dual* term of `linlocal.mismatch` also changes the
+slopes of which B_l is made, so the two agree only where B is fixed. Tests:
+`tests/analysis/test_terms.py`; figure `mismatch_terms`.
 
 ## 16. B in closed form
 

@@ -69,7 +69,7 @@ def test_condition_numbers_are_as_prescribed(data):
         (testing.networks(), lambda n: n.depth == 16),
         (testing.networks(), lambda n: 1 in n.widths),
         (testing.networks(), lambda n: max(n.widths) > 48),
-        (testing.networks(relu=True), lambda n: isinstance(n, ll.DeepReLU)),
+        (testing.networks(activation="relu"), lambda n: isinstance(n, ll.DeepNonlinear)),
         (testing.pairs(3), lambda p: p.num_pairs > 150),
         (testing.pairs(3), lambda p: p.num_pairs == 4),
         (testing.pairs(3, negatives=(None,)), lambda p: p.num_pairs == 1),

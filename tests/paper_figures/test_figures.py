@@ -97,6 +97,7 @@ SPOILED = {
     "attained": ("spectrum", "attain", "worst_case_cosine", 1.001),
     "all slices": ("sliced_normality", "all slices, one D", "relative_error", 1e9),
     "own dimension": ("sliced_normality", "own D", "relative_error", 1e-9),
+    "the largest window": ("windows", "reaches the top", "cosine", 0.999),
     "isometric training": (
         "exactness_in_training",
         "isometric weights: relative",
@@ -186,3 +187,29 @@ def test_a_published_row_is_judged_by_the_spread_of_networks_in_each_layer(load)
     assert outside.measured.endswith("outside in layers 2")
     one = dataset.isel(network=[0])
     assert find("linear_alignment", {"linear_alignment": one}, text).verdict == "open"
+
+
+def test_a_window_that_falls_costs_its_claim(load):
+    datasets = load("windows")
+    dataset = datasets["windows"]
+    text = "ReLU, same layer: one layer more"
+    cosine = dataset["cosine"]
+    where = {"network": "ReLU", "feedback": "same layer", "layer": 1}
+    for window, value in ((1, 0.2), (2, 0.5), (3, 1.0)):
+        cosine.loc[{**where, "window": window}] = value
+    for window, value in ((1, 0.3), (2, 1.0)):
+        cosine.loc[{**where, "layer": 2, "window": window}] = value
+    assert find("windows", datasets, text).verdict == "reproduced"
+    assert find("windows", datasets, "ReLU, same layer: a layer in").verdict == "reproduced"
+    cosine.loc[{**where, "window": 2}] = 0.1
+    fallen = find("windows", datasets, text)
+    assert fallen.verdict == "not reproduced"
+    assert "falls: layer 1 from w = 1" in fallen.measured
+    assert find("windows", datasets, "ReLU, same layer: a layer in").verdict == "not reproduced"
+    # One network of two that falls decides nothing.
+    cosine.loc[{**where, "window": 2, "repetition": 0}] = 0.9
+    assert find("windows", datasets, text).verdict == "open"
+    kept = "ReLU: smaller windows"
+    assert find("windows", datasets, kept).verdict == "reproduced"
+    dataset["units_kept"][:] = 1
+    assert find("windows", datasets, kept).verdict == "not reproduced"
