@@ -11,6 +11,10 @@ If  G_l z = a P_l^T P_l z  for the anchors,  C_l C_l^T = e C_L C_L^T  for the co
 lam_l = lam_L e / a,  then both dual problems have the same solution and both updates are equal, for
 every score function. Isometry (a = e = 1), conformal maps (a^2 or a in the penalty) and the metric
 penalty (P_l = P_L V_l) are its special cases.
+
+Where biases or links bring something to the top layer past layer l, z_L = V_l z_l + r, this needs
+r = 0 besides. The metric penalty and matched projections do not: they read layer l through
+z_l -> P_L (V_l z_l + r).
 """
 
 from linlocal.doors import lazily

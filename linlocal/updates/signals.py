@@ -52,7 +52,7 @@ class Signals:
     """All error signals of ``rule``; each is computed when first asked for, and kept.
 
     Args:
-        network: a `DeepLinear` or `DeepReLU`.
+        network: a `DeepLinear` or `DeepNonlinear`.
         pairs: the batch.
         rule: the local rule; its top-layer loss is the global one.
 
