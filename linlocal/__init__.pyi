@@ -2,6 +2,7 @@ from . import (
     analysis as analysis,
     autodiff as autodiff,
     conditions as conditions,
+    dynamics as dynamics,
     losses as losses,
     rhm as rhm,
     rules as rules,

@@ -61,7 +61,7 @@ REGISTERS = (
 
 # How many rooms a newcomer has to look into.
 MOST_ROOMS = {
-    "linlocal": 15,
+    "linlocal": 16,
     "linlocal.analysis": 12,
     "experiments": 9,
     "paper_figures": 7,

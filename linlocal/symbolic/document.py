@@ -63,6 +63,101 @@ MEASURED = """\
     random directions cancel; the bound grows to e^2 - 1 = 6.4, attained by `W_l = I`.
 """
 
+POPULATION_AND_TIME = """\
+## 18. Population and time
+
+Where it is not said otherwise, what follows is derived in the docstrings of `linlocal.dynamics`,
+holds to rounding in tests, and is drawn in the figure `learning_curves`. `A_l = W_l ... W_1`.
+
+**Population.** A linear network sees its data through second moments if the loss is quadratic in
+inner products. With `S_+` and `S_-` the cross-moments of positive and negative pairs, `D = S_+ -
+S_-`, and the context `C = A_l` or `A_L`, a linear score has in expectation
+
+$$ B_l = \\tfrac{1}{\\lambda} A_l D C^\\top, \\quad
+\\Delta W_l = \\tfrac{1}{\\lambda} A_l D C^\\top C D^\\top A_{l-1}^\\top, \\quad
+\\Delta W_l^{\\mathrm{global}} =
+\\tfrac{1}{\\lambda} V_l^\\top A_L D A_L^\\top A_L D^\\top A_{l-1}^\\top $$
+
+summed over view directions; whitening and spectral contrastive loss are polynomials, too
+(`linlocal.dynamics.expected_update`). A batch has exactly the update of its own moments, except
+for spectral contrastive loss, which leaves out products of a sample with its own partner. Batches
+approach the population like `n^(-1/2)`. Those of a linear score with an optimal B are biased,
+because the update is quadratic in D; those of spectral contrastive loss are not
+(`linlocal/test_dynamics.py::test_batches_approach_the_population_as_one_over_the_root_of_their_size`,
+`linlocal/test_dynamics.py::test_batches_of_a_linear_score_are_biased_and_those_of_spectral_contrastive_loss_are_not`).
+
+**A linear score has no minimum.** Its strongest mode becomes infinite in finite time, inversely
+proportional to `D^2`, in one layer as `s^2 = s_0^2 / (1 - 4 D^2 s_0^2 t / lam)`; the others stay
+finite until then. Weight decay does not bound it: the loss falls like the fourth power of the
+map. Time is therefore studied with losses that saturate. A softplus has no closed form.
+
+**What is conserved.** Backpropagation of any loss conserves `W_{l+1}^T W_{l+1} - W_l W_l^T` in
+gradient flow (Saxe et al. 2014, arXiv 1312.6120); discrete steps lose it in proportion to the
+rate. Local learning does not. With `E_l` the error signal times the input, so that `dW_l = E_l
+A_{l-1}^T`,
+
+$$ \\tfrac{d}{dt} (W_{l+1}^\\top W_{l+1} - W_l W_l^\\top)
+=
+\\mathrm{sym}\\, (W_{l+1}^\\top E_{l+1} - E_l) A_l^\\top, \\quad
+\\mathrm{sym}\\, M = M + M^\\top $$
+
+the error that comes from one layer above less the local one. In its place, for losses of inner
+products (`E_l = A_l Phi(K_l)` with a symmetric Phi and `K_l = A_l^T A_l`):
+
+- `Delta W_l = W_l S` with a symmetric S, so the column space of every weight stays, in steps of
+  any size;
+- the flow closes on the layers' kernels, `dK_l/dt = K_l T_l + T_l^T K_l`, `T_l = sum_{m <= l}
+  Phi(K_m) K_{m-1}`: a cascade, in which nothing above a layer counts;
+- a mode of two layers has the first integral `(1/a_2^2 - 1 - y/(h - g)) y^(-g/h)`, `y = g - h
+  a_1^2`;
+- at rest `K_1 = ... = K_L`: the layers above the first have become isometries on what they are
+  given.
+
+**Curves.** If the moments commute and the weights are aligned with their eigenvectors, a mode
+with the strengths `a_l` of the weights and `s_l = a_1 ... a_l` has `-dLoss/ds = s (g - h s^2)`
+under spectral contrastive loss and whitening, with `g = 4 gamma`, `h = 4` for whitened views of
+correlation gamma under the former (`linlocal.dynamics.Modes`). The strength at rest is
+`sqrt(g/h)` under both kinds of learning.
+
+| | local | backpropagation |
+|---|---|---|
+| equation | `da_l/dt = s_{l-1} s_l (g - h s_l^2)` | `da_l/dt = s_L^2 (g - h s_L^2) / a_l` |
+| one layer | logistic in `s^2` | the same |
+| two layers | the first integral above | time as a function of `s_L`, balanced start |
+| more layers | a linear equation for `1/a_l^2`, integrated numerically | the same, hypergeometric |
+| not aligned | layer 1: a matrix Riccati solution (whitened views) | none known |
+| time, all `a_l` from `eps` | `log(1/eps) (1/g + (L-1) h/g^2)` | `eps^(2-2L) / ((2L-2) g)` |
+
+Simon et al. 2023 (arXiv 2303.15438) and Halvagal et al. 2023 solve one layer, and Littwin et al.
+2024 (arXiv 2407.03475) study a backpropagated linear encoder of several layers.
+
+**Which modes are late.** In aligned networks layer l cannot grow before layer l - 1 has, and then
+grows at `g^2/h`: each layer above the first delays a mode by `1/gamma^2`, not `1/gamma` as in
+backpropagation. But backpropagation waits for a power of the start, local learning for its
+logarithm. So from a small start local learning is the faster one for every mode, and from a large
+start its weak modes are the late ones. From Gaussian weights, which are not aligned, the delays
+under backpropagation are larger and vary; whether it or local learning delays weak modes more is
+open there (figure `learning_curves`).
+
+**Which are learned never.** Without weight decay: the same ones, those of `g <= 0`, and those for
+which a layer is too narrow. With weight decay `mu` layer l of local learning rests at
+
+$$ s_l^2 = (g - \\mu / s_{l-1}^2) / h, \\quad s_0 = 1 $$
+
+so a mode of `g < 2 sqrt(h mu)` reaches a finite number of layers, and every layer learns no more
+modes than the one below. Backpropagation rests where `a^(2L-2) (g - h a^(2L)) = mu`; for `L > 1`
+it learns from a small start no mode at all, because 0 is stable. At infinite depth both cutoffs
+meet at `2 sqrt(h mu)`.
+
+**Optimisers.** An optimiser that treats each layer by itself is one function of that layer's
+history of gradients, so equal gradients stay equal under any (`linlocal.dynamics.compare_steps`).
+Proportional ones, as of conformal maps with a linear score, are made equal by Adam with epsilon =
+0, signs and clipping layer by layer, and stay proportional under SGD and momentum. Clipping by
+the norm of all layers passes a difference on to layers that have none. The pseudo-inverse of G_l
+as preconditioner of the global update makes the two equal in the setting of statement 7. None of
+it repairs hypotheses on the weights: an isometry is lost with the first step (statement 11).
+"""
+
 CONDITIONS = """\
 ## Conditions, read off
 
@@ -83,6 +178,7 @@ def theory() -> str:
     parts.append(MEASURED)
     parts.append(CONDITIONS + "\n".join(map(_condition, _derived_rules())) + "\n")
     parts.append(_literature())
+    parts.append(POPULATION_AND_TIME)
     return "\n".join(parts)
 
 

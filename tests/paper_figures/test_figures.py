@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 
+import numpy as np
 import pytest
 from matplotlib.legend import Legend
 from matplotlib.text import Text
@@ -152,3 +153,23 @@ def test_published_numbers_bind_mnist_only(load):
         "linear_alignment", {"linear_alignment": as_mnist}, text.replace("digits", "mnist")
     )
     assert claim.verdict in ("reproduced", "not reproduced")
+
+
+def test_a_published_row_is_judged_by_the_spread_of_networks_in_each_layer(load):
+    dataset = load("linear_alignment")["linear_alignment"]
+    dataset = dataset.assign_coords(data=["photographs", "mnist"])
+    text = "mnist, default init: the published cosines"
+    published = registry.load("linear_alignment").PUBLISHED["default init"]
+    networks = np.linspace(-0.02, 0.02, dataset.sizes["network"])
+    rows = networks[:, None, None] + np.zeros((1, dataset.sizes["batch"], 1)) + published
+    cosine = dataset["cosine"]
+    where = {"data": "mnist", "condition": "default init"}
+    cosine.loc[where] = rows
+    inside = find("linear_alignment", {"linear_alignment": dataset}, text)
+    assert inside.verdict == "reproduced"
+    cosine.loc[where | {"layer": 2}] = rows[..., 1] + 0.3
+    outside = find("linear_alignment", {"linear_alignment": dataset}, text)
+    assert outside.verdict == "not reproduced"
+    assert outside.measured.endswith("outside in layers 2")
+    one = dataset.isel(network=[0])
+    assert find("linear_alignment", {"linear_alignment": one}, text).verdict == "open"
