@@ -71,7 +71,7 @@ class LayerLosses:
     """The losses that one rule puts on the layers; what is solved once is kept.
 
     Args:
-        network: the network with layers 1..L.
+        network: a `DeepLinear` or `DeepNonlinear`.
         pairs: the batch.
         rule: the rule.
         activities: what the forward pass of the batch left behind.
