@@ -23,6 +23,7 @@ from .updates import (
     global_update as global_update,
     local_update as local_update,
     mismatch as mismatch,
+    sweep as sweep,
 )
 
 __version__: str

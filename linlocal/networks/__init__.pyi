@@ -4,6 +4,7 @@ from .convolution import (
     average_pooling as average_pooling,
 )
 from .network import (
+    Activities as Activities,
     DeepLinear as DeepLinear,
     DeepReLU as DeepReLU,
     Masks as Masks,

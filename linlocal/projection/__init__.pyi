@@ -5,3 +5,4 @@ from .problem import (
     Rows as Rows,
     ScoreProblem as ScoreProblem,
 )
+from .shared import SharedSolver as SharedSolver

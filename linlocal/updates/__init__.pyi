@@ -6,3 +6,4 @@ from .comparison import (
     mismatch as mismatch,
 )
 from .signals import Signals as Signals
+from .sweep import sweep as sweep

@@ -129,13 +129,10 @@ def compare_signals(signals: Signals) -> xr.Dataset:
     import xarray as xr
 
     network, pairs, rule = signals.network, signals.pairs, signals.rule
-    columns: dict[str, list[float]] = {}
     with one_if_small(signals.size):
-        for l in network.layers:
-            for name, value in _compare_layer(signals, l).items():
-                columns.setdefault(name, []).append(value)
+        rows = [compare_layer(signals, l) for l in network.layers]
     return xr.Dataset(
-        {name: ("layer", values) for name, values in columns.items()},
+        {name: ("layer", [row[name] for row in rows]) for name in rows[0]},
         coords={"layer": list(network.layers)},
         attrs={
             "rule": rule.name,
@@ -147,7 +144,8 @@ def compare_signals(signals: Signals) -> xr.Dataset:
     )
 
 
-def _compare_layer(signals: Signals, layer: int) -> dict[str, float]:
+def compare_layer(signals: Signals, layer: int) -> dict[str, float]:
+    """The variables of `compare` in one layer."""
     network, activities = signals.network, signals.activities
     local = network.update(layer, activities, signals.local_error(layer))
     global_ = network.update(layer, activities, signals.global_errors[layer - 1])

@@ -18,10 +18,11 @@ import numpy as np
 from linlocal import inputs
 from linlocal.inputs import Array, Index
 from linlocal.losses import Goodness, PairLoss, ViewLoss
-from linlocal.networks import DeepLinear, Masks, Network, average_pooling
+from linlocal.networks import Activities, DeepLinear, Masks, Network, average_pooling
 from linlocal.pairs import Direction, Pairs
-from linlocal.projection import Projection, Rows, optimal_projection
+from linlocal.projection import Projection, Rows
 from linlocal.rules import JudgedContext, Rule
+from linlocal.updates.shared import Shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,21 +56,31 @@ class Signals:
         network: a `DeepLinear` or `DeepReLU`.
         pairs: the batch.
         rule: the local rule; its top-layer loss is the global one.
+        shared: what other rules have computed on the same network and batch.
 
     Raises:
         ValueError: network, pairs and rule do not go together; the message says why.
         TypeError: one of the three is of another type.
     """
 
-    def __init__(self, network: Network, pairs: Pairs, rule: Rule) -> None:
+    def __init__(
+        self, network: Network, pairs: Pairs, rule: Rule, shared: Shared | None = None
+    ) -> None:
         check_kinds(network, pairs, rule)
         self.network, self.pairs, self.rule = network, pairs, rule
         self.penalty = rule.penalty
-        self.activities = network.activities(pairs.samples)
+        self._shared = Shared(network, pairs) if shared is None else shared
         self._scored: dict[int, tuple[Scored, ...]] = {}
         self._seen: dict[int, Array] = {}
         self._rows: dict[tuple[int, bytes], Rows] = {}
         self._check()
+        if rule.pooling is None and rule.penalty.metric == "frobenius":
+            self._rows = self._shared.rows
+
+    @property
+    def activities(self) -> Activities:
+        """What the forward pass of the batch leaves behind."""
+        return self._shared.activities
 
     def _check(self) -> None:
         rule, network, pairs = self.rule, self.network, self.pairs
@@ -201,7 +212,7 @@ class Signals:
         if kind == "optimal" or (kind != "identity" and layer == self.network.depth):
             source = self.network.depth if context == "top" else layer
             twofold = context == "both" and layer != self.network.depth
-            solved = optimal_projection(
+            solved = self._shared.solve(
                 self._prepared(layer, direction.anchor_rows),
                 c if twofold else self._prepared(source, direction.reference_rows),
                 direction,
