@@ -259,7 +259,7 @@ def _polish(
         sent = problem.matrix @ equation
         # The norm of Phi^T equation, the gradient but for the rounding error of B.
         size = float(np.sqrt(max(float(equation @ sent), 0.0)))
-        if size <= 1e-3 * TOLERANCE * float(np.abs(slopes) @ problem.pair_norms) or (
+        if size <= 1e-2 * TOLERANCE * float(np.abs(slopes) @ problem.pair_norms) or (
             size > 0.5 * last
         ):
             break
