@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
 from linlocal import inputs, losses
-from linlocal.losses import Goodness, PairLoss, Score, ViewLoss, scores
+from linlocal.losses import Goodness, PairLoss, Score, SupervisedLoss, ViewLoss, scores
+from linlocal.losses.shape import Line, shape_of, summand_of
+from linlocal.losses.views import VICRegForm
 
 Context = Literal["same", "top", "both", "each", "self", "sum", "views"]
 JudgedContext = Literal["same", "top", "both"]
@@ -36,6 +39,10 @@ class Penalty:
             writes B_l = V_l^T M V_l (context of the same layer) or B_l = V_l^T M (top context) and
             penalises M. For invertible G_l this is lam/2 tr(G^-1 B G^-1 B^T) or
             lam/2 tr(B^T G^-1 B); statement 4 of the theory.
+
+    A loss here is the sum over view directions, each with its B and its lam/2 ||B||_F^2. The code
+    released with Wu et al. 2026 (arXiv 2601.21683) averages the loss over both directions and adds
+    b_decay/2 times the sum of both squared norms, which is half of ours for lam = 2 b_decay.
 
     Raises:
         ValueError: a strength that is not positive and finite, or an unknown metric.
@@ -175,8 +182,8 @@ class Rule:
 
     @property
     def has_linear_score(self) -> bool:
-        """Whether f is the linear score, whose slopes beta are constant."""
-        return type(getattr(self.loss, "score", None)) is scores.Linear
+        """Whether the loss says that it sums a linear score, whose slopes beta are constant."""
+        return isinstance(shape_of(summand_of(self.loss)), Line)
 
     @property
     def pair_loss(self) -> PairLoss:
@@ -195,6 +202,45 @@ class Rule:
     ) -> Rule:
         """This rule with another penalty."""
         return replace(self, penalty=Penalty(strength, metric or self.penalty.metric))
+
+
+Rules = Rule | Sequence[Rule]
+Goal = Rule | SupervisedLoss
+
+
+def of_each_layer(rule: Rules, depth: int) -> tuple[Rule, ...]:
+    """The rules of the layers 1..depth: one for all of them, or one for each.
+
+    Raises:
+        ValueError: several rules, but not one for each layer.
+        TypeError: no rule, nor a sequence of rules.
+    """
+    hint = "a `Rule`, made by rules.CLAPP() or its like"
+    several = not isinstance(rule, Rule) and inputs.is_several(rule)
+    given = inputs.sequence(rule, "rule", "`Rule`s") if several else (rule,) * depth
+    for each in given:
+        inputs.instance(each, Rule, "an entry of rule" if several else "rule", hint)
+    if len(given) != depth:
+        raise ValueError(
+            f"{len(given)} rules for a network of {depth} layers; give one, or {depth}."
+        )
+    return cast(tuple[Rule, ...], given)
+
+
+def checked_goal(goal: Goal) -> Goal:
+    """``goal`` if it can be the global loss: a rule, or a supervised loss.
+
+    Raises:
+        TypeError: neither of the two.
+    """
+    if isinstance(goal, Rule):
+        return goal
+    if not isinstance(goal, SupervisedLoss) or isinstance(goal, Goodness | PairLoss):
+        raise TypeError(
+            "goal must be a `Rule` or a supervised loss such as losses.CrossEntropy(labels), got "
+            f"{inputs.described(goal)}; a loss of pairs, goodness or views goes into a Rule."
+        )
+    return goal
 
 
 def CLAPP(
@@ -311,9 +357,16 @@ def LogDet(weight: float = 0.1, epsilon: float = 0.5) -> Rule:
     return _view_rule("LogDet", losses.LogDet(weight, epsilon), "Yu 2020, arXiv 2006.08558")
 
 
-def VICReg(**weights: float) -> Rule:
-    """Variance, invariance and covariance per unit."""
-    return _view_rule("VICReg", losses.VICReg(**weights), "Bardes 2022, arXiv 2105.04906")
+def VICReg(form: VICRegForm = "mixed", **weights: float) -> Rule:
+    """Variance, invariance and covariance per unit.
+
+    Args:
+        form: "article" as printed (eqs. 1-6), "released" as in the authors' code, or "mixed" of
+            both; see `losses.VICReg`.
+        **weights: the other fields of `losses.VICReg`.
+    """
+    loss = losses.VICReg(**weights, form=form)
+    return _view_rule("VICReg", loss, "Bardes 2022, arXiv 2105.04906")
 
 
 def BarlowTwins(weight: float = 5e-3) -> Rule:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from linlocal import inputs
 from linlocal.autodiff.kinks import refuse_kink
+from linlocal.autodiff.numpy_only import NumpyGoodness
 from linlocal.autodiff.pairs import goodness_formula, pair_formula
 from linlocal.autodiff.projection import judge_of, minimise
 from linlocal.autodiff.tensors import index, judged, tensor
@@ -63,6 +64,12 @@ class Graph:
         self.z = [tensor(network.check_input(pairs.samples))]
         for l in range(1, self.depth + 1):
             self.z.append(self.layer(l, self.z[-1], self.weights[l - 1]))
+        theirs = tensor(network.activities(pairs.samples).z[-1])
+        if not torch.allclose(theirs, self.z[-1], 1e-6, 1e-6 * float(theirs.norm()), True):
+            raise TypeError(
+                f"The oracle computes other activities than {type(network).__name__} does: it "
+                "knows linear layers and ReLU only."
+            )
 
     def drive(
         self, layer: int, z: torch.Tensor, weight: torch.Tensor | None = None
@@ -194,9 +201,11 @@ class Graph:
             if self.rule.context == "sum":
                 s = s + z[index(d.reference)]
             goodness = torch.sum(s**2, dim=1)
-            if self.user_loss is None:
+            if self.user_loss is not None:
+                total = total + self.user_loss(goodness, d)
+            elif isinstance(formula, NumpyGoodness):
+                total = total + formula.of_goodness(goodness, d)
+            else:
                 good, bad = (index(np.flatnonzero(d.sign == sign)) for sign in (1.0, -1.0))
                 total = total + formula(goodness[good], goodness[bad])
-            else:
-                total = total + self.user_loss(goodness, d)
         return total

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from linlocal import inputs
-from linlocal.autodiff.kinks import has_kink
+from linlocal.autodiff.kinks import kink
 from linlocal.autodiff.pairs import pair_formula
 from linlocal.autodiff.tensors import index, judged, tensor
 from linlocal.losses import PairLoss
@@ -56,7 +56,7 @@ def judge_of(loss: PairLoss) -> Judge:
     Raises:
         ValueError: a hinge.
     """
-    if has_kink(loss):
+    if kink(loss) is not None:
         raise ValueError(
             "The hinge has no derivative at its kink, where margins of the optimum sit, so "
             "autograd can neither find its optimal projection nor differentiate there. Use "

@@ -17,12 +17,14 @@ from linlocal.updates import Signals
 
 def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
     """The changes that would make every layer exact; empty if none is known."""
-    network, pairs, rule, penalty = signals.network, signals.pairs, signals.rule, signals.penalty
-    if not isinstance(network, DeepLinear):
+    network, pairs, rule = signals.network, signals.pairs, signals.rules[-1]
+    one_rule = all(each is signals.goal for each in signals.rules)
+    if not (one_rule and isinstance(network, DeepLinear)):
         return ()
     found: list[Remedy] = []
+    penalty = rule.penalty
     top_strength = penalty.at(network.depth, network.depth)
-    below = [l for l in network.layers if l < network.depth]
+    below = [e for e in facts if e < network.depth]
     # With both contexts, a layer below the top sees every context twice once the two coincide.
     twofold = tuple(
         top_strength * (2.0 if rule.context == "both" and l < network.depth else 1.0)
@@ -38,8 +40,8 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
     def strengths(use_contexts: bool) -> tuple[float, ...]:
         return tuple(
             top_strength
-            * (facts[l].context_factor if use_contexts and l < network.depth else 1.0)
-            / (facts[l].anchor_factor if l < network.depth else 1.0)
+            * (facts[l].context_factor if use_contexts and l in below else 1.0)
+            / (facts[l].anchor_factor if l in below else 1.0)
             for l in network.layers
         )
 
@@ -70,13 +72,13 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
 
 
 def _can_be_isometric(signals: Signals, optimal: bool) -> bool:
-    network, rule = signals.network, signals.rule
-    widths = network.widths[1:]
+    network, rule = signals.network, signals.rules[-1]
+    widths = network.widths[signals.teacher(1) :]
     narrows = any(above < below for below, above in pairwise(widths))
     shared = any(network.map_shape(l) is not None for l in network.layers if l > 1)
     if narrows or shared or rule.pooling is not None:
         return False
     if rule.kind == "view":
-        return all(rotation_gap(signals, l) <= 1e-8 for l in network.layers)
+        return all(rotation_gap(signals, l) <= 1e-8 for l in map(signals.teacher, network.layers))
     same_identity = rule.projection == "identity" and rule.context == "same"
     return optimal or rule.kind == "goodness" or same_identity

@@ -8,6 +8,11 @@ from .scores import (
     SmoothedHinge as SmoothedHinge,
     Softplus as Softplus,
 )
+from .supervised import (
+    CrossEntropy as CrossEntropy,
+    SquaredError as SquaredError,
+    SupervisedLoss as SupervisedLoss,
+)
 from .views import (
     LPL as LPL,
     BarlowTwins as BarlowTwins,

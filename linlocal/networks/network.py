@@ -200,7 +200,11 @@ class Network(ABC):
         return weight.output_shape if isinstance(weight, Convolution) else None
 
     def with_weights(self, weights: Sequence[ArrayLike | Convolution]) -> Self:
-        """A network of the same kind with other weights."""
+        """A network of the same kind with other weights.
+
+        A step along updates, matrices and convolutions alike, is
+        ``network.with_weights([w + rate * u for w, u in zip(network.weights, updates)])``.
+        """
         return type(self)(weights)
 
     def __repr__(self) -> str:
@@ -269,6 +273,21 @@ class Network(ABC):
         gradient = error.T @ activities.z[layer - 1]
         weight = self._weights[layer - 1]
         return weight.kernel_gradient(gradient) if isinstance(weight, Convolution) else gradient
+
+    def check_formula(self) -> None:
+        """Raise a TypeError if a subclass has other activities than its downstream maps say."""
+
+        def foreign(name: str) -> bool:
+            method = getattr(type(self), name, None)
+            return method is not None and not method.__module__.startswith(f"{__package__}.")
+
+        if foreign("activities") and hasattr(self, "downstream") and not foreign("downstream"):
+            raise TypeError(
+                f"{type(self).__name__} computes its own activities but takes the downstream maps "
+                "of its base class, so its updates would be those of another network: derive it "
+                "from `Network` and let activities return the derivatives as masks, or define "
+                "downstream as well."
+            )
 
     def check_input(self, x: ArrayLike) -> Array:
         """``x`` as a read-only matrix (samples, n_0); raises the errors of `activities`."""

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg.lapack
+from scipy.linalg import lapack
 
 from linlocal.inputs import Array
-from linlocal.losses import Hinge, Linear, PairLoss, SmoothedHinge
+from linlocal.losses import PairLoss
+from linlocal.losses.shape import shape_of, summand_of
 from linlocal.pairs import Direction
 from linlocal.projection.optimal import optimal_projection
 from linlocal.projection.problem import TOLERANCE, Projection, Rows, ScoreProblem
@@ -47,14 +48,9 @@ class SharedSolver:
     """
 
     def __init__(self) -> None:
-        self._kernels: dict[tuple[int, ...], _Kernel] = {}
+        self._kernels: dict[tuple[int, ...], tuple[Array, object]] = {}
         self._grams: dict[int, tuple[Rows, Array]] = {}
         self._solutions: deque[_Solution] = deque(maxlen=REMEMBERED)
-
-    def forget_rows(self) -> None:
-        """Drop the Gram matrices and kernels, but not the latest solutions."""
-        self._kernels.clear()
-        self._grams.clear()
 
     def __call__(
         self, z: Rows, c: Rows | Array, pairs: Direction, loss: PairLoss, penalty: float
@@ -65,23 +61,22 @@ class SharedSolver:
             ValueError, ConvergenceError: as `optimal_projection`.
         """
         c = c if isinstance(c, Rows) else Rows(c)
-        if _is_small(z, c, pairs, loss) and _is_smooth(loss, pairs):
-            problem = SharedProblem(self._kernel(z, c, pairs, loss), pairs, loss, penalty)
-            solution = _solve(problem, self._solutions)
+        if _suits(z, c, pairs, loss):
+            problem = ScoreProblem(z, c, pairs, loss, penalty)
+            solution = _solve(problem, self._kernel(problem), self._solutions)
             if solution is not None:
                 self._solutions.appendleft(solution)
                 return solution.projection
         return optimal_projection(z, c, pairs, loss, penalty)
 
-    def _kernel(self, z: Rows, c: Rows, pairs: Direction, loss: PairLoss) -> _Kernel:
-        contrasts = loss.contrasts(pairs)
-        key = (id(z), id(c), id(pairs), id(contrasts))
+    def _kernel(self, problem: ScoreProblem) -> Array:
+        z, c, pairs, contrasts = problem.z, problem.c, problem.pairs, problem.contrasts
+        parts = (z, c, pairs, contrasts)
+        key = tuple(map(id, parts))
         if key not in self._kernels:
-            gram_z, gram_c = self._gram(z), self._gram(c)
-            matrix = ScoreProblem(z, c, pairs, loss, 1.0).kernel_of(gram_z, gram_c)
-            # The objects are kept with it, so that their numbers stay theirs.
-            self._kernels[key] = _Kernel(z, c, matrix, (pairs, contrasts))
-        return self._kernels[key]
+            # The parts are kept too, so no other object gets their ids.
+            self._kernels[key] = problem.kernel_of(self._gram(z), self._gram(c)), parts
+        return self._kernels[key][0]
 
     def _gram(self, rows: Rows) -> Array:
         if id(rows) not in self._grams:
@@ -89,95 +84,67 @@ class SharedSolver:
         return self._grams[id(rows)][1]
 
 
-@dataclass(frozen=True, eq=False)
-class _Kernel:
-    """Q, and the activities that it comes from."""
-
-    z: Rows
-    c: Rows
-    matrix: Array
-    kept: tuple[object, ...]
-
-
-class SharedProblem(ScoreProblem):
-    """A score problem whose kernel is at hand."""
-
-    def __init__(self, kernel: _Kernel, pairs: Direction, loss: PairLoss, penalty: float) -> None:
-        super().__init__(kernel.z, kernel.c, pairs, loss, penalty)
-        self.matrix = kernel.matrix
-
-    def kernel(self) -> Array:
-        """Q, not a copy."""
-        return self.matrix
+def _suits(z: Rows, c: Rows, pairs: Direction, loss: PairLoss) -> bool:
+    """Whether the dual problem is small, no larger than the primal one, and smooth and diagonal."""
+    margins = loss.contrasts(pairs).num_margins
+    if margins > min(LARGEST, min(z.given.shape) * min(c.given.shape)):
+        return False
+    return shape_of(summand_of(loss)) is None and loss.curvature(np.zeros(margins), pairs).ndim == 1
 
 
 @dataclass(frozen=True, eq=False)
 class SharedProjection(Projection):
-    """A projection that may have a twin: the solution of a problem equal up to rounding."""
+    """A projection with its kernel at hand, or a twin: the solution of an equal problem."""
 
     twin: Projection | None = field(kw_only=True)
+    kernel: Array = field(kw_only=True)
 
     @cached_property
     def condition_number(self) -> float:
         """As of every `Projection`, known from the twin if there is one."""
-        return super().condition_number if self.twin is None else self.twin.condition_number
-
-
-def _is_small(z: Rows, c: Rows, pairs: Direction, loss: PairLoss) -> bool:
-    """Whether the dual problem is small, and no larger than the primal one."""
-    entries = min(z.given.shape) * min(c.given.shape)
-    return loss.contrasts(pairs).num_margins <= min(LARGEST, entries)
-
-
-def _is_smooth(loss: PairLoss, pairs: Direction) -> bool:
-    """Whether Newton's method applies, with a Newton matrix that has a square root in H."""
-    if isinstance(getattr(loss, "score", None), Linear | Hinge | SmoothedHinge):
-        return False
-    nothing = np.zeros(loss.contrasts(pairs).num_margins)
-    return loss.curvature(nothing, pairs).ndim == 1
+        if self.twin is not None:
+            return self.twin.condition_number
+        return self._condition_number(self.kernel)
 
 
 class _Steps:
     """Newton or chord steps of gamma: (lam I + H Q) step = -(lam gamma + grad phi)."""
 
-    def __init__(self, problem: SharedProblem) -> None:
-        self.problem = problem
+    def __init__(self, problem: ScoreProblem, kernel: Array) -> None:
+        self.problem, self.kernel = problem, kernel
         self.root: Array
         self.factor: Array | None = None
 
     def factorise(self, m: Array) -> bool:
-        """Take H at the margins ``m``; False if the Newton matrix is not positive definite."""
+        """Take H at the margins ``m``; False if that gives no positive definite matrix."""
         problem = self.problem
         self.root = np.sqrt(problem.loss.curvature(m, problem.pairs))
-        newton = self.root[:, None] * problem.matrix
+        if not self.root.all():
+            return False
+        newton = self.root[:, None] * self.kernel
         newton *= self.root
         newton.reshape(-1)[:: len(newton) + 1] += problem.penalty
-        self.factor, failed = scipy.linalg.lapack.dpotrf(
-            newton.T, lower=1, overwrite_a=True, clean=False
-        )
+        self.factor, failed = lapack.dpotrf(newton.T, lower=1, overwrite_a=True, clean=False)
         return not failed
 
-    def step(self, equation: Array, sent: Array) -> Array:
-        """The step.
-
-        Args:
-            equation: lam gamma + grad phi.
-            sent: Q times it.
-        """
-        inner, _ = scipy.linalg.lapack.dpotrs(self.factor, self.root * sent, lower=1)
-        return np.asarray((self.root * inner - equation) / self.problem.penalty)
+    def step(self, equation: Array) -> Array:
+        """The step, where ``equation`` is lam gamma + grad phi."""
+        # (lam I + H Q)^-1 = H^(1/2) (lam I + H^(1/2) Q H^(1/2))^-1 H^(-1/2)
+        inner, _ = lapack.dpotrs(self.factor, equation / self.root, lower=1)
+        return np.asarray(-self.root * inner)
 
 
 @dataclass(frozen=True, eq=False)
 class _Solution:
     """A solved problem, as a starting point of others."""
 
-    problem: SharedProblem
+    problem: ScoreProblem
+    kernel: Array
     gamma: Array
     steps: _Steps
     projection: SharedProjection
 
-    def is_twin(self, problem: SharedProblem) -> bool:
+    def is_twin(self, problem: ScoreProblem, kernel: Array) -> bool:
         """Whether ``problem`` is the same up to rounding."""
         mine = self.problem
         if (
@@ -186,19 +153,19 @@ class _Solution:
             or mine.loss != problem.loss
         ):
             return False
-        if mine.matrix is problem.matrix:
+        if self.kernel is kernel:
             return True
-        scale = SAME * max(abs(mine.matrix[0, 0]), np.finfo(float).tiny)
-        if abs(mine.matrix[0, 0] - problem.matrix[0, 0]) > scale:
+        scale = SAME * max(abs(self.kernel[0, 0]), np.finfo(float).tiny)
+        if abs(self.kernel[0, 0] - kernel[0, 0]) > scale:
             return False
-        difference = float(np.max(np.abs(mine.matrix - problem.matrix)))
-        return bool(difference <= SAME * np.max(mine.matrix.diagonal()))
+        difference = float(np.max(np.abs(self.kernel - kernel)))
+        return bool(difference <= SAME * np.max(kernel.diagonal()))
 
 
-def _solve(problem: SharedProblem, known: deque[_Solution]) -> _Solution | None:
+def _solve(problem: ScoreProblem, kernel: Array, known: deque[_Solution]) -> _Solution | None:
     """The solution; None if it did not converge."""
-    twin = next((s for s in known if s.is_twin(problem)), None)
-    steps = _Steps(problem)
+    twin = next((s for s in known if s.is_twin(problem, kernel)), None)
+    steps = _Steps(problem, kernel)
     if twin is not None:
         steps.root, steps.factor = twin.steps.root, twin.steps.factor
         gamma, taken = twin.gamma, 0
@@ -207,13 +174,13 @@ def _solve(problem: SharedProblem, known: deque[_Solution]) -> _Solution | None:
     return _polish(problem, steps, gamma, taken, None if twin is None else twin.projection)
 
 
-def _approach(problem: SharedProblem, steps: _Steps) -> tuple[Array, int]:
+def _approach(problem: ScoreProblem, steps: _Steps) -> tuple[Array, int]:
     """Damped Newton and chord steps with margins Q gamma, until rounding stops them.
 
     Returns:
         gamma and the number of steps.
     """
-    loss, pairs, penalty, kernel = problem.loss, problem.pairs, problem.penalty, problem.matrix
+    loss, pairs, penalty, kernel = problem.loss, problem.pairs, problem.penalty, steps.kernel
     gamma, m = np.zeros(len(kernel)), np.zeros(len(kernel))
     energy, last, taken = loss.value(m, pairs), np.inf, 0
     while taken < LONGEST:
@@ -224,7 +191,7 @@ def _approach(problem: SharedProblem, steps: _Steps) -> tuple[Array, int]:
             break
         if (steps.factor is None or size > CHORD * last) and not steps.factorise(m):
             break
-        step = steps.step(equation, kernel @ equation)
+        step = steps.step(equation)
         m_step = kernel @ step
         length, last, taken = 1.0, size, taken + 1
         if size < FLAT * scale:
@@ -242,7 +209,7 @@ def _approach(problem: SharedProblem, steps: _Steps) -> tuple[Array, int]:
 
 
 def _polish(
-    problem: SharedProblem, steps: _Steps, gamma: Array, taken: int, twin: Projection | None
+    problem: ScoreProblem, steps: _Steps, gamma: Array, taken: int, twin: Projection | None
 ) -> _Solution | None:
     """Chord steps with margins computed from B; None if `TOLERANCE` is out of reach.
 
@@ -256,20 +223,21 @@ def _polish(
         by_margin = loss.gradient(m, pairs)
         slopes = -problem.contrasts.adjoint(by_margin)
         equation = penalty * gamma + by_margin
-        sent = problem.matrix @ equation
         # The norm of Phi^T equation, the gradient but for the rounding error of B.
-        size = float(np.sqrt(max(float(equation @ sent), 0.0)))
+        size = float(np.sqrt(max(float(equation @ (steps.kernel @ equation)), 0.0)))
         if size <= 1e-2 * TOLERANCE * float(np.abs(slopes) @ problem.pair_norms) or (
             size > 0.5 * last
         ):
             break
         if (steps.factor is None or size > CHORD * last) and not steps.factorise(m):
             return None
-        change = steps.step(equation, sent)
+        change = steps.step(equation)
         b, gamma, last, taken = b + problem.combine(change), gamma + change, size, taken + 1
     residual = problem.residual(b, by_margin, problem.stationarity(b, by_margin))
     if not residual <= TOLERANCE:
         return None
     curvature = loss.curvature(m, pairs)
-    solved = SharedProjection(slopes, m, residual, taken, "dual", problem, b, curvature, twin=twin)
-    return _Solution(problem, gamma, steps, solved)
+    solved = SharedProjection(
+        slopes, m, residual, taken, "dual", problem, b, curvature, twin=twin, kernel=steps.kernel
+    )
+    return _Solution(problem, steps.kernel, gamma, steps, solved)

@@ -27,7 +27,9 @@ hypothesis.
 A layer l has activities `Z_l` (a row for each pair), contexts `C_l`, and reads `Z_{l-1}`. `V` is
 the map downstream of it, `G = V^T V` the downstream metric, `D_l` the diagonal matrix of the slopes
 `beta = -d loss / d score`, `lam_l` the penalty on the projection `B_l`; an index `L` means the top
-layer. `A * B` in brackets is the elementwise product.
+layer. `A * B` in brackets is the elementwise product. A loss is the sum over view directions, each
+with its own B and its own `lam/2 ||B||^2`; code that averages over both directions and adds
+`b_decay/2` times both squared norms (arXiv 2601.21683) has half of it, for `lam = 2 b_decay`.
 
 - *For all sizes*: the difference is rewritten to zero in noncommuting matrix words, using the
   hypotheses as equations.

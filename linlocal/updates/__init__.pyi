@@ -4,6 +4,7 @@ from .comparison import (
     global_update as global_update,
     local_update as local_update,
     mismatch as mismatch,
+    vanishing_updates as vanishing_updates,
 )
-from .signals import Signals as Signals
+from .signals import LayerLosses as LayerLosses, Signals as Signals
 from .sweep import sweep as sweep

@@ -21,9 +21,9 @@ from linlocal.inputs import Array
 from linlocal.networks import Network
 from linlocal.pairs import Pairs
 from linlocal.projection import ConvergenceError, SharedSolver
-from linlocal.rules import Penalty, Rule
+from linlocal.rules import Goal, Penalty, Rule
 from linlocal.threads import one_if_small
-from linlocal.updates.comparison import compare_layer
+from linlocal.updates.comparison import compared
 from linlocal.updates.shared import Shared
 from linlocal.updates.signals import Signals
 
@@ -41,6 +41,8 @@ def sweep(
     rules: Mapping[Label, Rule] | Sequence[Rule],
     penalties: Mapping[Label, Strength] | Sequence[Strength] | None = None,
     *,
+    window: int = 1,
+    goal: Goal | None = None,
     workers: int = 1,
     progress: Callable[[int, int], object] | None = None,
 ) -> xr.Dataset:
@@ -59,6 +61,8 @@ def sweep(
         rules: local rules.
         penalties: `Penalty` objects, or strengths lam (one, or one for each layer) that keep the
             metric of the rule; None keeps the penalty of the rule.
+        window: as in `compare`.
+        goal: as in `compare`, the same global loss for all.
         workers: number of threads.
         progress: called with the number of cells that are done and that of all cells, whenever
             all rules and penalties of a network on a batch are done.
@@ -86,6 +90,8 @@ def sweep(
         _labelled(pairs, "pairs", Pairs),
         _labelled(rules, "rules", Rule),
         None if penalties is None else _labelled(penalties, "penalties", Penalty),
+        window,
+        goal,
     )
     workers = inputs.whole(workers, "workers", 1)
     grid.check()
@@ -136,8 +142,10 @@ class _Grid:
         batches: Mapping[Label, Pairs],
         rules: Mapping[Label, Rule],
         penalties: Mapping[Label, Strength] | None,
+        window: int,
+        goal: Goal | None,
     ) -> None:
-        self.networks, self.batches = networks, batches
+        self.networks, self.batches, self.window, self.goal = networks, batches, window, goal
         self.cells: dict[tuple[Label, ...], Rule] = {(name,): rules[name] for name in rules}
         self.axes: dict[str, list[Any]] = {
             "network": list(networks),
@@ -166,9 +174,12 @@ class _Grid:
             for cell, rule in self.cells.items():
                 try:
                     shared.network.check_input(shared.pairs.samples)
-                    Signals(shared.network, shared.pairs, rule, shared)
+                    self._signals(shared, rule)
                 except ValueError as error:
                     raise ValueError(f"{self.name(network, batch, cell)}: {error}") from error
+
+    def _signals(self, shared: Shared, rule: Rule) -> Signals:
+        return Signals(shared.network, shared.pairs, rule, self.window, self.goal, shared)
 
     def run(self, network: Label, batch: Label) -> _Found:
         """Compute all rules and penalties of one network and batch."""
@@ -177,19 +188,18 @@ class _Grid:
         failures = {}
         for number, (cell, rule) in enumerate(self.cells.items()):
             try:
-                signals = Signals(shared.network, shared.pairs, rule, shared)
-                for l in shared.network.layers:
-                    for name, value in compare_layer(signals, l).items():
-                        if name not in columns:
-                            columns[name] = np.full((len(self.cells), self.depth), np.nan)
-                        columns[name][number, l - 1] = value
+                signals = Signals(
+                    shared.network, shared.pairs, rule, self.window, self.goal, shared
+                )
+                for name, values in compared(signals).items():
+                    if name not in columns:
+                        columns[name] = np.full((len(self.cells), self.depth), np.nan)
+                    columns[name][number, : len(values)] = values
             except ConvergenceError as error:
                 failures[cell] = error
             except Exception as error:
                 error.add_note(f"It happened at {self.name(network, batch, cell)}.")
                 raise
-        for values in columns.values():
-            values[[cell in failures for cell in self.cells]] = np.nan
         return _Found(columns, failures)
 
     def variables(

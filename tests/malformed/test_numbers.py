@@ -95,8 +95,10 @@ PAIRS = Pairs.from_views(X, VIEW)
 FORWARD = PAIRS.directions[0]
 TWO = losses.TypeTwo(losses.Softplus())
 RULE = rules.CLAPP("softplus")
+QUESTION = {"network": NET, "pairs": PAIRS, "rule": RULE}
 SIGNALS = Signals(NET, PAIRS, RULE)
-GOODNESS = Signals(NET, Pairs.from_positive_negative(X, VIEW), rules.ForwardForward())
+LOSSES = SIGNALS.losses[0]
+GOODNESS = Signals(NET, Pairs.from_positive_negative(X, VIEW), rules.ForwardForward()).losses[0]
 SIZES = {"num_classes": 3, "num_symbols": 4, "num_synonyms": 2, "num_levels": 3}
 MODEL = rhm.RandomHierarchyModel(**SIZES)
 TREES = MODEL.sample(20, seed=0)
@@ -246,6 +248,7 @@ CALLS = {
         "loss": TWO,
         "penalty": 0.1,
     },
+    "autodiff.updates.local_update": QUESTION,
     "autodiff.updates.loss": {"network": NET, "pairs": PAIRS, "rule": RULE, "layer": 1},
     "analysis.local_losses.heads.HeadedClasses": {},
     "analysis.results.provenance.Address": {
@@ -262,6 +265,7 @@ CALLS = {
         "config": {},
     },
     "analysis.watching.micro_batches.MicroBatches": {"blocks": [], "rows": 4},
+    "conditions.explanation.explain": QUESTION,
     "losses.scores.from_name": {"score": "softplus"},
     "networks.convolution.Convolution": {"kernel": np.ones((2, 2, 3, 3)), "input_shape": (2, 4, 4)},
     "networks.convolution.average_pooling": {"shape": (2, 4, 4), "size": 2},
@@ -379,13 +383,27 @@ CALLS = {
     "symbolic.conditions.DerivedCondition.residuals": {"self": CONDITION, "width": 1},
     "testing.assert_same_update": {"actual": X, "desired": X},
     "testing.samples": {"num_samples": 3, "width": 2, "seed": 0},
-    "updates.comparison.mismatch": {"network": NET, "pairs": PAIRS, "rule": RULE, "layer": 1},
-    "updates.signals.Signals.contexts": {"self": SIGNALS, "layer": 1, "context": "same"},
-    "updates.signals.Signals.goodness_matrix": {"self": GOODNESS, "layer": 1},
+    "updates.comparison.compare": QUESTION,
+    "updates.comparison.local_update": QUESTION,
+    "updates.comparison.mismatch": {**QUESTION, "layer": 1},
+    "updates.signals.LayerLosses.contexts": {"self": LOSSES, "layer": 1, "context": "same"},
+    "updates.signals.LayerLosses.error": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.goodness_matrix": {"self": GOODNESS, "layer": 1},
+    "updates.signals.LayerLosses.read": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.readout": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.require": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.scored": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.spread": {
+        "self": LOSSES,
+        "layer": 1,
+        "errors": [s.error for s in LOSSES.scored(1)],
+    },
+    "updates.signals.Signals": QUESTION,
     "updates.signals.Signals.local_error": {"self": SIGNALS, "layer": 1},
     "updates.signals.Signals.mismatch_errors": {"self": SIGNALS, "layer": 1},
-    "updates.signals.Signals.readout": {"self": SIGNALS, "layer": 1},
     "updates.signals.Signals.scored": {"self": SIGNALS, "layer": 1},
+    "updates.signals.Signals.taught_error": {"self": SIGNALS, "layer": 1},
+    "updates.signals.Signals.teacher": {"self": SIGNALS, "layer": 1},
 }
 
 MADE_BY_US = "holds what the package found; nobody but the package makes one"
