@@ -48,8 +48,10 @@ class SharedSolver:
     """
 
     def __init__(self) -> None:
+        # By the ids of objects, which are kept too, so no others get these ids.
         self._kernels: dict[tuple[int, ...], tuple[Array, object]] = {}
         self._grams: dict[int, tuple[Rows, Array]] = {}
+        self._smooth: dict[tuple[int, int], tuple[bool, object]] = {}
         self._solutions: deque[_Solution] = deque(maxlen=REMEMBERED)
 
     def __call__(
@@ -61,7 +63,7 @@ class SharedSolver:
             ValueError, ConvergenceError: as `optimal_projection`.
         """
         c = c if isinstance(c, Rows) else Rows(c)
-        if _suits(z, c, pairs, loss):
+        if self._suits(z, c, pairs, loss):
             problem = ScoreProblem(z, c, pairs, loss, penalty)
             solution = _solve(problem, self._kernel(problem), self._solutions)
             if solution is not None:
@@ -69,12 +71,23 @@ class SharedSolver:
                 return solution.projection
         return optimal_projection(z, c, pairs, loss, penalty)
 
+    def _suits(self, z: Rows, c: Rows, pairs: Direction, loss: PairLoss) -> bool:
+        """Whether the dual is small, no larger than the primal problem, smooth and diagonal."""
+        margins = loss.contrasts(pairs).num_margins
+        if margins > min(LARGEST, min(z.given.shape) * min(c.given.shape)):
+            return False
+        key = (id(loss), id(pairs))
+        if key not in self._smooth:
+            curvature = loss.curvature(np.zeros(margins), pairs)
+            smooth = shape_of(summand_of(loss)) is None and curvature.ndim == 1
+            self._smooth[key] = smooth, (loss, pairs)
+        return self._smooth[key][0]
+
     def _kernel(self, problem: ScoreProblem) -> Array:
         z, c, pairs, contrasts = problem.z, problem.c, problem.pairs, problem.contrasts
         parts = (z, c, pairs, contrasts)
         key = tuple(map(id, parts))
         if key not in self._kernels:
-            # The parts are kept too, so no other object gets their ids.
             self._kernels[key] = problem.kernel_of(self._gram(z), self._gram(c)), parts
         return self._kernels[key][0]
 
@@ -82,14 +95,6 @@ class SharedSolver:
         if id(rows) not in self._grams:
             self._grams[id(rows)] = rows, rows.rows @ rows.rows.T
         return self._grams[id(rows)][1]
-
-
-def _suits(z: Rows, c: Rows, pairs: Direction, loss: PairLoss) -> bool:
-    """Whether the dual problem is small, no larger than the primal one, and smooth and diagonal."""
-    margins = loss.contrasts(pairs).num_margins
-    if margins > min(LARGEST, min(z.given.shape) * min(c.given.shape)):
-        return False
-    return shape_of(summand_of(loss)) is None and loss.curvature(np.zeros(margins), pairs).ndim == 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +119,7 @@ class _Steps:
         self.problem, self.kernel = problem, kernel
         self.root: Array
         self.factor: Array | None = None
+        self.scale = 1.0  # of the Newton matrix, by the one that was factorised
 
     def factorise(self, m: Array) -> bool:
         """Take H at the margins ``m``; False if that gives no positive definite matrix."""
@@ -125,13 +131,14 @@ class _Steps:
         newton *= self.root
         newton.reshape(-1)[:: len(newton) + 1] += problem.penalty
         self.factor, failed = lapack.dpotrf(newton.T, lower=1, overwrite_a=True, clean=False)
+        self.scale = 1.0
         return not failed
 
     def step(self, equation: Array) -> Array:
         """The step, where ``equation`` is lam gamma + grad phi."""
         # (lam I + H Q)^-1 = H^(1/2) (lam I + H^(1/2) Q H^(1/2))^-1 H^(-1/2)
         inner, _ = lapack.dpotrs(self.factor, equation / self.root, lower=1)
-        return np.asarray(-self.root * inner)
+        return np.asarray(self.root * inner / -self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,34 +151,38 @@ class _Solution:
     steps: _Steps
     projection: SharedProjection
 
-    def is_twin(self, problem: ScoreProblem, kernel: Array) -> bool:
-        """Whether ``problem`` is the same up to rounding."""
+    def scale_of(self, problem: ScoreProblem, kernel: Array) -> float | None:
+        """s where ``problem`` is this one up to rounding with Q and lam times s; None if it is not.
+
+        s is a power of two: `Rows` divides the activities by one.
+        """
         mine = self.problem
+        scale = float(np.ldexp(1.0, 2 * (mine.exponent - problem.exponent)))
         if (
             mine.pairs is not problem.pairs
-            or mine.penalty != problem.penalty
+            or mine.penalty * scale != problem.penalty
             or mine.loss != problem.loss
         ):
-            return False
+            return None
         if self.kernel is kernel:
-            return True
-        scale = SAME * max(abs(self.kernel[0, 0]), np.finfo(float).tiny)
-        if abs(self.kernel[0, 0] - kernel[0, 0]) > scale:
-            return False
-        difference = float(np.max(np.abs(self.kernel - kernel)))
-        return bool(difference <= SAME * np.max(kernel.diagonal()))
+            return scale
+        # Most others differ in the first entry already.
+        allowed = SAME * float(np.max(kernel.diagonal()))
+        if abs(scale * self.kernel[0, 0] - kernel[0, 0]) > allowed:
+            return None
+        return scale if np.max(np.abs(scale * self.kernel - kernel)) <= allowed else None
 
 
 def _solve(problem: ScoreProblem, kernel: Array, known: deque[_Solution]) -> _Solution | None:
     """The solution; None if it did not converge."""
-    twin = next((s for s in known if s.is_twin(problem, kernel)), None)
     steps = _Steps(problem, kernel)
-    if twin is not None:
-        steps.root, steps.factor = twin.steps.root, twin.steps.factor
-        gamma, taken = twin.gamma, 0
-    else:
-        gamma, taken = _approach(problem, steps)
-    return _polish(problem, steps, gamma, taken, None if twin is None else twin.projection)
+    for other in known:
+        scale = other.scale_of(problem, kernel)
+        if scale is not None:
+            steps.root, steps.factor = other.steps.root, other.steps.factor
+            steps.scale = other.steps.scale * scale
+            return _polish(problem, steps, other.gamma / scale, 0, other.projection)
+    return _polish(problem, steps, *_approach(problem, steps), None)
 
 
 def _approach(problem: ScoreProblem, steps: _Steps) -> tuple[Array, int]:

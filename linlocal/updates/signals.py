@@ -68,6 +68,7 @@ class LayerLosses:
         self.rule, self.penalty = rule, rule.penalty
         self._scored: dict[int, tuple[Scored, ...]] = {}
         self._seen: dict[int, Array] = {}
+        self._errors: dict[int, Array] = {}
         # Without a read-out, all rules see the same rows.
         plain = rule.pooling is None and self.penalty.metric == "frobenius"
         self._rows: dict[tuple[int, bytes], Rows] = shared.rows if plain else {}
@@ -276,6 +277,12 @@ class LayerLosses:
             (samples, width_l).
         """
         layer = inputs.layer_number(layer, self.network.depth)
+        if layer not in self._errors:
+            self._errors[layer] = self._error(layer)
+            self._errors[layer].setflags(write=False)
+        return self._errors[layer]
+
+    def _error(self, layer: int) -> Array:
         z = self.activities.z[layer]
         if self.rule.kind == "pair":
             scored = self.scored(layer)
@@ -502,14 +509,14 @@ def _hybrids(losses: LayerLosses, goal: LayerLosses, layer: int) -> tuple[Array,
         top = above[i // len(losses.rule.judged_contexts) * repeats]
         rows = here.direction.anchor_rows
         push = top.coefficients
-        if here.projection is None:
+        if here.projection is None or top.projection is None:
             dual.append(push @ here.projected)
             context.append(dual[-1])
             continue
         left = read[rows] if readout is None else read[rows] @ readout
         sent = push.T @ left
-        dual.append(push @ (here.contexts @ (here.contexts.T @ sent)))
-        context.append(push @ (top.contexts @ (top.contexts.T @ sent)))
+        dual.append(push @ here.projection.through_contexts(sent))
+        context.append(push @ top.projection.through_contexts(sent))
     return losses.spread(layer, dual), losses.spread(layer, context)
 
 
