@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
+from numpy.typing import ArrayLike
+
 from linlocal import inputs, losses
+from linlocal.inputs import Array
 from linlocal.losses import Goodness, PairLoss, Score, SupervisedLoss, ViewLoss, scores
 from linlocal.losses.shape import Line, shape_of, summand_of
 from linlocal.losses.views import VICRegForm
@@ -90,6 +93,99 @@ class Penalty:
         return self.strength
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Projections that are handed in, as a fixed B_l of every layer.
+
+    Attributes:
+        matrices: for each of the layers 1..L one matrix (read-out width, context width) for all
+            view directions, or a sequence of them, one for each direction. With context "each",
+            those of the same and of the top layer follow each other in each direction. Under the
+            metric penalty they are the M of B_l = V_l^T M V_l.
+
+    Raises:
+        ValueError: no matrix, or one that is empty or not finite.
+        TypeError: no sequence of matrices of real numbers.
+    """
+
+    matrices: Sequence[ArrayLike | Sequence[ArrayLike]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        of = "matrices, or of sequences of them, for the layers 1..L"
+        kept = []
+        for l, entry in enumerate(inputs.sequence(self.matrices, "matrices", of), start=1):
+            what = f"projections of layer {l}"
+            one = getattr(entry, "ndim", None) == 2
+            several = (entry,) if one else inputs.sequence(entry, what, "matrices")
+            layout = "(read-out width, context width)"
+            kept.append(tuple(inputs.matrix(b, f"each of the {what}", layout) for b in several))
+        if not kept or not all(kept):
+            raise ValueError("Given projections need at least one matrix for every layer.")
+        object.__setattr__(self, "matrices", tuple(kept))
+
+    def at(self, layer: int, number: int, shape: tuple[int, int], of: tuple[int, int]) -> Array:
+        """The projection of one layer.
+
+        Args:
+            layer: l in 1..L.
+            number: which of the losses of the layer is asked, counted from 0.
+            shape: (read-out width, context width).
+            of: the numbers of layers and of losses of a layer.
+
+        Raises:
+            ValueError: the matrices are not as many, or not of this shape.
+        """
+        depth, losses_of_layer = of
+        matrices = cast(tuple[tuple[Array, ...], ...], self.matrices)
+        if len(matrices) != depth:
+            raise ValueError(
+                f"Projections of {len(matrices)} layers are given for a network of {depth} layers; "
+                "give those of every layer, the top layer's too."
+            )
+        here = matrices[layer - 1]
+        if len(here) not in (1, losses_of_layer):
+            raise ValueError(
+                f"{len(here)} projections are given for layer {layer}, which has "
+                f"{losses_of_layer} (view directions times contexts); give one, or all."
+            )
+        matrix = here[number if len(here) > 1 else 0]
+        if matrix.shape != shape:
+            raise ValueError(
+                f"The projection of layer {layer} must be {shape} (read-out width, context width), "
+                f"got {matrix.shape}."
+            )
+        return matrix
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Projections after some steps of gradient descent on the penalised loss, instead of optimal.
+
+    B <- B - rate (lam B + d phi / d B), the same number of steps in every layer. As they grow, B
+    goes to the optimum, if the rate is below 2 over the largest curvature. For a linear score the
+    steps have a sum, B = (1 - q) B* + q B_start with q = (1 - rate lam)^steps.
+
+    Attributes:
+        steps: how many steps are taken, 0 for none.
+        rate: the learning rate of B.
+        start: "zero", or "random" as in `Rule`.
+
+    Raises:
+        ValueError: negative steps, a rate that is not positive, or an unknown start.
+        TypeError: no numbers.
+    """
+
+    steps: int
+    rate: float
+    start: Literal["zero", "random"] = "zero"
+
+    def __post_init__(self) -> None:
+        inputs.keep(self, partial(inputs.whole, least=0), "steps")
+        inputs.keep(self, inputs.positive, "rate")
+        if not inputs.is_one_of(self.start, ("zero", "random")):
+            raise ValueError(f'start must be "zero" or "random", got {self.start!r}.')
+
+
 @dataclass(frozen=True)
 class Rule:
     """A local learning rule.
@@ -106,7 +202,9 @@ class Rule:
         projection: how B_l is chosen. "optimal": it minimises the penalised loss. "identity": it
             is fixed at I. "random": it is fixed, uniform on +-1/sqrt(width_l), in the layers below
             the top, and optimal in the top layer (the published baseline). "matched": it is
-            V_l^T B_L V_l or V_l^T B_L (statement 1). "none": the loss needs no projection.
+            V_l^T B_L V_l or V_l^T B_L (statement 1). "none": the loss needs no projection. A
+            `Given` hands in the matrices, a `Trained` takes steps towards the optimal ones; both
+            hold in every layer, the top layer too.
         penalty: the penalty on an optimal projection; a number stands for `Penalty(number)`.
         pooling: the windows of the average pooling before the loss, one for the map of each layer
             1..L; None pools nothing.
@@ -121,7 +219,7 @@ class Rule:
     name: str
     loss: PairLoss | Goodness | ViewLoss
     context: Context = "same"
-    projection: ProjectionKind = "optimal"
+    projection: ProjectionKind | Given | Trained = "optimal"
     penalty: Penalty = Penalty()
     pooling: tuple[int, ...] | None = None
     seed: int = 0
@@ -133,7 +231,7 @@ class Rule:
             ("context", self.context, CONTEXTS),
             ("projection", self.projection, PROJECTIONS),
         ):
-            if not inputs.is_one_of(value, known):
+            if not inputs.is_one_of(value, known) and not isinstance(value, Given | Trained):
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
         kind = self.kind
         fitting = {
@@ -142,7 +240,8 @@ class Rule:
             "view": (("views",), ("none",)),
         }
         contexts, projections = fitting[kind]
-        if self.context not in contexts or self.projection not in projections:
+        own = kind == "pair" and isinstance(self.projection, Given | Trained)
+        if self.context not in contexts or not (own or self.projection in projections):
             raise ValueError(
                 f"A {kind} loss goes with context {' or '.join(contexts)} and projection "
                 f"{' or '.join(projections)}, got context {self.context!r} and projection "
@@ -167,6 +266,15 @@ class Rule:
             f"{type(self.loss).__name__} is no loss: it needs contrasts, value, gradient and "
             "curvature (of pairs), or value and gradients (of two views)."
         )
+
+    @property
+    def projection_name(self) -> str:
+        """How B_l is chosen, in a word or two."""
+        if isinstance(self.projection, Given):
+            return "given"
+        if isinstance(self.projection, Trained):
+            return f"trained by {self.projection.steps} steps"
+        return self.projection
 
     @property
     def judged_contexts(self) -> tuple[JudgedContext, ...]:

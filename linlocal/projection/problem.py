@@ -231,10 +231,8 @@ class Projection:
         return np.asarray(sent * 2.0**-self._problem.z.exponent)
 
     def through_contexts(self, sent: Array) -> Array:
-        """C C^T sent, (references, any), in the coordinates of the problem: B = A^T C is like it.
-
-        C^T sent comes first: what cancels in it would cancel in (C C^T) sent with larger errors.
-        """
+        """C C^T sent, (references, any), computed in the coordinates of the problem."""
+        # C^T sent comes first: what cancels in it would cancel in (C C^T) sent with larger errors.
         c = self._problem.c
         return np.asarray(c.rows @ (c.rows.T @ sent) * 4.0**c.exponent)
 

@@ -6,5 +6,7 @@ from .comparison import (
     mismatch as mismatch,
     vanishing_updates as vanishing_updates,
 )
+from .projections import Projections as Projections, projections as projections
 from .signals import LayerLosses as LayerLosses, Signals as Signals
 from .sweep import sweep as sweep
+from .values import loss_values as loss_values

@@ -173,7 +173,7 @@ def compare_signals(signals: Signals) -> xr.Dataset:
         attrs={
             "rule": _joined(rule.name for rule in rules),
             "context": _joined(rule.context for rule in rules),
-            "projection": _joined(rule.projection for rule in rules),
+            "projection": _joined(rule.projection_name for rule in rules),
             "window": signals.window,
             "goal": signals.goal_name,
             "network": repr(network),
