@@ -317,8 +317,8 @@ $$ \\mathrm{global} - \\mathrm{local} = (J - J')^\\top g_L B_L c_L
 for every s: *masks*, *feedback* and *slopes*. s brings `g_L B_l c_l` as near as possible to the
 local signal, so a difference in scale belongs to feedback. `align` of `linlocal.analysis` with
 `terms=True`, and the recorder, measure the three and what each takes from the cosine: in this
-order, or averaged over all orders (Shapley). Without nonlinearities the masks term is zero; with linear f
-the slopes term is. It holds B_l fixed; the *dual* term of `linlocal.mismatch` also changes the
+order, or averaged over all orders (Shapley). Without nonlinearities the masks term is zero; with
+linear f the slopes term is. It holds B_l fixed; the *dual* term of `linlocal.mismatch` also changes the
 slopes of which B_l is made, so the two agree only where B is fixed. Tests:
 `tests/analysis/test_terms.py`; figure `mismatch_terms`.
 
