@@ -59,12 +59,13 @@ holds to rounding in tests, and is drawn in the figure `learning_curves`. `A_l =
 inner products. With `S_+` and `S_-` the cross-moments of positive and negative pairs, `D = S_+ -
 S_-`, and the context `C = A_l` or `A_L`, a linear score has in expectation
 
-$$ B_l = \\tfrac{1}{\\lambda} A_l D C^\\top, \\quad
-\\Delta W_l = \\tfrac{1}{\\lambda} A_l D C^\\top C D^\\top A_{l-1}^\\top, \\quad
-\\Delta W_l^{\\mathrm{global}} =
-\\tfrac{1}{\\lambda} V_l^\\top A_L D A_L^\\top A_L D^\\top A_{l-1}^\\top $$
+$$ B_l = \\tfrac{1}{\\lambda} A_l D C^\\top $$
 
-summed over view directions; whitening and spectral contrastive loss are polynomials, too
+$$ \\Delta W_l = \\tfrac{1}{\\lambda} A_l D C^\\top C D^\\top A_{l-1}^\\top $$
+
+$$ \\Delta W_l^g = \\tfrac{1}{\\lambda} V_l^\\top A_L D A_L^\\top A_L D^\\top A_{l-1}^\\top $$
+
+locally and (g) globally, summed over view directions; whitening and spectral contrastive loss are polynomials, too
 (`linlocal.dynamics.expected_update`). A batch has exactly the update of its own moments, except
 for spectral contrastive loss, which leaves out products of a sample with its own partner. Batches
 approach the population like `n^(-1/2)`. Those of a linear score with an optimal B are biased,
@@ -82,10 +83,9 @@ gradient flow (Saxe et al. 2014, arXiv 1312.6120); discrete steps lose it in pro
 rate. Local learning does not. With `E_l` the error signal times the input, so that `dW_l = E_l
 A_{l-1}^T`,
 
-$$ \\tfrac{d}{dt} (W_{l+1}^\\top W_{l+1} - W_l W_l^\\top)
-=
-\\mathrm{sym}\\, (W_{l+1}^\\top E_{l+1} - E_l) A_l^\\top, \\quad
-\\mathrm{sym}\\, M = M + M^\\top $$
+$$ \\tfrac{d}{dt} (W_{l+1}^\\top W_{l+1} - W_l W_l^\\top) = M + M^\\top $$
+
+$$ M = (W_{l+1}^\\top E_{l+1} - E_l) A_l^\\top $$
 
 the error that comes from one layer above less the local one. In its place, for losses of inner
 products (`E_l = A_l Phi(K_l)` with a symmetric Phi and `K_l = A_l^T A_l`):
