@@ -56,8 +56,8 @@ Where it is not said otherwise, what follows is derived in the docstrings of `li
 holds to rounding in tests, and is drawn in the figure `learning_curves`. `A_l = W_l ... W_1`.
 
 **Population.** A linear network sees its data through second moments if the loss is quadratic in
-inner products. With `S_+` and `S_-` the cross-moments of positive and negative pairs, `D = S_+ -
-S_-`, and the context `C = A_l` or `A_L`, a linear score has in expectation
+inner products. With `S_+` and `S_-` the cross-moments of positive and negative pairs,
+`D = S_+ - S_-`, and the context `C = A_l` or `A_L`, a linear score has in expectation
 
 $$ B_l = \\tfrac{1}{\\lambda} A_l D C^\\top $$
 
@@ -65,11 +65,11 @@ $$ \\Delta W_l = \\tfrac{1}{\\lambda} A_l D C^\\top C D^\\top A_{l-1}^\\top $$
 
 $$ \\Delta W_l^g = \\tfrac{1}{\\lambda} V_l^\\top A_L D A_L^\\top A_L D^\\top A_{l-1}^\\top $$
 
-locally and (g) globally, summed over view directions; whitening and spectral contrastive loss are polynomials, too
-(`linlocal.dynamics.expected_update`). A batch has exactly the update of its own moments, except
-for spectral contrastive loss, which leaves out products of a sample with its own partner. Batches
-approach the population like `n^(-1/2)`. Those of a linear score with an optimal B are biased,
-because the update is quadratic in D; those of spectral contrastive loss are not
+locally and (g) globally, summed over view directions; whitening and spectral contrastive loss are
+polynomials, too (`linlocal.dynamics.expected_update`). A batch has exactly the update of its own
+moments, except for spectral contrastive loss, which leaves out products of a sample with its own
+partner. Batches approach the population like `n^(-1/2)`. Those of a linear score with an optimal
+B are biased, because the update is quadratic in D; those of spectral contrastive loss are not
 (`linlocal/test_dynamics.py::test_batches_approach_the_population_as_one_over_the_root_of_their_size`,
 `linlocal/test_dynamics.py::test_batches_of_a_linear_score_are_biased_and_those_of_spectral_contrastive_loss_are_not`).
 
@@ -80,8 +80,8 @@ map. Time is therefore studied with losses that saturate. A softplus has no clos
 
 **What is conserved.** Backpropagation of any loss conserves `W_{l+1}^T W_{l+1} - W_l W_l^T` in
 gradient flow (Saxe et al. 2014, arXiv 1312.6120); discrete steps lose it in proportion to the
-rate. Local learning does not. With `E_l` the error signal times the input, so that `dW_l = E_l
-A_{l-1}^T`,
+rate. Local learning does not. With `E_l` the error signal times the input, so that
+`dW_l = E_l A_{l-1}^T`,
 
 $$ \\tfrac{d}{dt} (W_{l+1}^\\top W_{l+1} - W_l W_l^\\top) = M + M^\\top $$
 
@@ -92,10 +92,10 @@ products (`E_l = A_l Phi(K_l)` with a symmetric Phi and `K_l = A_l^T A_l`):
 
 - `Delta W_l = W_l S` with a symmetric S, so the column space of every weight stays, in steps of
   any size;
-- the flow closes on the layers' kernels, `dK_l/dt = K_l T_l + T_l^T K_l`, `T_l = sum_{m <= l}
-  Phi(K_m) K_{m-1}`: a cascade, in which nothing above a layer counts;
-- a mode of two layers has the first integral `(1/a_2^2 - 1 - y/(h - g)) y^(-g/h)`, `y = g - h
-  a_1^2`;
+- the flow closes on the layers' kernels, `dK_l/dt = K_l T_l + T_l^T K_l`,
+  `T_l = sum_{m <= l} Phi(K_m) K_{m-1}`: a cascade, in which nothing above a layer counts;
+- a mode of two layers has the first integral `(1/a_2^2 - 1 - y/(h - g)) y^(-g/h)`,
+  `y = g - h a_1^2`;
 - at rest `K_1 = ... = K_L`: the layers above the first have become isometries on what they are
   given.
 

@@ -94,6 +94,8 @@ SPOILED = {
     "metric penalty": ("remedies", "metric penalty: relative", "relative_error", 1e9),
     "bound": ("spectrum", "cosine at least", "cosine", 1e-9),
     "attained": ("spectrum", "attain", "worst_case_cosine", 1.001),
+    "learning curves": ("learning_curves", "is the closed form", "closed_form", 1.01),
+    "balance": ("learning_curves", "conserves the balance", "imbalance_change", 1e6),
     "isometric training": (
         "exactness_in_training",
         "isometric weights: relative",
