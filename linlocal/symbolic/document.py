@@ -138,10 +138,11 @@ meet at `2 sqrt(h mu)`.
 **Optimisers.** An optimiser that treats each layer by itself is one function of that layer's
 history of gradients, so equal gradients stay equal under any (`linlocal.dynamics.compare_steps`).
 Proportional ones, as of conformal maps with a linear score, are made equal by Adam with epsilon =
-0, signs and clipping layer by layer, and stay proportional under SGD and momentum. Clipping by
-the norm of all layers passes a difference on to layers that have none. The pseudo-inverse of G_l
-as preconditioner of the global update makes the two equal in the setting of statement 7. None of
-it repairs hypotheses on the weights: an isometry is lost with the first step (statement 11).
+0, signs and, where it acts, clipping layer by layer, and stay proportional under SGD and
+momentum. Clipping by the norm of all layers passes a difference on to layers that have none. The
+pseudo-inverse of G_l as preconditioner of the global update makes the two equal in the setting of
+statement 7. None of it repairs hypotheses on the weights: an isometry is lost with the first step
+(statement 11).
 """
 
 CONDITIONS = """\
