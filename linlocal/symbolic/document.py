@@ -107,19 +107,20 @@ Where it is not said otherwise, what follows is derived in the docstrings of `li
 holds to rounding in tests, and is drawn in the figure `learning_curves`. `A_l = W_l ... W_1`.
 
 **Population.** A linear network sees its data through second moments if the loss is quadratic in
-inner products. With `S_+` and `S_-` the cross-moments of positive and negative pairs, `D = S_+ -
-S_-`, and the context `C = A_l` or `A_L`, a linear score has in expectation
+inner products. With `S_+` and `S_-` the cross-moments of positive and negative pairs,
+`D = S_+ - S_-`, and the context `C = A_l` or `A_L`, a linear score has in expectation
 
-$$ B_l = \\tfrac{1}{\\lambda} A_l D C^\\top, \\quad
-\\Delta W_l = \\tfrac{1}{\\lambda} A_l D C^\\top C D^\\top A_{l-1}^\\top, \\quad
-\\Delta W_l^{\\mathrm{global}} =
-\\tfrac{1}{\\lambda} V_l^\\top A_L D A_L^\\top A_L D^\\top A_{l-1}^\\top $$
+$$ B_l = \\tfrac{1}{\\lambda} A_l D C^\\top $$
 
-summed over view directions; whitening and spectral contrastive loss are polynomials, too
-(`linlocal.dynamics.expected_update`). A batch has exactly the update of its own moments, except
-for spectral contrastive loss, which leaves out products of a sample with its own partner. Batches
-approach the population like `n^(-1/2)`. Those of a linear score with an optimal B are biased,
-because the update is quadratic in D; those of spectral contrastive loss are not
+$$ \\Delta W_l = \\tfrac{1}{\\lambda} A_l D C^\\top C D^\\top A_{l-1}^\\top $$
+
+$$ \\Delta W_l^g = \\tfrac{1}{\\lambda} V_l^\\top A_L D A_L^\\top A_L D^\\top A_{l-1}^\\top $$
+
+locally and (g) globally, summed over view directions; whitening and spectral contrastive loss are
+polynomials, too (`linlocal.dynamics.expected_update`). A batch has exactly the update of its own
+moments, except for spectral contrastive loss, which leaves out products of a sample with its own
+partner. Batches approach the population like `n^(-1/2)`. Those of a linear score with an optimal
+B are biased, because the update is quadratic in D; those of spectral contrastive loss are not
 (`linlocal/test_dynamics.py::test_batches_approach_the_population_as_one_over_the_root_of_their_size`,
 `linlocal/test_dynamics.py::test_batches_of_a_linear_score_are_biased_and_those_of_spectral_contrastive_loss_are_not`).
 
@@ -130,23 +131,22 @@ map. Time is therefore studied with losses that saturate. A softplus has no clos
 
 **What is conserved.** Backpropagation of any loss conserves `W_{l+1}^T W_{l+1} - W_l W_l^T` in
 gradient flow (Saxe et al. 2014, arXiv 1312.6120); discrete steps lose it in proportion to the
-rate. Local learning does not. With `E_l` the error signal times the input, so that `dW_l = E_l
-A_{l-1}^T`,
+rate. Local learning does not. With `E_l` the error signal times the input, so that
+`dW_l = E_l A_{l-1}^T`,
 
-$$ \\tfrac{d}{dt} (W_{l+1}^\\top W_{l+1} - W_l W_l^\\top)
-=
-\\mathrm{sym}\\, (W_{l+1}^\\top E_{l+1} - E_l) A_l^\\top, \\quad
-\\mathrm{sym}\\, M = M + M^\\top $$
+$$ \\tfrac{d}{dt} (W_{l+1}^\\top W_{l+1} - W_l W_l^\\top) = M + M^\\top $$
+
+$$ M = (W_{l+1}^\\top E_{l+1} - E_l) A_l^\\top $$
 
 the error that comes from one layer above less the local one. In its place, for losses of inner
 products (`E_l = A_l Phi(K_l)` with a symmetric Phi and `K_l = A_l^T A_l`):
 
 - `Delta W_l = W_l S` with a symmetric S, so the column space of every weight stays, in steps of
   any size;
-- the flow closes on the layers' kernels, `dK_l/dt = K_l T_l + T_l^T K_l`, `T_l = sum_{m <= l}
-  Phi(K_m) K_{m-1}`: a cascade, in which nothing above a layer counts;
-- a mode of two layers has the first integral `(1/a_2^2 - 1 - y/(h - g)) y^(-g/h)`, `y = g - h
-  a_1^2`;
+- the flow closes on the layers' kernels, `dK_l/dt = K_l T_l + T_l^T K_l`,
+  `T_l = sum_{m <= l} Phi(K_m) K_{m-1}`: a cascade, in which nothing above a layer counts;
+- a mode of two layers has the first integral `(1/a_2^2 - 1 - y/(h - g)) y^(-g/h)`,
+  `y = g - h a_1^2`;
 - at rest `K_1 = ... = K_L`: the layers above the first have become isometries on what they are
   given.
 
@@ -189,10 +189,11 @@ meet at `2 sqrt(h mu)`.
 **Optimisers.** An optimiser that treats each layer by itself is one function of that layer's
 history of gradients, so equal gradients stay equal under any (`linlocal.dynamics.compare_steps`).
 Proportional ones, as of conformal maps with a linear score, are made equal by Adam with epsilon =
-0, signs and clipping layer by layer, and stay proportional under SGD and momentum. Clipping by
-the norm of all layers passes a difference on to layers that have none. The pseudo-inverse of G_l
-as preconditioner of the global update makes the two equal in the setting of statement 7. None of
-it repairs hypotheses on the weights: an isometry is lost with the first step (statement 11).
+0, signs and, where it acts, clipping layer by layer, and stay proportional under SGD and
+momentum. Clipping by the norm of all layers passes a difference on to layers that have none. The
+pseudo-inverse of G_l as preconditioner of the global update makes the two equal in the setting of
+statement 7. None of it repairs hypotheses on the weights: an isometry is lost with the first step
+(statement 11).
 """
 
 WINDOWS = """\
@@ -318,9 +319,9 @@ for every s: *masks*, *feedback* and *slopes*. s brings `g_L B_l c_l` as near as
 local signal, so a difference in scale belongs to feedback. `align` of `linlocal.analysis` with
 `terms=True`, and the recorder, measure the three and what each takes from the cosine: in this
 order, or averaged over all orders (Shapley). Without nonlinearities the masks term is zero; with
-linear f the slopes term is. It holds B_l fixed; the *dual* term of `linlocal.mismatch` also changes the
-slopes of which B_l is made, so the two agree only where B is fixed. Tests:
-`tests/analysis/test_terms.py`; figure `mismatch_terms`.
+linear f the slopes term is. The slopes term holds B_l fixed; the *dual* term of
+`linlocal.mismatch` also changes the slopes of which B_l is made, so the two agree only where B is
+fixed. Tests: `tests/analysis/test_terms.py`; figure `mismatch_terms`.
 
 ## 16. B in closed form
 
