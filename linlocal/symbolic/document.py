@@ -328,8 +328,8 @@ fixed. Tests: `tests/analysis/test_terms.py`; figure `mismatch_terms`.
 Given the slopes g_L of the top, the error signal of a block is linear in its projection: P^T B S^T,
 where row k of S sums the contexts that are paired with anchor k, times their slopes. The B nearest
 to the backpropagated error E is `B^T = (S^T S + ridge I)^-1 S^T E P^+`
-(`linlocal.analysis.local_losses.least_squares`). In a linear network with direct feedback and enough
-samples it is the matched projection V_l^T B_L of statement 1
+(`linlocal.analysis.local_losses.least_squares`). In a linear network with direct feedback and
+enough samples it is the matched projection V_l^T B_L of statement 1
 (`tests/analysis/test_closed_form.py`).
 """
 
