@@ -349,15 +349,15 @@ TABLE = """\
 | 9 | {9} | `test_laws.py` | pooling that does not commute |
 | 10 | | figure `linear_alignment` | |
 | 11 | | figure `exactness_in_training` | |
-| 12 | {12} | `test_bounds.py` | the bound of statement 7 with G_e for G_l |
-| 13 | powers, series, form | `test_normality.py`, figure `sliced_normality` | a D for each layer; some slices |
-| 14 | bounds by norms | `test_bounds.py` | biases above the layer |
-| 15 | | `tests/analysis/test_terms.py`, figure `mismatch_terms` | equal to `mismatch` for linear networks |
-| 16 | | `tests/analysis/test_closed_form.py` | |
+| 12 | {12} | `test_windows.py`, figure `windows` | the bound of statement 7 with G_e for G_l |
+| 13 | powers, series, form | `test_normality.py`, figure `sliced_normality` | a D for each layer |
+| 14 | bounds by norms | `test_residual.py` | isometry under biases, behind links around |
+| 15 | | figure `mismatch_terms` | equal to `mismatch` in linear networks |
+| 16 | | `test_closed_form.py` of `analysis` | |
 | 18 | docstrings of `linlocal.dynamics` | `test_dynamics.py`, figure `learning_curves` | |
 
 Proved: for all sizes in words and at sizes in rational functions, for so many rules. Tests are
-those in `tests/linlocal` and `tests/linlocal/symbolic`.
+those in `tests/linlocal` and `tests/linlocal/symbolic`, if not said otherwise.
 """
 
 CONDITIONS = """\
