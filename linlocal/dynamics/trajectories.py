@@ -175,7 +175,7 @@ def aligned(
         ValueError: sizes do not fit.
         TypeError: no numbers.
     """
-    sizes = inputs.widths(widths)
+    sizes, seed = inputs.widths(widths), inputs.whole(seed, "seed", 0)
     inputs.instance(moments, Moments, "moments", "`Moments`, made by Moments.of_views")
     if sizes[0] != moments.width:
         raise ValueError(

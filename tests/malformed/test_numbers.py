@@ -118,7 +118,69 @@ def activities(leaves):
     return [torch.from_numpy(MODEL.one_hot(leaves)).transpose(1, 2)]
 
 
+MODES = ll.dynamics.Modes([1.0, 0.5], [1.0, 1.0])
+MOMENTS = ll.dynamics.Moments.of_batch(Pairs.from_views(X[:, :2], VIEW[:, :2]))
+SPECTRAL = {
+    "network": ll.DeepLinear.gaussian([2, 2, 2], 0),
+    "source": MOMENTS,
+    "rule": rules.SpectralContrastive(),
+}
+TWO_LOSSES = NETWORK_RULE.build([(4,), (3,)])
+
 CALLS = {
+    "analysis.alignment.batch.align": {
+        "model": MODULE,
+        "names": ["0", "2"],
+        "rule": RULE,
+        "views": torch.randn(8, 4),
+        "window": 2,
+    },
+    "analysis.local_losses.closed_form.LeastSquares": {
+        "loss": TWO_LOSSES[0],
+        "ridge": 1e-6,
+        "decay": 0.5,
+    },
+    "analysis.local_losses.closed_form.least_squares": {
+        "losses": TWO_LOSSES,
+        "outputs": [torch.randn(8, 4), torch.randn(8, 3)],
+        "global_errors": [torch.randn(8, 4)],
+        "ridge": 1e-6,
+    },
+    "dynamics.curves.Modes.balanced_time": {"self": MODES, "start": 0.1, "end": 0.5, "depth": 2},
+    "dynamics.curves.Modes.global_rest": {"self": MODES, "depth": 2, "decay": 0.1},
+    "dynamics.curves.Modes.local_rest": {"self": MODES, "depth": 2, "decay": 0.1},
+    "dynamics.optimisers.Clipped": {"inner": ll.dynamics.SGD(0.1), "norm": 1.0},
+    "dynamics.optimisers.compare_steps": {
+        **SPECTRAL,
+        "optimiser": ll.dynamics.SGD(0.1),
+        "steps": 2,
+    },
+    "dynamics.trajectories.aligned": {
+        "widths": [2, 2, 2],
+        "moments": MOMENTS,
+        "strengths": np.ones((2, 2)),
+        "seed": 0,
+    },
+    "dynamics.trajectories.flow": {
+        **SPECTRAL,
+        "times": [0.0, 0.1],
+        "decay": 0.1,
+        "tolerance": 1e-6,
+    },
+    "dynamics.trajectories.simulate": {
+        **SPECTRAL,
+        "rate": 0.1,
+        "steps": 2,
+        "decay": 0.1,
+        "every": 1,
+    },
+    "updates.sweep.sweep": {
+        "networks": [NET],
+        "pairs": [PAIRS],
+        "rules": [RULE],
+        "window": 2,
+        "workers": 1,
+    },
     "analysis.alignment.recorder.AlignmentRecorder": {
         "model": MODULE,
         "blocks": ["0", "2"],
@@ -446,6 +508,7 @@ BY_HYPOTHESIS = "a strategy: hypothesis checks the ranges that it is given when 
 IN_THE_HOUSE = "used by the instruments alone, with the number of rows of a tensor"
 ABSTRACT_TRAINER = "abstract; its two kinds are checked"
 NOT_CHECKED = {
+    "analysis.watching.gradients.windowed": "used by the meter alone, which checks the window",
     "analysis.alignment.recorder.AlignmentRecorder.step": "checks where it is entered; see "
     "test_recorder_company.py",
     "analysis.local_losses.contract.LocalRule.build": PROTOCOL,
@@ -491,7 +554,8 @@ def call(function, arguments):
     if inspect.Parameter.VAR_POSITIONAL not in kinds.values():
         result = function(**arguments)
     else:
-        result = function(*arguments.values())
+        named = {n: v for n, v in arguments.items() if kinds[n] == inspect.Parameter.KEYWORD_ONLY}
+        result = function(*(v for n, v in arguments.items() if n not in named), **named)
     return list(result) if inspect.isgenerator(result) else result
 
 
