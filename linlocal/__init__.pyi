@@ -11,7 +11,12 @@ from . import (
 )
 from .conditions import explain as explain
 from .losses import scores as scores
-from .networks import Convolution as Convolution, DeepLinear as DeepLinear, DeepReLU as DeepReLU
+from .networks import (
+    Convolution as Convolution,
+    DeepLinear as DeepLinear,
+    DeepNonlinear as DeepNonlinear,
+    DeepReLU as DeepReLU,
+)
 from .pairs import Direction as Direction, Pairs as Pairs
 from .projection import (
     ConvergenceError as ConvergenceError,
@@ -23,7 +28,9 @@ from .updates import (
     compare as compare,
     global_update as global_update,
     local_update as local_update,
+    loss_values as loss_values,
     mismatch as mismatch,
+    projections as projections,
 )
 
 __version__: str

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from linlocal import inputs, losses, rules
 from linlocal.doors import missing_explained
 from linlocal.losses import Score, scores
-from linlocal.networks import DeepLinear, DeepReLU, Network
+from linlocal.networks import DeepLinear, Links, Network
 from linlocal.pairs import Pairs
 from linlocal.rhm import RandomHierarchyModel
 from linlocal.rules import Penalty, Rule
@@ -178,7 +178,9 @@ def networks(
     kind: str | Sequence[str] = KINDS,
     shape: Shape = "any",
     condition_number: tuple[float, float] = (1.0, 1e6),
-    relu: bool = False,
+    activation: str | None = None,
+    links: Literal["none", "residual", "any"] = "none",
+    biases: bool = False,
 ) -> Network:
     """Deep networks with weights of a drawn kind.
 
@@ -190,7 +192,11 @@ def networks(
             of W_L ... W_2.
         shape: how the widths follow each other, as in `widths`.
         condition_number: the range of the condition number, drawn evenly in the logarithm.
-        relu: whether to draw a `DeepReLU`.
+        activation: the name of a nonlinearity, for a `DeepNonlinear` with a drawn readout; None for
+            a `DeepLinear`.
+        links: "residual" links (with about half of the widths repeated), "any" (none, residual, or
+            drawn links with scales up to 1), or "none".
+        biases: whether layers may have biases; some networks then have none, or in some layers.
 
     Raises:
         ValueError: an unknown kind.
@@ -203,19 +209,62 @@ def networks(
     if chosen == "conditioned":
         depth = (max(2, depth[0]), max(2, depth[1]))
     sizes = draw(widths(width, depth, shape))
+    if links != "none":
+        for l in range(2, len(sizes)):
+            sizes[l] = sizes[l - 1] if draw(st.booleans()) else sizes[l]
     seed = draw(_SEEDS)
-    cls: type[Network] = DeepReLU if relu else DeepLinear
     if chosen == "conformal":
         # All layers together scale by 1/4 to 4, so depth does not worsen the conditioning.
         total = 4.0 ** draw(st.floats(-1.0, 1.0))
-        return cls.conformal(sizes, total ** (1.0 / (len(sizes) - 1)), seed)
-    if chosen == "conditioned":
+        network = DeepLinear.conformal(sizes, total ** (1.0 / (len(sizes) - 1)), seed)
+    elif chosen == "conditioned":
         exponent = draw(st.floats(*np.log10(condition_number)))
         # 10^6 computed through a logarithm may exceed the range by a rounding error.
         value = min(max(10.0**exponent, condition_number[0]), condition_number[1])
-        return cls.with_condition_number(sizes, value, seed)
-    build = {"orthogonal": cls.orthogonal, "uniform": cls.uniform, "gaussian": cls.gaussian}
-    return build[chosen](sizes, seed)
+        network = DeepLinear.with_condition_number(sizes, value, seed)
+    else:
+        build = {
+            "orthogonal": DeepLinear.orthogonal,
+            "uniform": DeepLinear.uniform,
+            "gaussian": DeepLinear.gaussian,
+        }
+        network = build[chosen](sizes, seed)
+    network = DeepLinear(
+        network.weights,
+        draw(_biases(sizes)) if biases else None,
+        None if links == "none" else draw(_links(sizes, links)),
+    )
+    if activation is None:
+        return network
+    return network.with_activation(activation, draw(st.sampled_from(["same", "linear"])))
+
+
+@st.composite
+def _biases(draw: st.DrawFn, sizes: list[int]) -> list[Array | None] | None:
+    kind = draw(st.sampled_from(["none", "some", "all"]))
+    if kind == "none":
+        return None
+    rng, scale = np.random.default_rng(draw(_SEEDS)), draw(st.floats(0.1, 1.0))
+    there = [kind == "all" or draw(st.booleans()) for _ in sizes[1:]]
+    return [
+        scale * rng.standard_normal(n) if has else None
+        for n, has in zip(sizes[1:], there, strict=True)
+    ]
+
+
+@st.composite
+def _links(draw: st.DrawFn, sizes: list[int], kind: str) -> Links | None:
+    chosen = draw(st.sampled_from([None, "residual", "drawn"])) if kind == "any" else "residual"
+    if chosen != "drawn":
+        return None if chosen is None else "residual"
+    found: dict[int, dict[int, float]] = {}
+    for l in range(1, len(sizes)):
+        fitting = [k for k in range(l) if sizes[k] == sizes[l]]
+        sources = (
+            draw(st.lists(st.sampled_from(fitting), max_size=2, unique=True)) if fitting else []
+        )
+        found[l] = {k: draw(st.sampled_from([1.0, 0.5, -0.7])) for k in sources}
+    return found
 
 
 def samples(

@@ -5,3 +5,4 @@ from .recorder import (
     Cadence as Cadence,
     log_spaced as log_spaced,
 )
+from .terms import TERMS as TERMS

@@ -15,6 +15,7 @@ from linlocal import inputs
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.products import COUNT, divide, metrics
 from linlocal.analysis.alignment.sums import VIEWS, Measurement
+from linlocal.analysis.alignment.terms import explained
 from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import gated, own_pass, untouched
 
@@ -26,6 +27,8 @@ def align(
     *views: Tensor,
     global_loss: Callable[[Tensor], Tensor] | None = None,
     batch: Any = None,
+    terms: bool = False,
+    window: int = 1,
 ) -> xr.Dataset:
     """Compare the local with the global gradient of every block on one batch.
 
@@ -41,6 +44,10 @@ def align(
         global_loss: a function of the network's output. By default the global loss of a rule is its
             local loss on the last block, backpropagated.
         batch: (inputs, labels), for local losses that read labels.
+        window: through how many blocks the loss of a block is backpropagated: block l takes the
+            loss of block min(l + window - 1, L). 1 is local learning, L is backpropagation.
+        terms: whether to take the mismatch apart, for rules of scored pairs and their own loss as
+            the global one; it costs two more backward passes for each block.
 
     Returns:
         A Dataset over ``layer`` = 1..L (its coordinate ``block`` has the names), ``parameter`` and
@@ -52,7 +59,11 @@ def align(
           signals dLoss/dz_l;
         * ``view_part`` (also with ``parameter_`` and ``error_``): <local_v, global> / ||global||^2,
           where local_v is the part that the rows of view v contribute. The parts add up to
-          cosine * norm_ratio, and a negative one works against the global gradient.
+          cosine * norm_ratio, and a negative one works against the global gradient;
+        * with ``terms``, ``slopes``, ``feedback`` and ``masks``: why the error signals differ, see
+          `terms.explained`. These are the norms of the terms over that of the global error signal.
+          With ``_share`` they are what each term takes from the cosine in this order, with
+          ``_shapley`` the same averaged over all orders; each three add up to 1 - error_cosine.
 
         Values are NaN where a norm is 0, as for frozen and unused parameters. Where a gradient is
         not finite, the norms are NaN too, and a warning names the parameters. Parameters outside
@@ -60,7 +71,8 @@ def align(
 
     Raises:
         ValueError, RuntimeError: as `watching.watch`; or not one loss per block, or views of
-            different shapes.
+            different shapes; or terms of a rule without scored pairs, of another global loss, or of
+            a network whose masks cannot be averaged.
         TypeError: views are missing, or an argument is no tensor, rule or module.
     """
     if not 1 <= len(views) <= 2:
@@ -75,7 +87,15 @@ def align(
             f"The views have shapes {' and '.join(str(tuple(v.shape)) for v in views)}: row k of "
             "both must be the same datum, so both have the same shape."
         )
-    meter = Meter(model, names, rule, backward=global_loss is not None, view_parts=True)
+    meter = Meter(
+        model,
+        names,
+        rule,
+        backward=global_loss is not None,
+        view_parts=True,
+        orders="all orders" if terms else None,
+        window=window,
+    )
     alone = gated(model.parameters(), lambda: True)
     with (
         torch.inference_mode(False),
@@ -99,7 +119,7 @@ def to_dataset(meter: Meter, measured: Measurement) -> xr.Dataset:
         meter: the meter that measured.
         measured: one measurement, or several stacked; ``step`` is then the first dimension.
     """
-    per_parameter, errors = (part.cpu().numpy() for part in measured)
+    per_parameter, errors, grams = (part.cpu().numpy() for part in measured)
     _warn_of_broken(meter, per_parameter)
     lengths = [len(block.parameters) for block in meter.blocks]
     per_block = np.add.reduceat(per_parameter, np.cumsum([0, *lengths[:-1]]), axis=-2)
@@ -121,6 +141,8 @@ def to_dataset(meter: Meter, measured: Measurement) -> xr.Dataset:
     ):
         put(prefix, dim, values[..., :COUNT], values[..., COUNT:] if meter.view_parts else None)
     put("error_", "layer", errors.sum(axis=-2), errors[..., 2])
+    if grams.shape[-1]:
+        columns |= {name: ((*dims, "layer"), v) for name, v in explained(grams).items()}
     dataset = xr.Dataset(
         columns,
         coords={

@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from linlocal import inputs
+from linlocal.analysis.alignment import terms
 from linlocal.analysis.alignment.meeting import Meeting
 from linlocal.analysis.alignment.sums import (
     VIEWS,
@@ -40,6 +42,7 @@ from linlocal.analysis.watching import (
     local_gradient,
     untouched,
     watch,
+    windowed,
 )
 from linlocal.rules import Rule
 
@@ -82,11 +85,15 @@ class Meter:
         trains_rule: whether the caller backpropagates exactly the loss of the one rule on the last
             block; the gradient of that block is then not computed twice.
         separate: whether each view runs in a forward pass of its own, first view first.
+        orders: whether to take the mismatch apart (`terms`), in one order of the steps, "ordered",
+            or in "all orders".
+        window: through how many blocks local losses are backpropagated.
 
     Raises:
         TypeError: ``rule`` is no rule.
         ValueError: as `linlocal.analysis.blocks`; no rule was given, or ``trains_rule`` with
-            several rules, without ``backward`` or with ``view_parts``.
+            several rules, without ``backward`` or with ``view_parts``; terms of a global loss that
+            is not the rule's, or of a window; or more blocks in a window than there are.
     """
 
     def __init__(
@@ -99,6 +106,8 @@ class Meter:
         view_parts: bool,
         trains_rule: bool = False,
         separate: bool = False,
+        orders: Literal["ordered", "all orders"] | None = None,
+        window: int = 1,
     ) -> None:
         self.model, self.backward, self.view_parts = model, backward, view_parts
         self.blocks = resolve(model, names)
@@ -115,7 +124,24 @@ class Meter:
                 "trains_rule says that the training backpropagates the last loss of the one rule: "
                 'give one rule, against="backward" and no view_parts.'
             )
-        self.trains_rule = trains_rule
+        if orders and backward and not trains_rule:
+            raise ValueError(
+                "The terms of a mismatch compare every block with the rule's own loss on the last "
+                'block: give against="rule", or trains_rule=True where the training backpropagates '
+                "that loss (and align no global_loss)."
+            )
+        window = inputs.whole(window, "window", 1)
+        if window > len(self.blocks):
+            raise ValueError(
+                f"A window of {window} blocks in a network of {len(self.blocks)}: window="
+                f"{len(self.blocks)} is backpropagation."
+            )
+        if orders and window > 1:
+            raise ValueError(
+                "The terms of a mismatch are those of a block's own loss: take window=1, or leave "
+                "the terms out."
+            )
+        self.trains_rule, self.orders, self.window = trains_rule, orders, window
         self._passes_of_batch = VIEWS if separate else 1
         self._losses: list[list[LocalLoss]] = []
         self._meeting = Meeting()
@@ -274,7 +300,7 @@ class Meter:
         """Compute what the local losses say of a batch of both views."""
         blocks = list(zip(*passes, strict=True))
         # Joined rows, because a loss compares both views. One pass needs no copy.
-        outputs = [z[0].detach() if len(z) == 1 else torch.cat(z).detach() for z in blocks]
+        outputs = [terms.joined(z).detach() for z in blocks]
         top, sums = outputs[-1], self._sums
         if not self._losses:
             self._losses = [self._built(each, outputs) for each in self._builders.values()]
@@ -296,7 +322,12 @@ class Meter:
                     error_signal(loss, z, top, self._rescale, self._batch)
                     for loss, z in zip(losses, outputs, strict=True)
                 ]
+                if self.window > 1:
+                    errors = windowed(passes, errors, self.window)
                 signals.local.append(errors)
+                if self.orders:
+                    found = terms.between(losses, passes, errors[-1], self._rescale, self.orders)
+                    signals.between.append(found)
                 for l, (z, error) in enumerate(zip(blocks, errors, strict=True)):
                     if not (self.trains_rule and l == len(outputs) - 1):
                         self._add_local(r, l, z, error)

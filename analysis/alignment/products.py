@@ -7,6 +7,7 @@ sum is kept although it follows from the others, because its digits would cancel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,17 @@ def inner(local: Tensor, global_: Tensor) -> Tensor:
     size = _CHUNK.get(local.device.type, _CHUNK_ELSEWHERE)
     parts = zip(local.reshape(-1).split(size), global_.reshape(-1).split(size), strict=True)
     return torch.stack([l.double().dot(g.double()) for l, g in parts]).sum()
+
+
+def gram(signals: Sequence[Tensor]) -> Tensor:
+    """The inner products of several tensors of one shape, (signals, signals) float64."""
+    flat = [_real(signal).reshape(-1) for signal in signals]
+    size = _CHUNK.get(flat[0].device.type, _CHUNK_ELSEWHERE)
+    total = torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat[0].device)
+    for pieces in zip(*(signal.split(size) for signal in flat), strict=True):
+        rows = torch.stack([piece.double() for piece in pieces])
+        total += rows @ rows.T
+    return total
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -93,6 +93,12 @@ class AlignmentRecorder:
         trains_rule: whether the training backpropagates exactly the rule's loss on the last block;
             the gradient there is then not computed twice. This is checked at every write.
         views: whether both views run in one forward pass, "stacked", or in a pass each, "separate".
+        terms: whether to record why local and global error signals differ, as ``slopes``,
+            ``feedback`` and ``masks`` (see `align`; in one order of the steps). It needs the rule's
+            own loss as the global one, so ``against="rule"`` or ``trains_rule``, and costs one more
+            backward pass through activities. With several processes, masks are averaged over the
+            rows of each.
+        window: through how many blocks the loss of a block is backpropagated, as for `align`.
 
     Raises:
         ValueError: as `linlocal.analysis.blocks`, or a cadence is below 1.
@@ -113,6 +119,8 @@ class AlignmentRecorder:
         view_parts: bool = False,
         trains_rule: bool = False,
         views: Literal["stacked", "separate"] = "stacked",
+        terms: bool = False,
+        window: int = 1,
     ) -> None:
         if not callable(every):
             every = inputs.whole(every, "every", 1)
@@ -130,6 +138,8 @@ class AlignmentRecorder:
             view_parts=view_parts,
             trains_rule=trains_rule,
             separate=views == "separate",
+            orders="ordered" if inputs.flag(terms, "terms") else None,
+            window=window,
         )
         self._path = None if path is None else inputs.path(path, "path")
         self._waiting: list[tuple[int, Measurement]] = []
@@ -142,6 +152,8 @@ class AlignmentRecorder:
             "view_parts": view_parts,
             "trains_rule": trains_rule,
             "views": views,
+            "terms": terms,
+            "window": window,
         }
         self._step, self._skipped = 0, False
         if self._path is not None:

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from linlocal.analysis.alignment.products import COUNT, inner, products
+from linlocal.analysis.alignment import terms
+from linlocal.analysis.alignment.products import COUNT, gram, inner, products
 
 VIEWS = 2
 
@@ -22,11 +23,14 @@ class ErrorSignals:
     Attributes:
         global_: [rule][block][pass] the global error signals, None where none has arrived.
         local: [rule][block] the local error signals of both views, stacked.
+        between: [rule][block] what lies between the local and the global ones, see `terms.between`;
+            empty if it is not asked for.
         complete: whether a backward pass has brought the global ones.
     """
 
     global_: list[list[list[Tensor | None]]]
     local: list[list[Tensor]] = field(default_factory=list)
+    between: list[list[list[Tensor]]] = field(default_factory=list)
     complete: bool = False
 
     def both(self, r: int, l: int) -> Tensor:
@@ -44,10 +48,13 @@ class Measurement(NamedTuple):
         gradients: (rules, parameters, 4) the products of the gradients. With view parts it is
             (rules, parameters, 4 + views): <part, global> for the part of each view follows.
         errors: (rules, blocks, views, 4) the products of the error signals.
+        terms: (rules, blocks, signals, signals) the inner products of `terms.signals`; without
+            signals if they are not asked for.
     """
 
     gradients: Tensor
     errors: Tensor
+    terms: Tensor
 
 
 @dataclass
@@ -59,6 +66,7 @@ class Sums:
         parts: [rule] their parts by view.
         global_: [rule] the global gradients; one entry if all rules are compared with the same.
         errors: (rule x block x view, 4) products of the error signals.
+        terms: (rule x block, signals, signals) inner products of `terms.signals`.
         factor: what the norms are to be divided by.
         open: the error signals of passes whose global ones may still come.
         passes: how many forward passes there were.
@@ -68,6 +76,7 @@ class Sums:
     parts: list[dict[str, list[Tensor]]]
     global_: list[dict[str, Tensor]]
     errors: Tensor | None = None
+    terms: Tensor | None = None
     factor: Tensor | None = None
     open: list[ErrorSignals] = field(default_factory=list)
     passes: int = 0
@@ -87,12 +96,18 @@ class Sums:
     def reduce(self, signals: ErrorSignals) -> None:
         """Add up the error signals of a pass."""
         rows: list[Tensor] = []
+        grams: list[Tensor] = []
         for r, errors in enumerate(signals.local):
             for l, error in enumerate(errors):
                 global_ = signals.both(r, l)
                 rows += [products(error[v], global_[v]) for v in views(error)]
+                if signals.between:
+                    grams.append(gram(terms.signals(error, signals.between[r][l], global_)))
         stacked = torch.stack(rows)
         self.errors = stacked if self.errors is None else self.errors + stacked
+        if grams:
+            explained = torch.stack(grams)
+            self.terms = explained if self.terms is None else self.terms + explained
         self.open.remove(signals)
 
     def measured(self, parameters: Mapping[str, nn.Parameter], view_parts: bool) -> Measurement:
@@ -108,11 +123,13 @@ class Sums:
                 if view_parts:
                     row = torch.cat([row, torch.stack([inner(p, global_) for p in parts[name]])])
                 rows.append(row)
-        squared = self.factor**2
-        return Measurement(
-            torch.stack(rows).unflatten(0, (len(self.local), -1)) / squared,
-            self.errors.view(len(self.local), -1, VIEWS, COUNT) / squared,
-        )
+        squared, rules = self.factor**2, len(self.local)
+        errors = self.errors.view(rules, -1, VIEWS, COUNT)
+        explained = errors.new_empty(*errors.shape[:2], 0, 0)
+        if self.terms is not None:
+            explained = self.terms.unflatten(0, (rules, -1))
+        gradients = torch.stack(rows).unflatten(0, (rules, -1))
+        return Measurement(gradients / squared, errors / squared, explained / squared)
 
     def _global_of(self, r: int) -> int:
         return r if len(self.global_) > 1 else 0
@@ -140,8 +157,10 @@ class Sums:
         # Every process has other samples, whose error signals in the joint mean are 1/world of
         # what they are here. Products over all samples are sums over processes.
         assert self.errors is not None
-        dist.all_reduce(self.errors)
-        self.errors /= world**2
+        for products_ in (self.errors, self.terms):
+            if products_ is not None:
+                dist.all_reduce(products_)
+                products_ /= world**2
 
 
 def views(stacked: Tensor) -> tuple[slice, slice]:

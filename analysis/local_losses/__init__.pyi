@@ -1,3 +1,4 @@
+from .closed_form import LeastSquares as LeastSquares, least_squares as least_squares
 from .contract import (
     LocalLoss as LocalLoss,
     LocalRule as LocalRule,

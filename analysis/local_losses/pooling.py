@@ -62,6 +62,19 @@ class Pool(ABC):
         """Activities of a block, pooled and flattened: (samples, features)."""
         return self.pooled(as_map(z)).flatten(1)
 
+    def lifted(self, z: Tensor) -> Tensor:
+        """Z P^T (P P^T)^-1 for rows z: the pooled rows y whose maps P^T y are nearest to z.
+
+        Args:
+            z: (samples, ...) of the shape of a block's output.
+
+        Returns:
+            (samples, features); for windows side by side the sum over each window.
+        """
+        maps = as_map(z)
+        height, width = (torch.linalg.pinv(self.along(n)).to(maps) for n in maps.shape[2:])
+        return torch.einsum("nchw,hi,wj->ncij", maps, height, width).flatten(1)
+
     def features(self, shape: Shape) -> int:
         """The number of features of a pooled activity.
 

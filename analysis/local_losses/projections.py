@@ -39,6 +39,17 @@ class ProjectionModule(nn.Module):
         """B, (features, context)."""
         return self.left if self.right is None else self.left @ self.right
 
+    @torch.no_grad()
+    def set_to(self, matrix: Tensor) -> None:
+        """Set B; where it is a product of low rank, to the best approximation of that rank."""
+        if self.right is None:
+            self.left.copy_(matrix)
+            return
+        u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+        root = s[: len(self.right)].sqrt()
+        self.left.copy_(u[:, : len(root)] * root)
+        self.right.copy_(root[:, None] * vt[: len(root)])
+
     def forward(self, c: Tensor) -> Tensor:
         """B c for each row c.
 

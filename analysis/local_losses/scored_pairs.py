@@ -114,12 +114,84 @@ class ScoredPairs(LocalLoss):
             (error,) = torch.autograd.grad(loss, z, create_graph=True)
         return (error - global_error.detach()).square().sum()
 
+    def slopes(self, here: Tensor, top: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        """d phi / d u, how hard the loss pulls at every pair.
+
+        Args:
+            here: (2N, ...) this block's output.
+            top: (2N, ...) the last block's output.
+
+        Returns:
+            Those of the positive pairs, (2, N), and of the negative pairs, (2, N, negatives), of
+            each loss: one, or one of each context.
+        """
+        scores = [tuple(u.detach().requires_grad_() for u in us) for us in self._scores(here, top)]
+        with torch.enable_grad():
+            total = torch.stack([summed(self.formula, *us) for us in scores]).sum()
+            found = iter(torch.autograd.grad(total, [u for us in scores for u in us]))
+        return [(positive, next(found)) for positive in found]
+
+    def pulled(
+        self, here: Tensor, top: Tensor | None, slopes: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """sum over pairs of slope times score: its gradient is the error signal of these slopes.
+
+        Args:
+            here: (2N, ...) this block's output.
+            top: (2N, ...) the last block's output.
+            slopes: as `slopes` gives them, of this block or of another one.
+
+        Returns:
+            A scalar; projections are detached.
+        """
+        scores = self._scores(here, top)
+        pairs = zip(scores, slopes, strict=True)
+        products = [(u * g).sum() for us, gs in pairs for u, g in zip(us, gs, strict=True)]
+        return torch.stack(products).sum()
+
+    def design(
+        self, here: Tensor, top: Tensor | None, slopes: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """S with error = P^T B S^T: the contexts that reach each anchor, times their slopes.
+
+        Args:
+            here: (2N, ...) this block's output.
+            top: (2N, ...) the last block's output.
+            slopes: as `slopes` gives them, of this block or of another one.
+
+        Returns:
+            (2, N, context features), those of all contexts side by side.
+        """
+        contexts = [each.flip(0) for each in self._contexts(here, top)]
+        of_context = list(slopes) * (len(contexts) if len(slopes) < len(contexts) else 1)
+        parts = []
+        for c, gs in zip(contexts, of_context, strict=True):
+            anchors = torch.zeros_like(c, requires_grad=True)  # u is linear in them
+            with torch.enable_grad():
+                scores = pair_scores(anchors, c, self.negatives)
+                pulls = [(u * g).sum() for u, g in zip(scores, gs, strict=True)]
+                (part,) = torch.autograd.grad(torch.stack(pulls).sum(), anchors)
+            parts.append(part)
+        return torch.cat(parts, 2)
+
+    def _contexts(self, here: Tensor, top: Tensor | None) -> list[Tensor]:
+        """P' c of both views for each context, (2, N, features)."""
+        # Detached before it is pooled, so no graph of the context is built.
+        contexts = ((cast(Tensor, top) if onto_top else here, p) for onto_top, p in self.contexts)
+        return [stacked_views(p(c.detach())) for c, p in contexts]
+
     def _pairs_loss(self, here: Tensor, top: Tensor | None, through_projections: bool) -> Tensor:
+        scores = self._scores(here, top, through_projections)
+        losses = [summed(self.formula, *us) for us in scores]
+        return torch.stack(losses).sum(0) if len(losses) > 1 else losses[0]
+
+    def _scores(
+        self, here: Tensor, top: Tensor | None, through_projections: bool = False
+    ) -> list[tuple[Tensor, Tensor]]:
         z, sent = self.directions(here, top)
         # The context is detached already, so this detaches the projection only.
         sent = sent if through_projections else [each.detach() for each in sent]
-        losses = [summed(self.formula, *pair_scores(z, each, self.negatives)) for each in sent]
-        return torch.stack(losses).sum(0) if len(losses) > 1 else losses[0]
+        return [pair_scores(z, each, self.negatives) for each in sent]
 
     def directions(self, here: Tensor, top: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """Pooled anchors P z of both directions, and what their references send them, B P' c.
@@ -129,9 +201,7 @@ class ScoredPairs(LocalLoss):
             (2, N, features) each; the first direction has the first view as anchors.
         """
         z = stacked_views(self.pool(here))
-        # Detached before it is pooled, so no graph of the context is built.
-        contexts = ((cast(Tensor, top) if onto_top else here, p) for onto_top, p in self.contexts)
-        seen = [stacked_views(p(c.detach())) for c, p in contexts]
+        seen = self._contexts(here, top)
         if not self.projections:
             return z, [seen[0].flip(0)]
         by_context = zip(*(cast(nn.ModuleList, each) for each in self.projections), strict=True)

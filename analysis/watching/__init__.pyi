@@ -1,7 +1,10 @@
+from .averaged import averaged_errors as averaged_errors
 from .gradients import (
     Rescale as Rescale,
     error_signal as error_signal,
+    errors_below as errors_below,
     local_gradient as local_gradient,
+    windowed as windowed,
 )
 from .locality import LocalityError as LocalityError, audit_locality as audit_locality
 from .masking import masked_gradients as masked_gradients

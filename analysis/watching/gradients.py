@@ -73,3 +73,52 @@ def local_gradient(
     return torch.autograd.grad(
         here, parameters, error, retain_graph=True, allow_unused=True, materialize_grads=True
     )
+
+
+def errors_below(outputs: Sequence[Tensor], error: Tensor) -> tuple[Tensor, ...]:
+    """J^T e: the errors of a loss at earlier outputs of a pass; the graph is kept.
+
+    Args:
+        outputs: the outputs of blocks in forward order, the last block's last.
+        error: dLoss/dz_L, in the shape of the last output.
+
+    Returns:
+        The errors at all outputs but the last, zero where nothing leads there.
+    """
+    *below, top = outputs
+    wanted = [z for z in below if z.requires_grad]
+    if not wanted:
+        return tuple(map(torch.zeros_like, below))
+    found = iter(torch.autograd.grad(top, wanted, error, retain_graph=True, materialize_grads=True))
+    return tuple(next(found) if z.requires_grad else torch.zeros_like(z) for z in below)
+
+
+def windowed(
+    passes: Sequence[Sequence[Tensor]], errors: Sequence[Tensor], window: int
+) -> list[Tensor]:
+    """The error signal of every block when losses are backpropagated through ``window`` blocks.
+
+    Block l takes the loss of block e = min(l + window - 1, L): window 1 is local learning, window L
+    backpropagation (statement 12 of docs/theory.md). The graphs are kept.
+
+    Args:
+        passes: the outputs of all blocks with their graph, from one pass or one for each view.
+        errors: the error signal of each block's own loss, both views stacked.
+        window: the number of blocks, at least 1.
+
+    Returns:
+        One tensor for each block, both views stacked.
+    """
+    through = []
+    for l, own in enumerate(errors):
+        end = min(l + window, len(errors)) - 1
+        if end == l:
+            through.append(own)
+            continue
+        sent = errors[end].chunk(len(passes))
+        parts = [
+            errors_below((outputs[l], outputs[end]), error)[0]
+            for outputs, error in zip(passes, sent, strict=True)
+        ]
+        through.append(torch.cat(parts))
+    return through

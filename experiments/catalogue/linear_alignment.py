@@ -6,6 +6,7 @@ weights (uniform instead, torch's default), linearity (a ReLU after every layer,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,18 +23,20 @@ class Config:
     """What is measured.
 
     Attributes:
-        batches: number of batches; the network is the same for all.
+        networks: number of networks, each drawn anew; all of them see the same batches.
+        batches: number of batches.
         images_per_batch: number of 28x28 images in each batch.
         width: units of each layer.
         depth: number of layers.
         margin: margin of the softplus score.
         penalty: strength lam of the penalty on the projections, twice the published b_decay, which
             adds b_decay ||B||^2 to the loss of a view direction.
-        seed: seeds the images, the weights and the random projections.
+        seed: seeds the images, the weights and the random projections; network n has seed + n.
         data: folder of MNIST; None measures on photographs and digits only.
     """
 
-    batches: int = 32
+    networks: int = 8
+    batches: int = 8
     images_per_batch: int = 32
     width: int = 128
     depth: int = 6
@@ -43,7 +46,11 @@ class Config:
     data: Path | None = None
 
 
-PRESETS = {"smoke": Config(batches=2, images_per_batch=8), "cpu": Config(), "paper": Config()}
+PRESETS = {
+    "smoke": Config(networks=3, batches=2, images_per_batch=8),
+    "cpu": Config(),
+    "paper": Config(networks=20, batches=32),
+}
 PUBLISHED = "Fig. 2 of arXiv 2601.21683"
 
 CONDITIONS = (
@@ -64,24 +71,32 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Compare the updates under every condition.
 
     Returns:
-        The variables of `linlocal.compare` over data, condition, batch and layer.
+        The variables of `linlocal.compare` over data, condition, network, batch and layer.
     """
     widths = [PATCH_WIDTH] + [config.width] * config.depth
-    networks: dict[str, Network] = {
-        "all assumptions": DeepLinear.orthogonal(widths, config.seed),
-        "random fixed B": DeepLinear.orthogonal(widths, config.seed),
-        "default init": DeepLinear.uniform(widths, config.seed),
-        "ReLU + orthogonal": DeepReLU.orthogonal(widths, config.seed),
-        "ReLU + default": DeepReLU.uniform(widths, config.seed),
+    draw: dict[str, Callable[[Sequence[int], int], Network]] = {
+        "all assumptions": DeepLinear.orthogonal,
+        "random fixed B": DeepLinear.orthogonal,
+        "default init": DeepLinear.uniform,
+        "ReLU + orthogonal": DeepReLU.orthogonal,
+        "ReLU + default": DeepReLU.uniform,
     }
     optimal = rules.CLAPP("softplus", config.margin, config.penalty)
-    fixed = replace(optimal, projection="random", seed=config.seed)
 
-    def measure(data: str, condition: str) -> xr.Dataset:
+    def measure(data: str, condition: str, network: int) -> xr.Dataset:
         batches = patch_batches(
             data, config.batches, config.images_per_batch, config.seed, config.data, "stacked"
         )
+        seed = config.seed + network
+        fixed = replace(optimal, projection="random", seed=seed)
         rule = fixed if condition == "random fixed B" else optimal
-        return compare_batches(networks[condition], batches, rule)
+        return compare_batches(draw[condition](widths, seed), batches, rule)
 
-    return grid(sweep, measure, "conditions", data=sources(config.data), condition=CONDITIONS)
+    return grid(
+        sweep,
+        measure,
+        "conditions",
+        data=sources(config.data),
+        condition=CONDITIONS,
+        network=range(config.networks),
+    )

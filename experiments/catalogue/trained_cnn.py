@@ -1,7 +1,8 @@
 """How local and global updates agree in a trained convolutional network, with what masks explain.
 
 A VGG-like encoder of six blocks is trained by CLAPP++ on augmented views. At the end, and along the
-way, the local updates are compared with backpropagation of the last block's loss; so is
+way, the local updates are compared with backpropagation of the last block's loss, and the mismatch
+is taken apart: what masks, feedback and slopes take from the cosine. Compared is also
 backpropagation whose masks (derivatives of ReLU) are averaged over the batch, or left out.
 """
 
@@ -79,8 +80,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Train a network by every rule.
 
     Returns:
-        Over rule, repetition and layer: ``cosine`` along ``step``, and ``masked_cosine`` in the
-        trained network over ``masks``; ``data``: what was trained on.
+        Over rule, repetition and layer: ``cosine``, ``error_cosine`` and the terms of the mismatch
+        (`linlocal.analysis.align`) along ``step``, and ``masked_cosine`` in the trained network
+        over ``mask``; ``data``: what was trained on.
     """
     name: str = next(iter(named_data(config.data, WANTED)), "digits")
 
@@ -102,7 +104,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         watched = [images.held_out_views(k, config.batch, seed) for k in range(config.measured)]
         schedule = Schedule(config.steps, config.learning_rate, weight_decay=0.0)
         losses, recorded = fit_by_rule(
-            network, RULES[rule], batches, schedule, seed=seed, watched=watched
+            network, RULES[rule], batches, schedule, seed=seed, watched=watched, terms=True
         )
         return recorded.assign(masked_cosine=masked_cosines(network, losses[-1], watched))
 

@@ -9,17 +9,20 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from linlocal.analysis.alignment import align
+from linlocal.analysis.alignment import TERMS, align
 from linlocal.analysis.watching import masked_gradients
 from linlocal.networks import Masks
 
 Batch = tuple[Tensor, ...]
 
+OF_TERMS: tuple[str, ...] = tuple(
+    f"{term}{kind}" for term in TERMS for kind in ("", "_share", "_shapley")
+)
 APPROXIMATE_MASKS: tuple[Masks, ...] = ("batch", "none")
 
 
 def update_cosines(
-    network: nn.Module, losses: nn.ModuleList, watched: Sequence[Batch]
+    network: nn.Module, losses: nn.ModuleList, watched: Sequence[Batch], terms: bool = False
 ) -> xr.Dataset:
     """Cosine of the local and the global update per ``layer``, averaged over batches.
 
@@ -27,15 +30,19 @@ def update_cosines(
         network: its children are the blocks.
         losses: the local losses of the blocks.
         watched: batches, each of both views, stacked (2N, ...), and what else the losses read.
+        terms: whether to add what masks, feedback and slopes take from the cosine, see
+            `linlocal.analysis.align`.
     """
-    parts = [align(network, None, losses, each[0], batch=each)[["cosine"]] for each in watched]
+    measured = [align(network, None, losses, each[0], batch=each, terms=terms) for each in watched]
+    names = ["cosine", *(["error_cosine", *OF_TERMS] if terms else [])]
+    parts = [each[names] for each in measured]
     return xr.concat(parts, "batch").mean("batch").drop_vars(("parameter", "view"), errors="ignore")
 
 
 def masked_cosines(
     network: nn.Sequential, last: nn.Module, watched: Sequence[Batch]
 ) -> xr.DataArray:
-    """Cosine of masked and exact backpropagation of the last loss, over masks and layer.
+    """Cosine of masked and exact backpropagation of the last loss, over mask and layer.
 
     Args:
         network: its children are the blocks.
@@ -62,8 +69,8 @@ def masked_cosines(
                 cosines[row, column, l] = a @ b / (a.norm() * b.norm())
     return xr.DataArray(
         cosines.mean(0).numpy(),
-        {"masks": list(APPROXIMATE_MASKS), "layer": range(1, len(names) + 1)},
-        ("masks", "layer"),
+        {"mask": list(APPROXIMATE_MASKS), "layer": range(1, len(names) + 1)},
+        ("mask", "layer"),
     )
 
 

@@ -71,6 +71,7 @@ def fit_by_rule(
     credit: Credit = "local",
     seed: int = 0,
     watched: Sequence[Batch] = (),
+    terms: bool = False,
 ) -> tuple[nn.ModuleList, xr.Dataset]:
     """Train the blocks of a network by a rule.
 
@@ -84,6 +85,7 @@ def fit_by_rule(
         seed: seeds the projections.
         watched: batches on which cosines are recorded during local training; without them, none
             are.
+        terms: whether `update_cosines` takes the mismatch apart.
 
     Returns:
         The losses (after backpropagation, that of the last block alone), and `update_cosines` over
@@ -113,7 +115,7 @@ def fit_by_rule(
     for step in range(schedule.steps + 1):
         if watched and step in schedule.recorded:
             _require_finite(network, first)
-            recorded[step] = update_cosines(network, trainer.losses, watched)
+            recorded[step] = update_cosines(network, trainer.losses, watched, terms)
         if step < schedule.steps:
             try:
                 trainer.step(batches(step))

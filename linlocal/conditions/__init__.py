@@ -10,7 +10,12 @@ the metric penalty, P_L V_l) and the top layer through P_L:
 If  G_l z = a P_l^T P_l z  for the anchors,  C_l C_l^T = e C_L C_L^T  for the contexts, and
 lam_l = lam_L e / a,  then both dual problems have the same solution and both updates are equal, for
 every score function. Isometry (a = e = 1), conformal maps (a^2 or a in the penalty) and the metric
-penalty (P_l = P_L V_l) are its special cases.
+penalty (P_l = P_L V_l) are its special cases. In a window, all this is asked of the layer e whose
+loss trains layer l; both updates have V_{l..e}^T to their left and Z_{l-1} to their right.
+
+Where biases or links bring something to the top layer past layer l, z_L = V_l z_l + r, this needs
+r = 0 besides. The metric penalty and matched projections do not: they read layer l through
+z_l -> P_L (V_l z_l + r).
 """
 
 from linlocal.doors import lazily

@@ -11,7 +11,8 @@ import numpy as np
 from linlocal.inputs import Array
 from linlocal.losses import ViewLoss
 from linlocal.networks import DeepLinear
-from linlocal.updates import Signals
+from linlocal.rules import Rule
+from linlocal.updates import LayerLosses, Signals
 
 # -- what is measured ----------------------------------------------------------------------------
 
@@ -37,36 +38,41 @@ class Facts:
 
 def measured(signals: Signals, layer: int) -> Facts:
     """The facts of one layer, on the activities of the batch."""
-    if not isinstance(signals.network, DeepLinear):
+    losses, goal = signals.losses[layer - 1], signals.top
+    if goal is None or not isinstance(signals.network, DeepLinear):
         return Facts()
+    rule = losses.rule
     z = signals.activities.z[layer]
-    if signals.rule.kind == "pair":
+    if rule.kind == "pair":
         z = z[np.unique(np.concatenate([d.anchor_rows for d in signals.pairs.directions]))]
     global_z = z @ global_metric(signals, layer)
-    readout = signals.readout(layer) if signals.rule.kind == "pair" else None
+    readout = losses.readout(layer) if rule.kind == "pair" else None
     local_z = z if readout is None else z @ readout.T @ readout
     a, anchor_distance = nearest_factor(global_z, local_z)
-    if signals.rule.kind != "pair" or signals.rule.projection == "identity":
+    if rule.kind != "pair" or rule.projection == "identity" or goal.rule.kind != "pair":
         return Facts(a, anchor_distance)
     top = signals.network.depth
     kernels = []
     # With a loss for each of two contexts, both kernels must be the top layer's.
-    for direction, context in product(signals.pairs.directions, signals.rule.judged_contexts):
+    for direction, context in product(signals.pairs.directions, rule.judged_contexts):
         rows = direction.reference_rows
-        here, above = (signals.contexts(l, context)[rows] for l in (layer, top))
+        here = losses.contexts(layer, context)[rows]
+        above = goal.contexts(top, context)[rows]
         kernels.append((here @ here.T, above @ above.T))
     e, context_distance = nearest_factor(
         np.concatenate([k.ravel() for k, _ in kernels]),
         np.concatenate([k.ravel() for _, k in kernels]),
     )
-    matching = signals.penalty.at(top, top) * e / a if a > 0 else np.nan
-    return Facts(a, anchor_distance, e, context_distance, signals.penalty.at(layer, top) / matching)
+    matching = goal.penalty.at(top, top) * e / a if a > 0 else np.nan
+    return Facts(a, anchor_distance, e, context_distance, losses.penalty.at(layer, top) / matching)
 
 
 def global_metric(signals: Signals, layer: int) -> Array:
     """G_l = (P_L V_l)^T (P_L V_l), which includes the pooling of the top layer."""
     network = cast(DeepLinear, signals.network)
-    top = signals.readout(network.depth) if signals.rule.kind == "pair" else None
+    goal = signals.top
+    pooled = goal is not None and goal.rule.kind == "pair"
+    top = cast(LayerLosses, goal).readout(network.depth) if pooled else None
     if top is None:
         return network.gram(layer)
     through = top @ network.downstream(layer)
@@ -92,12 +98,68 @@ def isometry_gap(facts: Facts) -> float:
     return float(np.hypot(facts.anchor_distance, facts.anchor_factor - 1.0))
 
 
+def is_led_around(signals: Signals, layer: int) -> bool:
+    """Whether a link leads around the teacher of a layer, from that layer or one in its window."""
+    inside = range(layer, signals.teacher(layer))
+    links = signals.network.links
+    return any(k in inside for l in links if l > inside.stop for k in links[l])
+
+
+def same_loss(first: Rule, second: Rule) -> bool:
+    """Whether two rules put the same loss on a layer, apart from projections and penalties."""
+    if first.kind != second.kind or first.loss != second.loss:
+        return False
+    if first.kind == "pair":
+        # Context "each" has two losses.
+        return len(first.judged_contexts) == len(second.judged_contexts)
+    return first.context == second.context
+
+
+def closed_form_gap(signals: Signals, layer: int) -> float:
+    """The distance from the exact condition of statement 6, for linear f and plain penalties.
+
+    With M = sum beta z_e c_e^T and N = sum beta c_e z_{l-1}^T of each view direction, e the
+    teacher of layer l, V = V_{l..e} and G = G_e, the updates are
+
+        local  = V^T sum over directions of M N, M G N or both (by the rule's contexts) / lam_e
+        global = V^T sum over directions of G M G N / lam_L, twice that for a loss of each context.
+
+    Returns:
+        ||global - local|| / ||global||, or ||local|| where the global update vanishes.
+    """
+    network, teacher = cast(DeepLinear, signals.network), signals.teacher(layer)
+    rule, goal = signals.losses[teacher - 1].rule, cast(LayerLosses, signals.top).rule
+    z, below = signals.activities.z[teacher], signals.activities.z[layer - 1]
+    inside, gram = network.downstream(layer, teacher), network.gram(teacher)
+    local, above = np.zeros((z.shape[1], below.shape[1])), np.zeros((z.shape[1], below.shape[1]))
+    for direction in signals.pairs.directions:
+        contrasts = rule.pair_loss.contrasts(direction)
+        slopes = -rule.pair_loss.gradient(np.zeros(contrasts.num_margins), direction)
+        push = direction.coefficient_matrix(contrasts.adjoint(slopes))
+        anchors, references = direction.anchor_rows, direction.reference_rows
+        m = z[anchors].T @ push @ z[references]
+        n = z[references].T @ push.T @ below[anchors]
+        onto_top = gram @ n
+        local += {"same": m @ n, "top": m @ onto_top}.get(rule.context, m @ (n + onto_top))
+        above += gram @ m @ onto_top
+    above *= len(goal.judged_contexts) / goal.penalty.at(network.depth, network.depth)
+    local /= rule.penalty.at(teacher, network.depth)
+    gap = float(np.linalg.norm(inside.T @ (above - local)))
+    size = float(np.linalg.norm(inside.T @ above))
+    return gap / size if size > 0 else gap
+
+
 def rotation_gap(signals: Signals, layer: int) -> float:
-    """How far the gradient of a loss of two views fails to rotate with the activities, relative."""
+    """How far the gradient of a loss of two views fails to follow an isometric map, relative.
+
+    The map leads into the width of the top layer, or rotates where that is no wider: a loss that
+    depends on the width as such changes on the way up.
+    """
     first, second = cast(tuple[Array, Array], signals.pairs.views)
-    z, loss = signals.activities.z[layer], cast(ViewLoss, signals.rule.loss)
+    z, loss = signals.activities.z[layer], cast(ViewLoss, signals.rules[layer - 1].loss)
     width = z.shape[1]
-    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((width, width)))[0]
+    space = max(width, signals.network.widths[-1])
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((space, space)))[0][:width]
     plain = np.vstack(loss.gradients(z[first], z[second])) @ rotation
     rotated = np.vstack(loss.gradients(z[first] @ rotation, z[second] @ rotation))
     size = float(np.linalg.norm(plain))

@@ -1,4 +1,4 @@
-"""Changes after which local updates equal the global ones in every layer."""
+"""Changes after which local updates equal the global ones in every layer, or come nearer."""
 
 from __future__ import annotations
 
@@ -6,30 +6,36 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
-from linlocal.conditions.facts import Facts, rotation_gap
+import xarray as xr
+
+from linlocal.conditions.facts import Facts, is_led_around, rotation_gap
 from linlocal.conditions.report import TOLERANCE, Remedy, Setting
 from linlocal.networks import DeepLinear, Network
 from linlocal.rules import Penalty, Rule
-from linlocal.updates import Signals
+from linlocal.updates import Signals, compare_signals
 
 # -- remedies ------------------------------------------------------------------------------------
 
 
 def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
     """The changes that would make every layer exact; empty if none is known."""
-    network, pairs, rule, penalty = signals.network, signals.pairs, signals.rule, signals.penalty
-    if not isinstance(network, DeepLinear):
+    network, pairs, rule = signals.network, signals.pairs, signals.rules[-1]
+    if not (_one_rule(signals) and isinstance(network, DeepLinear)):
+        return ()
+    if any(is_led_around(signals, l) for l in network.layers):
         return ()
     found: list[Remedy] = []
+    penalty = rule.penalty
     top_strength = penalty.at(network.depth, network.depth)
-    below = [l for l in network.layers if l < network.depth]
+    below = [e for e in facts if e < network.depth]
     # With both contexts, a layer below the top sees every context twice once the two coincide.
     twofold = tuple(
         top_strength * (2.0 if rule.context == "both" and l < network.depth else 1.0)
         for l in network.layers
     )
     optimal = rule.kind == "pair" and rule.projection == "optimal"
-    conformal = all(facts[l].anchor_distance <= TOLERANCE for l in below)
+    alone = all(network.only_through(l) for l in below)
+    conformal = alone and all(facts[l].anchor_distance <= TOLERANCE for l in below)
     proportional = all(facts[l].context_distance <= TOLERANCE for l in below)
 
     def change(new: Rule, changed: Network = network) -> Callable[[], Setting]:
@@ -38,8 +44,8 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
     def strengths(use_contexts: bool) -> tuple[float, ...]:
         return tuple(
             top_strength
-            * (facts[l].context_factor if use_contexts and l < network.depth else 1.0)
-            / (facts[l].anchor_factor if l < network.depth else 1.0)
+            * (facts[l].context_factor if use_contexts and l in below else 1.0)
+            / (facts[l].anchor_factor if l in below else 1.0)
             for l in network.layers
         )
 
@@ -56,7 +62,7 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
         new = replace(rule, penalty=Penalty(twofold, "downstream"))
         action = "B_l = V_l^T M V_l (or V_l^T M), penalise M (statement 4)"
         found.append(Remedy("metric penalty", action, change(new)))
-    if _can_be_isometric(signals, optimal):
+    if alone and _can_be_isometric(network, signals, optimal):
         new = replace(rule, penalty=Penalty(twofold)) if optimal else rule
         action = "replace W_2..W_L by the nearest isometries (statements 2 and 5)"
         found.append(Remedy("isometry", action, change(new, network.isometric())))
@@ -69,14 +75,41 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
     return tuple(found)
 
 
-def _can_be_isometric(signals: Signals, optimal: bool) -> bool:
-    network, rule = signals.network, signals.rule
-    widths = network.widths[1:]
+def nearer(signals: Signals, comparison: xr.Dataset) -> tuple[Remedy, ...]:
+    """The changes that raise the smallest cosine of all layers without making it 1.
+
+    Args:
+        signals: the signals of the network as it is.
+        comparison: their comparison.
+    """
+    network, pairs, rule = signals.network, signals.pairs, signals.rules[-1]
+    linked = any(l > 1 for l in network.links)
+    if not (_one_rule(signals) and isinstance(network, DeepLinear) and linked):
+        return ()
+    changed = network.with_scaled_branches()
+    before = float(comparison["cosine"].min())
+    after = float(compare_signals(Signals(changed, pairs, rule, signals.window))["cosine"].min())
+    if not after > before:
+        return ()
+    action = (
+        f"multiply the branches by 1/{network.depth}: the smallest cosine is then {after:.4f} "
+        "(statement 14)"
+    )
+    return (Remedy("scaled branches", action, lambda: (changed, pairs, rule)),)
+
+
+def _one_rule(signals: Signals) -> bool:
+    return all(rule is signals.goal for rule in signals.rules)
+
+
+def _can_be_isometric(network: DeepLinear, signals: Signals, optimal: bool) -> bool:
+    rule = signals.rules[-1]
+    widths = network.widths[signals.teacher(1) :]
     narrows = any(above < below for below, above in pairwise(widths))
     shared = any(network.map_shape(l) is not None for l in network.layers if l > 1)
     if narrows or shared or rule.pooling is not None:
         return False
     if rule.kind == "view":
-        return all(rotation_gap(signals, l) <= 1e-8 for l in network.layers)
+        return all(rotation_gap(signals, l) <= 1e-8 for l in map(signals.teacher, network.layers))
     same_identity = rule.projection == "identity" and rule.context == "same"
     return optimal or rule.kind == "goodness" or same_identity

@@ -39,11 +39,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change after which the local updates equal the global ones in every layer.
+    """A change after which the local updates equal the global ones, or come nearer to them.
 
     Attributes:
-        name: "metric penalty", "rescaled penalty", "direct feedback", "isometry" or "matched
-            projection".
+        name: "metric penalty", "rescaled penalty", "direct feedback", "isometry", "matched
+            projection"; or "scaled branches", which brings them nearer.
         action: what the remedy changes, in words.
         apply: a function that returns the changed (network, pairs, rule).
     """
@@ -61,11 +61,14 @@ class LayerExplanation:
         layer: l in 1..L.
         cosine, relative_error: how the local update compares with the global one.
         exact: whether the updates are equal up to rounding. Their relative error is then at most
-            1e-12, or 16 machine epsilons times the condition number of the dual problem; or both
-            updates are zero.
-        conditions: the conditions, which together are sufficient.
+            1e-12, or 16 machine epsilons times the condition number of the dual problem where that
+            is below 1; or both updates are zero up to rounding.
+        conditions: the conditions, which together are sufficient. "closed form", which a linear
+            score has, is necessary and sufficient on its own.
         cosine_bound: the smallest cosine that the theory allows here; None if it gives no bound.
         bound_source: the statement that the bound comes from, or why there is none.
+        vanishing: which of the two updates, "local" and "global", are zero up to the rounding of
+            the terms that cancel in them. Then there is no cosine.
     """
 
     layer: int
@@ -75,9 +78,23 @@ class LayerExplanation:
     conditions: tuple[Condition, ...]
     cosine_bound: float | None
     bound_source: str
+    vanishing: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """How the local update compares with the global one, in words."""
+        if len(self.vanishing) == 2:
+            return "there is no update to compare: local and global are zero up to rounding"
+        if self.vanishing:
+            (zero,) = self.vanishing
+            return f"the {zero} update is zero up to rounding, the other one is not"
+        return (
+            f"local {'equal to' if self.exact else 'differs from'} global update "
+            f"(cosine {self.cosine:.4f}, relative error {self.relative_error:.1e})"
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Conditions, mismatch and remedies for a rule on a network and batch; print it.
 
@@ -86,12 +103,14 @@ class Explanation:
         layers: the findings for each of the layers 1..L.
         comparison: the Dataset of `linlocal.compare`.
         remedies: the changes that would make every layer exact; empty if none is known.
+        nearer: the changes that raise the smallest cosine of the layers, computed on this batch.
     """
 
     subject: str
     layers: tuple[LayerExplanation, ...]
     comparison: xr.Dataset
     remedies: tuple[Remedy, ...]
+    nearer: tuple[Remedy, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -99,25 +118,21 @@ class Explanation:
         return all(layer.exact for layer in self.layers)
 
     def remedy(self, name: str) -> Remedy:
-        """The remedy called ``name``.
+        """The remedy called ``name``, of `remedies` or `nearer`.
 
         Raises:
             ValueError: no such remedy helps here.
         """
-        for remedy in self.remedies:
+        for remedy in self.remedies + self.nearer:
             if remedy.name == name:
                 return remedy
-        known = ", ".join(r.name for r in self.remedies) or "none"
+        known = ", ".join(r.name for r in self.remedies + self.nearer) or "none"
         raise ValueError(f"{name!r} does not restore exactness here; remedies: {known}.")
 
     def __str__(self) -> str:
         lines = [self.subject, ""]
         for entry in self.layers:
-            verdict = "equal to" if entry.exact else "differs from"
-            lines.append(
-                f"layer {entry.layer}: local {verdict} global update "
-                f"(cosine {entry.cosine:.4f}, relative error {entry.relative_error:.1e})"
-            )
+            lines.append(f"layer {entry.layer}: {entry.verdict}")
             for condition in entry.conditions:
                 mark = "holds" if condition.holds else f"fails by {condition.distance:.1e}"
                 lines.append(f"    {condition.name:<24} {mark:<18} {condition.meaning}")
@@ -139,4 +154,7 @@ class Explanation:
             lines += [f"    {r.name:<20} {r.action}" for r in self.remedies]
         else:
             lines.append("No remedy is known that restores exactness in every layer.")
+        if self.nearer:
+            lines.append("Nearer, not exact:")
+            lines += [f"    {r.name:<20} {r.action}" for r in self.nearer]
         return "\n".join(lines)

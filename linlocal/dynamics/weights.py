@@ -20,17 +20,22 @@ def maps_of(network: Network) -> list[Array]:
 
 
 def require_matrices(network: Network) -> None:
-    """Raise a ValueError if a weight is a convolution, and a TypeError if this is no network."""
+    """Raise a ValueError if there is a convolution or a bias, and a TypeError without a network."""
     inputs.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
     if any(isinstance(w, Convolution) for w in network.weights):
         raise ValueError(
             "Learning is followed in matrices, and this network has a convolution; build it from "
             "network.matrix(l), which shares no weights, or from dense layers."
         )
+    if network.has_biases:
+        raise ValueError(
+            "Learning is followed in matrices, and this network has biases, which would stay as "
+            "they are; build it from its weights alone."
+        )
 
 
 def require_linear(network: Network) -> None:
-    """Raise unless this is a linear network of matrices."""
+    """Raise unless this is a chain of matrices: z_l = W_l z_{l-1}."""
     inputs.instance(
         network,
         DeepLinear,
@@ -38,6 +43,11 @@ def require_linear(network: Network) -> None:
         "a `DeepLinear`; moments and modes go with one map for all data",
     )
     require_matrices(network)
+    if network.links:
+        raise ValueError(
+            "Moments and modes are followed through a product of matrices, and this network has "
+            f"links into the layers {list(network.links)}; build it from its weights alone."
+        )
 
 
 def matrices_of(network: Network) -> list[Array]:

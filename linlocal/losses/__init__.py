@@ -6,7 +6,8 @@ Three kinds, each a small protocol that a loss of your own may fill:
   T a fixed contrast matrix. `TypeTwo`, `TypeOne` and `InfoNCE`.
 * `Goodness`: type 2 on u = ||s||^2 - threshold, where s is an activity or a sum of two.
 * `ViewLoss`: a function of the activities of two aligned views. `NTXent`, `CosineInfoNCE`,
-  `SpectralContrastive`, `VICReg`, `BarlowTwins`, `LPL`, `Whitening`, `LogDet`.
+  `SpectralContrastive`, `VICReg`, `BarlowTwins`, `LPL`, `Whitening`, `LogDet`,
+  `SlicedNormality`.
 
 Score functions f are in `linlocal.scores`; the same losses in torch are in `linlocal.autodiff`.
 """

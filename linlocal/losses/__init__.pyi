@@ -1,5 +1,6 @@
-from . import scores as scores
+from . import scores as scores, shape as shape
 from .goodness import Goodness as Goodness
+from .normality import SlicedNormality as SlicedNormality
 from .pairs import InfoNCE as InfoNCE, PairLoss as PairLoss, TypeOne as TypeOne, TypeTwo as TypeTwo
 from .scores import (
     Hinge as Hinge,
@@ -7,6 +8,11 @@ from .scores import (
     Score as Score,
     SmoothedHinge as SmoothedHinge,
     Softplus as Softplus,
+)
+from .supervised import (
+    CrossEntropy as CrossEntropy,
+    SquaredError as SquaredError,
+    SupervisedLoss as SupervisedLoss,
 )
 from .views import (
     LPL as LPL,
@@ -16,6 +22,7 @@ from .views import (
     NTXent as NTXent,
     SpectralContrastive as SpectralContrastive,
     VICReg as VICReg,
+    VICRegForm as VICRegForm,
     ViewLoss as ViewLoss,
     Whitening as Whitening,
 )

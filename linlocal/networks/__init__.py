@@ -1,4 +1,4 @@
-"""Deep networks with frozen weights, linear or with ReLU, dense or convolutional."""
+"""Deep networks with frozen weights, linear or not: dense, convolutional, with biases and links."""
 
 from linlocal.doors import lazily
 

@@ -8,8 +8,8 @@
 >>> print(ll.symbolic.derive(ll.rules.CLAPP_DFB("linear")))  # (G - I) X = 0
 >>> print(ll.symbolic.counterexample("isometry", without="same_penalty"))
 
-Imports point from right to left: words, matrices <- formulas <- theorems <- statements <- proofs,
-conditions, counterexamples <- document. Only here is sympy imported.
+Imports point from right to left: words, matrices, assumptions <- formulas <- theorems <- windows <-
+statements <- proofs, conditions, counterexamples <- document. Only here is sympy imported.
 """
 
 from linlocal.doors import lazily

@@ -17,6 +17,7 @@ import sympy as sp
 from linlocal import inputs
 from linlocal.rules import Rule
 from linlocal.symbolic import formulas
+from linlocal.symbolic.assumptions import Assumption, NotApplicable, assumptions, verdict
 from linlocal.symbolic.formulas import (
     FOLD_TOP,
     FOLDS_SAME,
@@ -24,7 +25,6 @@ from linlocal.symbolic.formulas import (
     LAM_LAYER,
     METRIC,
     A,
-    NotApplicable,
 )
 from linlocal.symbolic.words import (
     Derivation,
@@ -52,12 +52,13 @@ class Implication:
     """Whether a condition on V makes the updates equal for all data, at one size.
 
     Attributes:
-        holds: whether every residual polynomial lies in the ideal of the condition.
+        holds: whether every residual polynomial lies in the ideal of the condition; None if they
+            do, but the polynomials rest on an assumption that is not proved.
         basis: a Groebner basis of that ideal.
         remainders: what is left of the residual modulo the ideal; empty if it holds.
     """
 
-    holds: bool
+    holds: bool | None
     basis: tuple[sp.Expr, ...]
     remainders: tuple[sp.Expr, ...]
 
@@ -77,6 +78,9 @@ class DerivedCondition:
             own; else None.
         derivations: the rewritings that led to ``update`` and ``slopes``.
         abbreviations: the names and meanings of the letters that stand for products.
+        directions: how the condition is to be read for several view directions, whose updates add
+            up: "" if no letter changes its meaning.
+        assumptions: what was taken for granted of the rule's loss.
     """
 
     rule: str
@@ -85,10 +89,19 @@ class DerivedCondition:
     second_slopes: Expression | None
     derivations: tuple[Derivation, ...]
     abbreviations: tuple[tuple[str, str], ...]
+    directions: str
+    assumptions: tuple[Assumption, ...]
 
     @property
-    def always(self) -> bool:
-        """Whether the local and the global update are equal whatever V is."""
+    def always(self) -> bool | None:
+        """Whether the local and the global update are equal whatever V is.
+
+        None if they are, provided that an assumption holds which is not proved.
+        """
+        return verdict(self._vanishes, self.assumptions)
+
+    @property
+    def _vanishes(self) -> bool:
         return all(e.is_zero for e in self._parts)
 
     @property
@@ -183,11 +196,13 @@ class DerivedCondition:
             rest = basis.reduce(sp.expand(polynomial.subs(values, simultaneous=True)))[1]
             if rest != 0:
                 rests.append(rest)
-        return Implication(not rests, tuple(basis.exprs), tuple(dict.fromkeys(rests)))
+        holds = verdict(not rests, self.assumptions)
+        return Implication(holds, tuple(basis.exprs), tuple(dict.fromkeys(rests)))
 
     def __str__(self) -> str:
-        if self.always:
-            return f"{self.rule}: local = global for every V"
+        doubts = [f"    assumed: {a}" for a in self.assumptions if not a.verified]
+        if self._vanishes:
+            return "\n".join([f"{self.rule}: local = global for every V", *doubts])
         lines = [f"{self.rule}: local = global"]
         lines += [
             f"    if {slopes.equation}   (then the slopes agree) and"
@@ -196,6 +211,9 @@ class DerivedCondition:
         ]
         lines.append(f"    {'if and only if' if self.slopes is None else 'if'} {self.factored}")
         lines += [f"    where {name} = {meaning}" for name, meaning in self.abbreviations]
+        if self.slopes is None and self.directions:
+            lines.append(f"    several view directions: {self.directions}")
+        lines += doubts
         return "\n".join(lines)
 
 
@@ -214,7 +232,8 @@ def derive(rule: Rule) -> DerivedCondition:
         sufficient.
 
     Raises:
-        NotApplicable: a random projection, or a loss that is no function of inner products.
+        NotApplicable: a random projection, or a loss that is no function of inner products, not
+            convex, or has slopes that are not its derivatives.
     """
     f = formulas.of_rule(rule)
     one_strength = not isinstance(rule.penalty.strength, tuple)
@@ -238,7 +257,22 @@ def derive(rule: Rule) -> DerivedCondition:
         for r in folds
         if r.right.letters.keys() <= update.letters.keys()
     )
-    return DerivedCondition(rule.name, update, slopes, second, tuple(derivations), meanings)
+    directions = {
+        (): "",
+        (FOLD_TOP,): "X is the sum of theirs",
+        FOLDS_SAME: "M = [M_1, M_2, ...], N = [N_1; N_2; ...], and each G to the right of M is "
+        "diag(G, G, ...)",
+    }
+    return DerivedCondition(
+        rule.name,
+        update,
+        slopes,
+        second,
+        tuple(derivations),
+        meanings,
+        directions.get(folds, "X is the sum of theirs"),
+        assumptions(rule),
+    )
 
 
 def _folds(rule: Rule, local: Expression) -> tuple[Rewrite, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 import sympy as sp
 
 from linlocal import losses, rules
+from linlocal.inputs import Array
 from linlocal.losses import scores
 from linlocal.networks import Convolution, DeepLinear, average_pooling
 from linlocal.pairs import Direction, Pairs
@@ -27,6 +28,7 @@ from linlocal.symbolic.formulas import ABBREVIATIONS, LAM, LAM_LAYER, A
 from linlocal.symbolic.matrices import rational_rotation
 from linlocal.symbolic.statements import theorem
 from linlocal.symbolic.theorems import Lemma, Theorem
+from linlocal.symbolic.windows import SPOKEN
 from linlocal.symbolic.words import Rewrite, Substitution, evaluate
 
 Matrices = dict[str, sp.Matrix]
@@ -36,6 +38,8 @@ MAP = (1, 2, 2)
 """One channel of 2 x 2 pixels."""
 SIGNS = sp.diag(1, -1)
 """Slopes of the linear score for one positive and one negative pair: y/n."""
+INSIDE = sp.Matrix([[1, 1], [-1, 1]])
+"""V_{le}, the layers inside a window."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class Witness:
         without: the hypothesis that the witness violates.
         rule: the learning rule.
         matrices: the matrices by name: "Z_{l-1}" = "Z_l" (pairs, width) anchors, "C_l" contexts,
-            "V" = W_2, and what the hypothesis is about ("B_l", ...).
+            "V" = W_2, and what the hypothesis is about ("B_l", ...). For a window "Z_e", "C_e" and
+            "V_e", where "V_{le}" = W_2 is inside it and W_1 its inverse. Where there is a "W_1",
+            "Z_l" = "Z_{l-1}" W_1^T; "C_l'" are the contexts of a second view direction.
         scalars: the values of penalties and factors.
         meaning: what the residual is, in words.
         residual: what does not vanish (for an inequality, the negative difference).
@@ -66,11 +72,17 @@ class Witness:
 
         Where the witness has a projection of its own ("B_l"), that is not part of the rule.
         """
-        z, v = (np.array(self.matrices[k].tolist(), dtype=float) for k in ("Z_{l-1}", "V"))
+        window = "V_{le}" in self.matrices
+        z, v = self._numbers("Z_{l-1}"), self._numbers("V_e" if window else "V")
         rows = np.arange(len(z))
-        if self.rule.kind == "view":
-            return DeepLinear([np.eye(z.shape[1]), v]), Pairs.from_views(z, 0.0 * z, negatives=None)
         weights: list[Any] = [np.eye(z.shape[1]), v]
+        if window:
+            inside = self._numbers("V_{le}")
+            weights = [np.linalg.inv(inside), inside, v]
+        if "W_1" in self.matrices:
+            weights[0] = self._numbers("W_1")
+        if self.rule.kind == "view":
+            return DeepLinear(weights), Pairs.from_views(z, 0.0 * z, negatives=None)
         if self.rule.pooling is not None:
             one = np.ones((1, 1, 1, 1))
             kernel = np.array(self.matrices["kernel"].tolist(), dtype=float)[None, None]
@@ -79,13 +91,18 @@ class Witness:
                 Convolution(one, MAP),
                 Convolution(kernel, MAP, padding=padding),
             ]
-        if self.rule.kind == "goodness":
-            samples, references = z, rows
-        else:
-            samples = np.vstack([z, np.array(self.matrices["C_l"].tolist(), dtype=float)])
-            references = rows + len(z)
-        direction = Direction(rows, references, np.array([1.0, -1.0]), np.zeros(2, dtype=int))
-        return DeepLinear(weights), Pairs(samples, (direction,))
+        samples, references = [z], [rows]
+        if self.rule.kind == "pair":
+            named = [k for k in ("C_e", "C_l", "C_l'") if k in self.matrices]
+            first = weights[0] if "W_1" in self.matrices else np.eye(z.shape[1])
+            samples += [np.linalg.solve(first, self._numbers(k).T).T for k in named]
+            references = [rows + (i + 1) * len(z) for i in range(len(named))]
+        sign = np.array([1.0, -1.0])
+        directions = tuple(Direction(rows, r, sign, 0 * rows) for r in references)
+        return DeepLinear(weights), Pairs(np.vstack(samples), directions)
+
+    def _numbers(self, name: str) -> Array:
+        return np.array(self.matrices[name].tolist(), dtype=float)
 
     def __str__(self) -> str:
         lines = [f"{self.theorem} without {self.without} fails for {self.rule.name}:"]
@@ -111,6 +128,8 @@ def counterexample(name: str, without: str) -> Witness:
     """
     stated = theorem(name)
     stated.hypothesis(without)
+    if stated.base:
+        return _in_window(stated, counterexample(stated.base, without))
     special = _SPECIAL.get((name, without))
     if special is not None:
         return _first(special(stated), f"{name} without {without}")
@@ -122,6 +141,23 @@ def _first(found: Iterator[Witness | None], what: str) -> Witness:
         if witness is not None:
             return witness
     raise LookupError(f"{MAX_DRAWS} draws and no witness for {what}.")
+
+
+def _in_window(stated: Theorem, of_layer: Witness) -> Witness:
+    """A witness about layer e, seen from layer l: W_1 = V_{le}^-1, so that Z_e = Z_{l-1}."""
+    matrices = {SPOKEN.letters.get(k, k): m for k, m in of_layer.matrices.items()}
+    spelled = {str(k): str(v) for k, v in SPOKEN.scalars.items()}
+    rule, strengths = of_layer.rule, of_layer.rule.penalty.strength
+    if isinstance(strengths, tuple):
+        rule = rule.with_penalty((strengths[0], *strengths))
+    return replace(
+        of_layer,
+        theorem=stated.name,
+        rule=rule,
+        matrices={**matrices, "V_{le}": INSIDE},
+        scalars={spelled.get(k, k): v for k, v in of_layer.scalars.items()},
+        residual=INSIDE.T * of_layer.residual,
+    )
 
 
 # -- drawing -------------------------------------------------------------------------------------
@@ -153,6 +189,7 @@ def _complete(given: Mapping[str, sp.Matrix]) -> Matrices:
     """With all abbreviations and the optimal B_L of the linear score (lam = 1)."""
     made = {"D_l": SIGNS, "D_L": SIGNS, **given}
     made |= {k: evaluate(ABBREVIATIONS[k], made, {}) for k in ("Z_L", "C_L", "G")}
+    made |= {"V_c": made["V"], "H": made["G"]}
     made["B_L"] = made["Z_L"].T * made["D_L"] * made["C_L"]
     return made | {k: evaluate(ABBREVIATIONS[k], made, {}) for k in ("M", "N", "X")}
 
@@ -509,3 +546,49 @@ def literature_counterexample() -> Witness:
         "||local - global||^2 - ||DFB - global||^2",
         sp.Matrix([[_feedback_gap(_complete(STORED))]]),
     )
+
+
+# -- two view directions -------------------------------------------------------------------------
+
+TWO_DIRECTIONS: Matrices = {
+    "Z_{l-1}": sp.eye(2),
+    "W_1": sp.Matrix([[1, 0], [2, -1]]),
+    "C_l": sp.Matrix([[0, 0], [0, -1]]),
+    "C_l'": sp.Matrix([[1, 0], [-1, 0]]),
+    "V": sp.Matrix([[1, 0]]),
+}
+"""Anchors I in both directions, so N_d = C_d^T diag(1, -1); V = (1, 0), so G = diag(1, 0)."""
+
+
+def directions_counterexample() -> Witness:
+    """Each of two view directions satisfies statement 8, and the sum of their updates does not.
+
+    N_1 N_1^T and N_2 N_2^T commute with G, but N_1 N_2^T does not, so N N^T of the stacked contexts
+    does not commute with the block metric diag(G, G).
+    """
+    made = TWO_DIRECTIONS
+    return Witness(
+        "feedback_order",
+        "decorrelated",
+        rules.CLAPP("linear", penalty=1.0),
+        made,
+        {"lam": sp.S.One},
+        "||local - global||^2 - ||DFB - global||^2 of the sum over both directions",
+        sp.Matrix([[sum_gap(made)]]),
+    )
+
+
+def sum_gap(made: Matrices) -> sp.Expr:
+    """The gap of statement 8 for linear f, lam = 1 and two view directions."""
+    g = made["V"].T * made["V"]
+    moments = [_moments(made, name) for name in ("C_l", "C_l'")]
+    local = sum((m * n for m, n in moments), sp.zeros(2, 2))
+    feedback = sum((m * g * n for m, n in moments), sp.zeros(2, 2))
+    global_ = g * feedback
+    return _inner(local - global_, local - global_) - _inner(feedback - global_, feedback - global_)
+
+
+def _moments(made: Matrices, contexts: str) -> tuple[sp.Matrix, sp.Matrix]:
+    """M and N of one direction."""
+    z, c = made["Z_{l-1}"] * made["W_1"].T, made[contexts]
+    return z.T * SIGNS * c, c.T * SIGNS * made["Z_{l-1}"]

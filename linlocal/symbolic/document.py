@@ -12,8 +12,13 @@ from dataclasses import replace
 from linlocal import rules
 from linlocal.rules import Rule
 from linlocal.symbolic.conditions import derive
-from linlocal.symbolic.counterexamples import counterexample, literature_counterexample
-from linlocal.symbolic.proofs import PROVED_WIDTHS, prove
+from linlocal.symbolic.counterexamples import (
+    counterexample,
+    directions_counterexample,
+    literature_counterexample,
+)
+from linlocal.symbolic.proofs import PROVED_WIDTHS, PROVED_WINDOWS, Proof, prove
+from linlocal.symbolic.spheres import power_mean_is_radial, series_is_that_of_the_cosine
 from linlocal.symbolic.statements import THEOREMS
 from linlocal.symbolic.theorems import Theorem
 
@@ -27,26 +32,72 @@ hypothesis.
 A layer l has activities `Z_l` (a row for each pair), contexts `C_l`, and reads `Z_{l-1}`. `V` is
 the map downstream of it, `G = V^T V` the downstream metric, `D_l` the diagonal matrix of the slopes
 `beta = -d loss / d score`, `lam_l` the penalty on the projection `B_l`; an index `L` means the top
-layer. `A * B` in brackets is the elementwise product.
+layer. `A * B` in brackets is the elementwise product. A loss is the sum over view directions, each
+with its own B and its own `lam/2 ||B||^2`; code that averages over both directions and adds
+`b_decay/2` times both squared norms (arXiv 2601.21683) has half of it, for `lam = 2 b_decay`.
+
+Where a rule has several view directions, each has a projection of its own and the updates add. What
+is sufficient in each direction is sufficient for the sum. Statements 6 and 8 say more, and hold for
+the sum: there the contexts of all directions are stacked in blocks, `V_c = diag(V, V, ...)` is the
+map downstream of them and `H = V_c^T V_c = diag(G, G, ...)` their block metric.
 
 - *For all sizes*: the difference is rewritten to zero in noncommuting matrix words, using the
   hypotheses as equations.
-- *At sizes*: the same expressions are evaluated in exact rational functions of free symbols
-  (orthogonal matrices by the Cayley transform) and are zero for all values of the symbols.
+- *At sizes*: the same expressions are evaluated in exact rational functions of free symbols and are
+  zero for all values of the symbols. Orthogonal matrices are Cayley transforms, which are dense in
+  the rotations; above a bottleneck of r units the activities lie in r dimensions. `Proof.covers`
+  says it for each layer.
+- *Assumed*: what a proof takes for granted of a loss, that it is convex or a function of inner
+  products. For the losses of this package that is exact algebra. Code of a user is searched for a
+  violation; where none is found, `Proof.holds` is None and not True, and `Proof.assumptions` says
+  what would have to be proved. That the score decreases is assumed nowhere.
 """
 
 MEASURED = """\
 ## Measured, not proved
 
-10. **Nonlinear networks.** With ReLU the downstream map is the Jacobian `V_l(x)` of each sample,
-    and score matching would need `B_l c_l = V_l(x)^T B_L c_L` for all of them at once.
-    `linlocal.global_update(..., masks=)` replaces the masks on the way down by their batch average,
-    or removes them (`tests/linlocal/test_laws.py`, figure `linear_alignment`).
+10. **Nonlinear networks.** With ReLU or another nonlinearity the downstream map is the Jacobian
+    `V_l(x)` of each sample, and score matching would need `B_l c_l = V_l(x)^T B_L c_L` for all of
+    them at once. `linlocal.global_update(..., masks=)` replaces the derivatives on the way down by
+    their batch average, or removes them (`tests/linlocal/test_laws.py`, figure `linear_alignment`).
 11. **Training.** Exactness lasts while `G_l = I`. Weights that are put back to the nearest isometry
     keep it, but then none above the first layer moves: the optimal loss of a layer does not change
     under rotations, so `Delta W_l = B B^T W_l lam` is a symmetric stretch, which the retraction
     undoes. Under the metric penalty all layers learn and stay exact (figure
     `exactness_in_training`).
+12. **Windows.** Layer l learns from the loss of its teacher e = min(l + w - 1, L), sent down by
+    the layers between: `dW_l = lam V_{l..e}^T Z_e^T [alpha_e alpha_e^T * C_e C_e^T] Z_{l-1}`. With
+    w = 1 this is local learning, and with w = L it is backpropagation, to the last bit and in any
+    network. The conditions above are asked of layer e and of the metric above it: an isometry, a
+    rescaled penalty or a metric penalty there makes layer l exact, whatever the layers inside the
+    window do; but no link may lead around it, from layer l to a layer above e. That a larger
+    window is nearer to backpropagation is false in general: two layers that undo each other are
+    exact with w = 1, but not with w = 2, which cuts between them. On images the mean cosine rose
+    with every further layer, in three kinds of networks (`tests/linlocal/test_windows.py`, figure
+    `windows`).
+14. **Links and biases** (`tests/linlocal/test_residual.py`). `V_l` is the derivative of the top
+    layer over all paths, one matrix, but layer l may not be all that the top layer gets:
+    `z_L = V_l z_l + r`, with r from biases above l and from links around it. Matched scores (1) and
+    the metric penalty (4) stay exact on every graph, if the projection reads `V_l z_l + r`.
+    Isometry (2), conformal maps (3) and invariant losses (5) need r = 0 besides: so they hold where
+    all links come from the layer below and all biases lie in l or below. *False* is that they hold
+    for every V_l: behind a link around the layer, or under a bias, `G_l = I` leaves relative errors
+    of 0.4 to 1.2. A loss that translations do not change either (of centred activities) allows
+    biases. With linear f (6, 7) biases cancel where the pairs of each reference are balanced, and
+    not otherwise.
+    Branches `W_l / L` of orthonormal W_l raise the smallest cosine of CLAPP with softplus (width
+    32, three networks) from 0.50, 0.32, 0.20 at depths 4, 8, 16 to 0.84, 0.91, 0.94, and 0.97 at
+    depth 32. `||G_1 - I||` falls with depth, 1.7, 1.3, 0.9, 0.6, because branches that point in
+    random directions cancel; the bound grows to e^2 - 1 = 6.4, attained by `W_l = I`.
+
+**Projections that are trained.** Let every layer take k gradient steps of one rate from B = 0,
+`B <- B - rate (lam B + d phi / d B)`, instead of the optimum (`rules.Trained`). Under an isometry,
+and under the metric penalty, the steps of a layer and of the top layer are the same, so
+`B_l = V_l^T B_L V_l` (or `V_l^T B_L`) after each of them: the updates are equal for every k, every
+rate and every f, no optimum is needed. A linear f has `B = (1 - (1 - rate lam)^k) B*`: the steps
+change no direction, and every cosine is that of the optimum. Both are false from a random start,
+and the second for other f (`tests/linlocal/test_projections.py`). `linlocal.projections` measures
+the distance of B_l from `V_l^T B_L V_l`, the gap in the hypothesis of statement 1.
 """
 
 POPULATION_AND_TIME = """\
@@ -145,6 +196,170 @@ statement 7. None of it repairs hypotheses on the weights: an isometry is lost w
 (statement 11).
 """
 
+WINDOWS = """\
+## 12. Windows
+
+Train layer l by the loss of layer e = min(l + w - 1, L), backpropagated through the w layers
+between: w = 1 is the local rule, w = L is backpropagation. The loss of layer e sees what is above
+it through V_e and G_e only, and on the way down both updates get the same factor, V_{le}^T with
+V_{le} = W_e ... W_{l+1}:
+
+$$ \\Delta W_l^{\\mathrm{window}} = \\lambda_e V_{le}^\\top Z_e^\\top \
+[\\alpha_e \\alpha_e^\\top * C_e C_e^\\top] Z_{l-1} $$
+
+So what statements 1 to 6 ask of G_l they ask of G_e, the metric above the window, and nothing of
+the layers inside. For e = L both updates are the same by definition. The theorems:
+
+"""
+
+BOUND = """\
+### The bound in a window
+
+For linear f and direct feedback the update of the window is V_{le}^T X and the global one
+V_{le}^T G_e X, X as in statement 6 at layer e. With M = V_{le} V_{le}^T the cosine is
+<X, M G_e X> / (||M^(1/2) X|| ||M^(1/2) G_e X||). Statement 7 would give 2 sqrt(kappa)/(1 + kappa),
+kappa = cond(G_e). **That is false** unless M and G_e commute: in the inner product of M, G_e is
+self-adjoint only then. Exact counterexample: V_{le} = diag(1, 3), V_e = [[1, 2], [2, 1]],
+X = (2, -1). Here kappa = 9, the naive bound is 3/5, and the cosine is -5/13: the window trains the
+layer *against* backpropagation, although both metrics are regular and the layer's own loss (w = 1)
+has a positive cosine. A wider window is not always a better one.
+
+$$ \\cos \\ge \\frac{1 - t^2}{1 + t^2},\\quad t = \\sqrt{\\kappa(M)}\\, \
+\\frac{\\sqrt{\\kappa(G_e)} - 1}{\\sqrt{\\kappa(G_e)} + 1} $$
+
+- *Proof.* (a) With m and K the extreme eigenvalues of G, (K + m) <x, Gx> >= ||Gx||^2 + m K ||x||^2
+  (the sum of squares of statement 7), so x and Gx enclose at most phi with cos phi =
+  2 sqrt(kappa)/(1 + kappa), and tan(phi/2) = (sqrt(kappa) - 1)/(sqrt(kappa) + 1). (b) In the plane
+  of x and g = Gx the metric M has eigenvalues with a ratio of at most kappa(M). With an angle theta
+  between x and g, the angle psi in M has cot psi = <x, M g>/(sqrt(det M) sin theta), which is
+  smallest where x and g lie symmetrically about the first eigenvector, and is there cot psi =
+  (1 - kappa T^2)/(2 sqrt(kappa) T) with T = tan(theta/2): tan(psi/2) = sqrt(kappa(M)) T
+  (Wielandt's inequality). A matrix X of several columns is one vector under M x I and G x I, which
+  have the same condition numbers.
+- *Tight.* (a) and (b) are attained together at width 2 for all pairs of condition numbers. At
+  kappa(M) = 1 it is Kantorovich's bound. It is negative for t > 1.
+- *Sharper for given matrices.* With T = M^(1/2) G_e M^(-1/2), sin <= min over tau of ||tau T - I||
+  (Gustafson 1968): `linlocal.conditions.window_bound`. It is Kantorovich's bound if M and G_e
+  commute, and an adversary reaches it. Only the range of V_{le} counts, so layers that widen inside
+  the window cost nothing.
+
+The identities are checked in exact algebra, the bounds on both sides and against an adversary in
+`tests/linlocal/test_bounds.py`.
+"""
+
+SLICED = """\
+## 13. Sliced normality
+
+A test of normality of one slice a.z compares the mean of exp(i t a.z) with exp(-t^2/2). Averaged
+over *all* directions a it knows norms and distances of the samples only, since
+
+$$ E_a (a \\cdot d)^{{2k}} = \\|d\\|^{{2k}} \\frac{{(1/2)_k}}{{(D/2)_k}},\\qquad \
+E_a \\cos(t\\, a \\cdot d) = \\Gamma(D/2) (2/x)^{{D/2-1}} J_{{D/2-1}}(x),\\ x = t \\|d\\| $$
+
+So statement 5 covers it: exact above isometries, in windows too. It is the first rule of this
+package without negatives and with a local form that is exact.
+
+- *Proved.* The means of powers, monomial by monomial, for all d: {powers}. That they add up to the
+  series of the Bessel function, (1/2)_k/(2k)! = 1/(4^k k!), for every k: {series}. The loss as a
+  function of the inner products: `linlocal.symbolic.inner_products.sliced_normality`
+  (`tests/linlocal/symbolic/test_spheres.py`).
+- *Hypothesis.* D stands in the formula. Two layers of unequal width have the same loss only under
+  the same D, so D is a number of the rule and no width.
+- *Measured.* The rule is `linlocal.rules.SIGReg` (Balestriero & LeCun 2025, arXiv 2511.08544). With
+  all slices (`slices=None`) and one D of at least the largest width (`dimension`), local and global
+  updates above isometries agree to 1e-12, in widening networks too. With the width of each layer as
+  its D (`dimension=None`) they differ where widths grow, and `explain` says so.
+- *Not covered.* Finitely many random slices: the loss is then no function of inner products. If
+  each layer draws its own, the deviation falls like slices^(-1/2) (figure `sliced_normality`).
+  Slices a of the top layer that are handed down as V_l^T a are exact, however few. Terms per unit,
+  as in VICReg and Barlow Twins, stay outside.
+
+Three implementations agree in `tests/linlocal/test_normality.py`: Gauss quadrature (numpy), the
+trapezoid rule in the angle (torch), and the hypergeometric function to 60 digits.
+"""
+
+RESIDUAL = """\
+## 14. Residual and general linear graphs
+
+`z_l = z_{l-1} + W_l z_{l-1}`, sums of branches, and any other linear graph have one matrix V_l from
+layer l to the top. The proofs in words use the letter V and never what it is made of, and those at
+sizes take any V of its kind; so statements 1 to 7 and 12 hold as they stand. A residual network is
+near an isometry if its branches are small. With w_k = ||W_k||, the operator norm, and k = l+1..L,
+
+$$ \\|G_l - I\\| \\le \\prod_k (1 + w_k)^2 - 1,\\quad \\operatorname{cond}(G_l) \\le \\prod_k \
+\\Big(\\frac{1 + w_k}{1 - w_k}\\Big)^2,\\quad \\cos \\ge \\frac{1}{\\cosh(2 \\sum_k \
+\\operatorname{artanh} w_k)} $$
+
+- *Proof.* Singular values of I + W_k lie in [1 - w_k, 1 + w_k], and those of a product between the
+  products of the extreme ones; 1 - prod (1 - w)^2 <= prod (1 + w)^2 - 1. The cosine is statement 7
+  at that condition number, as 2 sqrt(kappa)/(1 + kappa) = 1/cosh(log(kappa)/2). All w_k < 1. The
+  first two are attained by W_k = diag(w_k, -w_k).
+- *Depth-scaled initialisation is a remedy.* For w_k = c/L the bound on the condition number,
+  ((1 + c/L)/(1 - c/L))^(2L), *falls* with L towards exp(4c), because L artanh(c/L) falls towards c:
+  it is bounded at every depth. Branches that do not shrink lose it.
+- *False for biases.* A bias b in a layer above l makes the map downstream affine,
+  Z_L = Z_l V^T + 1 b^T. A constant unit in the activities does not repair it, as the metric of the
+  larger map is no identity. So an isometry is not enough: exact counterexample in
+  `tests/linlocal/symbolic/test_spheres.py`. Biases of layer l and below do no harm.
+
+The bounds are `linlocal.conditions.residual_bounds`, checked in `tests/linlocal/test_bounds.py`.
+"""
+
+WHY = """\
+## 15. Nonlinear mismatch, taken apart
+
+For a loss of scored pairs in any network, sample k has at block l the error signals
+`local = g_l B_l c_l` and `global = J_l^T g_L B_L c_L`: g are the slopes, J_l is the Jacobian
+downstream. With J' the downstream map whose elementwise derivatives are averaged over the batch,
+
+$$ \\mathrm{global} - \\mathrm{local} = (J - J')^\\top g_L B_L c_L
++ (J'^\\top g_L B_L c_L - s\\, g_L B_l c_l) + (s\\, g_L - g_l) B_l c_l $$
+
+for every s: *masks*, *feedback* and *slopes*. s brings `g_L B_l c_l` as near as possible to the
+local signal, so a difference in scale belongs to feedback. `align` of `linlocal.analysis` with
+`terms=True`, and the recorder, measure the three and what each takes from the cosine: in this
+order, or averaged over all orders (Shapley). Without nonlinearities the masks term is zero; with linear f
+the slopes term is. It holds B_l fixed; the *dual* term of `linlocal.mismatch` also changes the
+slopes of which B_l is made, so the two agree only where B is fixed. Tests:
+`tests/analysis/test_terms.py`; figure `mismatch_terms`.
+
+## 16. B in closed form
+
+Given the slopes g_L of the top, the error signal of a block is linear in its projection: P^T B S^T,
+where row k of S sums the contexts that are paired with anchor k, times their slopes. The B nearest
+to the backpropagated error E is `B^T = (S^T S + ridge I)^-1 S^T E P^+`
+(`linlocal.analysis.local_losses.least_squares`). In a linear network with direct feedback and enough
+samples it is the matched projection V_l^T B_L of statement 1
+(`tests/analysis/test_closed_form.py`).
+"""
+
+TABLE = """\
+## Statement by statement
+
+| | proved | measured | false, or not covered |
+|---|---|---|---|
+| 1 | {1} | `test_laws.py` | a projection that fits on average only |
+| 2 | {2} | `test_laws.py`, figure `linear_alignment` | one penalty for both contexts |
+| 3 | {3} | `test_laws.py` | equal penalties, unless a = 1 |
+| 4 | {4} | `test_laws.py`, figure `remedies` | |
+| 5 | {5} | `test_laws.py` | terms per unit; loss of a user: assumed |
+| 6 | {6} | `test_closed_form.py` | "only if" for each view direction: it holds for the sum |
+| 7 | {7} | `test_conditions.py`, figure `spectrum` | same-layer context |
+| 8 | {8} | figure `feedback_map` | in general, and with the condition in each direction |
+| 9 | {9} | `test_laws.py` | pooling that does not commute |
+| 10 | | figure `linear_alignment` | |
+| 11 | | figure `exactness_in_training` | |
+| 12 | {12} | `test_bounds.py` | the bound of statement 7 with G_e for G_l |
+| 13 | powers, series, form | `test_normality.py`, figure `sliced_normality` | a D for each layer; some slices |
+| 14 | bounds by norms | `test_bounds.py` | biases above the layer |
+| 15 | | `tests/analysis/test_terms.py`, figure `mismatch_terms` | equal to `mismatch` for linear networks |
+| 16 | | `tests/analysis/test_closed_form.py` | |
+| 18 | docstrings of `linlocal.dynamics` | `test_dynamics.py`, figure `learning_curves` | |
+
+Proved: for all sizes in words and at sizes in rational functions, for so many rules. Tests are
+those in `tests/linlocal` and `tests/linlocal/symbolic`.
+"""
+
 CONDITIONS = """\
 ## Conditions, read off
 
@@ -161,11 +376,18 @@ same condition on G ensures them.
 def theory() -> str:
     """The page, in Markdown. The same bytes on every run."""
     parts = [INTRODUCTION]
-    parts += ["\n".join(_section(t)) + "\n" for t in sorted(THEOREMS.values(), key=_number)]
+    of_layers = [t for t in THEOREMS.values() if not t.base]
+    parts += ["\n".join(_section(t)) + "\n" for t in sorted(of_layers, key=_number)]
     parts.append(MEASURED)
+    parts.append(WINDOWS + "\n".join(_windows()) + "\n")
+    parts.append(BOUND)
+    parts.append(_sliced())
+    parts.append(RESIDUAL)
+    parts.append(WHY)
+    parts.append(POPULATION_AND_TIME)
     parts.append(CONDITIONS + "\n".join(map(_condition, _derived_rules())) + "\n")
     parts.append(_literature())
-    parts.append(POPULATION_AND_TIME)
+    parts.append(_table())
     return "\n".join(parts)
 
 
@@ -184,11 +406,7 @@ def _section(theorem: Theorem) -> Iterator[str]:
         yield f"- `{h.name}`: {h.meaning}; $ {h.latex} $.{note}"
     yield "\nProofs:\n"
     proofs = [prove(theorem.name, rule=rule) for rule in theorem.rules]
-    proved = ", ".join(p.rule for p in proofs if p.holds)
-    yield f"- For all sizes, in words: {proved}."
-    failed = ", ".join(p.rule for p in proofs if not p.holds)
-    if failed:
-        yield f"- NOT proved: {failed}."
+    yield from _verdicts(proofs)
     yield f"- {_sizes(theorem)}"
     yield f"- What is not algebra: {theorem.inference}"
     yield "\n<details><summary>Derivation</summary>\n"
@@ -197,6 +415,67 @@ def _section(theorem: Theorem) -> Iterator[str]:
     for h in theorem.hypotheses:
         yield f"```text\n{counterexample(theorem.name, h.name)}\n```\n"
     yield "</details>"
+
+
+def _verdicts(proofs: list[Proof]) -> Iterator[str]:
+    proved = ", ".join(p.rule for p in proofs if p.holds)
+    yield f"- For all sizes, in words: {proved}."
+    failed = ", ".join(p.rule for p in proofs if not p.holds)
+    if failed:
+        yield f"- NOT proved: {failed}."
+
+
+def _windows() -> Iterator[str]:
+    """The theorems about windows; one derivation stands for all, which differ by a factor."""
+    for theorem in (t for t in THEOREMS.values() if t.base):
+        proofs = [prove(theorem.name, rule=rule) for rule in theorem.rules]
+        yield f"### {theorem.title} (`{theorem.name}`)"
+        yield f"\n$$ {theorem.latex} $$\n"
+        yield f"Conclusion: {theorem.conclusion}. Hypotheses, as in statement " + (
+            f"{THEOREMS[theorem.base].number}, above the window:\n"
+        )
+        for h in theorem.hypotheses:
+            yield f"- `{h.name}`: {h.meaning}."
+        yield "\nProofs:\n"
+        yield from _verdicts(proofs)
+        yield (
+            f"- At {len(PROVED_WINDOWS)} sizes of up to {max(map(len, PROVED_WINDOWS)) - 1} layers "
+            "(`tests/linlocal/symbolic/test_proofs.py`)."
+        )
+        if theorem.base == "isometry":
+            yield "\n<details><summary>Derivation</summary>\n"
+            yield f"```text\n{proofs[0].derivation}\n```\n\n</details>"
+        yield "\n<details><summary>Counterexamples without each hypothesis</summary>\n"
+        for h in theorem.hypotheses:
+            yield f"```text\n{counterexample(theorem.name, h.name)}\n```\n"
+        yield "</details>\n"
+
+
+def _sliced() -> str:
+    orders, dimensions = range(5), range(1, 5)
+    radial = all(power_mean_is_radial(k, n) for k in orders for n in dimensions)
+    powers = f"2k = 0..{2 * max(orders)}, D = {min(dimensions)}..{max(dimensions)}"
+    return SLICED.format(
+        powers=powers if radial else "NOT proved",
+        series="yes" if series_is_that_of_the_cosine() else "NOT proved",
+    )
+
+
+def _table() -> str:
+    proved: dict[str, str] = {}
+    for n in sorted({t.number for t in THEOREMS.values()}):
+        number = str(n)
+        named = [t for t in THEOREMS.values() if t.number == n]
+        count = sum(bool(prove(t.name, rule=r).holds) for t in named for r in t.rules)
+        proved[number] = f"{count} rules" if count > 1 else f"{count} rule"
+        if len(named) > 1:
+            proved[number] = f"{len(named)} theorems, {count} cases"
+        if any(t.words_only for t in named):
+            proved[number] += ", in words"
+    table = TABLE
+    for key, text in proved.items():
+        table = table.replace(f"{{{key}}}", text)
+    return table
 
 
 def _sizes(theorem: Theorem) -> str:
@@ -245,5 +524,8 @@ def _literature() -> str:
         "## A claim in the literature\n\n"
         "Wu et al. 2026 (arXiv 2601.21683) state `||local - global|| >= ||DFB - global||` for "
         "narrowing orthonormal W.\nStatement 8 gives a condition under which it holds; in general "
-        f"it does not:\n\n```text\n{literature_counterexample()}\n```\n"
+        f"it does not:\n\n```text\n{literature_counterexample()}\n```\n\n"
+        "Nor is the condition in each of two view directions enough. In the direction of `C_l` and "
+        "in that of\n`C_l'` (with the same anchors) `N N^T` commutes with G, and in the sum of "
+        f"their updates the claim fails:\n\n```text\n{directions_counterexample()}\n```\n"
     )

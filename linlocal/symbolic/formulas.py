@@ -11,6 +11,11 @@ below. Letters (rows are pairs, repeated as often as a sample occurs):
     S_l, S_L         the same for a loss of all inner products, symmetric
     P_l, P_L         average pooling of a layer's map
 
+Each view direction has a projection of its own, and the updates of all add up. In statements that
+hold for the sum only, k counts the units of all directions: C_l (P x k) has the context of a pair
+in the block of its direction, V_c = diag(V, V, ...) is the map downstream of these stacked
+contexts, and H = V_c^T V_c = diag(G, G, ...) their block metric.
+
 The slopes beta = lam alpha = -d loss / d score are a function of the scores. Where B is optimal,
 the scores are K beta with the kernel K = [Z Z^T * C C^T] / lam. Two layers with the same kernel
 then have the same dual equation beta = -f'(K beta). Its penalised primal is strictly convex for
@@ -21,16 +26,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal, cast
 
-import numpy as np
 import sympy as sp
 
-from linlocal.losses import ViewLoss
 from linlocal.rules import JudgedContext, Rule
-from linlocal.symbolic.words import Expression, Rewrite, hadamard, identity, letter
+from linlocal.symbolic.assumptions import NotApplicable, assumptions
+from linlocal.symbolic.words import Expression, Renaming, Rewrite, hadamard, identity, letter
 
 Kind = Literal["optimal", "identity", "matched", "free"]
 
@@ -60,7 +64,23 @@ FOLDS_SAME = (
     Rewrite("definition of M", Z.T @ D @ C, M),
     Rewrite("definition of N", C.T @ D @ BELOW, N),
 )
+STACKED = Renaming({}, {}, shapes={"C_l": ("P", "k"), "C_L": ("P", "K")})
+"""One direction becomes several."""
+V_CONTEXTS, H = letter("V_c", "K", "k"), letter("H", "k", "k", symmetric=True)
+C_STACKED, C_TOP_STACKED = letter("C_l", "P", "k"), letter("C_L", "P", "K")
+M_STACKED, N_STACKED = letter("M", "l", "k"), letter("N", "k", "l-1")
+DEFINITIONS_STACKED = (
+    DEFINITIONS[0],
+    Rewrite("definition of C_L", C_TOP_STACKED, C_STACKED @ V_CONTEXTS.T),
+)
+BLOCK_METRIC = Rewrite("definition of H", V_CONTEXTS.T @ V_CONTEXTS, H)
+FOLDS_STACKED = (
+    Rewrite("definition of M", Z.T @ D @ C_STACKED, M_STACKED),
+    Rewrite("definition of N", C_STACKED.T @ D @ BELOW, N_STACKED),
+)
 FOLD_TOP = Rewrite("definition of X", Z.T @ D @ C_TOP @ C_TOP.T @ D @ BELOW, X)
+
+FOLD_TOP_STACKED = Rewrite("definition of X", STACKED.of(FOLD_TOP.left), X)
 
 ABBREVIATIONS: dict[str, Expression] = {
     "Z_L": Z @ V.T,
@@ -71,10 +91,6 @@ ABBREVIATIONS: dict[str, Expression] = {
     "X": FOLD_TOP.left,
 }
 """Letters that stand for products of others, each with a rewrite "definition of ..."."""
-
-
-class NotApplicable(ValueError):
-    """A theorem or derivation does not cover this rule or size; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,16 @@ class Formulas:
     second: tuple[Expression, Expression] | None = None
 
     @property
+    def stacked(self) -> Formulas:
+        """The sum over all view directions of these updates, if B is optimal."""
+        local, above, scores, top_scores = map(
+            STACKED.of, (self.local, self.global_, self.local_scores, self.global_scores)
+        )
+        return replace(
+            self, local=local, global_=above, local_scores=scores, global_scores=top_scores
+        )
+
+    @property
     def same_slopes(self) -> Rewrite:
         """The equation to be used once the slopes are known to agree."""
         name = "linear score, slopes are y/n" if self.constant_slopes else f"same {self.meaning}"
@@ -125,17 +151,17 @@ def of_rule(rule: Rule, projection: Kind | None = None) -> Formulas:
         projection: instead of the rule's; "free" is a fixed B_l without any property.
 
     Raises:
-        NotApplicable: a random projection, or a loss of two views that is no function of inner
-            products.
+        NotApplicable: a random projection, or a loss that violates what words take for granted of
+            it (`linlocal.symbolic.assumptions`).
     """
     if rule.kind == "view":
         return _of_views(rule)
     if rule.kind == "goodness":
         return _of_goodness(rule)
-    if projection is None and rule.projection == "random":
+    if projection is None and rule.projection not in ("optimal", "identity", "matched"):
         raise NotApplicable(
-            f"{rule.name} has a random projection, about which nothing is known that a proof in "
-            "words could use."
+            f"The projection of {rule.name} is {rule.projection_name}, about which nothing is "
+            "known that a proof in words could use."
         )
     kind = cast(Kind, projection or rule.projection)
     return _of_pairs(rule, kind)
@@ -143,11 +169,7 @@ def of_rule(rule: Rule, projection: Kind | None = None) -> Formulas:
 
 def _of_views(rule: Rule) -> Formulas:
     """Loss = F(Z Z^T): the error is S Z with S = -2 dF/dK, symmetric."""
-    if not depends_on_inner_products(cast(ViewLoss, rule.loss)):
-        raise NotApplicable(
-            f"{rule.name} is no function of the inner products between samples: an isometric map "
-            "of the activities changes its gradient, as terms per unit do."
-        )
+    assumptions(rule)
     return Formulas(
         Z.T @ S @ BELOW,
         V.T @ Z_TOP.T @ S_TOP @ BELOW,
@@ -253,18 +275,3 @@ def _sent_locally(context: JudgedContext, kind: Kind) -> Expression:
 
 def _total(terms: Iterable[Expression]) -> Expression:
     return reduce(operator.add, terms)
-
-
-def depends_on_inner_products(loss: ViewLoss) -> bool:
-    """Whether a loss of two views is a function of inner products between samples only.
-
-    Its gradient must then follow every isometric map into a space of at least as many dimensions.
-    Tested on one map into a larger space, in floating point; the named losses that pass have a
-    closed form in the inner products (`linlocal.symbolic.inner_products.FORMS`).
-    """
-    rng = np.random.default_rng(0)
-    first, second = rng.standard_normal((2, 4, 2))
-    isometry = np.linalg.qr(rng.standard_normal((3, 2)))[0]
-    plain = np.vstack(loss.gradients(first, second))
-    mapped = np.vstack(loss.gradients(first @ isometry.T, second @ isometry.T)) @ isometry
-    return bool(np.linalg.norm(mapped - plain) <= 1e-8 * np.linalg.norm(plain))

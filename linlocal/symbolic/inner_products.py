@@ -7,10 +7,12 @@ activities (statement 5 of the theory), and its gradient by Z is 2 (dF/dK) Z, dF
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import sympy as sp
 
 from linlocal import losses
+from linlocal.symbolic.spheres import cosine_mean
 
 
 def _gram_logdet(k: sp.Matrix, n: int, weight: sp.Expr, epsilon: sp.Expr) -> sp.Expr:
@@ -61,6 +63,32 @@ def _cosine_info_nce(k: sp.Matrix, n: int, loss: losses.CosineInfoNCE) -> sp.Exp
     return total / n
 
 
+def sliced_normality(k: sp.Matrix, n: int, loss: Any) -> sp.Expr:
+    """The pull and the sliced statistic of normality, over all slices of R^D, of both views.
+
+    T/n = mean_jk sum_t w_t Omega(t^2 ||z_j - z_k||^2) - 2 mean_k sum_t w_t e^(-t^2/2)
+    Omega(t^2 ||z_k||^2), Omega the mean of the cosine over all directions
+    (`linlocal.symbolic.spheres`): a function of norms and distances. The nodes t are those of the
+    trapezoid rule on [0, limit], twice, with the density exp(-t^2/2).
+    """
+    step = sp.nsimplify(loss.limit) / (loss.nodes - 1)
+    total = _pull(k, n)
+    for block in (k[:n, :n], k[n:, n:]):
+        for i in range(1, loss.nodes):
+            t = i * step
+            normal = sp.exp(-(t**2) / 2)
+            weight = 2 * step * normal / (2 if i == loss.nodes - 1 else 1)
+            between = sum(
+                cosine_mean(t**2 * (block[a, a] + block[b, b] - 2 * block[a, b]), loss.dimension)
+                for a in range(n)
+                for b in range(n)
+                if a != b
+            )
+            alone = sum(cosine_mean(t**2 * block[a, a], loss.dimension) for a in range(n))
+            total += sp.nsimplify(loss.weight) * weight * (between / n - 2 * normal * alone)
+    return total
+
+
 FORMS: dict[type, Callable[..., sp.Expr]] = {
     losses.SpectralContrastive: _spectral,
     losses.Whitening: _whitening,
@@ -69,3 +97,15 @@ FORMS: dict[type, Callable[..., sp.Expr]] = {
     losses.CosineInfoNCE: _cosine_info_nce,
 }
 """Losses of two views as functions F(K, n, loss) of K = [Z; Z'] [Z; Z']^T, up to a constant."""
+
+
+def form_of(loss: Any) -> Callable[..., sp.Expr] | None:
+    """The closed form F(K, n, loss), if there is one; that of a class is not its subclasses'.
+
+    Sliced normality has one over all slices of a space of its own dimension, the same in all
+    layers; some slices, or the width of each layer as the dimension, are no inner products.
+    """
+    form = FORMS.get(type(loss))
+    if form is sliced_normality and (loss.slices is not None or loss.dimension is None):
+        return None
+    return form

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import sympy as sp
 
@@ -13,13 +12,19 @@ from linlocal.rules import Rule
 from linlocal.symbolic import formulas
 from linlocal.symbolic.formulas import (
     BELOW,
+    BLOCK_METRIC,
     C_TOP,
     DEFINITIONS,
+    DEFINITIONS_STACKED,
     FOLD_TOP,
+    FOLD_TOP_STACKED,
     FOLDS_SAME,
+    FOLDS_STACKED,
     LAM,
     LAM_LAYER,
+    M_STACKED,
     METRIC,
+    N_STACKED,
     POOL,
     POOL_TOP,
     A,
@@ -27,6 +32,7 @@ from linlocal.symbolic.formulas import (
     D,
     Formulas,
     G,
+    H,
     Kind,
     M,
     N,
@@ -34,7 +40,8 @@ from linlocal.symbolic.formulas import (
     X,
     Z,
 )
-from linlocal.symbolic.theorems import Hypothesis, Lemma, Theorem
+from linlocal.symbolic.theorems import Hypothesis, Lemma, Theorem, unequal_penalties
+from linlocal.symbolic.windows import windowed
 from linlocal.symbolic.words import (
     Equation,
     Expression,
@@ -48,7 +55,7 @@ from linlocal.symbolic.words import (
 SMALLEST, LARGEST = sp.symbols("kappa_1 kappa_2", positive=True)
 INVERSE = letter("G^-1", "l", "l", symmetric=True)
 Q, SPECTRUM = letter("Q", "l", "l"), letter("Lambda", "l", "l", symmetric=True)
-SEEN = letter("S", "l", "l", symmetric=True)
+SEEN = letter("S", "k", "k", symmetric=True)
 U = letter("U", "p_L", "p_l")
 B_POOLED = letter("B_L", "p_L", "p_L")
 
@@ -61,6 +68,7 @@ def _slopes_and_updates(
     given: tuple[Equation, ...],
     claim: Expression | None = None,
     folded: tuple[Equation, ...] = (),
+    definitions: tuple[Equation, ...] = DEFINITIONS,
 ) -> tuple[Lemma, ...]:
     """The slopes agree, of each loss; then global_ - local = claim (zero, if left out).
 
@@ -68,10 +76,10 @@ def _slopes_and_updates(
     letters they may contain.
     """
     difference = f.global_ - f.local if claim is None else f.global_ - f.local - claim
-    updates = (*folded, *DEFINITIONS, *given)
+    updates = (*folded, *definitions, *given)
     if f.constant_slopes:
         return (Lemma("updates", difference, (f.same_slopes, *updates)),)
-    known = (*DEFINITIONS, *given)
+    known = (*definitions, *given)
     name = f"slopes: same {f.meaning}"
     slopes = [Lemma(name, f.global_scores - f.local_scores, known, f.same_slopes)]
     if f.second is not None:
@@ -112,6 +120,8 @@ def _trained(rule: Rule) -> str:
         return "its projection is fixed at the identity"
     if rule.projection == "random":
         return "its projection is random"
+    if not isinstance(rule.projection, str):
+        return f"its projection is {rule.projection_name}"
     return ""
 
 
@@ -119,7 +129,7 @@ def _optimal(rule: Rule) -> str:
     if _trained(rule):
         return _trained(rule)
     if rule.projection != "optimal":
-        return f"its projection is {rule.projection}, not optimal"
+        return f"its projection is {rule.projection_name}, not optimal"
     return ""
 
 
@@ -131,7 +141,7 @@ def _unpooled(rule: Rule) -> str:
 
 OPTIMAL = Hypothesis(
     "optimal",
-    "B_l minimises the penalised loss of its layer, lam > 0 (then it is unique)",
+    "B_l minimises the penalised loss of its layer, f convex and lam > 0 (then it is unique)",
     r"B_l = \arg\min_B \mathcal L_l(B) + \tfrac{\lambda_l}{2}\|B\|_F^2,\ \lambda_l > 0",
     "a B_l that happens to match (statement 1) does as well",
 )
@@ -150,7 +160,7 @@ ISOMETRY = Hypothesis(
 _SOFTPLUS = "softplus"
 _CLAPP = rules.CLAPP(_SOFTPLUS)
 _DFB = rules.CLAPP_DFB(_SOFTPLUS)
-_BOTH = rules.CLAPP_BOTH(_SOFTPLUS)
+_BOTH = rules.CLAPP_BOTH(_SOFTPLUS).with_penalty((0.02, 0.01))
 _TYPE_ONE = replace(
     rules.CLAPP(),
     name="type 1, trained B",
@@ -344,10 +354,8 @@ def _invariance(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
 
 
 def _no_inner_products(rule: Rule) -> str:
-    if rule.kind == "view" and not formulas.depends_on_inner_products(
-        cast(losses.ViewLoss, rule.loss)
-    ):
-        return "its loss is no function of inner products between samples (it has terms per unit)"
+    if _unpooled(rule):
+        return _unpooled(rule)
     if rule.kind == "pair" and (rule.projection, rule.context) != ("identity", "same"):
         return (
             "its scores depend on a projection; once that is optimal, statement 2 covers it"
@@ -402,10 +410,19 @@ def _is_not_linear(rule: Rule) -> str:
 def _linear_score(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
     f = formulas.of_rule(rule, _projection(kept))
     f = replace(f, constant_slopes="linear_score" in kept)
-    claim = G @ M @ G @ N - M @ N if rule.context == "same" else G @ X - X
-    folded = FOLDS_SAME if rule.context == "same" else (FOLD_TOP,)
-    given = (METRIC, *_same_penalty(rule, kept))
-    return _slopes_and_updates(f, given, (1 / LAM) * claim, folded)
+    same, penalty = rule.context == "same", _same_penalty(rule, kept)
+    if "optimal" not in kept:
+        claim = G @ M @ G @ N - M @ N if same else G @ X - X
+        folded = FOLDS_SAME if same else (FOLD_TOP,)
+        return _slopes_and_updates(f, (METRIC, *penalty), (1 / LAM) * claim, folded)
+    claim = G @ M_STACKED @ H @ N_STACKED - M_STACKED @ N_STACKED if same else G @ X - X
+    return _slopes_and_updates(
+        f.stacked,
+        (METRIC, BLOCK_METRIC, *penalty),
+        (1 / LAM) * claim,
+        FOLDS_STACKED if same else (FOLD_TOP_STACKED,),
+        DEFINITIONS_STACKED,
+    )
 
 
 LINEAR_SCORE = Theorem(
@@ -413,11 +430,15 @@ LINEAR_SCORE = Theorem(
     6,
     "Linear f, closed form",
     "For linear f the slopes are constants, beta = y/n, and the difference of the updates is "
-    "(G M G N - M N)/lam with same-layer context and (G X - X)/lam with direct feedback, "
+    "(G M H N - M N)/lam with same-layer context and (G X - X)/lam with direct feedback, "
     "M = sum beta z c^T, N = sum beta c z_{l-1}^T, X = sum over pairs of beta beta' z (c.c') "
-    "z_{l-1}'^T. So the updates are equal if and only if G M G N = M N or G X = X.",
-    r"\Delta W_l^{\mathrm{global}} - \Delta W_l^{\mathrm{local}} = \tfrac1\lambda (G M G N - M N)"
-    r"\ \text{or}\ \tfrac1\lambda (G - I) X",
+    "z_{l-1}'^T. So the updates are equal if and only if G M H N = M N or G X = X. With one view "
+    "direction H = G. With several, each has a projection of its own and the updates add: the "
+    "contexts c of the directions are stacked in blocks, M = [M_1, M_2], N = [N_1; N_2], H = "
+    "diag(G, G), and X is the sum of theirs. The sum may vanish where that of no single direction "
+    "does.",
+    r"\Delta W_l^{\mathrm{global}} - \Delta W_l^{\mathrm{local}} = \tfrac1\lambda (G M H N - M N)"
+    r"\ \text{or}\ \tfrac1\lambda (G - I) X,\quad H = \operatorname{diag}(G, \dots, G)",
     (
         Hypothesis(
             "linear_score",
@@ -428,7 +449,7 @@ LINEAR_SCORE = Theorem(
         OPTIMAL,
         SAME_PENALTY,
     ),
-    "necessary and sufficient condition, per layer and data set",
+    "necessary and sufficient condition, per layer and data set, for all view directions together",
     "Stationarity of B_l: lam_l B_l = Z_l^T D C_l.",
     "this package",
     (rules.CLAPP("linear"), rules.CLAPP_DFB("linear")),
@@ -450,9 +471,11 @@ def _alignment(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
     context: rules.Context = "top" if "direct_feedback" in kept else "same"
     f = formulas.of_rule(replace(rule, context=context), _projection(kept))
     f = replace(f, constant_slopes="linear_score" in kept)
-    same = Substitution("same penalty", LAM_LAYER, LAM)
-    updates = _slopes_and_updates(f, (METRIC, same), (1 / LAM) * (G @ X - X), (FOLD_TOP,))
-    local = Lemma("local update is X/lam", f.local - (1 / LAM) * X, (FOLD_TOP, *DEFINITIONS, same))
+    # Penalties scale the updates, which leaves the cosine alone.
+    own = (1 / LAM_LAYER) * X
+    local = Lemma("local update is X/lam_l", f.local - own, (FOLD_TOP, *DEFINITIONS))
+    above = replace(f, local=(1 / LAM) * (G @ X))
+    updates = _slopes_and_updates(above, (METRIC,), folded=(FOLD_TOP,))
     # A sum of squares: with extreme eigenvalues m and M,
     # (m + M) <X, GX> - ||GX||^2 - m M ||X||^2 = <QX, (Lambda - m)(M - Lambda) QX>.
     gap = (SMALLEST + LARGEST) * (X.T @ G @ X) - X.T @ G @ G @ X
@@ -471,8 +494,8 @@ def _alignment(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
         Rewrite("V V^T = I", V @ V.T, identity("L")),
     )
     return (
-        *updates,
         local,
+        *updates,
         Lemma("Kantorovich: a sum of squares", gap - squares, spectral),
         Lemma("narrowing: G is a projection", X.T @ G @ G @ X - X.T @ G @ X, narrowing),
     )
@@ -512,19 +535,21 @@ ALIGNMENT = Theorem(
 
 
 def _feedback_order(rule: Rule, kept: frozenset[str]) -> tuple[Lemma, ...]:
-    f = formulas.of_rule(rule)
-    feedback = formulas.of_rule(replace(rule, context="top"))
-    given = (METRIC, Substitution("same penalty", LAM_LAYER, LAM))
-    ruled = (f.same_slopes, *DEFINITIONS, METRIC, *FOLDS_SAME, given[-1])
+    f = formulas.of_rule(rule).stacked
+    feedback = formulas.of_rule(replace(rule, context="top")).stacked
+    penalty = Substitution("same penalty", LAM_LAYER, LAM)
+    metrics = (METRIC, BLOCK_METRIC)
+    ruled = (f.same_slopes, *DEFINITIONS_STACKED, *metrics, *FOLDS_STACKED, penalty)
     scale = 1 / LAM
-    off_local = M @ N - G @ M @ G @ N
-    off_feedback = M @ G @ N - G @ M @ G @ N
-    rest = M @ N - M @ G @ N
+    m, n = M_STACKED, N_STACKED
+    off_local = m @ n - G @ m @ H @ n
+    off_feedback = m @ H @ n - G @ m @ H @ n
+    rest = m @ n - m @ H @ n
     hypotheses: list[Equation] = []
     if "decorrelated" in kept:
-        hypotheses.append(Rewrite("S, symmetric as G commutes with N N^T", G @ N @ N.T, SEEN))
+        hypotheses.append(Rewrite("S, symmetric as H commutes with N N^T", H @ n @ n.T, SEEN))
     if "narrowing" in kept:
-        hypotheses.append(Rewrite("G G = G", G @ SEEN, SEEN))
+        hypotheses.append(Rewrite("H H = H", H @ SEEN, SEEN))
     squares = off_local @ off_local.T - off_feedback @ off_feedback.T - rest @ rest.T
     return (
         Lemma("local - global", f.local - f.global_ - scale * off_local, ruled),
@@ -537,17 +562,19 @@ FEEDBACK_ORDER = Theorem(
     "feedback_order",
     8,
     "Direct feedback against same-layer context",
-    "For linear f, V with orthonormal rows and N N^T that commutes with G, direct feedback is "
+    "For linear f, V with orthonormal rows and N N^T that commutes with H, direct feedback is "
     "nearer to the global update than same-layer context: ||local - global||^2 = "
-    "||DFB - global||^2 + ||M (I - G) N||^2 / lam^2. Without the condition on N the inequality, "
-    "stated in the literature for narrowing orthonormal W, is false.",
-    r"V V^\top = I,\ G N N^\top = N N^\top G \implies \|\Delta W^{\mathrm{local}} - "
+    "||DFB - global||^2 + ||M (I - H) N||^2 / lam^2. M, N and the block metric H = diag(G, G, ...) "
+    "are those of statement 6, of all view directions together: N_1 N_1^T and N_2 N_2^T that "
+    "commute with G are not enough, N_1 N_2^T must as well. Without the condition on N the "
+    "inequality, stated in the literature for narrowing orthonormal W, is false.",
+    r"V V^\top = I,\ H N N^\top = N N^\top H \implies \|\Delta W^{\mathrm{local}} - "
     r"\Delta W^{\mathrm{global}}\| \ge \|\Delta W^{\mathrm{DFB}} - \Delta W^{\mathrm{global}}\|",
     (
         Hypothesis(
             "decorrelated",
-            "N N^T commutes with G, N = sum beta c z_{l-1}^T",
-            r"G N N^\top = N N^\top G",
+            "N N^T commutes with H, N = sum beta c z_{l-1}^T over all view directions",
+            r"H N N^\top = N N^\top H",
             "the inequality holds for most random data without it",
         ),
         Hypothesis("narrowing", "V has orthonormal rows, so G is a projection", r"V V^\top = I"),
@@ -563,8 +590,9 @@ FEEDBACK_ORDER = Theorem(
         or _unpooled(rule)
         or _is_not_linear(rule)
         or ("it compares same-layer context with direct feedback" if rule.context != "same" else "")
+        or unequal_penalties(rule)
     ),
-    "data with G N N^T = N N^T G have no parametrisation by free symbols",
+    "data with H N N^T = N N^T H have no parametrisation by free symbols",
 )
 
 
@@ -627,19 +655,18 @@ CONVOLUTION = Theorem(
     ),
 )
 
+_OF_A_LAYER = (
+    SCORE_MATCHING,
+    ISOMETRY_THEOREM,
+    CONFORMAL,
+    METRIC_PENALTY,
+    INVARIANCE,
+    LINEAR_SCORE,
+)
+
 THEOREMS: dict[str, Theorem] = {
     t.name: t
-    for t in (
-        SCORE_MATCHING,
-        ISOMETRY_THEOREM,
-        CONFORMAL,
-        METRIC_PENALTY,
-        INVARIANCE,
-        LINEAR_SCORE,
-        ALIGNMENT,
-        FEEDBACK_ORDER,
-        CONVOLUTION,
-    )
+    for t in (*_OF_A_LAYER, ALIGNMENT, FEEDBACK_ORDER, CONVOLUTION, *map(windowed, _OF_A_LAYER))
 }
 
 

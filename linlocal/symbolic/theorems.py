@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from linlocal.rules import Rule
-from linlocal.symbolic.formulas import NotApplicable
+from linlocal.symbolic.assumptions import Assumption, NotApplicable, assumptions
 from linlocal.symbolic.words import Equation, Expression, Rewrite
 
 
@@ -59,6 +59,7 @@ class Theorem:
         source: the publication that the theorem comes from.
         rules: the rules that the theorem is proved for; others may be tried.
         words_only: why there is no proof at a size, if there is none.
+        base: of a theorem about a window, the name of the one about a layer that it follows from.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Theorem:
     _lemmas: Callable[[Rule, frozenset[str]], tuple[Lemma, ...]]
     _objection: Callable[[Rule], str]
     words_only: str = ""
+    base: str = ""
 
     def hypothesis(self, name: str) -> Hypothesis:
         """The hypothesis of that name.
@@ -87,17 +89,28 @@ class Theorem:
         known = ", ".join(h.name for h in self.hypotheses)
         raise ValueError(f"Theorem {self.name!r} has no hypothesis {name!r}; it has {known}.")
 
-    def check(self, rule: Rule) -> None:
+    def check(self, rule: Rule, without: str | None = None) -> tuple[Assumption, ...]:
         """Raise if the theorem does not apply to ``rule``.
 
+        Args:
+            rule: the rule that the theorem is to be applied to.
+            without: a hypothesis that the rule may violate.
+
+        Returns:
+            What the proof takes for granted of the rule's loss.
+
         Raises:
-            NotApplicable: with the reason.
+            NotApplicable: the rule is of another kind, or violates a hypothesis itself.
         """
+        kept = {h.name for h in self.hypotheses} - {without}
         objection = self._objection(rule)
+        if not objection and "same_penalty" in kept:
+            objection = unequal_penalties(rule)
         if objection:
             raise NotApplicable(
                 f"Theorem {self.name!r} does not apply to {rule.name}: {objection}."
             )
+        return assumptions(rule, optimal="optimal" in kept)
 
     def lemmas(self, rule: Rule, without: str | None = None) -> tuple[Lemma, ...]:
         """What must vanish.
@@ -112,6 +125,33 @@ class Theorem:
         """
         if without is not None:
             self.hypothesis(without)
-        self.check(rule)
+        self.check(rule, without)
         kept = frozenset(h.name for h in self.hypotheses if h.name != without)
         return self._lemmas(rule, kept)
+
+
+def unequal_penalties(rule: Rule) -> str:
+    """How the penalties of a rule violate the hypothesis "same_penalty"; "" if they do not.
+
+    It asks for lam_l = lam_L, or twice that for a rule with both contexts, which sees each context
+    twice.
+    """
+    given = rule.penalty.strength
+    twofold = rule.context == "both"
+    wanted = "lam_l = 2 lam_L in every layer below the top" if twofold else "lam_l = lam_L"
+    if not isinstance(given, tuple):
+        if not twofold:
+            return ""
+        return (
+            f"it violates the hypothesis 'same_penalty', {wanted}: its penalty is {given:g} in all "
+            f"layers; take the penalty ({2 * given:g}, ..., {2 * given:g}, {given:g})"
+        )
+    *below, top = given
+    wrong = [l for l, x in enumerate(below, start=1) if x != (2 if twofold else 1) * top]
+    if not wrong:
+        return ""
+    layers = f"layer {wrong[0]}" if len(wrong) == 1 else f"layers {', '.join(map(str, wrong))}"
+    return (
+        f"it violates the hypothesis 'same_penalty', {wanted}: its penalties {given} do so in "
+        f"{layers} (statement 3 says where other penalties are right)"
+    )

@@ -234,6 +234,52 @@ def _same_shape(a: Expression, b: Expression, verb: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Renaming:
+    """Other names for matrices, dimensions and scalars.
+
+    Attributes:
+        letters: new names of matrices.
+        sizes: new names of dimensions.
+        scalars: new symbols.
+        shapes: new dimensions of single matrices, by their old names.
+    """
+
+    letters: Mapping[str, str]
+    sizes: Mapping[str, str]
+    scalars: Mapping[sp.Symbol, sp.Symbol] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def of(self, expression: Expression) -> Expression:
+        """``expression`` with the new names."""
+        terms = ((self._word(w), c.subs(self.scalars)) for w, c in expression.terms)
+        return Expression.collect(
+            self._size(expression.rows), self._size(expression.columns), terms
+        )
+
+    def of_equation(self, equation: Equation) -> Equation:
+        """The same equation in the new names."""
+        if isinstance(equation, Rewrite):
+            return Rewrite(equation.name, self.of(equation.left), self.of(equation.right))
+        symbol = self.scalars.get(equation.symbol, equation.symbol)
+        return Substitution(equation.name, symbol, equation.value.subs(self.scalars))
+
+    def _size(self, name: str) -> str:
+        return self.sizes.get(name, name)
+
+    def _word(self, word: Word) -> Word:
+        return tuple(self._factor(f) for f in word)
+
+    def _factor(self, f: Factor) -> Factor:
+        rows, columns = self._size(f.rows), self._size(f.columns)
+        if isinstance(f, Letter) and f.name in self.shapes:
+            rows, columns = self.shapes[f.name][:: -1 if f.transposed else 1]
+        if isinstance(f, Hadamard):
+            return Hadamard.of(self._word(f.left), self._word(f.right), rows, columns)
+        name = self.letters.get(f.name, f.name)
+        return Letter(name, rows, columns, f.symmetric, f.transposed)
+
+
 def letter(name: str, rows: str, columns: str, symmetric: bool = False) -> Expression:
     """The matrix ``name`` of shape ``rows`` x ``columns`` (names of dimensions).
 

@@ -1,8 +1,11 @@
-"""The error signals of one rule on one network and batch: local, global, and what lies between.
+"""Error signals on one network and batch: local, global, and what lies between.
 
 An *error signal* (error, for short) is minus the derivative of a loss by the activities, (samples,
 width). The update of a weight is the error signal, times the derivative of the nonlinearity, times
 the activities below (`Network.update`), so rules differ in their error signals only.
+
+`LayerLosses` holds the losses that one rule puts on the layers. `Signals` says who teaches whom:
+which layer's loss reaches layer l, and through which layers.
 """
 
 from __future__ import annotations
@@ -17,11 +20,20 @@ import numpy as np
 
 from linlocal import inputs
 from linlocal.inputs import Array, Index
-from linlocal.losses import Goodness, PairLoss, ViewLoss
-from linlocal.networks import DeepLinear, Masks, Network, average_pooling
+from linlocal.losses import Goodness, PairLoss, SupervisedLoss, ViewLoss
+from linlocal.networks import Activities, DeepLinear, Masks, Network, average_pooling
 from linlocal.pairs import Direction, Pairs
-from linlocal.projection import Projection, Rows, optimal_projection
-from linlocal.rules import JudgedContext, Rule
+from linlocal.projection import Projection, Rows, descend, optimal_projection
+from linlocal.rules import (
+    Given,
+    Goal,
+    JudgedContext,
+    Rule,
+    Rules,
+    Trained,
+    checked_goal,
+    of_each_layer,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +46,7 @@ class Scored:
         projected: P_l^T B_l c, what each reference sends to an anchor, (references, width_l).
         contexts: C_l, (references, context width).
         projection: the optimal projection, or None if B_l is fixed.
+        fixed: the fixed B_l, or None if it is optimal.
     """
 
     direction: Direction
@@ -41,6 +54,12 @@ class Scored:
     projected: Array
     contexts: Array
     projection: Projection | None
+    fixed: Array | None = None
+
+    @property
+    def matrix(self) -> Array:
+        """B_l, (read-out width, context width)."""
+        return cast(Array, self.fixed) if self.projection is None else self.projection.matrix
 
     @property
     def error(self) -> Array:
@@ -48,24 +67,22 @@ class Scored:
         return self.coefficients @ self.projected
 
 
-class Signals:
-    """All error signals of ``rule``; each is computed when first asked for, and kept.
+class LayerLosses:
+    """The losses that one rule puts on the layers; what is solved once is kept.
 
     Args:
-        network: a `DeepLinear` or `DeepReLU`.
+        network: a `DeepLinear` or `DeepNonlinear`.
         pairs: the batch.
-        rule: the local rule; its top-layer loss is the global one.
+        rule: the rule.
+        activities: what the forward pass of the batch left behind.
 
     Raises:
         ValueError: network, pairs and rule do not go together; the message says why.
-        TypeError: one of the three is of another type.
     """
 
-    def __init__(self, network: Network, pairs: Pairs, rule: Rule) -> None:
-        check_kinds(network, pairs, rule)
-        self.network, self.pairs, self.rule = network, pairs, rule
+    def __init__(self, network: Network, pairs: Pairs, rule: Rule, activities: Activities) -> None:
+        self.network, self.pairs, self.rule, self.activities = network, pairs, rule, activities
         self.penalty = rule.penalty
-        self.activities = network.activities(pairs.samples)
         self._scored: dict[int, tuple[Scored, ...]] = {}
         self._seen: dict[int, Array] = {}
         self._rows: dict[tuple[int, bytes], Rows] = {}
@@ -98,26 +115,26 @@ class Signals:
                     "Pooling is defined for losses of scored pairs only, and "
                     f"{rule.name} has another loss; leave pooling out."
                 )
-            for l in network.layers:
-                if network.map_shape(l) is None and rule.pooling[l - 1] != 1:
-                    raise ValueError(f"Layer {l} has no feature map to pool; its window must be 1.")
         needs_linear = rule.projection == "matched" or self.penalty.metric == "downstream"
         if needs_linear and not isinstance(network, DeepLinear):
             raise ValueError(
                 "A matched projection and the metric penalty need one downstream map for all "
                 f"samples: a linear network, got a {type(network).__name__}."
             )
+
+    def require(self, layer: int) -> None:
+        """Raise a ValueError unless the rule can judge this layer."""
+        layer = inputs.layer_number(layer, self.network.depth)
+        rule, network = self.rule, self.network
+        for l in {layer, network.depth}:
+            if rule.pooling and rule.pooling[l - 1] != 1 and network.map_shape(l) is None:
+                raise ValueError(f"Layer {l} has no feature map to pool; its window must be 1.")
         onto_top = rule.context == "top" and rule.projection == "identity"
-        if onto_top and len(set(network.widths[1:])) > 1:
+        if onto_top and network.widths[layer] != network.widths[-1]:
             raise ValueError(
                 "An identity projection onto the top layer needs layers of equal width, got "
                 f"{list(network.widths[1:])}."
             )
-
-    @property
-    def size(self) -> int:
-        """The largest number of rows of a matrix in these computations."""
-        return max(*self.network.widths, *(len(d.anchor) for d in self.pairs.directions))
 
     # -- read-outs and contexts ----------------------------------------------------------------
 
@@ -131,7 +148,9 @@ class Signals:
         """The map P_l through which a projection sees layer l; None for the identity.
 
         It pools the feature map. Under the metric penalty, where B = V^T M V, it is the downstream
-        map V_l followed by the pooling of the top layer.
+        map V_l followed by the pooling of the top layer. Where biases or links add something else
+        to the top layer, z_L = V_l z_l + r, the projection sees that as well: V_l is then the
+        linear part of an affine read-out.
 
         Raises:
             ValueError: no such layer; so do all methods that take one.
@@ -145,18 +164,24 @@ class Signals:
         )
         return down if pool is None else pool @ down
 
-    def _read(self, layer: int) -> Array:
+    def read(self, layer: int) -> Array:
         """P_l z_l for all samples."""
+        layer = inputs.layer_number(layer, self.network.depth)
+        if self.penalty.metric == "downstream" and not self._only_through(layer):
+            return self.read(self.network.depth)
         if layer not in self._seen:
             readout, z = self.readout(layer), self.activities.z[layer]
             self._seen[layer] = z if readout is None else z @ readout.T
         return self._seen[layer]
 
+    def _only_through(self, layer: int) -> bool:
+        return cast(DeepLinear, self.network).only_through(layer)
+
     def _prepared(self, layer: int, rows: Index) -> Rows:
         """The read-out activities of some samples, shared by all problems that use these rows."""
         key = (layer, rows.tobytes())
         if key not in self._rows:
-            self._rows[key] = Rows(self._read(layer)[rows])
+            self._rows[key] = Rows(self.read(layer)[rows])
         return self._rows[key]
 
     def contexts(self, layer: int, context: JudgedContext) -> Array:
@@ -169,12 +194,12 @@ class Signals:
         layer = inputs.layer_number(layer, self.network.depth)
         top = self.network.depth
         if context == "top" or layer == top:
-            return self._read(top)
+            return self.read(top)
         if context == "both":
-            return np.hstack([self._read(layer), self._read(top)])
-        return self._read(layer)
+            return np.hstack([self.read(layer), self.read(top)])
+        return self.read(layer)
 
-    # -- local errors --------------------------------------------------------------------------
+    # -- losses and their error signals --------------------------------------------------------
 
     def scored(self, layer: int) -> tuple[Scored, ...]:
         """The scored pairs in one layer (rules of scored pairs only).
@@ -194,11 +219,12 @@ class Signals:
     ) -> Scored:
         loss = cast(PairLoss, self.rule.loss)
         readout = self.readout(layer)
-        z = self._read(layer)[direction.anchor_rows]
+        z = self.read(layer)[direction.anchor_rows]
         c = self.contexts(layer, context)[direction.reference_rows]
         strength = self.penalty.at(layer, self.network.depth)
         kind = self.rule.projection
-        if kind == "optimal" or (kind != "identity" and layer == self.network.depth):
+        at_top = layer == self.network.depth
+        if kind == "optimal" or (kind in ("random", "matched") and at_top):
             source = self.network.depth if context == "top" else layer
             twofold = context == "both" and layer != self.network.depth
             solved = optimal_projection(
@@ -208,14 +234,25 @@ class Signals:
                 loss,
                 strength,
             )
-            coefficients, projected = solved.coefficients, solved.projected
+            coefficients, projected, fixed = solved.coefficients, solved.projected, None
         else:
             solved = None
-            matrix = self._fixed_matrix(layer, number, context, z.shape[1], c.shape[1])
+            if isinstance(kind, Given):
+                matrix = kind.at(layer, number, (z.shape[1], c.shape[1]), self._counted)
+            elif isinstance(kind, Trained):
+                start = self._random(layer, number, z.shape[1], c.shape[1])
+                start *= kind.start == "random"
+                matrix = descend(z, c, direction, loss, strength, kind.steps, kind.rate, start)
+            else:
+                matrix = self._fixed_matrix(layer, number, context, z.shape[1], c.shape[1])
+            fixed = matrix
             projected = c @ matrix.T
             if kind == "matched":
                 # The scores are those of the top layer, so the slopes are too, even at a kink.
-                coefficients = self.scored(self.network.depth)[number].coefficients
+                top = self.scored(self.network.depth)[number]
+                coefficients = top.coefficients
+                if self.penalty.metric == "frobenius" and not self._only_through(layer):
+                    projected = top.projected @ cast(DeepLinear, self.network).downstream(layer)
             else:
                 scores = (z @ projected.T)[direction.anchor_index, direction.reference_index]
                 contrasts = loss.contrasts(direction)
@@ -223,7 +260,17 @@ class Signals:
                 coefficients = direction.coefficient_matrix(-by_score)
         if readout is not None:
             projected = projected @ readout
-        return Scored(direction, coefficients, projected, c, solved)
+        return Scored(direction, coefficients, projected, c, solved, fixed)
+
+    @property
+    def _counted(self) -> tuple[int, int]:
+        """The number of layers, and that of the losses of each."""
+        of_layer = len(self.pairs.directions) * len(self.rule.judged_contexts)
+        return self.network.depth, of_layer
+
+    def _random(self, layer: int, number: int, width: int, context_width: int) -> Array:
+        rng = np.random.default_rng([self.rule.seed, layer, number])
+        return rng.uniform(-1.0, 1.0, (width, context_width)) / np.sqrt(width)
 
     def _fixed_matrix(
         self, layer: int, number: int, context: JudgedContext, width: int, context_width: int
@@ -231,8 +278,7 @@ class Signals:
         if self.rule.projection == "identity":
             return np.eye(width)
         if self.rule.projection == "random":
-            rng = np.random.default_rng([self.rule.seed, layer, number])
-            return rng.uniform(-1.0, 1.0, (width, context_width)) / np.sqrt(width)
+            return self._random(layer, number, width, context_width)
         if self.penalty.metric == "downstream":
             # Anchors and contexts have already been read out in the top layer.
             top = self.scored(self.network.depth)[number]
@@ -261,8 +307,8 @@ class Signals:
             return np.hstack([matched @ down, matched]) / 2.0
         return matched @ down
 
-    def local_error(self, layer: int) -> Array:
-        """The local error signal: minus the derivative of layer l's loss by z_l.
+    def error(self, layer: int) -> Array:
+        """Minus the derivative of layer l's loss by z_l.
 
         Returns:
             (samples, width_l).
@@ -271,7 +317,7 @@ class Signals:
         z = self.activities.z[layer]
         if self.rule.kind == "pair":
             scored = self.scored(layer)
-            return self._spread(layer, scored, [s.error for s in scored])
+            return self.spread(layer, [s.error for s in scored])
         if self.rule.kind == "goodness":
             return self.goodness_matrix(layer) @ z
         first, second = cast(tuple[Index, Index], self.pairs.views)
@@ -281,8 +327,9 @@ class Signals:
         np.add.at(error, second, -by_second)
         return error
 
-    def _spread(self, layer: int, scored: Sequence[Scored], errors: Sequence[Array]) -> Array:
-        """The error signals at the anchors of each entry, added up in rows of all samples."""
+    def spread(self, layer: int, errors: Sequence[Array]) -> Array:
+        """The error signals at the anchors of each entry of `scored`, added up for all samples."""
+        scored = self.scored(layer)
         error = np.zeros_like(self.activities.z[layer])
         for s, anchors in zip(scored, errors, strict=True):
             error[s.direction.anchor_rows] += anchors
@@ -305,11 +352,119 @@ class Signals:
                     np.add.at(total, (left, right), push)
         return total
 
-    # -- global errors -------------------------------------------------------------------------
+
+class Signals:
+    """Who teaches layer l, and the error signals that reach it.
+
+    Layer l learns from the loss of its teacher, layer e = min(l + window - 1, L), whose error
+    signal is backpropagated through the layers between. The global update of every layer comes from
+    the goal, a loss on the top layer. What is solved once is kept.
+
+    Args:
+        network: the network with layers 1..L.
+        pairs: the batch.
+        rule: the local rule, or one for each of the layers 1..L.
+        window: w in 1..L, the layers from l to its teacher: 1 is local learning, and L is
+            backpropagation of the top layer's rule.
+        goal: the global loss, a rule or a supervised loss; None takes the rule of the top layer.
+
+    Raises:
+        ValueError: the parts do not go together; the message says why.
+        TypeError: one of them is of another type.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        pairs: Pairs,
+        rule: Rules,
+        window: int = 1,
+        goal: Goal | None = None,
+    ) -> None:
+        check_kinds(network, pairs)
+        self.network, self.pairs = network, pairs
+        self.rules = of_each_layer(rule, network.depth)
+        self.window = inputs.window(window, network.depth)
+        self.goal = self.rules[-1] if goal is None else checked_goal(goal)
+        self.activities = network.activities(pairs.samples)
+        known: dict[int, LayerLosses] = {}
+
+        def losses(layer: int, whose: str, rule: Rule) -> LayerLosses:
+            try:
+                if id(rule) not in known:
+                    known[id(rule)] = LayerLosses(network, pairs, rule, self.activities)
+                known[id(rule)].require(layer)
+            except ValueError as error:
+                several = any(each is not self.goal for each in self.rules)
+                raise ValueError(f"{whose}: {error}" if several else str(error)) from None
+            return known[id(rule)]
+
+        self.losses = tuple(
+            losses(l, f"The rule of layer {l}", self.rules[l - 1]) for l in network.layers
+        )
+        # The goal's rule on the top layer, None for a supervised loss.
+        self.top: LayerLosses | None = None
+        if isinstance(self.goal, Rule):
+            self.top = losses(network.depth, "The goal", self.goal)
+        self._check_matched()
+
+    def _check_matched(self) -> None:
+        for l, rule in enumerate(self.rules, start=1):
+            if rule.projection == "matched" and rule is not self.goal:
+                raise ValueError(
+                    f"The matched projection of layer {l} carries down that of the global loss, so "
+                    "the rule must be the goal: give one matched rule for all layers, and no goal."
+                )
+
+    @property
+    def goal_name(self) -> str:
+        """The global loss in labels."""
+        return self.goal.name if isinstance(self.goal, Rule) else type(self.goal).__name__
+
+    @property
+    def size(self) -> int:
+        """The largest number of rows of a matrix in these computations."""
+        return max(*self.network.widths, *(len(d.anchor) for d in self.pairs.directions))
+
+    # -- local ---------------------------------------------------------------------------------
+
+    def teacher(self, layer: int) -> int:
+        """e = min(l + window - 1, L), the layer whose loss trains layer l.
+
+        Raises:
+            ValueError: no such layer; so do all methods that take one.
+        """
+        layer = inputs.layer_number(layer, self.network.depth)
+        return min(layer + self.window - 1, self.network.depth)
+
+    def scored(self, layer: int) -> tuple[Scored, ...]:
+        """The scored pairs of layer l's own loss, see `LayerLosses.scored`."""
+        return self.losses[inputs.layer_number(layer, self.network.depth) - 1].scored(layer)
+
+    def local_error(self, layer: int) -> Array:
+        """Minus the derivative of layer l's own loss by z_l, (samples, width_l)."""
+        return self.losses[inputs.layer_number(layer, self.network.depth) - 1].error(layer)
+
+    def taught_error(self, layer: int) -> Array:
+        """The error signal that trains layer l: its teacher's, backpropagated to it.
+
+        Returns:
+            (samples, width_l).
+        """
+        return self._sent_down(self.local_error(self.teacher(layer)), layer)
+
+    def _sent_down(self, error: Array, layer: int) -> Array:
+        """An error signal of layer l's teacher, backpropagated to layer l."""
+        source = self.teacher(layer)
+        if source == layer:
+            return error
+        return self.network.backpropagate(self.activities, error, source=source)[layer - 1]
+
+    # -- global --------------------------------------------------------------------------------
 
     @cached_property
     def global_errors(self) -> tuple[Array, ...]:
-        """The top layer's error signal, backpropagated: errors[l - 1] is (samples, width_l)."""
+        """The goal's error signal, backpropagated: errors[l - 1] is (samples, width_l)."""
         return self.backpropagated("sample")
 
     def backpropagated(self, masks: Masks) -> tuple[Array, ...]:
@@ -319,21 +474,25 @@ class Signals:
             masks: "sample" keeps the masks, "batch" averages them over the batch, and "none"
                 removes them.
         """
-        top = self.local_error(self.network.depth)
-        return self.network.backpropagate(self.activities, top, masks)
+        if self.top is not None:
+            error = self.top.error(self.network.depth)
+        else:
+            error = -cast(SupervisedLoss, self.goal).gradient(self.activities.z[-1])
+        return self.network.backpropagate(self.activities, error, masks)
 
     # -- between local and global --------------------------------------------------------------
 
     def mismatch_errors(self, layer: int) -> dict[str, Array] | None:
         """The difference of a layer's error signals, global - local, as a sum of three terms.
 
-        Three steps lead from the local error signal to the global one. Each step replaces one
-        quantity of the layer by that of the top layer, and each term is what its step adds:
+        Three steps lead from the error signal that trains the layer to the global one. Each step
+        replaces one quantity of the teacher e by that of the top layer, and each term is what its
+        step adds. With the teacher's error signals sent down by V_{l..e}:
 
-        local  =   A_l [C_l C_l^T] A_l^T Z_l / lam_l
-        step 1 = s A_L [C_l C_l^T] A_L^T Z_l              "dual": the dual variables
-        step 2 = t A_L [C_L C_L^T] A_L^T Z_l              "context": the context kernel
-        global =   A_L [C_L C_L^T] A_L^T Z_L V_l / lam_L  "metric": the downstream map, twice
+        local  =   A_e [C_e C_e^T] A_e^T Z_e V_{l..e} / lam_e
+        step 1 = s A_L [C_e C_e^T] A_L^T Z_e V_{l..e}   "dual": the dual variables
+        step 2 = t A_L [C_L C_L^T] A_L^T Z_e V_{l..e}   "context": the context kernel
+        global =   A_L [C_L C_L^T] A_L^T Z_L V_l / lam  "metric": the map above the window, twice
 
         A is the matrix of the slopes beta (`Scored.coefficients`). The factors s and t bring each
         step as near as possible to the one before it. Quantities that differ by a factor only
@@ -345,45 +504,51 @@ class Signals:
 
         Returns:
             The terms by the names "dual", "context" and "metric", each (samples, width_l). None
-            for losses of two views, which have no dual form.
+            for losses of two views, which have no dual form, and for a goal of another kind than
+            the teacher's loss.
         """
-        layer = inputs.layer_number(layer, self.network.depth)
-        if self.rule.kind == "view":
+        source = self.teacher(layer)
+        here, top = self.losses[source - 1], self.top
+        if top is None or here.rule.kind == "view" or here.rule.kind != top.rule.kind:
             return None
-        local, global_ = self.local_error(layer), self.global_errors[layer - 1]
-        if self.rule.kind == "goodness":
-            dual = self.goodness_matrix(self.network.depth) @ self.activities.z[layer]
+        local, global_ = self.taught_error(layer), self.global_errors[layer - 1]
+        if here.rule.kind == "goodness":
+            dual = top.goodness_matrix(self.network.depth) @ self.activities.z[source]
             context = dual
         else:
-            dual, context = self._hybrids(layer)
-        dual = _nearest_multiple(dual, local)
-        context = _nearest_multiple(context, dual)
+            dual, context = _hybrids(here, top, source)
+        dual = _nearest_multiple(self._sent_down(dual, layer), local)
+        context = _nearest_multiple(self._sent_down(context, layer), dual)
         return {"dual": dual - local, "context": context - dual, "metric": global_ - context}
 
-    def _hybrids(self, layer: int) -> tuple[Array, Array]:
-        """The error signals after step 1 and step 2, up to a factor."""
-        readout, read = self.readout(layer), self._read(layer)
-        dual, context = [], []
-        scored = self.scored(layer)
-        for here, top in zip(scored, self.scored(self.network.depth), strict=True):
-            rows = here.direction.anchor_rows
-            push = top.coefficients
-            if here.projection is None:
-                dual.append(push @ here.projected)
-                context.append(dual[-1])
-                continue
-            left = read[rows] if readout is None else read[rows] @ readout
-            sent = push.T @ left
-            dual.append(push @ (here.contexts @ (here.contexts.T @ sent)))
-            context.append(push @ (top.contexts @ (top.contexts.T @ sent)))
-        return self._spread(layer, scored, dual), self._spread(layer, scored, context)
+
+def _hybrids(losses: LayerLosses, goal: LayerLosses, layer: int) -> tuple[Array, Array]:
+    """A layer's error signals after step 1 and step 2 of `mismatch_errors`, up to a factor."""
+    readout, read = losses.readout(layer), losses.read(layer)
+    dual, context = [], []
+    above = goal.scored(losses.network.depth)
+    # In the top layer all contexts are one, so any entry of the direction serves.
+    repeats = len(goal.rule.judged_contexts)
+    for i, here in enumerate(losses.scored(layer)):
+        top = above[i // len(losses.rule.judged_contexts) * repeats]
+        rows = here.direction.anchor_rows
+        push = top.coefficients
+        if here.projection is None:
+            dual.append(push @ here.projected)
+            context.append(dual[-1])
+            continue
+        left = read[rows] if readout is None else read[rows] @ readout
+        sent = push.T @ left
+        dual.append(push @ (here.contexts @ (here.contexts.T @ sent)))
+        context.append(push @ (top.contexts @ (top.contexts.T @ sent)))
+    return losses.spread(layer, dual), losses.spread(layer, context)
 
 
-def check_kinds(network: Network, pairs: Pairs, rule: Rule) -> None:
-    """Raise a TypeError unless the arguments are a network, pairs and a rule."""
+def check_kinds(network: Network, pairs: Pairs) -> None:
+    """Raise a TypeError unless the arguments are a network and pairs."""
     inputs.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
+    network.check_formula()
     inputs.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
-    inputs.instance(rule, Rule, "rule", "a `Rule`, made by rules.CLAPP() or its like")
 
 
 def _nearest_multiple(of: Array, to: Array) -> Array:

@@ -34,7 +34,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     training_panels.cosines(trained, along, data, COLORS)
     panels.legend_below(figure, trained, columns=3)
     for name, (label, color) in MASKS.items():
-        curve = data["masked_cosine"].sel(rule=MASKED_IN, masks=name, drop=True)
+        curve = data["masked_cosine"].sel(rule=MASKED_IN, mask=name, drop=True)
         style.band(masked, curve, "repetition", color=color, label=label)
     masked.axhline(0, color="#999999", linewidth=0.5)
     masked.set_ylim(-0.3, 1.05)
@@ -69,7 +69,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             comparisons.raises(
                 f"trained encoder: backpropagation with {words} stays closer to backpropagation "
                 "than CLAPP++ DFB does",
-                masked.sel(masks=name, drop=True),
+                masked.sel(mask=name, drop=True),
                 rule[MASKED_IN],
                 "repetition",
                 published=None,

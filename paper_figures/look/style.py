@@ -80,19 +80,43 @@ def band(axes: Axes, values: xr.DataArray, over: str, *, color: str, label: str)
         axes.set_xticks(values[along])
 
 
-def interval(values: xr.DataArray, over: str) -> tuple[xr.DataArray, xr.DataArray]:
-    """Mean over repetitions and half the width of its 95 % confidence interval (Student's t).
+def interval(
+    values: xr.DataArray, over: str, level: float = 0.95
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean over repetitions and half the width of its confidence interval (Student's t).
 
     Args:
         values: numbers, of which undefined ones (NaN) are left out.
         over: the dimension of the repetitions.
+        level: the confidence.
 
     Returns:
         Mean and half width, without ``over``; the latter NaN for a single repetition.
     """
     count = values.count(over)
-    half = stdtrit(count - 1, 0.975) * values.std(over, ddof=1) / np.sqrt(count)
+    half = stdtrit(count - 1, (1 + level) / 2) * values.std(over, ddof=1) / np.sqrt(count)
     return values.mean(over), half
+
+
+def spread(
+    values: xr.DataArray, over: str, level: float = 0.95
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean over repetitions and half the width of the interval that holds one more of them.
+
+    The prediction interval of Student's t, mean +- t sd sqrt(1 + 1/n): where a further repetition
+    falls with probability ``level``, if repetitions are normally distributed.
+
+    Args:
+        values: numbers, of which undefined ones (NaN) are left out.
+        over: the dimension of the repetitions.
+        level: the probability.
+
+    Returns:
+        Mean and half width, without ``over``; the latter NaN for a single repetition.
+    """
+    count = values.count(over)
+    deviation = values.std(over, ddof=1) * np.sqrt(1 + 1 / count)
+    return values.mean(over), stdtrit(count - 1, (1 + level) / 2) * deviation
 
 
 def footer(figure: Figure, *datasets: xr.Dataset) -> None:

@@ -12,7 +12,7 @@ import linlocal as ll
 from linlocal import autodiff
 from linlocal.analysis import AlignmentRecorder, GlobalTrainer, LocalTrainer, align, audit_locality
 from linlocal.analysis.local_losses import NetworkRule
-from linlocal.symbolic.formulas import depends_on_inner_products
+from linlocal.symbolic.assumptions import depends_on_inner_products
 from linlocal.testing import Exponential, assert_same_update
 from linlocal.updates import Signals
 

@@ -16,6 +16,7 @@ from experiments.catalogue import (
     narrowing,
     remedies,
     spectrum,
+    windows,
 )
 from experiments.data import augmented_views, patch_batches, sources, standardised
 from experiments.runner import Sweep, grid, registry
@@ -32,6 +33,7 @@ MODULES = (
     spectrum,
     feedback_map,
     exactness_in_training,
+    windows,
 )
 
 
@@ -125,6 +127,50 @@ def test_the_prediction_fails_without_feedback_and_without_linear_f(smoke):
     for score, feedback in (("linear", "same layer"), ("softplus", "direct feedback")):
         cosine = dataset["cosine"].sel(score=score, feedback=feedback)
         assert float(np.abs(cosine - dataset["predicted_cosine"]).max()) > 1e-3
+
+
+# -- sliced_normality ----------------------------------------------------------------------------
+
+
+def test_all_slices_of_one_dimension_are_exact_and_nothing_else_is(smoke):
+    dataset = results.read(smoke("sliced_normality")).isel(layer=slice(-1))
+    error = dataset["relative_error"]
+    assert float(error.sel(case=["square", "widening, one D"]).max()) <= EXACT
+    assert float(error.sel(case=["widening, own D", "square, VICReg"]).min()) > 1e-3
+    # Ten times the slices leave about a third.
+    fewer = dataset["deviation"].mean("network")
+    assert (fewer.isel(slices=slice(1, None)) < 0.6 * fewer.isel(slices=slice(-1)).values).all()
+
+
+# -- windows -------------------------------------------------------------------------------------
+
+
+def test_a_window_that_reaches_the_top_is_backpropagation(smoke):
+    dataset = results.read(smoke("windows"))
+    teacher = dataset["layer"] + dataset["window"] - 1
+    error = dataset["relative_error"]
+    reached = teacher >= dataset.sizes["layer"]
+    assert float(error.where(reached).max()) <= EXACT
+    assert float(error.where(~reached).min()) > 0.01
+
+
+@pytest.mark.parametrize("widths", [(7, 3, 5, 2, 4), (6, 6, 6, 6)])
+def test_the_cost_of_a_window_is_that_of_a_walk_through_the_network(widths):
+    """What is alive and what is multiplied, counted step by step."""
+    depth = len(widths) - 1
+    for window in range(1, depth + 1):
+        alive, most, work = {0}, 0, 0
+        for e in range(1, depth + 1):
+            alive.add(e)
+            most = max(most, sum(widths[l] for l in alive)) if e >= window else most
+            pupils = [l for l in range(1, depth + 1) if min(l + window - 1, depth) == e]
+            for l in range(e, min(pupils, default=e), -1):
+                work += widths[l] * widths[l - 1]
+            alive -= {l - 1 for l in pupils}
+        assert windows.units_kept(widths, window) == most
+        assert windows.error_products(widths, window) == work
+    assert windows.units_kept(widths, depth) == sum(widths)
+    assert windows.error_products(widths, 1) == 0
 
 
 # -- linear_cnn ----------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_masked_cosines_are_means_over_all_batches_of_the_cosines_of_each_mask()
     network, watched = mlp(), batches(3)
     (last,) = CLAPP(score="softplus").build([(6,)])
     found = masked_cosines(network, last, watched)
-    assert found["masks"].values.tolist() == ["batch", "none"]
+    assert found["mask"].values.tolist() == ["batch", "none"]
     assert found["layer"].values.tolist() == [1, 2, 3]
     for masks in ("batch", "none"):
         for l in range(3):
@@ -207,7 +207,7 @@ def test_masked_cosines_are_means_over_all_batches_of_the_cosines_of_each_mask()
                 )
                 cosines.append(a @ b / np.sqrt((a @ a) * (b @ b)))
             assert l == 2 or np.ptp(cosines) > 1e-3
-            value = float(found.sel(masks=masks, layer=l + 1))
+            value = float(found.sel(mask=masks, layer=l + 1))
             assert value == pytest.approx(np.mean(cosines), rel=1e-12)
 
 

@@ -342,6 +342,8 @@ def test_norms_are_compared_at_any_size_of_the_update(scale):
         "rule": "linear",
         "context": "same",
         "projection": "optimal",
+        "window": 1,
+        "goal": "linear",
         "network": repr(net),
         "pairs": pairs.num_pairs,
     }

@@ -441,6 +441,18 @@ BAD = {
         ),
         "convolution",
     ),
+    "biases": (
+        lambda: dynamics.simulate(
+            ll.DeepLinear.uniform([4, 3], bias_std=1.0), PAIRS, SPECTRAL, rate=0.1, steps=1
+        ),
+        "this network has biases, which would stay as they are",
+    ),
+    "links": (
+        lambda: dynamics.expected_update(
+            ll.DeepLinear.uniform([4, 4], links="residual"), population(), SPECTRAL
+        ),
+        "links into the layers [1]",
+    ),
     "steps too large": (
         lambda: dynamics.simulate(NETWORK, PAIRS, SPECTRAL, rate=50.0, steps=99),
         "smaller rate",

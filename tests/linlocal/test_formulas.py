@@ -320,6 +320,13 @@ OPTIONS = {
     losses.SpectralContrastive: {},
     losses.Whitening: {"weight": 0.7},
     losses.LogDet: {"weight": 0.2, "epsilon": 0.3},
+    losses.SlicedNormality: {
+        "weight": 0.7,
+        "dimension": 40,
+        "slices": 6,
+        "nodes": 9,
+        "limit": 5.0,
+    },
     losses.VICReg: {
         "invariance": 2.0,
         "variance": 3.0,
@@ -333,6 +340,7 @@ OPTIONS = {
 VIEW_LOSSES = {
     **{f"{kind.__name__}, defaults": kind() for kind in OPTIONS},
     **{f"{kind.__name__}, options": kind(**options) for kind, options in OPTIONS.items()},
+    "SlicedNormality, all slices of one dimension": losses.SlicedNormality(0.7, 600),
     "of one's own": Cubes(),
     "subclass of Whitening": Farther(0.7),
 }

@@ -23,6 +23,8 @@ VIEW_LOSSES = {
     "SpectralContrastive": losses.SpectralContrastive(),
     "Whitening": losses.Whitening(0.7),
     "LogDet": losses.LogDet(0.3, 0.4),
+    "SlicedNormality": losses.SlicedNormality(0.7),
+    "SlicedNormality, slices": losses.SlicedNormality(0.7, 5, 4, 9, 5.0),
     "VICReg": losses.VICReg(3.0, 5.0, 0.7, 0.8, 1e-3),
     "BarlowTwins": losses.BarlowTwins(0.02, 1e-3),
     "LPL": losses.LPL(0.5, 0.7, 3.0, 1e-3),

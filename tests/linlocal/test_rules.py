@@ -20,6 +20,7 @@ KINDS = {
         "SpectralContrastive",
         "Whitening",
         "LogDet",
+        "SIGReg",
         "VICReg",
         "BarlowTwins",
         "LPL",

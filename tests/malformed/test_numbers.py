@@ -91,12 +91,15 @@ def found():
 X, VIEW = testing.samples(6, 4, 0)
 NET = ll.DeepLinear.uniform([4, 4, 3], 0)
 RELU = ll.DeepReLU.uniform([4, 4, 3], 0)
+SQUARE = ll.DeepLinear.uniform([4, 3, 3], 0, links="residual")
 PAIRS = Pairs.from_views(X, VIEW)
 FORWARD = PAIRS.directions[0]
 TWO = losses.TypeTwo(losses.Softplus())
 RULE = rules.CLAPP("softplus")
+QUESTION = {"network": NET, "pairs": PAIRS, "rule": RULE}
 SIGNALS = Signals(NET, PAIRS, RULE)
-GOODNESS = Signals(NET, Pairs.from_positive_negative(X, VIEW), rules.ForwardForward())
+LOSSES = SIGNALS.losses[0]
+GOODNESS = Signals(NET, Pairs.from_positive_negative(X, VIEW), rules.ForwardForward()).losses[0]
 SIZES = {"num_classes": 3, "num_symbols": 4, "num_synonyms": 2, "num_levels": 3}
 MODEL = rhm.RandomHierarchyModel(**SIZES)
 TREES = MODEL.sample(20, seed=0)
@@ -246,6 +249,7 @@ CALLS = {
         "loss": TWO,
         "penalty": 0.1,
     },
+    "autodiff.updates.local_update": QUESTION,
     "autodiff.updates.loss": {"network": NET, "pairs": PAIRS, "rule": RULE, "layer": 1},
     "analysis.local_losses.heads.HeadedClasses": {},
     "analysis.results.provenance.Address": {
@@ -262,12 +266,26 @@ CALLS = {
         "config": {},
     },
     "analysis.watching.micro_batches.MicroBatches": {"blocks": [], "rows": 4},
+    "conditions.explanation.explain": QUESTION,
     "losses.scores.from_name": {"score": "softplus"},
     "networks.convolution.Convolution": {"kernel": np.ones((2, 2, 3, 3)), "input_shape": (2, 4, 4)},
     "networks.convolution.average_pooling": {"shape": (2, 4, 4), "size": 2},
-    "networks.network.DeepLinear.downstream": {"self": NET, "layer": 1},
-    "networks.network.DeepLinear.gram": {"self": NET, "layer": 1},
-    "networks.network.DeepReLU.downstream": {"self": RELU, "layer": 1, "x": X},
+    "networks.linear.DeepLinear.downstream": {"self": NET, "layer": 1},
+    "networks.linear.DeepLinear.gram": {"self": NET, "layer": 1},
+    "networks.linear.DeepLinear.isometry_bound": {"self": SQUARE, "layer": 1},
+    "networks.linear.DeepLinear.only_through": {"self": NET, "layer": 1},
+    "networks.linear.DeepLinear.with_scaled_branches": {"self": SQUARE},
+    "networks.network.Network.backpropagate": {
+        "self": NET,
+        "activities": NET.activities(X),
+        "error": GRADIENT,
+    },
+    "networks.network.Network.bias_update": {
+        "self": NET,
+        "layer": 2,
+        "activities": NET.activities(X),
+        "error": GRADIENT,
+    },
     "networks.network.Network.conformal": {"cls": ll.DeepLinear, "widths": [4, 3], "scale": 2.0},
     "networks.network.Network.from_module": {
         "cls": ll.DeepLinear,
@@ -275,6 +293,12 @@ CALLS = {
         "input_shape": (2, 4, 4),
     },
     "networks.network.Network.gaussian": {"cls": ll.DeepLinear, "widths": [4, 3]},
+    "networks.network.Network.joint_update": {
+        "self": NET,
+        "layer": 2,
+        "activities": NET.activities(X),
+        "error": GRADIENT,
+    },
     "networks.network.Network.map_shape": {"self": NET, "layer": 1},
     "networks.network.Network.matrix": {"self": NET, "layer": 1},
     "networks.network.Network.orthogonal": {"cls": ll.DeepLinear, "widths": [4, 3]},
@@ -290,11 +314,20 @@ CALLS = {
         "widths": [4, 3, 2],
         "condition_number": 2.0,
     },
+    "losses.normality.SlicedNormality.directions": {
+        "self": losses.SlicedNormality(slices=3),
+        "width": 2,
+    },
+    "losses.normality.SlicedNormality.space": {"self": losses.SlicedNormality(), "width": 2},
+    "networks.nonlinear.DeepNonlinear.downstream": {"self": RELU, "layer": 1, "x": X},
     "pairs.batch.Pairs.from_image_patches": {
         "cls": Pairs,
         "images": np.random.default_rng(0).random((4, 4, 4)),
         "patch_size": 2,
     },
+    "pairs.batch.Pairs.from_labels": {"cls": Pairs, "x": X, "labels": np.arange(len(X)) % 2},
+    "pairs.batch.Pairs.from_many_views": {"cls": Pairs, "views": [X, VIEW, X]},
+    "pairs.batch.Pairs.from_sequence": {"cls": Pairs, "x": np.stack([X, VIEW]), "steps": (1,)},
     "pairs.batch.Pairs.from_views": {"cls": Pairs, "x": X, "x_view": VIEW},
     "projection.optimal.optimal_projection": {
         "z": X,
@@ -361,8 +394,11 @@ CALLS = {
     "rhm.theory.transition": {"grammar": MODEL, "level": 1, "child": 0},
     "rhm.trees.data_at": {"grammar": MODEL, "index": [0, 3]},
     "rhm.trees.empty": {"grammar": MODEL, "num": 3},
+    "conditions.bounds.cosine_bound": {"above": 4.0, "inside": 2.0},
+    "conditions.bounds.residual_bounds": {"norms": (0.1, 0.2)},
     "rules.Penalty.at": {"self": rules.Penalty(0.1), "layer": 1, "depth": 2},
     "rules.Penalty.of": {"cls": rules.Penalty, "penalty": 0.1},
+    "rules.of_each_layer": {"rule": RULE, "depth": 2},
     "rules.Rule": {"name": "r", "loss": TWO, "pooling": (1, 1)},
     "rules.Rule.with_penalty": {"self": RULE, "strength": 0.1},
     "rules.LPL": {"hebbian": 1.0},
@@ -379,13 +415,29 @@ CALLS = {
     "symbolic.conditions.DerivedCondition.residuals": {"self": CONDITION, "width": 1},
     "testing.assert_same_update": {"actual": X, "desired": X},
     "testing.samples": {"num_samples": 3, "width": 2, "seed": 0},
-    "updates.comparison.mismatch": {"network": NET, "pairs": PAIRS, "rule": RULE, "layer": 1},
-    "updates.signals.Signals.contexts": {"self": SIGNALS, "layer": 1, "context": "same"},
-    "updates.signals.Signals.goodness_matrix": {"self": GOODNESS, "layer": 1},
+    "losses.shape.Bend": {"margin": 1.0, "width": 0.5},
+    "rules.Trained": {"steps": 2, "rate": 0.1},
+    "updates.comparison.compare": QUESTION,
+    "updates.comparison.local_update": QUESTION,
+    "updates.comparison.mismatch": {**QUESTION, "layer": 1},
+    "updates.signals.LayerLosses.contexts": {"self": LOSSES, "layer": 1, "context": "same"},
+    "updates.signals.LayerLosses.error": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.goodness_matrix": {"self": GOODNESS, "layer": 1},
+    "updates.signals.LayerLosses.read": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.readout": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.require": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.scored": {"self": LOSSES, "layer": 1},
+    "updates.signals.LayerLosses.spread": {
+        "self": LOSSES,
+        "layer": 1,
+        "errors": [s.error for s in LOSSES.scored(1)],
+    },
+    "updates.signals.Signals": QUESTION,
     "updates.signals.Signals.local_error": {"self": SIGNALS, "layer": 1},
     "updates.signals.Signals.mismatch_errors": {"self": SIGNALS, "layer": 1},
-    "updates.signals.Signals.readout": {"self": SIGNALS, "layer": 1},
     "updates.signals.Signals.scored": {"self": SIGNALS, "layer": 1},
+    "updates.signals.Signals.taught_error": {"self": SIGNALS, "layer": 1},
+    "updates.signals.Signals.teacher": {"self": SIGNALS, "layer": 1},
 }
 
 MADE_BY_US = "holds what the package found; nobody but the package makes one"
@@ -406,8 +458,11 @@ NOT_CHECKED = {
     "analysis.watching.surveys.Survey": MADE_BY_US,
     "analysis.watching.window.cut": IN_THE_HOUSE,
     "analysis.watching.window.one_pass": IN_THE_HOUSE,
+    "conditions.bounds.ResidualBounds": MADE_BY_US,
     "conditions.report.Condition": MADE_BY_US,
     "conditions.report.LayerExplanation": MADE_BY_US,
+    "networks.linear.IsometryBound": MADE_BY_US,
+    "projection.descent.descend": "the inside of a rule with `Trained`, which checks",
     "projection.problem.Projection": MADE_BY_US,
     "projection.problem.ScoreProblem": "the inside of optimal_projection, which checks",
     "projection.problem.ScoreProblem.solution": "the inside of optimal_projection, which checks",
@@ -415,6 +470,7 @@ NOT_CHECKED = {
     "rhm.trees.chunks": "cuts arrays of the package into pieces",
     "symbolic.proofs.Proof": MADE_BY_US,
     "symbolic.theorems.Theorem": MADE_BY_US,
+    "rules.Given.at": "asked by the package, with numbers of its own",
     "testing.accept.<locals>.hierarchies": BY_HYPOTHESIS,
     "testing.accept.<locals>.networks": BY_HYPOTHESIS,
     "testing.accept.<locals>.pair_rules": BY_HYPOTHESIS,

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 
+import numpy as np
 import pytest
 from matplotlib.legend import Legend
 from matplotlib.text import Text
@@ -96,6 +97,9 @@ SPOILED = {
     "attained": ("spectrum", "attain", "worst_case_cosine", 1.001),
     "learning curves": ("learning_curves", "is the closed form", "closed_form", 1.01),
     "balance": ("learning_curves", "conserves the balance", "imbalance_change", 1e6),
+    "all slices": ("sliced_normality", "all slices, one D", "relative_error", 1e9),
+    "own dimension": ("sliced_normality", "own D", "relative_error", 1e-9),
+    "the largest window": ("windows", "reaches the top", "cosine", 0.999),
     "isometric training": (
         "exactness_in_training",
         "isometric weights: relative",
@@ -114,6 +118,17 @@ def test_a_spoiled_result_loses_its_claim(name, text, variable, factor, load):
     (dataset,) = datasets.values()
     dataset[variable] = dataset[variable] * factor
     assert find(name, datasets, text).verdict == "not reproduced"
+
+
+def test_the_exponent_of_slices_is_fitted(load):
+    datasets = load("sliced_normality")
+    deviation = datasets["sliced_normality"]["deviation"]
+    rooted = deviation.isel(slices=0) * deviation["slices"] ** -0.5
+    for exponent, verdict in ((0.0, "reproduced"), (-0.2, "not reproduced")):
+        deviation[:] = (rooted * deviation["slices"] ** exponent).transpose(*deviation.dims)
+        claim = find("sliced_normality", datasets, "slices^(-1/2)")
+        assert claim.verdict == verdict
+        assert claim.measured.startswith(f"{-0.5 + exponent:.3f} ± 0.000")
 
 
 def test_a_gain_counts_only_beyond_its_interval(load):
@@ -154,3 +169,49 @@ def test_published_numbers_bind_mnist_only(load):
         "linear_alignment", {"linear_alignment": as_mnist}, text.replace("digits", "mnist")
     )
     assert claim.verdict in ("reproduced", "not reproduced")
+
+
+def test_a_published_row_is_judged_by_the_spread_of_networks_in_each_layer(load):
+    dataset = load("linear_alignment")["linear_alignment"]
+    dataset = dataset.assign_coords(data=["photographs", "mnist"])
+    text = "mnist, default init: the published cosines"
+    published = registry.load("linear_alignment").PUBLISHED["default init"]
+    networks = np.linspace(-0.02, 0.02, dataset.sizes["network"])
+    rows = networks[:, None, None] + np.zeros((1, dataset.sizes["batch"], 1)) + published
+    cosine = dataset["cosine"]
+    where = {"data": "mnist", "condition": "default init"}
+    cosine.loc[where] = rows
+    inside = find("linear_alignment", {"linear_alignment": dataset}, text)
+    assert inside.verdict == "reproduced"
+    cosine.loc[where | {"layer": 2}] = rows[..., 1] + 0.3
+    outside = find("linear_alignment", {"linear_alignment": dataset}, text)
+    assert outside.verdict == "not reproduced"
+    assert outside.measured.endswith("outside in layers 2")
+    one = dataset.isel(network=[0])
+    assert find("linear_alignment", {"linear_alignment": one}, text).verdict == "open"
+
+
+def test_a_window_that_falls_costs_its_claim(load):
+    datasets = load("windows")
+    dataset = datasets["windows"]
+    text = "ReLU, same layer: one layer more"
+    cosine = dataset["cosine"]
+    where = {"network": "ReLU", "feedback": "same layer", "layer": 1}
+    for window, value in ((1, 0.2), (2, 0.5), (3, 1.0)):
+        cosine.loc[{**where, "window": window}] = value
+    for window, value in ((1, 0.3), (2, 1.0)):
+        cosine.loc[{**where, "layer": 2, "window": window}] = value
+    assert find("windows", datasets, text).verdict == "reproduced"
+    assert find("windows", datasets, "ReLU, same layer: a layer in").verdict == "reproduced"
+    cosine.loc[{**where, "window": 2}] = 0.1
+    fallen = find("windows", datasets, text)
+    assert fallen.verdict == "not reproduced"
+    assert "falls: layer 1 from w = 1" in fallen.measured
+    assert find("windows", datasets, "ReLU, same layer: a layer in").verdict == "not reproduced"
+    # One network of two that falls decides nothing.
+    cosine.loc[{**where, "window": 2, "repetition": 0}] = 0.9
+    assert find("windows", datasets, text).verdict == "open"
+    kept = "ReLU: smaller windows"
+    assert find("windows", datasets, kept).verdict == "reproduced"
+    dataset["units_kept"][:] = 1
+    assert find("windows", datasets, kept).verdict == "not reproduced"

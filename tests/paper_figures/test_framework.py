@@ -246,3 +246,19 @@ def test_all_registered_figures_load():
         module = registry.load(name)
         assert module.INPUTS
         assert registry.caption(module)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.99])
+@pytest.mark.parametrize("count", [3, 20])
+def test_the_spread_holds_a_further_repetition_as_often_as_it_says(count, level):
+    """The interval of the mean shrinks with the repetitions, and so holds it more rarely."""
+    rng = np.random.default_rng(count)
+    values = xr.DataArray(rng.standard_normal((count + 1, 20_000)), dims=("draw", "trial"))
+    seen, further = values.isel(draw=slice(count)), values.isel(draw=count)
+    hits = {}
+    for name in ("spread", "interval"):
+        mean, half = getattr(style, name)(seen, "draw", level)
+        hits[name] = float((np.abs(further - mean) <= half).mean())
+    error = 4 * np.sqrt(level * (1 - level) / values.sizes["trial"])
+    assert abs(hits["spread"] - level) < error
+    assert hits["interval"] < level - error

@@ -9,6 +9,7 @@ from paper_figures.figures import (
     alignment_accuracy,
     cosines_in_training,
     local_rules_table,
+    mismatch_terms,
     trained_cnn,
     trained_mlp,
 )
@@ -157,13 +158,13 @@ def trained(module, name, gain):
     data = xr.Dataset(
         {
             "cosine": (("rule", "repetition", "step", "layer"), cosine),
-            "masked_cosine": (("rule", "repetition", "masks", "layer"), masked),
+            "masked_cosine": (("rule", "repetition", "mask", "layer"), masked),
         },
         {
             "rule": rules,
             "step": [0, 7],
             "layer": [1, 2, 3],
-            "masks": ["batch", "none"],
+            "mask": ["batch", "none"],
             "data": "digits",
         },
     )
@@ -185,6 +186,30 @@ def test_masks_are_compared_with_direct_feedback():
     assert verdicts(trained_cnn, datasets, "stays closer") == {"reproduced"}
     datasets["trained_cnn"]["masked_cosine"][:] = 0.0
     assert verdicts(trained_cnn, datasets, "stays closer") == {"not reproduced"}
+
+
+def test_each_term_is_judged_by_what_it_takes_from_the_cosine():
+    shape = (len(mismatch_terms.RULES), 4, 2, 3)
+    noise = 1e-3 * np.random.default_rng(1).standard_normal(shape)
+    by_rule = np.array([0.6, 0.5, 0.2])[:, None, None, None]
+    sizes = {"feedback": by_rule + noise, "masks": 0.1 + noise, "slopes": noise}
+    columns = {
+        f"{t}_shapley": (("rule", "repetition", "step", "layer"), v) for t, v in sizes.items()
+    }
+    coords = {"rule": list(mismatch_terms.RULES), "step": [0, 7], "layer": [1, 2, 3]}
+    data = xr.Dataset(columns, coords).assign_attrs(ATTRS)
+
+    def decided(dataset):
+        return [claim.verdict for claim in mismatch_terms.claims({"trained_cnn": dataset})]
+
+    assert decided(data) == ["reproduced", "reproduced", "not reproduced"]
+    assert decided(data.isel(rule=[2, 1, 0]).assign_coords(rule=coords["rule"]))[:2] == [
+        "not reproduced",
+        "not reproduced",
+    ]
+    swapped = data.rename(feedback_shapley="masks_shapley", masks_shapley="feedback_shapley")
+    assert decided(swapped)[2] == "reproduced"
+    assert decided(data.isel(repetition=[0])) == ["open"] * 3
 
 
 def test_each_data_set_has_a_panel_and_published_numbers_stand_beside_the_rule():

@@ -13,7 +13,8 @@ from linlocal import autodiff, rules, testing
 from linlocal.networks import Convolution, average_pooling
 from linlocal.rules import NAMES, Penalty
 from linlocal.symbolic import derive, formulas, inner_products
-from linlocal.symbolic.formulas import LAM, LAM_LAYER, depends_on_inner_products
+from linlocal.symbolic.assumptions import depends_on_inner_products
+from linlocal.symbolic.formulas import LAM, LAM_LAYER
 from linlocal.symbolic.matrices import Symbols, rational_rotation, semi_orthogonal
 from linlocal.symbolic.words import evaluate
 from linlocal.testing import assert_same_update
@@ -54,7 +55,7 @@ def batch(rule, net, seed):
 
 def slopes_of(signals, layer, number, direction):
     """beta = -d loss / d score of every pair: the symbol D of the words."""
-    rule = signals.rule
+    rule = signals.rules[layer - 1]
     if rule.kind == "goodness":
         z = signals.activities.z[layer]
         judged = z[direction.anchor]
@@ -96,7 +97,7 @@ def in_words(net, pairs, rule, layer):
     signals, top = Signals(net, pairs, rule), net.depth
     f = formulas.of_rule(rule)
     z = signals.activities.z
-    scalars = {LAM: signals.penalty.at(top, top), LAM_LAYER: signals.penalty.at(layer, top)}
+    scalars = {LAM: rule.penalty.at(top, top), LAM_LAYER: rule.penalty.at(layer, top)}
     totals = [0.0, 0.0]
     if rule.kind == "view":
         rows = np.concatenate(pairs.views)

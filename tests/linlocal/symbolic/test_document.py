@@ -1,5 +1,6 @@
 """The committed page is what the command writes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +41,22 @@ def test_a_file_that_cannot_be_written_costs_one_sentence(tmp_path, monkeypatch,
         command.main()
     assert stopped.value.code == 2
     assert "page.md cannot be written (" in capsys.readouterr().err
+
+
+def test_the_page_names_tests_and_figures_that_exist():
+    page = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    named = set(re.findall(r"(test_\w+\.py)`", page))
+    assert len(named) > 5
+    assert named <= tests
+    figures = set(re.findall(r"figure\s+`(\w+)`", page))
+    assert figures
+    assert all((ROOT / "paper_figures" / "figures" / f"{name}.py").exists() for name in figures)
+
+
+def test_the_table_has_a_row_for_each_statement_of_the_page():
+    page = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    headed = set(re.findall(r"^## (\d+)\.", page, re.MULTILINE)) | {"10", "11"}
+    rows = set(re.findall(r"^\| (\d+) \|", page, re.MULTILINE))
+    assert headed == rows == {str(n) for n in range(1, 15)}
+    assert "{" not in page.split("## Statement by statement")[1]

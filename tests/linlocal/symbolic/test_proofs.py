@@ -1,11 +1,14 @@
 """Every theorem is proved for all sizes and at sizes, and not without one of its hypotheses."""
 
+import re
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
+import numpy as np
 import pytest
 import sympy as sp
 
+import linlocal as ll
 import linlocal.symbolic as symbolic
 from linlocal import losses, rules
 from linlocal.symbolic import THEOREMS, NotApplicable, formulas, proofs, prove, statements
@@ -18,12 +21,24 @@ CASES = [
     for name, theorem in THEOREMS.items()
     for rule in theorem.rules
 ]
-AT_SIZES = [c for c in CASES if not THEOREMS[c.values[0]].words_only]
+AT_SIZES = [
+    c for c in CASES if not (THEOREMS[c.values[0]].words_only or THEOREMS[c.values[0]].base)
+]
+OF_WINDOWS = [c for c in CASES if THEOREMS[c.values[0]].base]
 DROPPED = [(name, h.name) for name, t in THEOREMS.items() for h in t.hypotheses]
 
 
-def test_statements_1_to_9_are_there():
-    assert sorted(t.number for t in THEOREMS.values()) == list(range(1, 10))
+def deep(rule, widths):
+    """The rule with as many penalties as layers, where each layer has its own."""
+    if not isinstance(rule.penalty.strength, tuple):
+        return rule
+    below, top = rule.penalty.strength
+    return rule.with_penalty((below,) * (len(widths) - 2) + (top,))
+
+
+def test_statements_1_to_9_and_12_are_there():
+    assert {t.number for t in THEOREMS.values()} == {*range(1, 10), 12}
+    assert {t.base for t in THEOREMS.values()} - {""} <= THEOREMS.keys()
 
 
 @pytest.mark.parametrize(("name", "rule"), CASES)
@@ -40,9 +55,19 @@ def test_proved_for_all_sizes(name, rule):
 def test_proved_at_all_sizes_up_to_three(name, rule):
     # Networks of three layers are made of the same cases as those of two.
     for widths in proofs.PROVED_WIDTHS:
-        proof = prove(name, widths, rule)
+        proof = prove(name, widths, deep(rule, widths))
         assert proof.holds, proof.derivation
     assert len(proofs.PROVED_WIDTHS) == 27 + 81
+
+
+@pytest.mark.parametrize(("name", "rule"), OF_WINDOWS)
+def test_windows_are_proved_at_sizes(name, rule):
+    # Narrowing and widening inside the window and above it, and a window below another layer.
+    for widths in proofs.PROVED_WINDOWS:
+        proof = prove(name, widths, deep(rule, widths))
+        assert proof.holds, proof.derivation
+        windows = [c for c in proof.covers if c.startswith("layers ")]
+        assert len(windows) == {3: 1, 4: 3}[len(widths) - 1]
 
 
 @pytest.mark.parametrize(("name", "rule"), AT_SIZES)
@@ -59,7 +84,8 @@ def test_no_hypothesis_can_be_dropped(name, without):
     assert not proof.residual.is_zero
     print(f"\n{name} without {without}: {proof.residual}")
     if not THEOREMS[name].words_only:
-        at_size = prove(name, (1, 1, 1) if name == "convolution" else (1, 2, 2), without=without)
+        size = (1, 2, 2, 2) if THEOREMS[name].base else (1, 2, 2)
+        at_size = prove(name, (1, 1, 1) if name == "convolution" else size, without=without)
         assert not at_size.holds
         assert any(e != 0 for e in at_size.residual)
 
@@ -191,7 +217,7 @@ def test_unknown_theorems_and_words_only():
 
 
 def test_a_rule_of_a_user_is_proved_too():
-    rule = rules.Rule("mine", losses.InfoNCE(0.3), "both", "optimal", 0.2)
+    rule = rules.Rule("mine", losses.InfoNCE(0.3), "both", "optimal", (0.4, 0.2))
     for name in ("score_matching", "isometry", "conformal", "metric_penalty"):
         assert prove(name, rule=rule).holds
         assert prove(name, (1, 2, 2), rule).holds
@@ -258,4 +284,109 @@ def test_both_calculi_reject_a_false_lemma():
         false, given=(formulas.METRIC, *statements._isometric(frozenset({"isometry"}))[1:2])
     )
     for size in product((1, 2), repeat=3):
-        assert not proofs._at_size((false,), *size, 2)[0].holds
+        assert not proofs._at_size((false,), *size, 2)[0][0].holds
+
+
+# -- what a proof covers -------------------------------------------------------------------------
+
+
+def test_numpy_integers_are_whole_numbers():
+    for widths, pairs in (
+        (np.array([2, 2, 3]), 2),
+        ([np.int64(2), np.int32(2), 3], np.int64(2)),
+        (iter((2, 2, 3)), np.uint8(2)),
+    ):
+        assert prove("isometry", widths, num_pairs=pairs) == prove("isometry", (2, 2, 3))
+    with pytest.raises(TypeError, match="whole number"):
+        prove("isometry", np.array([2.0, 2.0, 3.0]))
+
+
+def test_a_proof_says_which_maps_it_covers():
+    def covered(*widths, name="isometry"):
+        return prove(name, widths).covers
+
+    assert "every width" in prove("isometry").covers[0]
+    assert covered(1, 1, 1) == ("layer 1: V = 1",)
+    (square,) = covered(2, 2, 2)
+    assert "rotations of 2 dimensions without an eigenvalue -1" in square
+    assert "3 x 2 block" in covered(2, 2, 3)[0]
+    narrowing = covered(2, 3, 2)[0]
+    assert "2 x 3 block" in narrowing
+    assert "activities in its row space, 2 of 3 dimensions" in narrowing
+    # A bottleneck above cannot realise a rotation.
+    bottleneck, above = covered(2, 3, 1, 3)
+    assert "V of rank 1" in bottleneck
+    assert "activities in its row space, 1 of 3 dimensions" in bottleneck
+    assert "3 x 1 block" in above
+    assert covered(2, 3, 1, 3, name="score_matching") == ("layer 1: any V", "layer 2: any V")
+
+
+@pytest.mark.parametrize(
+    ("rule", "factors"),
+    [
+        (rules.CLAPP(), "a = 1 only"),
+        (rules.CLAPP_BOTH(penalty=0.2), "a = 1.618 only"),
+        (rules.CLAPP(penalty=rules.Penalty((0.1, 0.9))), "a = 3 by layer"),
+        (rules.CLAPP_DFB(penalty=rules.Penalty((0.1, 0.3, 0.9))), "a = 9, 3 by layer"),
+    ],
+)
+def test_conformal_maps_whose_penalties_the_rule_has(rule, factors):
+    proof = prove("conformal", rule=rule)
+    assert proof.covers[-1].endswith(factors)
+    # As claimed, on a network with these factors.
+    strengths = rule.penalty.strength
+    depth = len(strengths) if isinstance(strengths, tuple) else 2
+    scales = [float(a) for a in re.findall(r"[\d.]+", factors)] + [1.0]
+    if depth == 2 and scales[0] == 1.618:
+        scales[0] = (1 + 5**0.5) / 2
+    weights = [np.eye(4)]
+    weights += [np.sqrt(a / b) * np.eye(4) for a, b in pairwise(scales)]
+    pairs = ll.Pairs.from_views(*ll.testing.samples(6, 4, 0))
+    compared = ll.compare(ll.DeepLinear(weights), pairs, rule)
+    assert float(compared.relative_error.max()) < 1e-11
+
+
+# -- hypotheses that the rule itself violates -----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["isometry", "metric_penalty", "linear_score", "feedback_order"])
+def test_penalties_that_violate_a_theorem_are_refused(name):
+    for base in (name, f"window_{name}"):
+        if base not in THEOREMS:
+            continue
+        wrong = rules.CLAPP("linear", penalty=rules.Penalty((0.1, 0.5, 0.1)))
+        with pytest.raises(NotApplicable, match=r"'same_penalty'.* in layer 2"):
+            prove(base, rule=wrong)
+        right = wrong.with_penalty((0.1, 0.1, 0.1))
+        assert prove(base, rule=right).holds
+        if name != "feedback_order":
+            # Who drops the hypothesis may violate it.
+            assert not prove(base, rule=wrong, without="same_penalty").holds
+
+
+def test_a_number_of_penalties_that_is_not_that_of_the_layers():
+    rule = rules.CLAPP(penalty=rules.Penalty((0.1, 0.1, 0.1)))
+    with pytest.raises(NotApplicable, match=r"3 penalties, .* have 2 layers"):
+        prove("isometry", (2, 2, 2), rule)
+    assert prove("isometry", (1, 2, 2, 2), rule).holds
+
+
+def test_both_contexts_need_twice_the_penalty_below_the_top():
+    with pytest.raises(NotApplicable, match=r"lam_l = 2 lam_L .* take the penalty \(0.4, ..., 0.4"):
+        prove("isometry", rule=rules.CLAPP_BOTH(penalty=0.2))
+    network = ll.DeepLinear.orthogonal([4, 4, 4], seed=0)
+    pairs = ll.Pairs.from_views(*ll.testing.samples(6, 4, 0))
+    for penalty, equal in ((0.2, False), ((0.4, 0.2), True)):
+        rule = rules.CLAPP_BOTH("softplus", penalty=rules.Penalty(penalty))
+        error = float(ll.compare(network, pairs, rule).relative_error.max())
+        assert (error < 1e-11) == equal
+
+
+def test_goodness_is_not_pooled():
+    with pytest.raises(NotApplicable, match="pools its maps"):
+        prove("invariance", rule=replace(rules.ForwardForward(), pooling=(2, 1)))
+
+
+def test_a_window_needs_a_layer_above_it():
+    with pytest.raises(NotApplicable, match="no window of several layers below the top"):
+        prove("window_isometry", (2, 2, 2))

@@ -5,6 +5,7 @@ import pytest
 import sympy as sp
 
 from linlocal.symbolic.words import (
+    Renaming,
     Rewrite,
     Substitution,
     evaluate,
@@ -144,3 +145,28 @@ def test_common_factors_are_taken_out():
     left, middle, right = (n.T @ G @ n - n.T @ n).common
     assert [str(f) for f in (*left, *right)] == ["N^T", "N"]
     assert middle == G - identity("l")
+
+
+def test_renamed_expressions_are_the_same_in_other_words():
+    spoken = Renaming({"V": "U", "Z": "Y"}, {"l": "e"}, {a: sp.Symbol("b", positive=True)})
+    expression = a * (hadamard(Z @ V.T, C @ V.T) @ V) + hadamard(Z @ V.T, Z @ V.T) @ V
+    found = spoken.of(expression)
+    rng = np.random.default_rng(0)
+    shapes = {"V": (2, 3), "Z": (4, 3), "C": (4, 3)}
+    env = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    other = {"U": env["V"], "Y": env["Z"], "C": env["C"]}
+    b = spoken.scalars[a]
+    np.testing.assert_allclose(
+        evaluate(found, other, {b: 2.0}), evaluate(expression, env, {a: 2.0})
+    )
+    assert (found.rows, found.columns) == ("P", "e")
+    renamed = spoken.of_equation(COLUMNS)
+    assert str(renamed) == "U^T U = I"
+    assert spoken.of_equation(Substitution("s", a, a**0 * 2)).symbol == b
+
+
+def test_single_matrices_get_other_shapes():
+    stacked = Renaming({}, {}, shapes={"C": ("P", "k")})
+    kernel = stacked.of(Z.T @ C @ C.T @ Z)
+    assert {(l.rows, l.columns) for l in kernel.letters.values()} == {("P", "l"), ("P", "k")}
+    assert (kernel.rows, kernel.columns) == ("l", "l")
