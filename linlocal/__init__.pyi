@@ -31,6 +31,7 @@ from .updates import (
     loss_values as loss_values,
     mismatch as mismatch,
     projections as projections,
+    sweep as sweep,
 )
 
 __version__: str

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 import xarray as xr
 
-from experiments.runner.grids import stack
-from linlocal import Pairs, Rule, compare
+from linlocal import Pairs, Rule, sweep
 from linlocal.networks import Network
 
 
 def compare_batches(network: Network, batches: Sequence[Pairs], rule: Rule) -> xr.Dataset:
     """`linlocal.compare` on every batch, over the dimensions ``batch`` and ``layer``."""
-    parts = (compare(network, pairs, rule) for pairs in batches)
-    return stack(parts, "batch", range(len(batches)))
+    return sweep([network], batches, [rule]).isel(network=0, rule=0, drop=True)

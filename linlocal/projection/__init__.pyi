@@ -6,3 +6,4 @@ from .problem import (
     Rows as Rows,
     ScoreProblem as ScoreProblem,
 )
+from .shared import SharedSolver as SharedSolver

@@ -55,8 +55,12 @@ class DualSteps:
             return step
         step[bent] = 0.0
         root = np.sqrt(curvature[bent])
-        load = equation[bent] / root + root * (self.kernel[bent] @ step)
-        newton = root[:, None] * self.kernel[np.ix_(bent, bent)]
+        among = self.kernel
+        load = equation[bent] / root
+        if bent.size < step.size:
+            among = among[np.ix_(bent, bent)]
+            load += root * (self.kernel[bent] @ step)
+        newton = root[:, None] * among
         newton *= root
         np.fill_diagonal(newton, newton.diagonal() + penalty)
         step[bent] = -root * _solve_positive(newton, load)

@@ -28,6 +28,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy.linalg
+from scipy.linalg import lapack
 
 from linlocal.inputs import Array
 from linlocal.losses import PairLoss
@@ -51,14 +52,33 @@ class Rows:
     """
 
     def __init__(self, rows: Array) -> None:
-        self.basis: Array | None = None
         largest = int(np.frexp(np.max(np.abs(rows)))[1])
         self.exponent = max(-_LARGEST_EXPONENT, min(largest, _LARGEST_EXPONENT))
-        self.rows = rows = np.ldexp(rows, -self.exponent)
-        if rows.shape[1] > rows.shape[0]:
-            self.basis, triangle = scipy.linalg.qr(rows.T, mode="economic", check_finite=False)
-            self.rows = triangle.T
+        # As exact as ldexp, and ten times as fast.
+        self.given = rows = rows * 2.0**-self.exponent
         self.norms = np.linalg.norm(rows, axis=1)
+        self._wide = rows.shape[1] > rows.shape[0]
+
+    @cached_property
+    def _factored(self) -> tuple[tuple[Array, Array], Array]:
+        """The QR factorisation of the transposed rows: reflectors with factors, and R."""
+        raw, triangle = scipy.linalg.qr(self.given.T, mode="raw", check_finite=False)
+        return raw, triangle[: len(self.given)]
+
+    @cached_property
+    def basis(self) -> Array | None:
+        """The orthonormal basis, (width, samples); None where the coordinates are those given."""
+        if not self._wide:
+            return None
+        # 64 columns of workspace are room for LAPACK's blocked form.
+        return np.asarray(lapack.dorgqr(*self._factored[0], lwork=64 * len(self.given))[0])
+
+    @cached_property
+    def rows(self) -> Array:
+        """The activities in the basis, (samples, samples); those given without a basis."""
+        if not self._wide:
+            return self.given
+        return self._factored[1].T
 
     def unrotate(self, rows: Array) -> Array:
         """``rows`` in the original coordinates."""
@@ -126,11 +146,15 @@ class ScoreProblem:
 
     def kernel(self) -> Array:
         """Q = T [(Z Z^T) * (C C^T)] T^T, (margins, margins), gathered from two Gram matrices."""
+        z, c = self.z.rows, self.c.rows
+        return self.kernel_of(z @ z.T, c @ c.T)
+
+    def kernel_of(self, gram_z: Array, gram_c: Array) -> Array:
+        """Q, given the Gram matrices Z Z^T and C C^T."""
         a, r = self.pairs.anchor_index, self.pairs.reference_index
         # Taking along one axis after the other is several times faster than a table of indices.
-        kernel = (self.z.rows @ self.z.rows.T).take(a, axis=0).take(a, axis=1)
-        kernel *= (self.c.rows @ self.c.rows.T).take(r, axis=0).take(r, axis=1)
-
+        kernel = gram_z.take(a, axis=0).take(a, axis=1)
+        kernel *= gram_c.take(r, axis=0).take(r, axis=1)
         return self.contrasts.conjugate(kernel)
 
     def energy(self, b: Array, m: Array) -> float:
@@ -193,13 +217,24 @@ class Projection:
     def matrix(self) -> Array:
         """B, (width, context width)."""
         b = self._problem.z.unrotate(self._problem.c.unrotate(self._b).T).T
-        return np.ldexp(b, -self._problem.exponent)
+        return np.asarray(b * 2.0**-self._problem.exponent)
+
+    @property
+    def norm(self) -> float:
+        """||B||_F."""
+        return float(np.ldexp(np.linalg.norm(self._b), -self._problem.exponent))
 
     @cached_property
     def projected(self) -> Array:
         """B c for every reference, (references, width)."""
         sent = self._problem.z.unrotate(self._problem.c.rows @ self._b.T)
-        return np.ldexp(sent, -self._problem.z.exponent)
+        return np.asarray(sent * 2.0**-self._problem.z.exponent)
+
+    def through_contexts(self, sent: Array) -> Array:
+        """C C^T sent, (references, any), computed in the coordinates of the problem."""
+        # C^T sent comes first: what cancels in it would cancel in (C C^T) sent with larger errors.
+        c = self._problem.c
+        return np.asarray(c.rows @ (c.rows.T @ sent) * 4.0**c.exponent)
 
     @property
     def relative_gradient(self) -> float:
@@ -228,16 +263,53 @@ class Projection:
         The H of the hinge is infinite at its kink; there the condition number is that of Q among
         the margins at the kink.
         """
-        q, penalty = self._problem.kernel(), self._problem.penalty
+        return self._condition_number(self._problem.kernel())
+
+    def _condition_number(self, q: Array) -> float:
+        """The condition number, given the kernel Q."""
+        penalty = self._problem.penalty
+        if not self._curvature.any():
+            return 1.0
         if np.isinf(self._curvature).any():
             free = np.flatnonzero(self._curvature)
             spectrum = scipy.linalg.eigvalsh(q[np.ix_(free, free)]) if free.size else np.ones(1)
             spectrum = spectrum[spectrum > spectrum[-1] * len(spectrum) * np.finfo(float).eps]
             return float(spectrum[-1] / spectrum[0]) if spectrum.size else 1.0
         if self._curvature.ndim == 1:
-            half = np.diag(np.sqrt(self._curvature))
+            root = np.sqrt(self._curvature)
+            newton = root[:, None] * q
+            newton *= root
         else:
             values, vectors = scipy.linalg.eigh(self._curvature)
             half = vectors * np.sqrt(np.maximum(values, 0.0))
-        spectrum = np.maximum(scipy.linalg.eigvalsh(half.T @ q @ half), 0.0)
-        return float((penalty + spectrum[-1]) / (penalty + spectrum[0]))
+            newton = half.T @ q @ half
+        low, high = extreme_eigenvalues(newton)
+        return (penalty + max(high, 0.0)) / (penalty + max(low, 0.0))
+
+
+def extreme_eigenvalues(matrix: Array) -> tuple[float, float]:
+    """The smallest and the largest eigenvalue of a symmetric matrix, without those between.
+
+    Bisection of the tridiagonal form: half the time of all eigenvalues.
+
+    Raises:
+        LinAlgError: LAPACK reports a failure.
+    """
+    if not np.isfinite(matrix).all():
+        raise np.linalg.LinAlgError("The matrix has entries that are not finite.")
+    size = len(matrix)
+    if size == 1:
+        return float(matrix[0, 0]), float(matrix[0, 0])
+    lwork = int(lapack.dsytrd_lwork(size)[0])
+    _, diagonal, beside, _, failed = lapack.dsytrd(matrix.T, lower=1, lwork=lwork)
+    if failed:
+        raise np.linalg.LinAlgError("The matrix has no tridiagonal form in float64.")
+
+    def eigenvalue(number: int) -> float:
+        # Arguments: the eigenvalues number..number, to full accuracy, in ascending order.
+        found = lapack.dstebz(diagonal, beside, 2, 0.0, 0.0, number, number, 0.0, b"E")
+        if found[0] != 1 or found[4]:
+            raise np.linalg.LinAlgError("The extreme eigenvalues did not converge.")
+        return float(found[1][0])
+
+    return eigenvalue(1), eigenvalue(size)

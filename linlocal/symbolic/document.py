@@ -318,18 +318,18 @@ $$ \\mathrm{global} - \\mathrm{local} = (J - J')^\\top g_L B_L c_L
 for every s: *masks*, *feedback* and *slopes*. s brings `g_L B_l c_l` as near as possible to the
 local signal, so a difference in scale belongs to feedback. `align` of `linlocal.analysis` with
 `terms=True`, and the recorder, measure the three and what each takes from the cosine: in this
-order, or averaged over all orders (Shapley). Without nonlinearities the masks term is zero; with linear f
-the slopes term is. It holds B_l fixed; the *dual* term of `linlocal.mismatch` also changes the
-slopes of which B_l is made, so the two agree only where B is fixed. Tests:
-`tests/analysis/test_terms.py`; figure `mismatch_terms`.
+order, or averaged over all orders (Shapley). Without nonlinearities the masks term is zero; with
+linear f the slopes term is. The slopes term holds B_l fixed; the *dual* term of
+`linlocal.mismatch` also changes the slopes of which B_l is made, so the two agree only where B is
+fixed. Tests: `tests/analysis/test_terms.py`; figure `mismatch_terms`.
 
 ## 16. B in closed form
 
 Given the slopes g_L of the top, the error signal of a block is linear in its projection: P^T B S^T,
 where row k of S sums the contexts that are paired with anchor k, times their slopes. The B nearest
 to the backpropagated error E is `B^T = (S^T S + ridge I)^-1 S^T E P^+`
-(`linlocal.analysis.local_losses.least_squares`). In a linear network with direct feedback and enough
-samples it is the matched projection V_l^T B_L of statement 1
+(`linlocal.analysis.local_losses.least_squares`). In a linear network with direct feedback and
+enough samples it is the matched projection V_l^T B_L of statement 1
 (`tests/analysis/test_closed_form.py`).
 """
 
@@ -349,15 +349,15 @@ TABLE = """\
 | 9 | {9} | `test_laws.py` | pooling that does not commute |
 | 10 | | figure `linear_alignment` | |
 | 11 | | figure `exactness_in_training` | |
-| 12 | {12} | `test_bounds.py` | the bound of statement 7 with G_e for G_l |
-| 13 | powers, series, form | `test_normality.py`, figure `sliced_normality` | a D for each layer; some slices |
-| 14 | bounds by norms | `test_bounds.py` | biases above the layer |
-| 15 | | `tests/analysis/test_terms.py`, figure `mismatch_terms` | equal to `mismatch` for linear networks |
-| 16 | | `tests/analysis/test_closed_form.py` | |
+| 12 | {12} | `test_windows.py`, figure `windows` | the bound of statement 7 with G_e for G_l |
+| 13 | powers, series, form | `test_normality.py`, figure `sliced_normality` | a D for each layer |
+| 14 | bounds by norms | `test_residual.py` | isometry under biases, behind links around |
+| 15 | | figure `mismatch_terms` | equal to `mismatch` in linear networks |
+| 16 | | `test_closed_form.py` of `analysis` | |
 | 18 | docstrings of `linlocal.dynamics` | `test_dynamics.py`, figure `learning_curves` | |
 
 Proved: for all sizes in words and at sizes in rational functions, for so many rules. Tests are
-those in `tests/linlocal` and `tests/linlocal/symbolic`.
+those in `tests/linlocal` and `tests/linlocal/symbolic`, if not said otherwise.
 """
 
 CONDITIONS = """\

@@ -95,6 +95,7 @@ FORMS: dict[type, Callable[..., sp.Expr]] = {
     losses.LogDet: _logdet,
     losses.NTXent: _ntxent,
     losses.CosineInfoNCE: _cosine_info_nce,
+    losses.SlicedNormality: sliced_normality,
 }
 """Losses of two views as functions F(K, n, loss) of K = [Z; Z'] [Z; Z']^T, up to a constant."""
 

@@ -433,7 +433,7 @@ class _Model:
             rotations["V"] = max(n, top)
             rank = min(self.sizes["r"], n, top)
             if rank < min(n, top):
-                rotations["R"] = n
+                rotations |= {"V": top, "R": n}
             for name in {"Z_l", "C_l"} & shapes.keys():
                 shapes[name] = (self.sizes["P"], rank)
         stacked = shapes.pop("V_c", None) is not None

@@ -8,4 +8,5 @@ from .comparison import (
 )
 from .projections import Projections as Projections, projections as projections
 from .signals import LayerLosses as LayerLosses, Signals as Signals
+from .sweep import sweep as sweep
 from .values import loss_values as loss_values

@@ -176,12 +176,8 @@ def compare_signals(signals: Signals) -> xr.Dataset:
     import xarray as xr
 
     network, rules = signals.network, signals.rules
-    columns: dict[str, list[float]] = {}
     with one_if_small(signals.size):
-        rounding = Rounding(signals)
-        for l in network.layers:
-            for name, value in _compare_layer(signals, rounding, l).items():
-                columns.setdefault(name, []).append(value)
+        columns = compared(signals)
     return xr.Dataset(
         {name: ("layer", values) for name, values in columns.items()},
         coords={"layer": list(network.layers)},
@@ -195,6 +191,13 @@ def compare_signals(signals: Signals) -> xr.Dataset:
             "pairs": signals.pairs.num_pairs,
         },
     )
+
+
+def compared(signals: Signals) -> dict[str, list[float]]:
+    """The variables of `compare`, each with one value for each layer."""
+    rounding = Rounding(signals)
+    rows = [_compare_layer(signals, rounding, l) for l in signals.network.layers]
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def vanishing_updates(signals: Signals) -> dict[int, tuple[str, ...]]:

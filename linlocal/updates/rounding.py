@@ -12,6 +12,7 @@ relative error shrinks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -35,41 +36,53 @@ class Rounding:
         self.size = [_norms(z) for z in signals.activities.z]
         # The relative errors of the activities, sample by sample.
         self.activities = [np.full_like(self.size[0], EPS)]
+        # By layer; the input has none.
+        self.gains = [0.0, *(float(np.linalg.norm(network.matrix(l))) for l in network.layers)]
         for l in network.layers:
-            gain = float(np.linalg.norm(network.matrix(l)))
             passed = self.activities[-1] / np.sqrt(network.widths[l - 1]) + EPS
-            relative = _ratio(passed * gain * self.size[l - 1], self.size[l])
+            relative = _ratio(passed * self.gains[l] * self.size[l - 1], self.size[l])
             self.activities.append(np.maximum(relative, self.activities[-1]))
 
     def of_local(self, layer: int) -> float:
         """The largest norm that rounding alone can give the local update of a layer."""
         signals = self.signals
         source = signals.teacher(layer)
-        error = signals.local_error(source)
-        errors = signals.network.backpropagate(signals.activities, error, source=source)
+        errors: Sequence[Array] = [signals.local_error(source)]
+        if source > layer:
+            passed = signals.network.backpropagate(signals.activities, errors[0], source=source)
+            errors = passed[layer - 1 :]
         return self._of_update(layer, self._of_error(signals.losses[source - 1], source), errors)
 
     def of_global(self, layer: int) -> float:
         """The largest norm that rounding alone can give the global update of a layer."""
+        return self._of_update(layer, self._of_goal, self.signals.global_errors[layer - 1 :])
+
+    @cached_property
+    def _of_goal(self) -> Array:
+        """The error of the goal's error signal, sample by sample."""
         signals, top = self.signals, self.signals.network.depth
         if signals.top is not None:
-            noise = self._of_error(signals.top, top)
-        else:
-            goal = cast(SupervisedLoss, signals.goal)
-            error = goal.gradient(signals.activities.z[-1])
-            noise = _norms(goal.gradient(self._moved(top)) - error) + EPS * _norms(error)
-        return self._of_update(layer, noise, signals.global_errors)
+            return self._of_error(signals.top, top)
+        goal = cast(SupervisedLoss, signals.goal)
+        error = goal.gradient(signals.activities.z[-1])
+        return _norms(goal.gradient(self._moved(top)) - error) + EPS * _norms(error)
 
     def _of_update(self, layer: int, noise: Array, errors: Sequence[Array]) -> float:
-        """The error of an update from that of the error signal that enters the last layer."""
-        network = self.signals.network
-        for l in range(len(errors), layer, -1):
-            gain, above = float(np.linalg.norm(network.matrix(l))), _norms(errors[l - 1])
-            relative = _ratio(noise, above)
-            noise = gain * (noise / np.sqrt(network.widths[l]) + EPS * above)
-            noise = np.maximum(noise, relative * _norms(errors[l - 2]))
+        """The error of an update.
+
+        Args:
+            layer: l.
+            noise: the error of the last of the error signals.
+            errors: the error signals of the layers from l upwards.
+        """
+        sizes, widths = [_norms(error) for error in errors], self.signals.network.widths
+        for l in range(len(errors) - 1, 0, -1):
+            above = layer + l
+            relative = _ratio(noise, sizes[l])
+            noise = self.gains[above] * (noise / np.sqrt(widths[above]) + EPS * sizes[l])
+            noise = np.maximum(noise, relative * sizes[l - 1])
         below, relative = self.size[layer - 1], self.activities[layer - 1]
-        return float(noise @ below + _norms(errors[layer - 1]) @ (below * (EPS + relative)))
+        return float(noise @ below + sizes[0] @ (below * (EPS + relative)))
 
     def _of_error(self, losses: LayerLosses, layer: int) -> Array:
         """The error of the error signal of a layer's own loss, sample by sample."""
@@ -114,7 +127,7 @@ class Rounding:
             return relative * _norms(here.projected)
         readout = losses.readout(layer)
         through = 1.0 if readout is None else float(np.linalg.norm(readout, 2))
-        terms = projection.cancellation * float(np.linalg.norm(projection.matrix)) * through
+        terms = projection.cancellation * projection.norm * through
         anchors = np.max(self.activities[layer][here.direction.anchor_rows])
         return (relative + anchors) * terms * _norms(here.contexts)
 

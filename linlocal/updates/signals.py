@@ -23,7 +23,7 @@ from linlocal.inputs import Array, Index
 from linlocal.losses import Goodness, PairLoss, SupervisedLoss, ViewLoss
 from linlocal.networks import Activities, DeepLinear, Masks, Network, average_pooling
 from linlocal.pairs import Direction, Pairs
-from linlocal.projection import Projection, Rows, descend, optimal_projection
+from linlocal.projection import Projection, Rows, descend
 from linlocal.rules import (
     Given,
     Goal,
@@ -34,6 +34,7 @@ from linlocal.rules import (
     checked_goal,
     of_each_layer,
 )
+from linlocal.updates.shared import Shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,27 +67,39 @@ class Scored:
         """The local error signal at the anchors, (anchors, width_l)."""
         return self.coefficients @ self.projected
 
+    def through_contexts(self, sent: Array) -> Array:
+        """C_l C_l^T sent, (references, any)."""
+        if self.projection is not None:
+            return self.projection.through_contexts(sent)
+        return self.contexts @ (self.contexts.T @ sent)
+
 
 class LayerLosses:
     """The losses that one rule puts on the layers; what is solved once is kept.
 
     Args:
-        network: a `DeepLinear` or `DeepNonlinear`.
-        pairs: the batch.
         rule: the rule.
-        activities: what the forward pass of the batch left behind.
+        shared: the network and the batch, with what other rules have computed on them.
 
     Raises:
         ValueError: network, pairs and rule do not go together; the message says why.
     """
 
-    def __init__(self, network: Network, pairs: Pairs, rule: Rule, activities: Activities) -> None:
-        self.network, self.pairs, self.rule, self.activities = network, pairs, rule, activities
-        self.penalty = rule.penalty
+    def __init__(self, rule: Rule, shared: Shared) -> None:
+        self.network, self.pairs, self.shared = shared.network, shared.pairs, shared
+        self.rule, self.penalty = rule, rule.penalty
         self._scored: dict[int, tuple[Scored, ...]] = {}
         self._seen: dict[int, Array] = {}
-        self._rows: dict[tuple[int, bytes], Rows] = {}
+        self._errors: dict[int, Array] = {}
+        # Without a read-out, all rules see the same rows.
+        plain = rule.pooling is None and self.penalty.metric == "frobenius"
+        self._rows: dict[tuple[int, bytes], Rows] = shared.rows if plain else {}
         self._check()
+
+    @property
+    def activities(self) -> Activities:
+        """What the forward pass of the batch leaves behind."""
+        return self.shared.activities
 
     def _check(self) -> None:
         rule, network, pairs = self.rule, self.network, self.pairs
@@ -227,7 +240,7 @@ class LayerLosses:
         if kind == "optimal" or (kind in ("random", "matched") and at_top):
             source = self.network.depth if context == "top" else layer
             twofold = context == "both" and layer != self.network.depth
-            solved = optimal_projection(
+            solved = self.shared.solve(
                 self._prepared(layer, direction.anchor_rows),
                 c if twofold else self._prepared(source, direction.reference_rows),
                 direction,
@@ -314,6 +327,12 @@ class LayerLosses:
             (samples, width_l).
         """
         layer = inputs.layer_number(layer, self.network.depth)
+        if layer not in self._errors:
+            self._errors[layer] = self._error(layer)
+            self._errors[layer].setflags(write=False)
+        return self._errors[layer]
+
+    def _error(self, layer: int) -> Array:
         z = self.activities.z[layer]
         if self.rule.kind == "pair":
             scored = self.scored(layer)
@@ -367,6 +386,7 @@ class Signals:
         window: w in 1..L, the layers from l to its teacher: 1 is local learning, and L is
             backpropagation of the top layer's rule.
         goal: the global loss, a rule or a supervised loss; None takes the rule of the top layer.
+        shared: what other rules have computed on this network and batch, if there are others.
 
     Raises:
         ValueError: the parts do not go together; the message says why.
@@ -380,19 +400,20 @@ class Signals:
         rule: Rules,
         window: int = 1,
         goal: Goal | None = None,
+        shared: Shared | None = None,
     ) -> None:
         check_kinds(network, pairs)
         self.network, self.pairs = network, pairs
         self.rules = of_each_layer(rule, network.depth)
         self.window = inputs.window(window, network.depth)
         self.goal = self.rules[-1] if goal is None else checked_goal(goal)
-        self.activities = network.activities(pairs.samples)
+        self.shared = Shared(network, pairs) if shared is None else shared
         known: dict[int, LayerLosses] = {}
 
         def losses(layer: int, whose: str, rule: Rule) -> LayerLosses:
             try:
                 if id(rule) not in known:
-                    known[id(rule)] = LayerLosses(network, pairs, rule, self.activities)
+                    known[id(rule)] = LayerLosses(rule, self.shared)
                 known[id(rule)].require(layer)
             except ValueError as error:
                 several = any(each is not self.goal for each in self.rules)
@@ -407,6 +428,11 @@ class Signals:
         if isinstance(self.goal, Rule):
             self.top = losses(network.depth, "The goal", self.goal)
         self._check_matched()
+
+    @property
+    def activities(self) -> Activities:
+        """What the forward pass of the batch leaves behind."""
+        return self.shared.activities
 
     def _check_matched(self) -> None:
         for l, rule in enumerate(self.rules, start=1):
@@ -539,8 +565,8 @@ def _hybrids(losses: LayerLosses, goal: LayerLosses, layer: int) -> tuple[Array,
             continue
         left = read[rows] if readout is None else read[rows] @ readout
         sent = push.T @ left
-        dual.append(push @ (here.contexts @ (here.contexts.T @ sent)))
-        context.append(push @ (top.contexts @ (top.contexts.T @ sent)))
+        dual.append(push @ here.through_contexts(sent))
+        context.append(push @ top.through_contexts(sent))
     return losses.spread(layer, dual), losses.spread(layer, context)
 
 

@@ -95,11 +95,11 @@ SPOILED = {
     "metric penalty": ("remedies", "metric penalty: relative", "relative_error", 1e9),
     "bound": ("spectrum", "cosine at least", "cosine", 1e-9),
     "attained": ("spectrum", "attain", "worst_case_cosine", 1.001),
-    "learning curves": ("learning_curves", "is the closed form", "closed_form", 1.01),
-    "balance": ("learning_curves", "conserves the balance", "imbalance_change", 1e6),
     "all slices": ("sliced_normality", "all slices, one D", "relative_error", 1e9),
     "own dimension": ("sliced_normality", "own D", "relative_error", 1e-9),
     "the largest window": ("windows", "reaches the top", "cosine", 0.999),
+    "learning curves": ("learning_curves", "is the closed form", "closed_form", 1.01),
+    "balance": ("learning_curves", "conserves the balance", "imbalance_change", 1e6),
     "isometric training": (
         "exactness_in_training",
         "isometric weights: relative",

@@ -1,0 +1,283 @@
+"""`compare` over networks, batches, rules and penalties, with the work that they share done once.
+
+The unit of work is a network on a batch. Its rules and penalties share the forward pass, the
+rotated activities, the kernels and the solutions (`linlocal.projection.SharedSolver`). Units are
+independent, so threads take them side by side, with one BLAS thread each.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from linlocal import inputs
+from linlocal.inputs import Array
+from linlocal.networks import Network
+from linlocal.pairs import Pairs
+from linlocal.projection import ConvergenceError, SharedSolver
+from linlocal.rules import Goal, Penalty, Rule
+from linlocal.threads import one_if_small
+from linlocal.updates.comparison import compared
+from linlocal.updates.shared import Shared
+from linlocal.updates.signals import Signals
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Item = TypeVar("Item")
+Label = str | float
+Strength = Penalty | float | tuple[float, ...]
+
+
+def sweep(
+    networks: Mapping[Label, Network] | Sequence[Network],
+    pairs: Mapping[Label, Pairs] | Sequence[Pairs],
+    rules: Mapping[Label, Rule] | Sequence[Rule],
+    penalties: Mapping[Label, Strength] | Sequence[Strength] | None = None,
+    *,
+    window: int = 1,
+    goal: Goal | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], object] | None = None,
+) -> xr.Dataset:
+    """`compare` for every network, batch, rule and penalty, faster than one after the other.
+
+    Each of the four is a mapping from labels to values, or a sequence. A sequence is labelled
+    0, 1, 2, ..., but rules by their names, and penalties that are numbers by themselves.
+
+    The values are those of `compare`, found to the same residual; rounding changes them by about
+    the machine epsilon times ``condition_number``. Only ``iterations`` differs: a problem equal to
+    an earlier one starts from its solution, and a step may use an earlier Newton matrix again.
+
+    Args:
+        networks: networks with layers 1..L; L may differ.
+        pairs: batches.
+        rules: local rules.
+        penalties: `Penalty` objects, or strengths lam (one, or one for each layer) that keep the
+            metric of the rule; None keeps the penalty of the rule.
+        window: as in `compare`.
+        goal: as in `compare`, the same global loss for all.
+        workers: number of threads.
+        progress: called with the number of cells that are done and that of all cells, whenever
+            all rules and penalties of a network on a batch are done.
+
+    Returns:
+        The variables of `compare` over ``network``, ``batch``, ``rule``, ``penalty`` (if penalties
+        are given) and ``layer`` = 1..L of the deepest network; NaN above the top layer of another.
+        Where an optimal projection was not found the cell is NaN, and a RuntimeWarning at the end
+        names it and says why.
+
+    Raises:
+        ValueError: an argument is empty or has two equal labels, or a network, a batch and a rule
+            do not go together; the message names the cell. Nothing has been computed yet.
+        TypeError: an argument is of another type.
+        ConvergenceError: no cell at all could be computed.
+
+    Example:
+        >>> result = ll.sweep({"a": first, "b": second}, batches, [rules.CLAPP()], [0.01, 0.02])
+        >>> result["cosine"].sel(network="a", penalty=0.01).mean("batch")
+    """
+    import xarray as xr
+
+    grid = _Grid(
+        _labelled(networks, "networks", Network),
+        _labelled(pairs, "pairs", Pairs),
+        _labelled(rules, "rules", Rule),
+        None if penalties is None else _labelled(penalties, "penalties", Penalty),
+        window,
+        goal,
+    )
+    workers = inputs.whole(workers, "workers", 1)
+    grid.check()
+
+    found: dict[tuple[Label, Label], _Found] = {}
+    # One BLAS thread for all: the threads inside must not set a limit each for itself.
+    with one_if_small(0), ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(grid.run, *unit): unit for unit in grid.units}
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                found[futures[future]] = future.result()
+                if progress is not None:
+                    progress(done * len(grid.cells), len(grid.units) * len(grid.cells))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun never begins
+            raise
+    grid.warn_of_failures(found)
+    return xr.Dataset(grid.variables(found), grid.axes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What was computed for one network and batch.
+
+    Attributes:
+        columns: each variable of `compare`, (cells, layers).
+        failures: the errors of the cells that are NaN.
+    """
+
+    columns: Mapping[str, Array]
+    failures: Mapping[tuple[Label, ...], ConvergenceError]
+
+
+class _Grid:
+    """All cells, and how they are computed.
+
+    Attributes:
+        networks: the networks by label.
+        batches: the batches by label.
+        cells: the rules by label, each with each penalty.
+        units: the labels of network and batch of each unit of work.
+        axes: the labels along each dimension.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[Label, Network],
+        batches: Mapping[Label, Pairs],
+        rules: Mapping[Label, Rule],
+        penalties: Mapping[Label, Strength] | None,
+        window: int,
+        goal: Goal | None,
+    ) -> None:
+        self.networks, self.batches, self.window, self.goal = networks, batches, window, goal
+        self.cells: dict[tuple[Label, ...], Rule] = {(name,): rules[name] for name in rules}
+        self.axes: dict[str, list[Any]] = {
+            "network": list(networks),
+            "batch": list(batches),
+            "rule": list(rules),
+        }
+        if penalties is not None:
+            self.axes["penalty"] = list(penalties)
+            self.cells = {
+                (name, label): _with_penalty(rules[name], penalties[label])
+                for name, label in product(rules, penalties)
+            }
+        self.units = list(product(networks, batches))
+        self.depth = max(network.depth for network in networks.values())
+        self.axes["layer"] = list(range(1, self.depth + 1))
+
+    def name(self, network: Label, batch: Label, cell: tuple[Label, ...]) -> str:
+        """A cell in words."""
+        named = zip(self.axes, (network, batch, *cell), strict=False)
+        return ", ".join(f"{axis} {label!r}" for axis, label in named)
+
+    def check(self) -> None:
+        """Raise those errors of `compare` that need no computation."""
+        for network, batch in self.units:
+            shared = Shared(self.networks[network], self.batches[batch])
+            for cell, rule in self.cells.items():
+                try:
+                    shared.network.check_input(shared.pairs.samples)
+                    self._signals(shared, rule)
+                except ValueError as error:
+                    raise ValueError(f"{self.name(network, batch, cell)}: {error}") from error
+
+    def _signals(self, shared: Shared, rule: Rule) -> Signals:
+        return Signals(shared.network, shared.pairs, rule, self.window, self.goal, shared)
+
+    def run(self, network: Label, batch: Label) -> _Found:
+        """Compute all rules and penalties of one network and batch."""
+        shared = Shared(self.networks[network], self.batches[batch], SharedSolver())
+        columns: dict[str, Array] = {}
+        failures = {}
+        for number, (cell, rule) in enumerate(self.cells.items()):
+            try:
+                signals = Signals(
+                    shared.network, shared.pairs, rule, self.window, self.goal, shared
+                )
+                for name, values in compared(signals).items():
+                    if name not in columns:
+                        columns[name] = np.full((len(self.cells), self.depth), np.nan)
+                    columns[name][number, : len(values)] = values
+            except ConvergenceError as error:
+                failures[cell] = error
+            except Exception as error:
+                error.add_note(f"It happened at {self.name(network, batch, cell)}.")
+                raise
+        return _Found(columns, failures)
+
+    def variables(
+        self, found: Mapping[tuple[Label, Label], _Found]
+    ) -> dict[str, tuple[list[str], Array]]:
+        """The variables of the Dataset."""
+        nothing = np.full((len(self.cells), self.depth), np.nan)
+        names = dict.fromkeys(name for unit in found.values() for name in unit.columns)
+        shape = [len(labels) for labels in self.axes.values()]
+        stacks = {
+            name: np.stack([found[unit].columns.get(name, nothing) for unit in self.units])
+            for name in names
+        }
+        return {name: (list(self.axes), stack.reshape(shape)) for name, stack in stacks.items()}
+
+    def warn_of_failures(self, found: Mapping[tuple[Label, Label], _Found]) -> None:
+        """Name the cells that are NaN.
+
+        Raises:
+            ConvergenceError: all of them are.
+        """
+        lines = [
+            f"{self.name(*unit, cell)}: {error}"
+            for unit in self.units
+            for cell, error in found[unit].failures.items()
+        ]
+        count = len(self.units) * len(self.cells)
+        if len(lines) == count:
+            raise ConvergenceError(f"No cell could be computed. {lines[0]}")
+        if lines:
+            shown = [*lines[:SHOWN], *(["..."] if len(lines) > SHOWN else [])]
+            message = f"{len(lines)} of {count} cells are NaN:"
+            warnings.warn("\n".join([message, *shown]), RuntimeWarning, stacklevel=3)
+
+
+SHOWN = 10  # failures that a warning spells out
+
+
+def _labelled(values: Any, name: str, kind: type) -> dict[Label, Any]:
+    """The entries of one argument by label.
+
+    Raises:
+        ValueError: none, or two equal labels.
+        TypeError: an entry or label of another type.
+    """
+    what = f"`{kind.__name__}` objects"
+    if isinstance(values, Mapping):
+        labels, entries = list(values), list(values.values())
+    else:
+        entries = list(inputs.sequence(values, name, what))
+        labels = [_own_label(entry, number) for number, entry in enumerate(entries)]
+    if not entries:
+        raise ValueError(f"{name} must hold at least one of the {what}, got none.")
+    for entry in entries:
+        if kind is Penalty:
+            Penalty.of(entry)
+        else:
+            inputs.instance(entry, kind, f"an entry of {name}", f"a `{kind.__name__}`")
+    for label in labels:
+        if not isinstance(label, str | int | float):
+            raise TypeError(
+                f"A label of {name} must be a word or a number, got {inputs.described(label)}."
+            )
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ValueError(
+            f"Two entries of {name} are called {twice!r}; pass a mapping from labels of your own."
+        )
+    return dict(zip(labels, entries, strict=True))
+
+
+def _own_label(entry: Any, number: int) -> Label:
+    if isinstance(entry, Rule):
+        return entry.name
+    return float(entry) if isinstance(entry, int | float | np.number) else number
+
+
+def _with_penalty(rule: Rule, penalty: Strength) -> Rule:
+    if isinstance(penalty, Penalty):
+        return replace(rule, penalty=penalty)
+    return rule.with_penalty(penalty)
