@@ -58,5 +58,5 @@ def test_the_table_has_a_row_for_each_statement_of_the_page():
     page = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
     headed = set(re.findall(r"^## (\d+)\.", page, re.MULTILINE)) | {"10", "11"}
     rows = set(re.findall(r"^\| (\d+) \|", page, re.MULTILINE))
-    assert headed == rows == {str(n) for n in range(1, 15)}
+    assert headed == rows >= {str(n) for n in range(1, 15)}
     assert "{" not in page.split("## Statement by statement")[1]
