@@ -51,9 +51,9 @@ class Step:
 STUCK = rules.Rule("stuck", TypeTwo(Step()), penalty=0.05)
 
 
-def assert_same(cell, network, pairs, rule):
+def assert_same(cell, network, pairs, rule, **options):
     """The cell of a sweep has the values of `compare`."""
-    alone = ll.compare(network, pairs, rule)
+    alone = ll.compare(network, pairs, rule, **options)
     assert set(cell) == set(alone)
     known = alone["condition_number"].fillna(1.0)
     # Values above a layer depend on the projections there.
@@ -110,6 +110,16 @@ def test_a_penalty_replaces_that_of_every_rule():
             assert_same(cell, network, pairs, rule.with_penalty(several[name]))
         cell = result.sel(network=0, batch=0, rule=label, penalty="metric")
         assert_same(cell, network, pairs, replace(rule, penalty=downstream))
+
+
+def test_windows_and_goals_are_those_of_compare():
+    options = {"window": 2, "goal": RULES["top"]}
+    network, pairs = NETWORKS["uniform"], BATCHES[0]
+    result = ll.sweep([network], [pairs], {"rule": RULE}, **options)
+    cell = result.isel(network=0, batch=0, rule=0)
+    assert_same(cell, network, pairs, RULE, **options)
+    plain = ll.compare(network, pairs, RULE)
+    assert abs(cell["cosine"].values[0] - plain["cosine"].values[0]) > 1e-3
 
 
 def test_the_number_of_workers_changes_no_bit():
