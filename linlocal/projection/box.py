@@ -110,7 +110,9 @@ class Box:
         over = np.maximum(gamma / upper - 1.0, -gamma / upper)
         slack = self.margin - m - self.width * gamma / upper
         beyond = np.where(below, -slack, np.where(above, slack, np.abs(slack)))
-        beyond /= abs(self.margin) + np.max(problem.pair_norms) * max(1.0, np.linalg.norm(b))
+        beyond /= abs(self.margin) + float(np.max(problem.pair_norms)) * max(
+            1.0, float(np.linalg.norm(b))
+        )
         violation = max(float(np.max(over)), float(np.max(beyond)), 0.0)
         outside = np.where(over > 0, np.where(gamma > 0, 1.0, -1.0), 0.0)
         outside[~(over > TOLERANCE)] = 0.0

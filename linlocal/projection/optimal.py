@@ -6,7 +6,7 @@ method solves all others (`projection.newton`). `projection.problem` states the 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +18,7 @@ from linlocal.projection import box as hinge, newton
 from linlocal.projection.problem import TOLERANCE, ConvergenceError, Projection, Rows, ScoreProblem
 from linlocal.threads import one_if_small
 
-Method = Literal["auto", "dual", "primal"]
+Method = Literal["auto", "dual", "primal", "iterative"]
 
 
 def optimal_projection(
@@ -39,8 +39,11 @@ def optimal_projection(
         loss: `TypeTwo`, `TypeOne`, `InfoNCE` or a `PairLoss` of your own.
         penalty: lam > 0.
         method: the unknowns of Newton's method: "dual" (one for each margin), "primal" (width x
-            context width) or "auto" (the fewer of the two). A linear score is solved in closed
-            form and a hinge by its dual active set, whatever the method.
+            context width); "iterative" for Newton's method with preconditioned conjugate
+            gradients, which builds no Newton matrix; or "auto": the fewer of the two sets of
+            unknowns, and "iterative" where both exceed 2,048 (512 for InfoNCE and kin). A linear
+            score is solved in closed form and a hinge by its dual active set, whatever the method.
+            All methods reach the same residual.
 
     Returns:
         The unique minimiser with its dual variables, residual and condition number.
@@ -74,8 +77,8 @@ def optimal_projection(
         raise ValueError(
             'The pairs have no negatives; build them with negatives="next" or negatives="random".'
         )
-    if not inputs.is_one_of(method, ("auto", "dual", "primal")):
-        raise ValueError(f'method must be "auto", "dual" or "primal", got {method!r}.')
+    if not inputs.is_one_of(method, get_args(Method)):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
 
     problem = ScoreProblem(anchors, contexts, pairs, loss, penalty)
     score = getattr(loss, "score", None)

@@ -26,13 +26,16 @@ from functools import cached_property
 
 import numpy as np
 import scipy.linalg
+from scipy.sparse import csr_array
 
+from linlocal import inputs
 from linlocal.inputs import Array
-from linlocal.losses import PairLoss
+from linlocal.losses import Curvature, PairLoss, explicit
 from linlocal.pairs import Direction
 
 TOLERANCE = 1e-13  # the relative residual that a solution must reach
 MAX_ITERATIONS = 200
+LARGEST_SPECTRUM = 2048  # margins up to which all eigenvalues are computed
 
 
 class ConvergenceError(RuntimeError):
@@ -73,7 +76,11 @@ class ScoreProblem:
     def __init__(self, z: Rows, c: Rows, pairs: Direction, loss: PairLoss, penalty: float) -> None:
         self.z, self.c, self.pairs, self.loss, self.penalty = z, c, pairs, loss, penalty
         self.contrasts = loss.contrasts(pairs)
-        self.pair_norms = z.norms[pairs.anchor_index] * c.norms[pairs.reference_index]
+
+    @cached_property
+    def pair_norms(self) -> Array:
+        """(pairs,) ||z|| ||c||, the Frobenius norm of each feature."""
+        return self.pairs.scores(self.z.norms[:, None], self.c.norms[:, None])
 
     @property
     def b_shape(self) -> tuple[int, int]:
@@ -87,9 +94,7 @@ class ScoreProblem:
 
     def margins(self, b: Array) -> Array:
         """m = T u = Phi vec(B), (margins,)."""
-        left = (self.z.rows @ b)[self.pairs.anchor_index]
-        u = np.einsum("pj,pj->p", left, self.c.rows[self.pairs.reference_index])
-        return self.contrasts.apply(u)
+        return self.contrasts.apply(self.pairs.scores(self.z.rows @ b, self.c.rows))
 
     def combine(self, gamma: Array) -> Array:
         """B = Phi^T gamma: the sum of the features, each weighted by its margin's entry of gamma.
@@ -98,16 +103,19 @@ class ScoreProblem:
             gamma: (margins,) weights, dual variables or derivatives by the margins.
         """
         coefficients = self.pairs.coefficient_matrix(self.contrasts.adjoint(gamma))
-        return self.z.rows.T @ (coefficients @ self.c.rows)
+        return np.asarray(self.z.rows.T @ (coefficients @ self.c.rows))
 
     def features(self) -> Array:
         """Phi, (margins, entries of B)."""
+        entries = self.num_entries * self.pairs.num_pairs
+        inputs.room(2 * entries, f"the features of {self.pairs.num_pairs} pairs")
         z = self.z.rows[self.pairs.anchor_index]
         c = self.c.rows[self.pairs.reference_index]
         return self.contrasts.apply(np.einsum("pi,pj->pij", z, c).reshape(len(z), -1))
 
     def kernel(self) -> Array:
         """Q = T [(Z Z^T) * (C C^T)] T^T, (margins, margins), gathered from two Gram matrices."""
+        inputs.room(2 * self.pairs.num_pairs**2, f"the kernel of {self.pairs.num_pairs} pairs")
         a, r = self.pairs.anchor_index, self.pairs.reference_index
         # Taking along one axis after the other is several times faster than a table of indices.
         kernel = (self.z.rows @ self.z.rows.T).take(a, axis=0).take(a, axis=1)
@@ -135,11 +143,52 @@ class ScoreProblem:
         return float(np.linalg.norm(gradient)) / terms if terms > 0 else 0.0
 
     def solution(
-        self, b: Array, m: Array, by_margin: Array, curvature: Array, iterations: int, method: str
+        self,
+        b: Array,
+        m: Array,
+        by_margin: Array,
+        curvature: Array | Curvature,
+        iterations: int,
+        method: str,
     ) -> Projection:
         residual = self.residual(b, by_margin, self.stationarity(b, by_margin))
         slopes = -self.contrasts.adjoint(by_margin)
         return Projection(slopes, m, residual, iterations, method, self, b, curvature)
+
+
+class NewtonMatrix:
+    """lam + Phi^T H Phi, applied to matrices shaped like B.
+
+    Args:
+        problem: the score problem.
+        curvature: H, at the margins of interest.
+    """
+
+    def __init__(self, problem: ScoreProblem, curvature: Array | Curvature) -> None:
+        self.problem, self.curvature = problem, Curvature.of(curvature)
+
+    def product(self, d: Array) -> Array:
+        """The matrix times ``d``."""
+        pushed = self.curvature.product(self.problem.margins(d))
+        return self.problem.stationarity(d, pushed)
+
+    def largest(self, steps: int = 30) -> float:
+        """The largest eigenvalue, from below: Lanczos' method from a fixed random start."""
+        q = np.random.default_rng(0).standard_normal(self.problem.b_shape)
+        q, before = q / np.linalg.norm(q), np.zeros_like(q)
+        on: list[float] = []
+        off: list[float] = []
+        largest = 0.0
+        for _ in range(min(steps, q.size)):
+            w = self.product(q) - (off[-1] if off else 0.0) * before
+            on.append(float(np.sum(w * q)))
+            w -= on[-1] * q
+            estimate = float(scipy.linalg.eigvalsh_tridiagonal(on, off)[-1])
+            off.append(float(np.linalg.norm(w)))
+            if off[-1] <= 1e-12 * estimate or estimate - largest <= 1e-6 * estimate:
+                return estimate
+            q, before, largest = w / off[-1], q, estimate
+        return largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +208,8 @@ class Projection:
             most about the machine epsilon times the larger of ``condition_number`` and
             ``cancellation``.
         iterations: the number of Newton steps.
-        method: the solver: "closed form", "dual", "primal" or "active set".
+        method: the solver: "closed form", "dual", "primal", "iterative" or "active set".
+        products: the products with a Newton matrix that "iterative" took, 0 for the others.
     """
 
     slopes: Array
@@ -169,7 +219,8 @@ class Projection:
     method: str
     _problem: ScoreProblem
     _b: Array
-    _curvature: Array
+    _curvature: Array | Curvature
+    products: int = 0
 
     @cached_property
     def matrix(self) -> Array:
@@ -190,7 +241,7 @@ class Projection:
         return float(np.linalg.norm(penalty - push)) / size if size > 0 else 0.0
 
     @cached_property
-    def coefficients(self) -> Array:
+    def coefficients(self) -> Array | csr_array:
         """sum_p beta_p e_a e_r^T, (anchors, references)."""
         return self._problem.pairs.coefficient_matrix(self.slopes)
 
@@ -206,18 +257,24 @@ class Projection:
         """Condition number of the Newton matrix lam I + H^(1/2) Q H^(1/2).
 
         The H of the hinge is infinite at its kink; there the condition number is that of Q among
-        the margins at the kink.
+        the margins at the kink. Beyond 2,048 margins it is (lam + largest) / lam, where Lanczos'
+        method finds the largest eigenvalue: the condition number itself where there are more
+        margins than entries of B, and elsewhere a bound.
         """
-        q, penalty = self._problem.kernel(), self._problem.penalty
-        if np.isinf(self._curvature).any():
-            free = np.flatnonzero(self._curvature)
+        penalty, curvature = self._problem.penalty, self._curvature
+        infinite = isinstance(curvature, np.ndarray) and bool(np.isinf(curvature).any())
+        if self._problem.contrasts.num_margins > LARGEST_SPECTRUM and not infinite:
+            return NewtonMatrix(self._problem, curvature).largest() / penalty
+        q, h = self._problem.kernel(), explicit(curvature)
+        if infinite:
+            free = np.flatnonzero(h)
             spectrum = scipy.linalg.eigvalsh(q[np.ix_(free, free)]) if free.size else np.ones(1)
             spectrum = spectrum[spectrum > spectrum[-1] * len(spectrum) * np.finfo(float).eps]
             return float(spectrum[-1] / spectrum[0]) if spectrum.size else 1.0
-        if self._curvature.ndim == 1:
-            half = np.diag(np.sqrt(self._curvature))
+        if h.ndim == 1:
+            half = np.diag(np.sqrt(h))
         else:
-            values, vectors = scipy.linalg.eigh(self._curvature)
+            values, vectors = scipy.linalg.eigh(h)
             half = vectors * np.sqrt(np.maximum(values, 0.0))
         spectrum = np.maximum(scipy.linalg.eigvalsh(half.T @ q @ half), 0.0)
         return float((penalty + spectrum[-1]) / (penalty + spectrum[0]))

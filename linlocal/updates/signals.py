@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from linlocal.pairs import Direction, Pairs
 from linlocal.projection import Projection, Rows, optimal_projection
 from linlocal.rules import JudgedContext, Rule
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -30,14 +33,15 @@ class Scored:
 
     Attributes:
         direction: the view direction.
-        coefficients: the slopes as a matrix, sum_p beta_p e_a e_r^T, (anchors, references).
+        coefficients: the slopes as a matrix, sum_p beta_p e_a e_r^T, (anchors, references); sparse
+            where it is large (`Direction.coefficient_matrix`).
         projected: P_l^T B_l c, what each reference sends to an anchor, (references, width_l).
         contexts: C_l, (references, context width).
         projection: the optimal projection, or None if B_l is fixed.
     """
 
     direction: Direction
-    coefficients: Array
+    coefficients: Array | csr_array
     projected: Array
     contexts: Array
     projection: Projection | None
@@ -45,7 +49,7 @@ class Scored:
     @property
     def error(self) -> Array:
         """The local error signal at the anchors, (anchors, width_l)."""
-        return self.coefficients @ self.projected
+        return np.asarray(self.coefficients @ self.projected)
 
 
 class Signals:
@@ -117,7 +121,7 @@ class Signals:
     @property
     def size(self) -> int:
         """The largest number of rows of a matrix in these computations."""
-        return max(*self.network.widths, *(len(d.anchor) for d in self.pairs.directions))
+        return max(*self.network.widths, *(d.num_pairs for d in self.pairs.directions))
 
     # -- read-outs and contexts ----------------------------------------------------------------
 
@@ -217,7 +221,7 @@ class Signals:
                 # The scores are those of the top layer, so the slopes are too, even at a kink.
                 coefficients = self.scored(self.network.depth)[number].coefficients
             else:
-                scores = (z @ projected.T)[direction.anchor_index, direction.reference_index]
+                scores = direction.scores(z, projected)
                 contrasts = loss.contrasts(direction)
                 by_score = contrasts.adjoint(loss.gradient(contrasts.apply(scores), direction))
                 coefficients = direction.coefficient_matrix(-by_score)
