@@ -141,8 +141,8 @@ class InfoNCE:
     def curvature(self, m: Array, pairs: Direction) -> Array | Curvature:
         p, norm = self._negatives(m, pairs)
         weight, groups = 1.0 / (self.temperature**2 * _num_positives(pairs)), pairs.negative_groups
-        # The diagonal of the Hessian by the scores is weight q (1 - q), q the probability of a pair:
-        # p for a negative, exp(-norm) = 1 - sum p for the positive one.
+        # By the scores, the diagonal of the Hessian is weight q (1 - q), q the probability of a
+        # pair: p for a negative, exp(-norm) = 1 - sum p for the positive one.
         contrasts = self.contrasts(pairs)
         positive = contrasts.weigh(weight * p * groups.spread(np.exp(-norm)))
         by_pair = np.where(
