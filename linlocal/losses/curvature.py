@@ -20,19 +20,19 @@ class Curvature(ABC):
 
     @abstractmethod
     def product(self, v: Array) -> Array:
-        """H v, (margins,)."""
-
-    @abstractmethod
-    def by_pair(self, contrasts: Contrasts) -> Array:
-        """About the diagonal of T^T H T, (pairs,); it serves a preconditioner."""
+        """H v, (margins,); ``v`` may be overwritten."""
 
     @property
     @abstractmethod
-    def num_margins(self) -> int:
-        """Rows of H."""
+    def diagonal(self) -> Array:
+        """The diagonal of H, (margins,), or about it: it serves a preconditioner."""
+
+    def by_score(self, contrasts: Contrasts) -> Curvature:
+        """T^T H T, the Hessian by the scores of the pairs."""
+        return Through(self, contrasts)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        columns = [self.product(column) for column in np.eye(self.num_margins)]
+        columns = [self.product(column.copy()) for column in np.eye(len(self.diagonal))]
         return np.asarray(columns, dtype=dtype)
 
     @classmethod
@@ -49,20 +49,40 @@ def explicit(given: Array | Curvature) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
+class Through(Curvature):
+    """T^T H T, (pairs, pairs).
+
+    Attributes:
+        inner: H.
+        contrasts: T.
+    """
+
+    inner: Curvature
+    contrasts: Contrasts
+
+    def product(self, v: Array) -> Array:
+        return self.contrasts.adjoint(self.inner.product(self.contrasts.apply(v)))
+
+    @property
+    def diagonal(self) -> Array:
+        return self.contrasts.weigh(self.inner.diagonal)
+
+
+@dataclass(frozen=True, eq=False)
 class Diagonal(Curvature):
     """H = diag(h), h of shape (margins,)."""
 
     h: Array
 
-    @property
-    def num_margins(self) -> int:
-        return len(self.h)
-
     def product(self, v: Array) -> Array:
-        return self.h * v
+        return np.multiply(self.h, v, out=v)
 
-    def by_pair(self, contrasts: Contrasts) -> Array:
-        return contrasts.weigh(self.h)
+    @property
+    def diagonal(self) -> Array:
+        return self.h
+
+    def by_score(self, contrasts: Contrasts) -> Curvature:
+        return self if contrasts.only_signs else super().by_score(contrasts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,46 +91,38 @@ class Dense(Curvature):
 
     matrix: Array
 
-    @property
-    def num_margins(self) -> int:
-        return len(self.matrix)
-
     def product(self, v: Array) -> Array:
         return np.asarray(self.matrix @ v)
 
-    def by_pair(self, contrasts: Contrasts) -> Array:
-        return contrasts.weigh(self.matrix.diagonal())
+    @property
+    def diagonal(self) -> Array:
+        return self.matrix.diagonal()
 
 
 @dataclass(frozen=True, eq=False)
 class Softmax(Curvature):
-    """H = weight (diag(p) - p p^T) within each group: the Hessian of a sum of log-sum-exp.
+    """H = w (diag(p) - p p^T) within each group: the Hessian of a sum of log-sum-exp.
 
     Attributes:
         p: (margins,) probabilities, whose sums over a group are at most 1. What is missing to 1
             is the probability of a member whose logit is fixed at 0.
         groups: the groups.
-        weight: one factor for all groups, or (margins,) equal within a group.
-        pair_weights: (pairs,) about the diagonal of T^T H T.
+        weighted: (margins,) w p; w is the same in a group.
+        scores: the same Hessian by the scores, if T is not the identity.
     """
 
     p: Array
     groups: Groups
-    weight: float | Array
-    pair_weights: Array
-
-    @property
-    def num_margins(self) -> int:
-        return len(self.p)
+    weighted: Array
+    scores: Softmax | None = None
 
     def product(self, v: Array) -> Array:
-        # weight p (v - sum of p v over the group), with few copies: a table of pairs is large.
-        result = self.p * v
-        mean = self.groups.spread(self.groups.total(result))
-        np.subtract(v, mean, out=mean)
-        mean *= self.p
-        mean *= self.weight
-        return mean
+        self.groups.subtract(self.groups.inner(self.p, v), v)
+        return np.multiply(self.weighted, v, out=v)
 
-    def by_pair(self, contrasts: Contrasts) -> Array:
-        return self.pair_weights
+    @property
+    def diagonal(self) -> Array:
+        return self.weighted * (1.0 - self.p)
+
+    def by_score(self, contrasts: Contrasts) -> Curvature:
+        return self if self.scores is None else self.scores

@@ -139,16 +139,13 @@ class InfoNCE:
         return p
 
     def curvature(self, m: Array, pairs: Direction) -> Array | Curvature:
-        p, norm = self._negatives(m, pairs)
-        weight, groups = 1.0 / (self.temperature**2 * _num_positives(pairs)), pairs.negative_groups
-        # By the scores, the diagonal of the Hessian is weight q (1 - q), q the probability of a
-        # pair: p for a negative, exp(-norm) = 1 - sum p for the positive one.
-        contrasts = self.contrasts(pairs)
-        positive = contrasts.weigh(weight * p * groups.spread(np.exp(-norm)))
-        by_pair = np.where(
-            contrasts.adjoint(p) > 0, positive, contrasts.weigh(weight * p * (1.0 - p))
-        )
-        return Softmax(p, groups, weight, by_pair)
+        p, _ = self._negatives(m, pairs)
+        weight = 1.0 / (self.temperature**2 * _num_positives(pairs))
+        # T^T p is minus the probability of a negative pair, and one minus that of a positive one.
+        q = self.contrasts(pairs).adjoint(p)
+        np.subtract(pairs.positive_mask & (q > 0), q, out=q)
+        by_score = Softmax(q, pairs.groups, weight * q)
+        return Softmax(p, pairs.negative_groups, weight * p, by_score)
 
 
 @dataclass(frozen=True)
@@ -196,8 +193,7 @@ class SupervisedInfoNCE:
     def curvature(self, m: Array, pairs: Direction) -> Array | Curvature:
         p, _, _, share = self._judged(m, pairs)
         groups = pairs.reference_groups
-        weight = groups.spread(share / self.temperature**2)
-        return Softmax(p, groups, weight, weight * p * (1.0 - p))
+        return Softmax(p, groups, groups.spread(share / self.temperature**2) * p)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ class Contrasts(ABC):
     def num_margins(self) -> int:
         """Rows of T."""
 
+    @property
+    def only_signs(self) -> bool:
+        """Whether T is a diagonal of signs, so that T^T diag(h) T = diag(h)."""
+        return False
+
     @abstractmethod
     def apply(self, u: Array) -> Array:
         """T u; u is (pairs,) or (pairs, anything)."""
@@ -54,6 +59,10 @@ class Plain(Contrasts):
         """As many as pairs."""
         return self.num_pairs
 
+    @property
+    def only_signs(self) -> bool:
+        return True
+
     def apply(self, u: Array) -> Array:
         return u
 
@@ -77,6 +86,10 @@ class Signed(Contrasts):
     def num_margins(self) -> int:
         """As many as pairs."""
         return len(self.sign)
+
+    @property
+    def only_signs(self) -> bool:
+        return True
 
     def apply(self, u: Array) -> Array:
         return self.sign.reshape(-1, *[1] * (u.ndim - 1)) * u

@@ -131,6 +131,11 @@ class Direction:
         return Labelled(self.positive_of)
 
     @cached_property
+    def groups(self) -> Groups:
+        """The pairs by `group`: a positive pair with its negatives."""
+        return Labelled(self.group)
+
+    @cached_property
     def reference_groups(self) -> Groups:
         """The pairs by their reference, in the order of `reference_rows`."""
         return Labelled(self.reference_index)

@@ -25,6 +25,14 @@ class Groups(ABC):
     def spread(self, y: Array) -> Array:
         """(members,) the number of its group, for every member."""
 
+    def inner(self, x: Array, y: Array) -> Array:
+        """(groups,) the sum of x y over the members of each group."""
+        return self.total(x * y)
+
+    def subtract(self, y: Array, x: Array) -> None:
+        """Subtract from every member in ``x`` the number of its group, in place."""
+        x -= self.spread(y)
+
 
 class Labelled(Groups):
     """Groups by a label for each member.
@@ -72,3 +80,11 @@ class Equal(Groups):
 
     def spread(self, y: Array) -> Array:
         return np.repeat(y, self.size)
+
+    def inner(self, x: Array, y: Array) -> Array:
+        rows = (each.reshape(-1, self.size) for each in (x, y))
+        return np.asarray(np.einsum("ij,ij->i", *rows))
+
+    def subtract(self, y: Array, x: Array) -> None:
+        table = x.reshape(-1, self.size)
+        table -= y[:, None]

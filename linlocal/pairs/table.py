@@ -130,6 +130,10 @@ class Table(Direction):
     def reference_groups(self) -> Groups:
         return Equal(self.n)
 
+    @cached_property
+    def groups(self) -> Groups:
+        return Equal(self.n)
+
 
 @dataclass(frozen=True, eq=False)
 class _Signed(Contrasts):
@@ -140,6 +144,10 @@ class _Signed(Contrasts):
     @property
     def num_margins(self) -> int:
         return self.n**2
+
+    @property
+    def only_signs(self) -> bool:
+        return True
 
     def apply(self, u: Array) -> Array:
         m = -u

@@ -108,8 +108,8 @@ def _ignores_references(matrix: NewtonMatrix) -> bool:
     anchors, references = (rng.random((len(a.rows), 1)) for a in (problem.z, problem.c))
 
     def pushed(left: Array, right: Array) -> float:
-        m = problem.contrasts.apply(problem.pairs.scores(left, right))
-        return float(np.linalg.norm(matrix.curvature.product(m)))
+        u = problem.pairs.scores(left, right)
+        return float(np.linalg.norm(matrix.curvature.product(u)))
 
     return pushed(np.ones_like(anchors), references) <= 1e-10 * pushed(anchors, references)
 
@@ -166,7 +166,7 @@ class KrylovSteps:
         return step
 
     def _prepared(self, matrix: NewtonMatrix) -> Preconditioner:
-        weights = matrix.curvature.by_pair(self.problem.contrasts)
+        weights = matrix.curvature.diagonal
         old = self._preconditioner
         if old is None or np.abs(weights - old.weights).sum() > REBUILT * old.weights.sum():
             self._preconditioner = old = Preconditioner(matrix, weights)

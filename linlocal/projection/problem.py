@@ -162,15 +162,21 @@ class NewtonMatrix:
     Args:
         problem: the score problem.
         curvature: H, at the margins of interest.
+
+    Attributes:
+        curvature: T^T H T, the Hessian by the scores.
     """
 
     def __init__(self, problem: ScoreProblem, curvature: Array | Curvature) -> None:
-        self.problem, self.curvature = problem, Curvature.of(curvature)
+        self.problem = problem
+        self.curvature = Curvature.of(curvature).by_score(problem.contrasts)
 
     def product(self, d: Array) -> Array:
         """The matrix times ``d``."""
-        pushed = self.curvature.product(self.problem.margins(d))
-        return self.problem.stationarity(d, pushed)
+        problem, pairs = self.problem, self.problem.pairs
+        z, c = problem.z.rows, problem.c.rows
+        pushed = pairs.coefficient_matrix(self.curvature.product(pairs.scores(z @ d, c)))
+        return np.asarray(problem.penalty * d + z.T @ (pushed @ c))
 
     def largest(self, steps: int = 30) -> float:
         """The largest eigenvalue, from below: Lanczos' method from a fixed random start."""
