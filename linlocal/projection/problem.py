@@ -35,7 +35,9 @@ from linlocal.pairs import Direction
 
 TOLERANCE = 1e-13  # the relative residual that a solution must reach
 MAX_ITERATIONS = 200
-LARGEST_SPECTRUM = 2048  # margins up to which all eigenvalues are computed
+MOST_MARGINS = 2048  # of a problem whose eigenvalues are all computed
+MOST_COUPLED = 512  # the same where the curvature is not diagonal
+MOST_ENTRIES = 512  # of a B whose Newton matrix is formed for its largest eigenvalue
 
 
 class ConvergenceError(RuntimeError):
@@ -115,7 +117,11 @@ class ScoreProblem:
 
     def kernel(self) -> Array:
         """Q = T [(Z Z^T) * (C C^T)] T^T, (margins, margins), gathered from two Gram matrices."""
-        inputs.room(2 * self.pairs.num_pairs**2, f"the kernel of {self.pairs.num_pairs} pairs")
+        inputs.room(
+            2 * self.pairs.num_pairs**2,
+            f"The kernel of {self.pairs.num_pairs} pairs, which a hinge and the dual method need "
+            '(a smooth score like softplus with method="iterative" does not),',
+        )
         a, r = self.pairs.anchor_index, self.pairs.reference_index
         # Taking along one axis after the other is several times faster than a table of indices.
         kernel = (self.z.rows @ self.z.rows.T).take(a, axis=0).take(a, axis=1)
@@ -178,7 +184,12 @@ class NewtonMatrix:
         pushed = pairs.coefficient_matrix(self.curvature.product(pairs.scores(z @ d, c)))
         return np.asarray(problem.penalty * d + z.T @ (pushed @ c))
 
-    def largest(self, steps: int = 30) -> float:
+    def dense(self) -> Array:
+        """The whole matrix, (entries of B, entries of B)."""
+        identity = np.eye(self.problem.num_entries).reshape(-1, *self.problem.b_shape)
+        return np.array([self.product(d).ravel() for d in identity])
+
+    def largest(self, steps: int = 50) -> float:
         """The largest eigenvalue, from below: Lanczos' method from a fixed random start."""
         q = np.random.default_rng(0).standard_normal(self.problem.b_shape)
         q, before = q / np.linalg.norm(q), np.zeros_like(q)
@@ -263,20 +274,24 @@ class Projection:
         """Condition number of the Newton matrix lam I + H^(1/2) Q H^(1/2).
 
         The H of the hinge is infinite at its kink; there the condition number is that of Q among
-        the margins at the kink. Beyond 2,048 margins it is (lam + largest) / lam, where Lanczos'
-        method finds the largest eigenvalue: the condition number itself where there are more
-        margins than entries of B, and elsewhere a bound.
+        the margins at the kink. With more margins than entries of B the smallest eigenvalue is lam.
+        Beyond 2,048 margins (512 where H is not diagonal) we take lam, too, which makes the number
+        a bound if the entries are still more; and Lanczos' method finds the largest eigenvalue.
         """
-        penalty, curvature = self._problem.penalty, self._curvature
-        infinite = isinstance(curvature, np.ndarray) and bool(np.isinf(curvature).any())
-        if self._problem.contrasts.num_margins > LARGEST_SPECTRUM and not infinite:
-            return NewtonMatrix(self._problem, curvature).largest() / penalty
-        q, h = self._problem.kernel(), explicit(curvature)
-        if infinite:
-            free = np.flatnonzero(h)
-            spectrum = scipy.linalg.eigvalsh(q[np.ix_(free, free)]) if free.size else np.ones(1)
+        problem, given = self._problem, self._curvature
+        penalty, margins = problem.penalty, problem.contrasts.num_margins
+        coupled = isinstance(given, Curvature)
+        if not coupled and bool(np.isinf(given).any()):
+            free = np.flatnonzero(given)
+            q = problem.kernel()[np.ix_(free, free)]
+            spectrum = scipy.linalg.eigvalsh(q) if free.size else np.ones(1)
             spectrum = spectrum[spectrum > spectrum[-1] * len(spectrum) * np.finfo(float).eps]
             return float(spectrum[-1] / spectrum[0]) if spectrum.size else 1.0
+        if problem.num_entries < min(margins, MOST_ENTRIES):
+            return float(scipy.linalg.eigvalsh(NewtonMatrix(problem, given).dense())[-1]) / penalty
+        if margins > (MOST_COUPLED if coupled else MOST_MARGINS):
+            return NewtonMatrix(problem, given).largest() / penalty
+        h, q = explicit(given), problem.kernel()
         if h.ndim == 1:
             half = np.diag(np.sqrt(h))
         else:
