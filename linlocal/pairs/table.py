@@ -48,6 +48,9 @@ class Table(Direction):
         self.__dict__["anchor_rows"] = rows["anchors"]
         self.__dict__["reference_rows"] = rows["references"]
 
+    def __repr__(self) -> str:
+        return f"Table of {self.n} anchors and {self.n} references"
+
     @property
     def n(self) -> int:
         """How many anchors there are, and how many references."""

@@ -22,6 +22,8 @@ from their mean, which would else be by far its largest entry.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.linalg
 
@@ -155,7 +157,10 @@ class KrylovSteps:
         for _ in range(MOST_PRODUCTS):
             pushed = matrix.product(towards)
             self.products += 1
-            length = along / float(np.sum(towards * pushed))
+            curved = float(np.sum(towards * pushed))
+            if not (curved > 0 and math.isfinite(along)):  # the gradient is zero, or rounding
+                break
+            length = along / curved
             step += length * towards
             rest -= length * pushed
             if np.linalg.norm(rest) <= goal:

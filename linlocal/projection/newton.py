@@ -17,6 +17,7 @@ until it lowers the energy enough (`_lowers`); they differ because of rounding:
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg.lapack
@@ -28,6 +29,7 @@ from linlocal.projection.problem import (
     MAX_ITERATIONS,
     TOLERANCE,
     ConvergenceError,
+    NewtonMatrix,
     Projection,
     ScoreProblem,
 )
@@ -108,15 +110,23 @@ class PrimalSteps:
     """Newton steps of b = vec(B): (lam I + Phi^T H Phi) step = -(lam b + Phi^T grad phi)."""
 
     def __init__(self, problem: ScoreProblem) -> None:
-        self.problem, self.features = problem, problem.features()
+        self.problem = problem
+
+    @cached_property
+    def features(self) -> Array:
+        """Phi, (margins, entries of B)."""
+        return self.problem.features()
 
     def step(self, b: Array, by_margin: Array, curvature: Array | Curvature) -> Array:
         """The step of B."""
         gradient = self.problem.stationarity(b, by_margin)
-        h = explicit(curvature)
-        weighted = h[:, None] * self.features if h.ndim == 1 else h @ self.features
-        newton = self.features.T @ weighted
-        np.fill_diagonal(newton, newton.diagonal() + self.problem.penalty)
+        if isinstance(curvature, Curvature):
+            newton = NewtonMatrix(self.problem, curvature).dense()
+        else:
+            diagonal = curvature.ndim == 1
+            weighted = curvature[:, None] * self.features if diagonal else curvature @ self.features
+            newton = self.features.T @ weighted
+            np.fill_diagonal(newton, newton.diagonal() + self.problem.penalty)
         return -_solve_positive(newton, gradient.ravel()).reshape(b.shape)
 
     def accept(self, length: float) -> None:
