@@ -47,8 +47,8 @@ MEASURED = """\
     under rotations, so `Delta W_l = B B^T W_l lam` is a symmetric stretch, which the retraction
     undoes. Under the metric penalty all layers learn and stay exact (figure
     `exactness_in_training`).
-17. **Many pairs.** The dual problem has an unknown for each margin, the primal one for each entry of
-    B. Where both are many, a Newton step is solved by conjugate gradients. One product with the
+17. **Many pairs.** The dual problem has an unknown for each margin, the primal one for each entry
+    of B. Where both are many, a Newton step is solved by conjugate gradients. One product with the
     Newton matrix, `lam D + Z^T (T^T H T)[Z D C^T] C`, takes two products of matrices and one pass
     over the pairs. With all in-batch negatives (`negatives="all"`) the scores are a table, and for
     InfoNCE `H[T] = P * (T - rowsum(P * T)) / (n temperature^2)`, P the softmax of each reference.
