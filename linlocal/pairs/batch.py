@@ -98,6 +98,7 @@ class Pairs:
             ValueError: shapes differ, non-finite entries, an empty batch, too few samples for the
                 negatives, no generator for random ones, or a stack of views of which only one is
                 an anchor.
+            MemoryError: negatives="all" of more samples than a table fits for.
         """
         first = inputs.matrix(x, "x", "(samples, width)")
         second = inputs.matrix(x_view, "x_view", "(samples, width)")
