@@ -171,6 +171,7 @@ class Pairs:
         )
         patches = grid.transpose(1, 3, 0, 2, 4).reshape(rows, columns * count, patch_size**2)
         upper, lower = np.concatenate(patches[:-1]), np.concatenate(patches[1:])
+        del stack, grid, patches  # of a data set, each is as large as the images
         return cls.from_views(
             upper,
             lower,
