@@ -855,7 +855,7 @@ CASES = {
         "unknown method": (
             lambda: solve(method="sgd"),
             ValueError,
-            'one of auto, dual, primal, iterative, got \'sgd\'',
+            "one of auto, dual, primal, iterative, got 'sgd'",
         ),
     },
     "local_update": {
