@@ -183,7 +183,7 @@ def missing(door: str, documented: set[str]) -> list[str]:
 
 
 def test_what_no_page_shows_is_found():
-    shown = {"linlocal.Pairs", "linlocal.pairs.Contrasts"}
+    shown = {"linlocal.Pairs", *(f"linlocal.pairs.{n}" for n in ("Contrasts", "Groups", "Table"))}
     assert missing("linlocal.pairs", shown) == ["linlocal.pairs.Direction"]
     assert missing("linlocal.pairs", {*shown, "linlocal.Direction"}) == []
 

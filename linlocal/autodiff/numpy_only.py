@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linlocal.losses import Goodness, PairLoss, ViewLoss
+from linlocal.losses import Goodness, PairLoss, ViewLoss, explicit
 from linlocal.pairs import Direction
 
 Array = NDArray[np.float64]
@@ -230,7 +230,7 @@ class _Curved(torch.autograd.Function):
     @staticmethod
     def forward(m: Tensor, vector: Tensor, told: Any) -> Tensor:
         loss, pairs = told
-        hessian = by_numpy(lambda array: loss.curvature(array, pairs), m)
+        hessian = by_numpy(lambda array: explicit(loss.curvature(array, pairs)), m)
         return hessian * vector if hessian.ndim == 1 else hessian @ vector
 
     @staticmethod

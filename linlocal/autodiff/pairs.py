@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from linlocal.autodiff.numpy_only import NumpyGoodness, NumpyPairLoss
 from linlocal.autodiff.scores import score_formula
-from linlocal.losses import Goodness, InfoNCE, PairLoss, TypeOne, TypeTwo
+from linlocal.losses import (
+    Goodness,
+    InfoNCE,
+    PairLoss,
+    SpectralScores,
+    SupervisedInfoNCE,
+    TypeOne,
+    TypeTwo,
+)
+from linlocal.pairs import Direction
+
+
+@runtime_checkable
+class OfScores(Protocol):
+    """A loss of scored pairs that judges the list of scores of a whole direction."""
+
+    def of_scores(self, u: Tensor, pairs: Direction) -> Tensor:
+        """The loss of the scores (pairs,)."""
+        ...
 
 
 class PairFormula(Protocol):
@@ -40,6 +59,8 @@ def pair_formula(loss: PairLoss) -> PairFormula:
     Args:
         loss: one of `linlocal.losses`, or your own.
     """
+    if type(loss) is SupervisedInfoNCE:
+        return _SupervisedInfoNCE(loss)
     known = _FORMULAS.get(type(loss))
     return NumpyPairLoss(loss) if known is None else partial(known, loss)
 
@@ -96,6 +117,34 @@ def _info_nce(
     return -torch.log_softmax(logits, 1)[:, 0].mean()
 
 
+def _spectral_scores(
+    loss: SpectralScores, positive: Tensor, negative: Tensor, real: Tensor | None = None
+) -> Tensor:
+    return -2.0 * positive.mean() + _mean(negative**2, real)
+
+
+class _SupervisedInfoNCE:
+    """Several positives for each reference: cross-entropy in rows of a table of references."""
+
+    def __init__(self, loss: SupervisedInfoNCE) -> None:
+        self.loss = loss
+
+    def __call__(self, positive: Tensor, negative: Tensor, real: Tensor | None = None) -> Tensor:
+        """With one positive pair for each reference it is InfoNCE."""
+        return _info_nce(InfoNCE(self.loss.temperature), positive, negative, real)
+
+    def of_scores(self, u: Tensor, pairs: Direction) -> Tensor:
+        terms = []
+        for row in np.unique(pairs.reference):
+            mine = torch.from_numpy(pairs.reference == row)
+            good = torch.from_numpy((pairs.reference == row) & (pairs.sign > 0))
+            if good.any():
+                logits = u[mine] / self.loss.temperature
+                pulled = u[good].mean() / self.loss.temperature
+                terms.append(torch.logsumexp(logits, 0) - pulled)
+        return torch.stack(terms).mean()
+
+
 def _mean(values: Tensor, real: Tensor | None) -> Tensor:
     return values.mean() if real is None else (values * real).sum() / real.sum()
 
@@ -104,4 +153,5 @@ _FORMULAS: dict[type, Callable[..., Tensor]] = {
     TypeTwo: _type_two,
     TypeOne: _type_one,
     InfoNCE: _info_nce,
+    SpectralScores: _spectral_scores,
 }

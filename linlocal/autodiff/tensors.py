@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from linlocal.autodiff.numpy_only import NumpyPairLoss
-from linlocal.autodiff.pairs import PairFormula
+from linlocal.autodiff.pairs import OfScores, PairFormula
 from linlocal.pairs import Direction
 
 
@@ -19,7 +18,7 @@ def judged(formula: PairFormula, u: torch.Tensor, d: Direction) -> torch.Tensor:
     """
     if d.num_negatives == 0:
         raise ValueError("The pairs have no negatives, but the rule needs them.")
-    if isinstance(formula, NumpyPairLoss):
+    if isinstance(formula, OfScores):
         return formula.of_scores(u, d)
     positive = np.flatnonzero(d.sign > 0)
     rows = [np.flatnonzero((d.sign < 0) & (d.group == d.group[p])) for p in positive]

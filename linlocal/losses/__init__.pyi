@@ -1,7 +1,15 @@
 from . import scores as scores, shape as shape
+from .curvature import Curvature as Curvature, explicit as explicit
 from .goodness import Goodness as Goodness
 from .normality import SlicedNormality as SlicedNormality
-from .pairs import InfoNCE as InfoNCE, PairLoss as PairLoss, TypeOne as TypeOne, TypeTwo as TypeTwo
+from .pairs import (
+    InfoNCE as InfoNCE,
+    PairLoss as PairLoss,
+    SpectralScores as SpectralScores,
+    SupervisedInfoNCE as SupervisedInfoNCE,
+    TypeOne as TypeOne,
+    TypeTwo as TypeTwo,
+)
 from .scores import (
     Hinge as Hinge,
     Linear as Linear,

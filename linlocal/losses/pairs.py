@@ -13,6 +13,7 @@ import numpy as np
 from linlocal import inputs
 from linlocal.inputs import Array
 from linlocal.losses import scores
+from linlocal.losses.curvature import Curvature, Softmax
 from linlocal.losses.scores import Score
 from linlocal.pairs import Contrasts, Direction
 
@@ -33,8 +34,8 @@ class PairLoss(Protocol):
         """d phi / d m, (margins,)."""
         ...
 
-    def curvature(self, m: Array, pairs: Direction) -> Array:
-        """The Hessian of phi: its diagonal (margins,) if it is diagonal, else the whole matrix."""
+    def curvature(self, m: Array, pairs: Direction) -> Array | Curvature:
+        """The Hessian of phi: its diagonal (margins,), the whole matrix, or a `Curvature`."""
         ...
 
 
@@ -122,29 +123,110 @@ class InfoNCE:
     def contrasts(self, pairs: Direction) -> Contrasts:
         return pairs.differences
 
-    def _groups(self, pairs: Direction) -> tuple[Array, int]:
-        """(groups with negatives, margins) membership matrix and the number of positive pairs."""
-        _, group = np.unique(pairs.positive_of, return_inverse=True)
-        member = (group == np.arange(group.max() + 1)[:, None]).astype(np.float64)
-        return member, len(pairs.sign) - pairs.num_negatives
-
     def value(self, m: Array, pairs: Direction) -> float:
-        member, count = self._groups(pairs)
-        logits = np.where(member > 0, -m / self.temperature, -np.inf)
-        return float(np.sum(np.logaddexp(0.0, np.logaddexp.reduce(logits, axis=1)))) / count
+        _, norm = self._negatives(m, pairs)
+        return float(np.sum(norm)) / _num_positives(pairs)
 
-    def _probabilities(self, m: Array, pairs: Direction) -> tuple[Array, Array, int]:
-        """Probability of each negative within its group, which also holds the positive."""
-        member, count = self._groups(pairs)
-        logits = np.where(member > 0, -m / self.temperature, -np.inf)
-        norm = np.logaddexp(0.0, np.logaddexp.reduce(logits, axis=1))
-        return np.exp(-m / self.temperature - norm @ member), member, count
+    def _negatives(self, m: Array, pairs: Direction) -> tuple[Array, Array]:
+        """The probability of each negative within its group, which also holds the positive.
+
+        Returns:
+            The probabilities (margins,), and log(1 + sum_j exp(-m_j / temperature)), (groups,).
+        """
+        groups = pairs.negative_groups
+        logits = m / -self.temperature
+        top = groups.largest(logits)
+        logits -= groups.spread(top)
+        p = np.exp(logits, out=logits)
+        top_and_sum = top + np.log(groups.total(p))
+        norm = np.logaddexp(0.0, top_and_sum)
+        p *= groups.spread(np.exp(top - norm))
+        return p, norm
 
     def gradient(self, m: Array, pairs: Direction) -> Array:
-        p, _, count = self._probabilities(m, pairs)
-        return -p / (self.temperature * count)
+        p, _ = self._negatives(m, pairs)
+        p *= -1.0 / (self.temperature * _num_positives(pairs))
+        return p
 
-    def curvature(self, m: Array, pairs: Direction) -> Array:
-        p, member, count = self._probabilities(m, pairs)
-        same_group = member.T @ member
-        return (np.diag(p) - same_group * np.outer(p, p)) / (self.temperature**2 * count)
+    def curvature(self, m: Array, pairs: Direction) -> Array | Curvature:
+        p, _ = self._negatives(m, pairs)
+        weight = 1.0 / (self.temperature**2 * _num_positives(pairs))
+        # T^T p is minus the probability of a negative pair, and one minus that of a positive one.
+        q = self.contrasts(pairs).adjoint(p)
+        np.subtract(pairs.positive_mask & (q > 0), q, out=q)
+        by_score = Softmax(q, pairs.groups, weight * q)
+        return Softmax(p, pairs.negative_groups, weight * p, by_score)
+
+
+@dataclass(frozen=True)
+class SupervisedInfoNCE:
+    """InfoNCE with several positives: cross-entropy against the even distribution over them.
+
+    mean over references r of log sum_{p in r} exp(u_p / temperature) - mean over the positive pairs
+    p in r of u_p / temperature, where "p in r" are all pairs of the reference, positive or not.
+    Khosla et al. 2020 (arXiv 2004.11362), eq. 2, of bilinear scores. With one positive pair for
+    each reference it is `InfoNCE`. References without a positive pair are left out.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        inputs.keep(self, inputs.positive, "temperature")
+
+    def contrasts(self, pairs: Direction) -> Contrasts:
+        return pairs.plain
+
+    def _judged(self, m: Array, pairs: Direction) -> tuple[Array, Array, Array, Array]:
+        """Probabilities and targets by pair; log-sum-exp and the share in the mean by reference."""
+        groups, positive = pairs.reference_groups, pairs.positive_mask.astype(np.float64)
+        count = groups.total(positive)
+        share = (count > 0) / np.sum(count > 0)
+        target = positive / groups.spread(np.maximum(count, 1.0))
+        logits = m / self.temperature
+        top = groups.largest(logits)
+        p = np.exp(logits - groups.spread(top))
+        total = groups.total(p)
+        p /= groups.spread(total)
+        return p, target, top + np.log(total), share
+
+    def value(self, m: Array, pairs: Direction) -> float:
+        _, target, norm, share = self._judged(m, pairs)
+        pulled = pairs.reference_groups.total(target * m) / self.temperature
+        return float(share @ (norm - pulled))
+
+    def gradient(self, m: Array, pairs: Direction) -> Array:
+        p, target, _, share = self._judged(m, pairs)
+        p -= target
+        p *= pairs.reference_groups.spread(share / self.temperature)
+        return p
+
+    def curvature(self, m: Array, pairs: Direction) -> Array | Curvature:
+        p, _, _, share = self._judged(m, pairs)
+        groups = pairs.reference_groups
+        return Softmax(p, groups, groups.spread(share / self.temperature**2) * p)
+
+
+@dataclass(frozen=True)
+class SpectralScores:
+    """-2 mean over positive pairs u + mean over negative pairs u^2.
+
+    The spectral contrastive loss of HaoChen et al. 2021 (arXiv 2106.04156), eq. 6, of bilinear
+    scores u. The optimal projection solves one linear system. The loss of z.z_view is
+    `SpectralContrastive`.
+    """
+
+    def contrasts(self, pairs: Direction) -> Contrasts:
+        return pairs.plain
+
+    def value(self, m: Array, pairs: Direction) -> float:
+        return float(pairs.weights @ np.where(pairs.positive_mask, -2.0 * m, m**2))
+
+    def gradient(self, m: Array, pairs: Direction) -> Array:
+        return pairs.weights * np.where(pairs.positive_mask, -2.0, 2.0 * m)
+
+    def curvature(self, m: Array, pairs: Direction) -> Array | Curvature:
+        return pairs.weights * np.where(pairs.positive_mask, 0.0, 2.0)
+
+
+def _num_positives(pairs: Direction) -> int:
+    return pairs.num_pairs - pairs.num_negatives

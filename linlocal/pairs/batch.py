@@ -14,8 +14,9 @@ from linlocal import inputs
 from linlocal.inputs import Array, Index
 from linlocal.pairs.direction import Direction
 from linlocal.pairs.positives import contrasted, of_one_class, of_other_classes, steps_apart
+from linlocal.pairs.table import Table
 
-Negatives = Literal["next", "stacked", "random"] | None
+Negatives = Literal["next", "stacked", "random", "all"] | None
 End = Literal["anchor", "reference"]
 
 NO_ROWS = np.empty(0, dtype=np.int64)
@@ -46,7 +47,7 @@ class Pairs:
             raise ValueError("Pairs need at least one direction.")
         for direction in self.directions:
             inputs.instance(direction, Direction, "a direction", "a `Direction`")
-            rows = np.concatenate([direction.anchor, direction.reference])
+            rows = np.concatenate([direction.anchor_rows, direction.reference_rows])
             if rows.min() < 0 or rows.max() >= len(self.samples):
                 raise ValueError(
                     f"A pair names row {int(rows.max())} or below 0, but there are only "
@@ -71,7 +72,7 @@ class Pairs:
     @property
     def num_pairs(self) -> int:
         """Pairs in all directions together."""
-        return sum(len(d.anchor) for d in self.directions)
+        return sum(d.num_pairs for d in self.directions)
 
     @classmethod
     def from_views(
@@ -92,8 +93,8 @@ class Pairs:
             negatives: "next" takes the anchors j = k+1, ..., k+num_negatives (cyclic). "stacked"
                 takes those that follow the anchor in the stack of both views (cyclic), as the
                 released code of Wu et al. 2026 does: at the end of one view they come from the
-                other. "random" draws num_negatives different j != k with ``rng``. None makes
-                positive pairs only.
+                other. "random" draws num_negatives different j != k with ``rng``. "all" takes
+                every j != k, as a `Table`, which lists no pairs. None makes positive pairs only.
             num_negatives: negatives for each positive pair, at most samples - 1.
             directions: "both" makes each view the anchor once, "forward" only the first.
             rng: the generator for negatives="random"; required there.
@@ -102,6 +103,7 @@ class Pairs:
             ValueError: shapes differ, non-finite entries, an empty batch, too few samples for the
                 negatives, no generator for random ones, or a stack of views of which only one is
                 an anchor.
+            MemoryError: negatives="all" of more samples than a table fits for.
         """
         first = inputs.matrix(x, "x", "(samples, width)")
         second = inputs.matrix(x_view, "x_view", "(samples, width)")
@@ -113,8 +115,12 @@ class Pairs:
         n = len(first)
         if not inputs.is_one_of(directions, ("both", "forward")):
             raise ValueError(f'directions must be "both" or "forward", got {directions!r}.')
-        forward = _direction(n, negatives, num_negatives, rng)
         view, other = np.arange(n), np.arange(n, 2 * n)
+        if inputs.is_one_of(negatives, ("all",)):
+            _check_all(n, num_negatives)
+            tables = [Table(view, other)] + [Table(other, view)] * (directions == "both")
+            return cls(np.vstack([first, second]), tuple(tables), (view, other))
+        forward = _direction(n, negatives, num_negatives, rng)
         if negatives == "stacked" and directions == "forward":
             raise ValueError(
                 'negatives="stacked" runs over the anchors of both views, but directions="forward" '
@@ -170,6 +176,7 @@ class Pairs:
         )
         patches = grid.transpose(1, 3, 0, 2, 4).reshape(rows, columns * count, patch_size**2)
         upper, lower = np.concatenate(patches[:-1]), np.concatenate(patches[1:])
+        del stack, grid, patches  # of a data set, each is as large as the images
         return cls.from_views(
             upper,
             lower,
@@ -429,6 +436,20 @@ def _direction(
     return Direction(anchor, group.copy(), sign, group)
 
 
+def _check_all(n: int, num_negatives: int) -> None:
+    if n < 2:
+        raise ValueError(
+            'negatives="all" takes all other samples of the batch, which needs at least 2, got 1; '
+            "use more samples, or negatives=None."
+        )
+    if inputs.whole(num_negatives, "num_negatives", 1) not in (1, n - 1):
+        raise ValueError(
+            f'negatives="all" takes {n - 1} negatives for each of {n} samples, got '
+            f"num_negatives={num_negatives}; leave it out, or take another kind of negatives."
+        )
+    inputs.room(8 * n * n, f"the tables of all pairs of {n} samples")
+
+
 def _negative_anchors(
     n: int,
     negatives: Negatives,
@@ -438,7 +459,7 @@ def _negative_anchors(
 ) -> Sequence[Index]:
     if negatives is not None and not inputs.is_one_of(negatives, ("next", "stacked", "random")):
         raise ValueError(
-            f'negatives must be "next", "stacked", "random" or None, got {negatives!r}.'
+            f'negatives must be "next", "stacked", "random", "all" or None, got {negatives!r}.'
         )
     count = inputs.whole(count, "num_negatives", 1)
     if negatives is None:

@@ -1,7 +1,9 @@
 from .descent import descend as descend
+from .iterative import Preconditioner as Preconditioner
 from .optimal import optimal_projection as optimal_projection
 from .problem import (
     ConvergenceError as ConvergenceError,
+    NewtonMatrix as NewtonMatrix,
     Projection as Projection,
     Rows as Rows,
     ScoreProblem as ScoreProblem,

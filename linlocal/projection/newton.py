@@ -1,5 +1,7 @@
 """Newton's method for a smooth score problem, in the smaller set of unknowns.
 
+Where both sets are large, `projection.iterative` takes the steps instead.
+
 Newton's step is the same whether B or its dual variables gamma are the unknowns; only the size of
 the linear system differs. Two loops take such steps. Both start with the full step and halve it
 until it lowers the energy enough (`_lowers`); they differ because of rounding:
@@ -14,14 +16,20 @@ until it lowers the energy enough (`_lowers`); they differ because of rounding:
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
+
 import numpy as np
 import scipy.linalg.lapack
 
 from linlocal.inputs import Array
+from linlocal.losses import Curvature, explicit
+from linlocal.projection.iterative import KrylovSteps
 from linlocal.projection.problem import (
     MAX_ITERATIONS,
     TOLERANCE,
     ConvergenceError,
+    NewtonMatrix,
     Projection,
     ScoreProblem,
 )
@@ -84,7 +92,7 @@ class DualSteps:
             equation = penalty * self.gamma + by_margin
             if np.linalg.norm(equation) <= 1e-7 * np.linalg.norm(by_margin):
                 break
-            step = self.dual_step(equation, loss.curvature(m, pairs))
+            step = self.dual_step(equation, explicit(loss.curvature(m, pairs)))
             m_step = self.kernel @ step
             descent, length = float(equation @ m_step), 1.0
             while True:
@@ -98,10 +106,10 @@ class DualSteps:
             self.gamma, m, now = gamma, m_trial, then
         return iteration
 
-    def step(self, b: Array, by_margin: Array, curvature: Array) -> Array:
+    def step(self, b: Array, by_margin: Array, curvature: Array | Curvature) -> Array:
         """The step of B; `accept` tells how much of it was taken."""
         equation = self.problem.penalty * self.gamma + by_margin
-        self.change = self.dual_step(equation, curvature)
+        self.change = self.dual_step(equation, explicit(curvature))
         return self.problem.combine(self.change)
 
     def accept(self, length: float) -> None:
@@ -113,16 +121,23 @@ class PrimalSteps:
     """Newton steps of b = vec(B): (lam I + Phi^T H Phi) step = -(lam b + Phi^T grad phi)."""
 
     def __init__(self, problem: ScoreProblem) -> None:
-        self.problem, self.features = problem, problem.features()
+        self.problem = problem
 
-    def step(self, b: Array, by_margin: Array, curvature: Array) -> Array:
+    @cached_property
+    def features(self) -> Array:
+        """Phi, (margins, entries of B)."""
+        return self.problem.features()
+
+    def step(self, b: Array, by_margin: Array, curvature: Array | Curvature) -> Array:
         """The step of B."""
         gradient = self.problem.stationarity(b, by_margin)
-        weighted = (
-            curvature[:, None] * self.features if curvature.ndim == 1 else curvature @ self.features
-        )
-        newton = self.features.T @ weighted
-        np.fill_diagonal(newton, newton.diagonal() + self.problem.penalty)
+        if isinstance(curvature, Curvature):
+            newton = NewtonMatrix(self.problem, curvature).dense()
+        else:
+            diagonal = curvature.ndim == 1
+            weighted = curvature[:, None] * self.features if diagonal else curvature @ self.features
+            newton = self.features.T @ weighted
+            np.fill_diagonal(newton, newton.diagonal() + self.problem.penalty)
         return -_solve_positive(newton, gradient.ravel()).reshape(b.shape)
 
     def accept(self, length: float) -> None:
@@ -152,21 +167,44 @@ def _solve_positive(matrix: Array, vector: Array) -> Array:
     return np.asarray(scipy.linalg.lapack.dpotrs(factor, vector)[0])
 
 
+LARGEST_DIRECT = 2048  # unknowns of a dense Newton matrix, beyond which its steps cost more
+LARGEST_COUPLED = 512  # the same where the curvature couples margins
+LARGEST_FEATURES = 2**26  # entries of the matrix of features of the primal problem
+
+
+def chosen(problem: ScoreProblem) -> str:
+    """The method for the size of a problem: "dual", "primal" or "iterative"."""
+    margins, entries = problem.contrasts.num_margins, problem.num_entries
+    primal = entries < margins
+    coupled = isinstance(problem.loss.curvature(np.zeros(margins), problem.pairs), Curvature)
+    most = LARGEST_COUPLED if coupled else LARGEST_DIRECT
+    if min(entries, margins) > most or (primal and entries * margins > LARGEST_FEATURES):
+        return "iterative"
+    return "primal" if primal else "dual"
+
+
 def solve(problem: ScoreProblem, method: str) -> Projection:
-    """Solve in the unknowns of ``method``: "dual", "primal", or "auto" for the fewer of the two."""
+    """Solve by ``method``: "dual", "primal", "iterative", or "auto" for the fitting one."""
     if method == "auto":
-        few = problem.num_entries < problem.contrasts.num_margins
-        method = "primal" if few else "dual"
+        method = chosen(problem)
+    if method == "dual":
+        steps = DualSteps(problem)
+        taken = steps.approach()
+        return _descend(problem, steps, problem.combine(steps.gamma), taken, method)
+    b = np.zeros(problem.b_shape)
     if method == "primal":
-        b = np.zeros(problem.b_shape)
         return _descend(problem, PrimalSteps(problem), b, 0, method)
-    steps = DualSteps(problem)
-    taken = steps.approach()
-    return _descend(problem, steps, problem.combine(steps.gamma), taken, method)
+    krylov = KrylovSteps(problem)
+    found = _descend(problem, krylov, b, 0, method)
+    return replace(found, products=krylov.products)
 
 
 def _descend(
-    problem: ScoreProblem, steps: DualSteps | PrimalSteps, b: Array, taken: int, method: str
+    problem: ScoreProblem,
+    steps: DualSteps | PrimalSteps | KrylovSteps,
+    b: Array,
+    taken: int,
+    method: str,
 ) -> Projection:
     """Damped Newton on B, after ``taken`` steps.
 

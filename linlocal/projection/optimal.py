@@ -6,7 +6,7 @@ method solves all others (`projection.newton`). `projection.problem` states the 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ from linlocal.projection import box as hinge, newton
 from linlocal.projection.problem import TOLERANCE, ConvergenceError, Projection, Rows, ScoreProblem
 from linlocal.threads import one_if_small
 
-Method = Literal["auto", "dual", "primal"]
+Method = Literal["auto", "dual", "primal", "iterative"]
 
 _UNSAID = (
     " If its score has a kink, the score must say so (`shape`), and a loss that sums it as well "
@@ -42,11 +42,16 @@ def optimal_projection(
             several problems share them, so that they are prepared only once.
         c: (references, context width) contexts of ``pairs.reference_rows``, in that order.
         pairs: who is scored against whom.
-        loss: `TypeTwo`, `TypeOne`, `InfoNCE` or a `PairLoss` of your own.
+        loss: `TypeTwo`, `TypeOne`, `InfoNCE`, `SupervisedInfoNCE`, `SpectralScores` or a `PairLoss`
+            of your own.
         penalty: lam > 0.
         method: the unknowns of Newton's method: "dual" (one for each margin), "primal" (width x
-            context width) or "auto" (the fewer of the two). A linear score is solved in closed
-            form and a hinge by its dual active set, whatever the method.
+            context width); "iterative" for Newton's method with preconditioned conjugate
+            gradients, which builds no Newton matrix; or "auto": the fewer of the two sets of
+            unknowns, and "iterative" where both exceed 2,048 (512 for InfoNCE and kin). A linear
+            score is solved in closed form and a hinge by its dual active set, whatever the method.
+            All methods reach the same residual; "iterative" mostly goes on to a relative gradient
+            of 1e-13.
 
     Returns:
         The unique minimiser with its dual variables, residual and condition number.
@@ -56,6 +61,7 @@ def optimal_projection(
             penalty is not positive.
         TypeError: pairs, loss or penalty are something else.
         ConvergenceError: the residual stayed above 1e-13.
+        MemoryError: a hinge, or the dual or primal method, needs a matrix that cannot fit.
     """
     inputs.instance(pairs, Direction, "pairs", "a `Direction`, one of `Pairs.directions`")
     inputs.instance(loss, PairLoss, "loss", "a `PairLoss`: TypeTwo, TypeOne, InfoNCE or kin")
@@ -80,8 +86,8 @@ def optimal_projection(
         raise ValueError(
             'The pairs have no negatives; build them with negatives="next" or negatives="random".'
         )
-    if not inputs.is_one_of(method, ("auto", "dual", "primal")):
-        raise ValueError(f'method must be "auto", "dual" or "primal", got {method!r}.')
+    if not inputs.is_one_of(method, get_args(Method)):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
 
     problem = ScoreProblem(anchors, contexts, pairs, loss, penalty)
     shape = shape_of(summand_of(loss))

@@ -29,15 +29,20 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
+from scipy.sparse import csr_array
 
+from linlocal import inputs
 from linlocal.inputs import Array
-from linlocal.losses import PairLoss
+from linlocal.losses import Curvature, PairLoss, explicit
 from linlocal.pairs import Direction
 
 TOLERANCE = 1e-13  # the relative residual that a solution must reach
 MAX_ITERATIONS = 200
 _SMALLEST_PENALTY = 1e-100  # on activities of size one
 _LARGEST_EXPONENT = 200  # 2^200 is 1e60; its fourth power, which scales lam, is still a float64
+MOST_MARGINS = 2048  # of a problem whose eigenvalues are all computed
+MOST_COUPLED = 512  # the same where the curvature is not diagonal
+MOST_ENTRIES = 512  # of a B whose Newton matrix is formed for its largest eigenvalue
 
 
 class ConvergenceError(RuntimeError):
@@ -111,7 +116,11 @@ class ScoreProblem:
                 "the input."
             )
         self.contrasts = loss.contrasts(pairs)
-        self.pair_norms = z.norms[pairs.anchor_index] * c.norms[pairs.reference_index]
+
+    @cached_property
+    def pair_norms(self) -> Array:
+        """(pairs,) ||z|| ||c||, the Frobenius norm of each feature."""
+        return self.pairs.scores(self.z.norms[:, None], self.c.norms[:, None])
 
     @property
     def b_shape(self) -> tuple[int, int]:
@@ -125,9 +134,7 @@ class ScoreProblem:
 
     def margins(self, b: Array) -> Array:
         """m = T u = Phi vec(B), (margins,)."""
-        left = (self.z.rows @ b)[self.pairs.anchor_index]
-        u = np.einsum("pj,pj->p", left, self.c.rows[self.pairs.reference_index])
-        return self.contrasts.apply(u)
+        return self.contrasts.apply(self.pairs.scores(self.z.rows @ b, self.c.rows))
 
     def combine(self, gamma: Array) -> Array:
         """B = Phi^T gamma: the sum of the features, each weighted by its margin's entry of gamma.
@@ -136,10 +143,12 @@ class ScoreProblem:
             gamma: (margins,) weights, dual variables or derivatives by the margins.
         """
         coefficients = self.pairs.coefficient_matrix(self.contrasts.adjoint(gamma))
-        return self.z.rows.T @ (coefficients @ self.c.rows)
+        return np.asarray(self.z.rows.T @ (coefficients @ self.c.rows))
 
     def features(self) -> Array:
         """Phi, (margins, entries of B)."""
+        entries = self.num_entries * self.pairs.num_pairs
+        inputs.room(2 * entries, f"the features of {self.pairs.num_pairs} pairs")
         z = self.z.rows[self.pairs.anchor_index]
         c = self.c.rows[self.pairs.reference_index]
         return self.contrasts.apply(np.einsum("pi,pj->pij", z, c).reshape(len(z), -1))
@@ -151,6 +160,11 @@ class ScoreProblem:
 
     def kernel_of(self, gram_z: Array, gram_c: Array) -> Array:
         """Q, given the Gram matrices Z Z^T and C C^T."""
+        inputs.room(
+            2 * self.pairs.num_pairs**2,
+            f"The kernel of {self.pairs.num_pairs} pairs, which a hinge and the dual method need "
+            '(a smooth score like softplus with method="iterative" does not),',
+        )
         a, r = self.pairs.anchor_index, self.pairs.reference_index
         # Taking along one axis after the other is several times faster than a table of indices.
         kernel = gram_z.take(a, axis=0).take(a, axis=1)
@@ -177,11 +191,63 @@ class ScoreProblem:
         return float(np.linalg.norm(gradient)) / terms if terms > 0 else 0.0
 
     def solution(
-        self, b: Array, m: Array, by_margin: Array, curvature: Array, iterations: int, method: str
+        self,
+        b: Array,
+        m: Array,
+        by_margin: Array,
+        curvature: Array | Curvature,
+        iterations: int,
+        method: str,
     ) -> Projection:
         residual = self.residual(b, by_margin, self.stationarity(b, by_margin))
         slopes = -self.contrasts.adjoint(by_margin)
         return Projection(slopes, m, residual, iterations, method, self, b, curvature)
+
+
+class NewtonMatrix:
+    """lam + Phi^T H Phi, applied to matrices shaped like B.
+
+    Args:
+        problem: the score problem.
+        curvature: H, at the margins of interest.
+
+    Attributes:
+        curvature: T^T H T, the Hessian by the scores.
+    """
+
+    def __init__(self, problem: ScoreProblem, curvature: Array | Curvature) -> None:
+        self.problem = problem
+        self.curvature = Curvature.of(curvature).by_score(problem.contrasts)
+
+    def product(self, d: Array) -> Array:
+        """The matrix times ``d``."""
+        problem, pairs = self.problem, self.problem.pairs
+        z, c = problem.z.rows, problem.c.rows
+        pushed = pairs.coefficient_matrix(self.curvature.product(pairs.scores(z @ d, c)))
+        return np.asarray(problem.penalty * d + z.T @ (pushed @ c))
+
+    def dense(self) -> Array:
+        """The whole matrix, (entries of B, entries of B)."""
+        identity = np.eye(self.problem.num_entries).reshape(-1, *self.problem.b_shape)
+        return np.array([self.product(d).ravel() for d in identity])
+
+    def largest(self, steps: int = 50) -> float:
+        """The largest eigenvalue, from below: Lanczos' method from a fixed random start."""
+        q = np.random.default_rng(0).standard_normal(self.problem.b_shape)
+        q, before = q / np.linalg.norm(q), np.zeros_like(q)
+        on: list[float] = []
+        off: list[float] = []
+        largest = 0.0
+        for _ in range(min(steps, q.size)):
+            w = self.product(q) - (off[-1] if off else 0.0) * before
+            on.append(float(np.sum(w * q)))
+            w -= on[-1] * q
+            estimate = float(scipy.linalg.eigvalsh_tridiagonal(on, off)[-1])
+            off.append(float(np.linalg.norm(w)))
+            if off[-1] <= 1e-12 * estimate or estimate - largest <= 1e-6 * estimate:
+                return estimate
+            q, before, largest = w / off[-1], q, estimate
+        return largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +267,8 @@ class Projection:
             most about the machine epsilon times the larger of ``condition_number`` and
             ``cancellation``.
         iterations: the number of Newton steps.
-        method: the solver: "closed form", "dual", "primal" or "active set".
+        method: the solver: "closed form", "dual", "primal", "iterative" or "active set".
+        products: the products with a Newton matrix that "iterative" took, 0 for the others.
     """
 
     slopes: Array
@@ -211,7 +278,8 @@ class Projection:
     method: str
     _problem: ScoreProblem
     _b: Array
-    _curvature: Array
+    _curvature: Array | Curvature
+    products: int = 0
 
     @cached_property
     def matrix(self) -> Array:
@@ -245,7 +313,7 @@ class Projection:
         return float(np.linalg.norm(penalty - push)) / size if size > 0 else 0.0
 
     @cached_property
-    def coefficients(self) -> Array:
+    def coefficients(self) -> Array | csr_array:
         """sum_p beta_p e_a e_r^T, (anchors, references)."""
         return self._problem.pairs.coefficient_matrix(self.slopes)
 
@@ -261,26 +329,37 @@ class Projection:
         """Condition number of the Newton matrix lam I + H^(1/2) Q H^(1/2).
 
         The H of the hinge is infinite at its kink; there the condition number is that of Q among
-        the margins at the kink.
+        the margins at the kink. With more margins than entries of B the smallest eigenvalue is lam.
+        Beyond 2,048 margins (512 where H is not diagonal) we take lam, too, which makes the number
+        a bound if the entries are still more; and Lanczos' method finds the largest eigenvalue.
         """
-        return self._condition_number(self._problem.kernel())
+        return self._condition_number()
 
-    def _condition_number(self, q: Array) -> float:
-        """The condition number, given the kernel Q."""
-        penalty = self._problem.penalty
-        if not self._curvature.any():
+    def _condition_number(self, kernel: Array | None = None) -> float:
+        """The condition number, given the kernel Q where it is known."""
+        problem, given = self._problem, self._curvature
+        penalty, margins = problem.penalty, problem.contrasts.num_margins
+        coupled = isinstance(given, Curvature)
+        if not isinstance(given, Curvature) and not given.any():
             return 1.0
-        if np.isinf(self._curvature).any():
-            free = np.flatnonzero(self._curvature)
-            spectrum = scipy.linalg.eigvalsh(q[np.ix_(free, free)]) if free.size else np.ones(1)
+        if not isinstance(given, Curvature) and bool(np.isinf(given).any()):
+            free = np.flatnonzero(given)
+            q = problem.kernel() if kernel is None else kernel
+            q = q[np.ix_(free, free)]
+            spectrum = scipy.linalg.eigvalsh(q) if free.size else np.ones(1)
             spectrum = spectrum[spectrum > spectrum[-1] * len(spectrum) * np.finfo(float).eps]
             return float(spectrum[-1] / spectrum[0]) if spectrum.size else 1.0
-        if self._curvature.ndim == 1:
-            root = np.sqrt(self._curvature)
+        if problem.num_entries < min(margins, MOST_ENTRIES):
+            return float(scipy.linalg.eigvalsh(NewtonMatrix(problem, given).dense())[-1]) / penalty
+        if margins > (MOST_COUPLED if coupled else MOST_MARGINS):
+            return NewtonMatrix(problem, given).largest() / penalty
+        h, q = explicit(given), problem.kernel() if kernel is None else kernel
+        if h.ndim == 1:
+            root = np.sqrt(h)
             newton = root[:, None] * q
             newton *= root
         else:
-            values, vectors = scipy.linalg.eigh(self._curvature)
+            values, vectors = scipy.linalg.eigh(h)
             half = vectors * np.sqrt(np.maximum(values, 0.0))
             newton = half.T @ q @ half
         low, high = extreme_eigenvalues(newton)

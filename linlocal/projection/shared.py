@@ -79,7 +79,8 @@ class SharedSolver:
         key = (id(loss), id(pairs))
         if key not in self._smooth:
             curvature = loss.curvature(np.zeros(margins), pairs)
-            smooth = shape_of(summand_of(loss)) is None and curvature.ndim == 1
+            diagonal = isinstance(curvature, np.ndarray) and curvature.ndim == 1
+            smooth = shape_of(summand_of(loss)) is None and diagonal
             self._smooth[key] = smooth, (loss, pairs)
         return self._smooth[key][0]
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -36,6 +36,9 @@ from linlocal.rules import (
 )
 from linlocal.updates.shared import Shared
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -43,7 +46,8 @@ class Scored:
 
     Attributes:
         direction: the view direction.
-        coefficients: the slopes as a matrix, sum_p beta_p e_a e_r^T, (anchors, references).
+        coefficients: the slopes as a matrix, sum_p beta_p e_a e_r^T, (anchors, references); sparse
+            where it is large (`Direction.coefficient_matrix`).
         projected: P_l^T B_l c, what each reference sends to an anchor, (references, width_l).
         contexts: C_l, (references, context width).
         projection: the optimal projection, or None if B_l is fixed.
@@ -51,7 +55,7 @@ class Scored:
     """
 
     direction: Direction
-    coefficients: Array
+    coefficients: Array | csr_array
     projected: Array
     contexts: Array
     projection: Projection | None
@@ -65,7 +69,7 @@ class Scored:
     @property
     def error(self) -> Array:
         """The local error signal at the anchors, (anchors, width_l)."""
-        return self.coefficients @ self.projected
+        return np.asarray(self.coefficients @ self.projected)
 
     def through_contexts(self, sent: Array) -> Array:
         """C_l C_l^T sent, (references, any)."""
@@ -267,7 +271,7 @@ class LayerLosses:
                 if self.penalty.metric == "frobenius" and not self._only_through(layer):
                     projected = top.projected @ cast(DeepLinear, self.network).downstream(layer)
             else:
-                scores = (z @ projected.T)[direction.anchor_index, direction.reference_index]
+                scores = direction.scores(z, projected)
                 contrasts = loss.contrasts(direction)
                 by_score = contrasts.adjoint(loss.gradient(contrasts.apply(scores), direction))
                 coefficients = direction.coefficient_matrix(-by_score)
@@ -450,7 +454,7 @@ class Signals:
     @property
     def size(self) -> int:
         """The largest number of rows of a matrix in these computations."""
-        return max(*self.network.widths, *(len(d.anchor) for d in self.pairs.directions))
+        return max(*self.network.widths, *(d.num_pairs for d in self.pairs.directions))
 
     # -- local ---------------------------------------------------------------------------------
 

@@ -191,7 +191,7 @@ def test_the_condition_number_is_that_of_the_newton_matrix(loss, shape):
     z, c, d = problem(*shape)
     solved = optimal_projection(z, c, d, LOSSES[loss], 0.05)
     phi = features(z, c, d, LOSSES[loss])
-    curvature = LOSSES[loss].curvature(solved.margins, d)
+    curvature = losses.explicit(LOSSES[loss].curvature(solved.margins, d))
     curvature = np.diag(curvature) if curvature.ndim == 1 else curvature
     values, vectors = np.linalg.eigh(curvature)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

@@ -710,12 +710,12 @@ CASES = {
         "unknown negatives": (
             lambda: views(negatives="hard"),
             ValueError,
-            '"next", "stacked", "random" or None, got \'hard\'',
+            '"next", "stacked", "random", "all" or None, got \'hard\'',
         ),
         "a number for negatives": (
             lambda: views(negatives=3),
             ValueError,
-            '"next", "stacked", "random" or None, got 3',
+            '"next", "stacked", "random", "all" or None, got 3',
         ),
         "unknown directions": (
             lambda: views(directions=2),
@@ -1021,7 +1021,7 @@ CASES = {
         "unknown method": (
             lambda: solve(method="sgd"),
             ValueError,
-            '"dual" or "primal", got \'sgd\'',
+            "one of auto, dual, primal, iterative, got 'sgd'",
         ),
     },
     "local_update": {
