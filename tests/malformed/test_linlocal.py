@@ -125,6 +125,8 @@ TAKES_A_SETTING = {
     "local_update": ll.local_update,
     "global_update": ll.global_update,
     "mismatch": lambda *setting: ll.mismatch(*setting, layer=1),
+    "loss_values": ll.loss_values,
+    "projections": ll.projections,
     "autodiff.local_update": autodiff.local_update,
     "autodiff.global_update": autodiff.global_update,
 }
