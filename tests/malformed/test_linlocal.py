@@ -126,7 +126,6 @@ TAKES_A_SETTING = {
     "global_update": ll.global_update,
     "mismatch": lambda *setting: ll.mismatch(*setting, layer=1),
     "loss_values": ll.loss_values,
-    "projections": ll.projections,
     "autodiff.local_update": autodiff.local_update,
     "autodiff.global_update": autodiff.global_update,
 }
@@ -897,6 +896,23 @@ CASES = {
             lambda: ll.global_update(RELU, PAIRS, RULE, masks="all"),
             ValueError,
             '"sample", "batch" or "none", got \'all\'',
+        ),
+    },
+    "projections": {
+        "no network": (
+            lambda: ll.projections(None, PAIRS, RULE),
+            TypeError,
+            "network must be a `DeepLinear` or `DeepReLU`, got None",
+        ),
+        "no rule": (
+            lambda: ll.projections(NET, PAIRS, None),
+            TypeError,
+            "rule must be a `Rule`, made by .*, got None",
+        ),
+        "a loss of views": (
+            lambda: ll.projections(NET, PAIRS, rules.VICReg()),
+            TypeError,
+            "VICReg has no projections: its loss is of views",
         ),
     },
     "mismatch": {
