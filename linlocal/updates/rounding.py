@@ -130,7 +130,10 @@ class Rounding:
         readout = losses.readout(layer)
         through = 1.0 if readout is None else float(np.linalg.norm(readout, 2))
         terms = projection.cancellation * projection.norm * through
-        anchors = np.max(self.activities[layer][here.direction.anchor_rows])
+        rows = here.direction.anchor_rows
+        size = self.size[layer][rows]
+        # Against the largest: what is nearly silent adds nearly nothing.
+        anchors = np.max(self.activities[layer][rows] * size) / (np.max(size) or 1.0)
         return (relative + anchors) * terms * _norms(here.contexts)
 
 
@@ -140,6 +143,6 @@ def _norms(rows: Array) -> Array:
 
 
 def _ratio(error: Array, size: Array) -> Array:
-    """A relative error, at most 1; 0 where there is neither an error nor anything else."""
+    """A relative error, at most 1; 0 of what is silent, such as all units of a ReLU."""
     safe = np.where(size > 0, size, 1.0)
-    return np.where(size > 0, np.minimum(error / safe, 1.0), (error > 0).astype(np.float64))
+    return np.where(size > 0, np.minimum(error / safe, 1.0), 0.0)

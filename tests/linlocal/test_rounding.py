@@ -77,6 +77,18 @@ def test_a_local_update_where_the_global_one_vanishes():
         assert all(layer.vanishing == ("local", "global") for layer in others)
 
 
+@pytest.mark.parametrize("name", ["CLAPP", "CLAPP, softplus", "PhyLL"])
+def test_a_silent_sample_makes_no_noise_of_the_others(name):
+    """One sample drives no unit of a ReLU: it is 0, and exactly so."""
+    x, view = testing.samples(9, 6, 2)
+    weights = [np.abs(w) for w in ll.DeepReLU.gaussian((6, 5, 5, 4), 1).weights]
+    x[3] = -np.abs(x[3])
+    network = ll.DeepReLU(weights)
+    signals = Signals(network, ll.Pairs.from_views(x, view), RULES[name])
+    assert not signals.activities.z[1][3].any()
+    assert not any(vanishing_updates(signals).values())
+
+
 def test_a_small_update_is_no_rounding():
     network = ll.DeepLinear.uniform((6, 5, 4), 0)
     x, view = testing.samples(9, 6, 2)

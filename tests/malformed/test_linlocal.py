@@ -142,6 +142,7 @@ TAKES_A_SETTING = {
     "local_update": ll.local_update,
     "global_update": ll.global_update,
     "mismatch": lambda *setting: ll.mismatch(*setting, layer=1),
+    "loss_values": ll.loss_values,
     "autodiff.local_update": autodiff.local_update,
     "autodiff.global_update": autodiff.global_update,
 }
@@ -1061,6 +1062,23 @@ CASES = {
             lambda: ll.global_update(RELU, PAIRS, RULE, masks="all"),
             ValueError,
             '"sample", "batch" or "none", got \'all\'',
+        ),
+    },
+    "projections": {
+        "no network": (
+            lambda: ll.projections(None, PAIRS, RULE),
+            TypeError,
+            "network must be a `DeepLinear` or `DeepReLU`, got None",
+        ),
+        "no rule": (
+            lambda: ll.projections(NET, PAIRS, None),
+            TypeError,
+            "rule must be a `Rule`, made by .*, got None",
+        ),
+        "a loss of views": (
+            lambda: ll.projections(NET, PAIRS, rules.VICReg()),
+            TypeError,
+            "VICReg has no projections: its loss is of views",
         ),
     },
     "mismatch": {
