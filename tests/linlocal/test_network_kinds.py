@@ -336,7 +336,7 @@ def test_biases_are_asked_for_where_there_are_any():
         for update in (module.local_update, module.global_update):
             with pytest.raises(ValueError, match="No layer of this network has a bias to update"):
                 update(network, pairs, rule, of="biases")
-            with pytest.raises(ValueError, match=r"of must be .* got .bias.\.":
+            with pytest.raises(ValueError, match=r"of must be .* got .bias.\."):
                 update(network, pairs, rule, of="bias")
 
 
