@@ -160,7 +160,7 @@ def test_kantorovich_holds_as_it_stands_if_the_metrics_commute(seed, above, insi
 
 
 @settings(max_examples=25)
-@given(data=st.data(), network=testing.networks(width=(2, 8), depth=(3, 5), relu=False))
+@given(data=st.data(), network=testing.networks(width=(2, 8), depth=(3, 5)))
 def test_windows_of_networks_keep_the_bound(data, network):
     pairs = data.draw(testing.pairs(network, num_pairs=(4, 24)))
     signals = Signals(network, pairs, rules.CLAPP_DFB("linear"))

@@ -50,7 +50,7 @@ def test_two_directions_can_be_equal_together_where_neither_is_alone():
 
 
 @settings(max_examples=40)
-@given(data=st.data(), network=testing.networks(width=(2, 8), depth=(2, 4), relu=False))
+@given(data=st.data(), network=testing.networks(width=(2, 8), depth=(2, 4)))
 def test_it_holds_exactly_where_the_updates_are_equal(data, network):
     make = data.draw(st.sampled_from(MAKERS))
     strength = data.draw(

@@ -167,7 +167,7 @@ def test_drawn_networks_pairs_and_rules(data):
         testing.networks(
             width=(1, 6),
             depth=(1, 4),
-            relu=data.draw(st.booleans()),
+            activation=data.draw(st.sampled_from([None, "relu"])),
             kind=("orthogonal", "uniform", "gaussian"),
         )
     )

@@ -247,14 +247,24 @@ def test_a_link_around_the_teacher_breaks_even_the_metric_penalty():
 @given(data=st.data())
 def test_the_terms_sum_to_the_difference_in_every_window_and_below_every_goal(data):
     network = data.draw(
-        testing.networks(width=(1, 10), depth=(1, 5), relu=data.draw(st.booleans()))
+        testing.networks(
+            width=(1, 10),
+            depth=(1, 5),
+            kind=("orthogonal", "uniform", "gaussian"),
+            activation=data.draw(st.sampled_from([None, "relu", "tanh"])),
+            links="any",
+            biases=data.draw(st.booleans()),
+        )
     )
     kind = st.one_of(testing.pair_rules(), testing.pair_rules(projection="random"))
     rule, goal = data.draw(kind), data.draw(st.one_of(st.none(), kind))
     pairs = data.draw(testing.pairs(network, (2, 30), rule=rule))
     window = data.draw(st.integers(1, network.depth))
-    local = ll.local_update(network, pairs, rule, window)
-    wanted = ll.global_update(network, pairs, rule, goal=goal)
+    signals = Signals(network, pairs, rule, window, goal)
+    local, wanted = (
+        [network.joint_update(l, signals.activities, e) for l, e in enumerate(found, start=1)]
+        for found in ([*map(signals.taught_error, network.layers)], signals.global_errors)
+    )
     for l in network.layers:
         terms = ll.mismatch(network, pairs, rule, l, window, goal)
         assert tuple(terms) == ("dual", "context", "metric")
