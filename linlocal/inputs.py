@@ -64,14 +64,14 @@ def frozen(array: ArrayLike) -> Array:
     return copy
 
 
-def layer_number(layer: Any, depth: int) -> int:
-    """``layer`` if it is one of 1..depth.
+def layer_number(layer: Any, depth: int, name: str = "layer") -> int:
+    """``layer`` if it is one of 1..depth; ``name`` is that of the argument, for the message.
 
     Raises:
         TypeError: no whole number.
         ValueError: no such layer.
     """
-    number = whole(layer, "layer")
+    number = whole(layer, name)
     if not 1 <= number <= depth:
         raise ValueError(
             f"Layers are numbered 1..{depth} in this network, got layer {number}"

@@ -17,7 +17,6 @@ from .linear import (
 )
 from .links import Links as Links
 from .network import (
-    Activities as Activities,
     Masks as Masks,
     Network as Network,
     Parameters as Parameters,

@@ -145,7 +145,7 @@ class DeepLinear(Network):
 
     def _span(self, layer: int, end: int | None) -> tuple[int, int]:
         layer = inputs.layer_number(layer, self.depth)
-        end = self.depth if end is None else inputs.layer_number(end, self.depth)
+        end = self.depth if end is None else inputs.layer_number(end, self.depth, "end")
         if end < layer:
             raise ValueError(f"Layer {end} is not downstream of layer {layer}.")
         return layer, end

@@ -418,7 +418,7 @@ class Network(ABC):
         Raises:
             ValueError: unknown masks, or no such layer.
         """
-        top = self.depth if source is None else inputs.layer_number(source, self.depth)
+        top = self.depth if source is None else inputs.layer_number(source, self.depth, "source")
         if not inputs.is_one_of(masks, get_args(Masks)):
             raise ValueError(f'masks must be "sample", "batch" or "none", got {masks!r}.')
         errors = {top: error}

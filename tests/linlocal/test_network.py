@@ -234,6 +234,95 @@ def test_from_module_with_relu():
     np.testing.assert_allclose(network.activities(x.reshape(4, -1)).z[-1], expected, atol=1e-13)
 
 
+NONLINEAR = {
+    "relu, bias, linear readout": (
+        lambda nn: [nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)],
+        "DeepNonlinear(6 -> 5 -> 4 -> 3, relu, linear readout, biases)",
+    ),
+    "leaky relu": (
+        lambda nn: [nn.Linear(6, 5, bias=False), nn.LeakyReLU(0.3)],
+        "DeepNonlinear(6 -> 5, LeakyReLU(negative_slope=0.3))",
+    ),
+    "tanh": (
+        lambda nn: [nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3, bias=False), nn.Tanh()],
+        "DeepNonlinear(6 -> 5 -> 3, tanh, biases)",
+    ),
+    "gelu": (
+        lambda nn: [nn.Linear(6, 5, bias=False), nn.GELU(), nn.Dropout(), nn.Linear(5, 3)],
+        "DeepNonlinear(6 -> 5 -> 3, gelu, linear readout, biases)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_from_module_with_any_nonlinearity(name):
+    layers, words = NONLINEAR[name]
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(*layers(torch.nn)).double().eval()
+    network = ll.DeepNonlinear.from_module(module)
+    assert repr(network) == words
+    expected = module(torch.tensor(X)).detach().numpy()
+    np.testing.assert_allclose(network.activities(X).z[-1], expected, atol=1e-13)
+
+
+def test_from_module_with_a_convolution_that_has_a_bias_and_links():
+    torch.manual_seed(0)
+    branches = [torch.nn.Conv2d(2, 2, 3, padding=1) for _ in range(3)]
+    module = torch.nn.Sequential(*branches).double()
+    network = ll.DeepLinear.from_module(module, (2, 3, 3), links={2: [1], 3: {2: 0.5, 0: 1.0}})
+    x = torch.tensor(np.random.default_rng(0).standard_normal((4, 2, 3, 3)))
+    first = branches[0](x)
+    second = first + branches[1](first)
+    third = branches[2](second) + 0.5 * second + x
+    found = network.activities(x.flatten(1).numpy()).z[-1]
+    np.testing.assert_allclose(found, third.detach().flatten(1), atol=1e-13)
+
+
+@pytest.mark.parametrize("build", ["orthogonal", "uniform", "gaussian"])
+def test_links_and_biases_do_not_change_the_weights_that_a_seed_draws(build):
+    plain = getattr(ll.DeepLinear, build)([6, 5, 5, 5], 3)
+    full = getattr(ll.DeepLinear, build)([6, 5, 5, 5], 3, "residual", 0.5)
+    for a, b in zip(plain.weights, full.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert full.links == {2: {1: 1.0}, 3: {2: 1.0}}
+    assert not plain.links
+    assert not plain.has_biases
+    assert [b.shape for b in full.biases] == [(5,)] * 3
+    drawn = getattr(ll.DeepLinear, build)([6, 5000], 3, bias_std=0.5).biases[0]
+    assert drawn.std() == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_step_keeps_biases_links_and_nonlinearity():
+    network = ll.DeepLinear.uniform([6, 5, 5], 1, "residual", 0.5).with_activation("tanh", "linear")
+    moved = network.with_weights(network.weights, [2.0 * b for b in network.biases])
+    for net in (network.with_weights(network.weights), moved):
+        assert (repr(net), net.links, net.activation) == (
+            repr(network),
+            network.links,
+            network.activation,
+        )
+    np.testing.assert_array_equal(moved.biases[1], 2.0 * network.biases[1])
+    cut = network.with_weights(network.weights[:1])
+    assert repr(cut) == "DeepNonlinear(6 -> 5, tanh, linear readout, biases)"
+
+
+REPRS = {
+    "DeepLinear(4 -> 4 -> 4, residual)": ([4, 4, 4], "residual"),
+    "DeepLinear(4 -> 4 -> 4, links 0 -> 2, 0.5 * 1 -> 2)": ([4, 4, 4], {2: {0: 1.0, 1: 0.5}}),
+    "DeepLinear(4 -> 4 -> 4 -> 4 -> 4 -> 4, 7 links)": (
+        [4] * 6,
+        {3: [0, 1], 4: [0, 1, 2], 5: [0, 1]},
+    ),
+    "DeepLinear(4 -> 3)": ([4, 3], "residual"),
+}
+
+
+@pytest.mark.parametrize("words", REPRS)
+def test_repr_names_links(words):
+    widths, links = REPRS[words]
+    assert repr(ll.DeepLinear.uniform(widths, links=links)) == words
+
+
 def test_networks_that_are_compared_differ_in_nothing_else():
     """One seed: the same weights with and without ReLU, at any scale and condition number."""
     sizes = [5, 4, 4, 4]

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 import linlocal as ll
-from linlocal import autodiff, losses, rules, testing
+from linlocal import autodiff, losses, networks, rules, testing
 from linlocal.losses import scores
 from linlocal.networks import Convolution, average_pooling, nearest_isometry
 from linlocal.pairs import Direction, Pairs
@@ -25,6 +25,21 @@ KERNEL = np.ones((2, 2, 3, 3))
 FORWARD = Pairs.from_views(X, VIEW, directions="forward").directions[0]
 FAR = np.broadcast_to(1.0, (10**8, 10**8))  # takes no memory, a copy of it would take 71 PiB
 NAN, INF = float("nan"), float("inf")
+
+
+class WrongSlope:
+    """tanh with the slope of another function."""
+
+    def value(self, drive):
+        return np.tanh(drive)
+
+    def slope(self, drive):
+        return np.ones_like(drive)
+
+
+class OneSlope(WrongSlope):
+    def slope(self, drive):
+        return 1.0
 
 
 def with_entry(value):
@@ -250,15 +265,102 @@ CASES = {
             TypeError,
             "NoneType, which is no exact matrix",
         ),
-        "a module with a bias": (
-            lambda: ll.DeepLinear.from_module(nn.Sequential(nn.Linear(4, 3))),
-            ValueError,
-            "Layer 0 has a bias.*use bias=False",
-        ),
         "a module with a relu": (
             lambda: ll.DeepLinear.from_module(nn.Sequential(dense(4, 3), nn.ReLU())),
             ValueError,
             r"Layer 1 is a ReLU; use DeepReLU\.from_module",
+        ),
+        "a module with a tanh": (
+            lambda: ll.DeepLinear.from_module(nn.Sequential(dense(4, 3), nn.Tanh())),
+            ValueError,
+            r"Layer 1 is a Tanh; use DeepNonlinear\.from_module",
+        ),
+        "a bias of another length": (
+            lambda: ll.DeepLinear([np.eye(4)], [np.ones(3)]),
+            ValueError,
+            r"b_1 must be \(4,\), one number for each of the units that W_1 writes, got",
+        ),
+        "a bias for each pixel": (
+            lambda: ll.DeepLinear([convolution()], [np.ones(8)]),
+            ValueError,
+            r"b_1 must be \(2,\), one number for each of the channels",
+        ),
+        "a bias that is a matrix": (
+            lambda: ll.DeepLinear([np.eye(4)], [np.ones((4, 1))]),
+            ValueError,
+            r"b_1 must be \(4,\).* got shape \(4, 1\)",
+        ),
+        "a bias of infinity": (
+            lambda: ll.DeepLinear([np.eye(2)], [[1.0, np.inf]]),
+            ValueError,
+            "b_1 has 1 non-finite entries",
+        ),
+        "a bias too few": (
+            lambda: ll.DeepLinear([np.eye(4), np.eye(4)], [np.ones(4)]),
+            ValueError,
+            "biases has 1 entries for 2 layers; give one for each layer, None where it has none",
+        ),
+        "a number for biases": (
+            lambda: ll.DeepLinear([np.eye(4)], 1.0),
+            TypeError,
+            "biases must be a sequence of vectors",
+        ),
+        "links in words": (
+            lambda: ll.DeepLinear([np.eye(4)], links="resnet"),
+            TypeError,
+            'links must be "residual" or a mapping .* got .resnet.',
+        ),
+        "a link into a layer that there is not": (
+            lambda: ll.DeepLinear([np.eye(4)], links={2: [1]}),
+            ValueError,
+            r"1\.\.1 in this network, got layer 2",
+        ),
+        "a link from a later layer": (
+            lambda: ll.DeepLinear([np.eye(4)] * 3, links={2: [3]}),
+            ValueError,
+            r"link into layer 2 must come from one of the layers 0\.\.1 .* got layer 3",
+        ),
+        "a link from the layer itself": (
+            lambda: ll.DeepLinear([np.eye(4)] * 3, links={2: [2]}),
+            ValueError,
+            r"link into layer 2 must come from one of the layers 0\.\.1 .* got layer 2",
+        ),
+        "a link between unequal widths": (
+            lambda: ll.DeepLinear.uniform([4, 3, 5], links={2: [1]}),
+            ValueError,
+            "link from layer 1 to layer 2 adds 3 units to 5",
+        ),
+        "a link twice": (
+            lambda: ll.DeepLinear([np.eye(4)] * 2, links={2: [1, 1]}),
+            ValueError,
+            "links into layer 2 name a layer twice",
+        ),
+        "a link without brackets": (
+            lambda: ll.DeepLinear([np.eye(4)] * 2, links={2: 1}),
+            TypeError,
+            "links into layer 2 must be a sequence of earlier layers, got 1",
+        ),
+        "a scale of infinity": (
+            lambda: ll.DeepLinear([np.eye(4)] * 2, links={2: {1: np.inf}}),
+            ValueError,
+            "a scale of links into layer 2 must be finite",
+        ),
+        "branches of a chain": (
+            lambda: NET.with_scaled_branches(),
+            ValueError,
+            "there are no branches to scale",
+        ),
+        "a negative spread of biases": (
+            lambda: ll.DeepLinear.uniform([4, 3], bias_std=-1.0),
+            ValueError,
+            "bias_std must not be negative",
+        ),
+        "an approximate gelu": (
+            lambda: ll.DeepNonlinear.from_module(
+                nn.Sequential(dense(4, 3), nn.GELU(approximate="tanh"))
+            ),
+            ValueError,
+            "Layer 1 is a GELU approximated by tanh",
         ),
         "a module with a normalisation": (
             lambda: ll.DeepLinear.from_module(nn.Sequential(dense(4, 3), nn.BatchNorm1d(3))),
@@ -308,6 +410,67 @@ CASES = {
             lambda: ll.DeepLinear.with_condition_number([4, 3, 2], "ten"),
             TypeError,
             "condition_number must be a number, got 'ten'",
+        ),
+    },
+    "DeepNonlinear": {
+        "an activation misspelt": (
+            lambda: NET.with_activation("relo"),
+            ValueError,
+            "Unknown activation 'relo'; did you mean 'relu'.* known are relu, leaky",
+        ),
+        "an activation that is a function": (
+            lambda: NET.with_activation(np.tanh),
+            TypeError,
+            r"or an object with the methods value\(drive\) and slope\(drive\), got",
+        ),
+        "an activation that is a class": (
+            lambda: NET.with_activation(networks.Tanh),
+            TypeError,
+            "or an object with the methods",
+        ),
+        "a slope that is not the derivative": (
+            lambda: NET.with_activation(WrongSlope()),
+            ValueError,
+            "slope of the activation .* is not the derivative of its value: at the drive",
+        ),
+        "a slope of another shape": (
+            lambda: NET.with_activation(OneSlope()),
+            ValueError,
+            r"slope of the activation .* must return finite numbers shaped like the drive",
+        ),
+        "a negative slope in words": (
+            lambda: networks.LeakyReLU("steep"),
+            TypeError,
+            "negative_slope must be a number, got 'steep'",
+        ),
+        "a readout misspelt": (
+            lambda: NET.with_activation("relu", "line"),
+            ValueError,
+            'readout must be "same" or "linear", got .line.',
+        ),
+        "a module without nonlinearity": (
+            lambda: ll.DeepNonlinear.from_module(nn.Sequential(dense(4, 3), dense(3, 3))),
+            ValueError,
+            r"No layer has a nonlinearity; use DeepLinear\.from_module",
+        ),
+        "a module of two nonlinearities": (
+            lambda: ll.DeepNonlinear.from_module(
+                nn.Sequential(dense(4, 3), nn.Tanh(), dense(3, 3), nn.ReLU())
+            ),
+            ValueError,
+            r"Layer 3 is a ReLU\(\), and layer 1 a Tanh\(\); all must be the same",
+        ),
+        "a hidden layer without nonlinearity": (
+            lambda: ll.DeepNonlinear.from_module(
+                nn.Sequential(dense(4, 3), dense(3, 3), nn.Tanh())
+            ),
+            ValueError,
+            "Layer 1 follows a layer without nonlinearity, which is 0",
+        ),
+        "a tanh for a relu": (
+            lambda: ll.DeepReLU.from_module(nn.Sequential(dense(4, 3), nn.Tanh())),
+            ValueError,
+            r"Layer 1 is a Tanh; use DeepNonlinear\.from_module",
         ),
     },
     "DeepReLU": {

@@ -91,6 +91,7 @@ def found():
 X, VIEW = testing.samples(6, 4, 0)
 NET = ll.DeepLinear.uniform([4, 4, 3], 0)
 RELU = ll.DeepReLU.uniform([4, 4, 3], 0)
+SQUARE = ll.DeepLinear.uniform([4, 3, 3], 0, links="residual")
 PAIRS = Pairs.from_views(X, VIEW)
 FORWARD = PAIRS.directions[0]
 TWO = losses.TypeTwo(losses.Softplus())
@@ -269,9 +270,22 @@ CALLS = {
     "losses.scores.from_name": {"score": "softplus"},
     "networks.convolution.Convolution": {"kernel": np.ones((2, 2, 3, 3)), "input_shape": (2, 4, 4)},
     "networks.convolution.average_pooling": {"shape": (2, 4, 4), "size": 2},
-    "networks.network.DeepLinear.downstream": {"self": NET, "layer": 1},
-    "networks.network.DeepLinear.gram": {"self": NET, "layer": 1},
-    "networks.network.DeepReLU.downstream": {"self": RELU, "layer": 1, "x": X},
+    "networks.linear.DeepLinear.downstream": {"self": NET, "layer": 1},
+    "networks.linear.DeepLinear.gram": {"self": NET, "layer": 1},
+    "networks.linear.DeepLinear.isometry_bound": {"self": SQUARE, "layer": 1},
+    "networks.linear.DeepLinear.only_through": {"self": NET, "layer": 1},
+    "networks.linear.DeepLinear.with_scaled_branches": {"self": SQUARE},
+    "networks.network.Network.backpropagate": {
+        "self": NET,
+        "activities": NET.activities(X),
+        "error": GRADIENT,
+    },
+    "networks.network.Network.bias_update": {
+        "self": NET,
+        "layer": 2,
+        "activities": NET.activities(X),
+        "error": GRADIENT,
+    },
     "networks.network.Network.conformal": {"cls": ll.DeepLinear, "widths": [4, 3], "scale": 2.0},
     "networks.network.Network.from_module": {
         "cls": ll.DeepLinear,
@@ -279,6 +293,12 @@ CALLS = {
         "input_shape": (2, 4, 4),
     },
     "networks.network.Network.gaussian": {"cls": ll.DeepLinear, "widths": [4, 3]},
+    "networks.network.Network.joint_update": {
+        "self": NET,
+        "layer": 2,
+        "activities": NET.activities(X),
+        "error": GRADIENT,
+    },
     "networks.network.Network.map_shape": {"self": NET, "layer": 1},
     "networks.network.Network.matrix": {"self": NET, "layer": 1},
     "networks.network.Network.orthogonal": {"cls": ll.DeepLinear, "widths": [4, 3]},
@@ -294,6 +314,7 @@ CALLS = {
         "widths": [4, 3, 2],
         "condition_number": 2.0,
     },
+    "networks.nonlinear.DeepNonlinear.downstream": {"self": RELU, "layer": 1, "x": X},
     "pairs.batch.Pairs.from_image_patches": {
         "cls": Pairs,
         "images": np.random.default_rng(0).random((4, 4, 4)),
@@ -427,6 +448,7 @@ NOT_CHECKED = {
     "analysis.watching.window.one_pass": IN_THE_HOUSE,
     "conditions.report.Condition": MADE_BY_US,
     "conditions.report.LayerExplanation": MADE_BY_US,
+    "networks.linear.IsometryBound": MADE_BY_US,
     "projection.problem.Projection": MADE_BY_US,
     "projection.problem.ScoreProblem": "the inside of optimal_projection, which checks",
     "projection.problem.ScoreProblem.solution": "the inside of optimal_projection, which checks",
