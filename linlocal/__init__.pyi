@@ -27,7 +27,9 @@ from .updates import (
     compare as compare,
     global_update as global_update,
     local_update as local_update,
+    loss_values as loss_values,
     mismatch as mismatch,
+    projections as projections,
 )
 
 __version__: str

@@ -257,22 +257,39 @@ def plain(value: Any, name: str) -> Any:
 
     Raises:
         ValueError: a masked array whose mask hides an entry.
+        TypeError: a tensor that numpy cannot read: without data, sparse, quantised or nested.
     """
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
             f"{name}: some entries are masked and stand for no number; drop or fill them first."
         )
     if isinstance(value, Iterator):
-        return list(value)
+        value = list(value)
+    if isinstance(value, list | tuple):
+        return [v if isinstance(v, int | float) else plain(v, name) for v in value]
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        # numpy has no bfloat16, and float32 holds all of its numbers.
-        return value.float() if str(value.dtype) == "torch.bfloat16" else value
+        return _read(value, name)
     return value
+
+
+def _read(tensor: Any, name: str) -> NDArray[Any]:
+    """A tensor of torch as an array, whether or not it requires a gradient."""
+    try:
+        here = tensor.detach().cpu()
+        # numpy has no bfloat16 and no eight bits, and float64 holds all of their numbers.
+        odd = str(here.dtype) not in ("torch.float16", "torch.float32", "torch.float64")
+        return np.asarray(here.double() if odd and here.is_floating_point() else here)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise TypeError(
+            f"{name} is a tensor that numpy cannot read ({str(error).splitlines()[0]}); give a "
+            "dense one with data, such as tensor.to_dense().double()."
+        ) from None
 
 
 def _scalar(value: Any) -> Any:
     """An array or tensor without axes as the number it holds; anything else as it is."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        return value  # it holds none, and its item would be what the mask hides
     return value.item() if getattr(value, "shape", None) == () else value
 
 

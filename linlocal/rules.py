@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
+from numpy.typing import ArrayLike
+
 from linlocal import inputs, losses
-from linlocal.losses import Goodness, PairLoss, Score, SupervisedLoss, ViewLoss, scores
+from linlocal.inputs import Array
+from linlocal.losses import Goodness, PairLoss, Score, SupervisedLoss, VICRegForm, ViewLoss, scores
+from linlocal.losses.shape import Line, shape_of, summand_of
 
 Context = Literal["same", "top", "both", "each", "self", "sum", "views"]
 JudgedContext = Literal["same", "top", "both"]
@@ -37,6 +41,10 @@ class Penalty:
             writes B_l = V_l^T M V_l (context of the same layer) or B_l = V_l^T M (top context) and
             penalises M. For invertible G_l this is lam/2 tr(G^-1 B G^-1 B^T) or
             lam/2 tr(B^T G^-1 B); statement 4 of the theory.
+
+    A loss here is the sum over view directions, each with its B and its lam/2 ||B||_F^2. The code
+    released with Wu et al. 2026 (arXiv 2601.21683) averages the loss over both directions and adds
+    b_decay/2 times the sum of both squared norms, which is half of ours for lam = 2 b_decay.
 
     Raises:
         ValueError: a strength that is not positive and finite, or an unknown metric.
@@ -84,6 +92,99 @@ class Penalty:
         return self.strength
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Projections that are handed in, as a fixed B_l of every layer.
+
+    Attributes:
+        matrices: for each of the layers 1..L one matrix (read-out width, context width) for all
+            view directions, or a sequence of them, one for each direction. With context "each",
+            those of the same and of the top layer follow each other in each direction. Under the
+            metric penalty they are the M of B_l = V_l^T M V_l.
+
+    Raises:
+        ValueError: no matrix, or one that is empty or not finite.
+        TypeError: no sequence of matrices of real numbers.
+    """
+
+    matrices: Sequence[ArrayLike | Sequence[ArrayLike]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        of = "matrices, or of sequences of them, for the layers 1..L"
+        kept = []
+        for l, entry in enumerate(inputs.sequence(self.matrices, "matrices", of), start=1):
+            what = f"projections of layer {l}"
+            one = getattr(entry, "ndim", None) == 2
+            several = (entry,) if one else inputs.sequence(entry, what, "matrices")
+            layout = "(read-out width, context width)"
+            kept.append(tuple(inputs.matrix(b, f"each of the {what}", layout) for b in several))
+        if not kept or not all(kept):
+            raise ValueError("Given projections need at least one matrix for every layer.")
+        object.__setattr__(self, "matrices", tuple(kept))
+
+    def at(self, layer: int, number: int, shape: tuple[int, int], of: tuple[int, int]) -> Array:
+        """The projection of one layer.
+
+        Args:
+            layer: l in 1..L.
+            number: which of the losses of the layer is asked, counted from 0.
+            shape: (read-out width, context width).
+            of: the numbers of layers and of losses of a layer.
+
+        Raises:
+            ValueError: the matrices are not as many, or not of this shape.
+        """
+        depth, losses_of_layer = of
+        matrices = cast(tuple[tuple[Array, ...], ...], self.matrices)
+        if len(matrices) != depth:
+            raise ValueError(
+                f"Projections of {len(matrices)} layers are given for a network of {depth} layers; "
+                "give those of every layer, the top layer's too."
+            )
+        here = matrices[layer - 1]
+        if len(here) not in (1, losses_of_layer):
+            raise ValueError(
+                f"{len(here)} projections are given for layer {layer}, which has "
+                f"{losses_of_layer} (view directions times contexts); give one, or all."
+            )
+        matrix = here[number if len(here) > 1 else 0]
+        if matrix.shape != shape:
+            raise ValueError(
+                f"The projection of layer {layer} must be {shape} (read-out width, context width), "
+                f"got {matrix.shape}."
+            )
+        return matrix
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Projections after some steps of gradient descent on the penalised loss, instead of optimal.
+
+    B <- B - rate (lam B + d phi / d B), the same number of steps in every layer. As they grow, B
+    goes to the optimum, if the rate is below 2 over the largest curvature. For a linear score the
+    steps have a sum, B = (1 - q) B* + q B_start with q = (1 - rate lam)^steps.
+
+    Attributes:
+        steps: how many steps are taken, 0 for none.
+        rate: the learning rate of B.
+        start: "zero", or "random" as in `Rule`.
+
+    Raises:
+        ValueError: negative steps, a rate that is not positive, or an unknown start.
+        TypeError: no numbers.
+    """
+
+    steps: int
+    rate: float
+    start: Literal["zero", "random"] = "zero"
+
+    def __post_init__(self) -> None:
+        inputs.keep(self, partial(inputs.whole, least=0), "steps")
+        inputs.keep(self, inputs.positive, "rate")
+        if not inputs.is_one_of(self.start, ("zero", "random")):
+            raise ValueError(f'start must be "zero" or "random", got {self.start!r}.')
+
+
 @dataclass(frozen=True)
 class Rule:
     """A local learning rule.
@@ -100,7 +201,9 @@ class Rule:
         projection: how B_l is chosen. "optimal": it minimises the penalised loss. "identity": it
             is fixed at I. "random": it is fixed, uniform on +-1/sqrt(width_l), in the layers below
             the top, and optimal in the top layer (the published baseline). "matched": it is
-            V_l^T B_L V_l or V_l^T B_L (statement 1). "none": the loss needs no projection.
+            V_l^T B_L V_l or V_l^T B_L (statement 1). "none": the loss needs no projection. A
+            `Given` hands in the matrices, a `Trained` takes steps towards the optimal ones; both
+            hold in every layer, the top layer too.
         penalty: the penalty on an optimal projection; a number stands for `Penalty(number)`.
         pooling: the windows of the average pooling before the loss, one for the map of each layer
             1..L; None pools nothing.
@@ -115,7 +218,7 @@ class Rule:
     name: str
     loss: PairLoss | Goodness | ViewLoss
     context: Context = "same"
-    projection: ProjectionKind = "optimal"
+    projection: ProjectionKind | Given | Trained = "optimal"
     penalty: Penalty = Penalty()
     pooling: tuple[int, ...] | None = None
     seed: int = 0
@@ -127,7 +230,7 @@ class Rule:
             ("context", self.context, CONTEXTS),
             ("projection", self.projection, PROJECTIONS),
         ):
-            if not inputs.is_one_of(value, known):
+            if not inputs.is_one_of(value, known) and not isinstance(value, Given | Trained):
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
         kind = self.kind
         fitting = {
@@ -136,7 +239,8 @@ class Rule:
             "view": (("views",), ("none",)),
         }
         contexts, projections = fitting[kind]
-        if self.context not in contexts or self.projection not in projections:
+        own = kind == "pair" and isinstance(self.projection, Given | Trained)
+        if self.context not in contexts or not (own or self.projection in projections):
             raise ValueError(
                 f"A {kind} loss goes with context {' or '.join(contexts)} and projection "
                 f"{' or '.join(projections)}, got context {self.context!r} and projection "
@@ -163,6 +267,15 @@ class Rule:
         )
 
     @property
+    def projection_name(self) -> str:
+        """How B_l is chosen, in a word or two."""
+        if isinstance(self.projection, Given):
+            return "given"
+        if isinstance(self.projection, Trained):
+            return f"trained by {self.projection.steps} steps"
+        return self.projection
+
+    @property
     def judged_contexts(self) -> tuple[JudgedContext, ...]:
         """The context of each loss of scored pairs: one, or two for context "each".
 
@@ -176,8 +289,8 @@ class Rule:
 
     @property
     def has_linear_score(self) -> bool:
-        """Whether f is the linear score, whose slopes beta are constant."""
-        return type(getattr(self.loss, "score", None)) is scores.Linear
+        """Whether the loss says that it sums a linear score, whose slopes beta are constant."""
+        return isinstance(shape_of(summand_of(self.loss)), Line)
 
     @property
     def pair_loss(self) -> PairLoss:
@@ -352,9 +465,16 @@ def LogDet(weight: float = 0.1, epsilon: float = 0.5) -> Rule:
     return _view_rule("LogDet", losses.LogDet(weight, epsilon), "Yu 2020, arXiv 2006.08558")
 
 
-def VICReg(**weights: float) -> Rule:
-    """Variance, invariance and covariance per unit."""
-    return _view_rule("VICReg", losses.VICReg(**weights), "Bardes 2022, arXiv 2105.04906")
+def VICReg(form: VICRegForm = "mixed", **weights: float) -> Rule:
+    """Variance, invariance and covariance per unit.
+
+    Args:
+        form: "article" as printed (eqs. 1-6), "released" as in the authors' code, or "mixed" of
+            both; see `losses.VICReg`.
+        **weights: the other fields of `losses.VICReg`.
+    """
+    loss = losses.VICReg(**weights, form=form)
+    return _view_rule("VICReg", loss, "Bardes 2022, arXiv 2105.04906")
 
 
 def BarlowTwins(weight: float = 5e-3) -> Rule:

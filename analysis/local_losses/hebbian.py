@@ -47,10 +47,12 @@ def hebbian_update(
         TypeError: the loss is not of type 2.
         ValueError: a block of other layers, or a convolution with groups or padding by name.
     """
-    if not isinstance(loss, ScoredPairs) or not isinstance(loss.loss, TypeTwo):
+    # A subclass of TypeTwo may have another formula, and so other gates.
+    if not isinstance(loss, ScoredPairs) or type(loss.loss) is not TypeTwo:
+        judged = type(loss.loss if isinstance(loss, ScoredPairs) else loss).__name__
         raise TypeError(
             "The three-factor form exists for scored pairs of type 2; build the loss with "
-            f"linlocal.analysis.local_losses.CLAPP, got {type(loss).__name__}."
+            f"linlocal.analysis.local_losses.CLAPP, got {judged}."
         )
     layer, rest, below = _parts(block, below)
     here, backwards = as_map(layer(below)), []

@@ -119,6 +119,12 @@ class NetworkRule:
                 f"{self.rule.name} has a metric penalty, which needs the downstream map of a "
                 'linear network: take the penalty in the metric "frobenius".'
             )
+        if not isinstance(self.rule.projection, str):
+            raise ValueError(
+                f"The projection of {self.rule.name} is {self.rule.projection_name}, which the "
+                "theory knows (`linlocal.compare`). On a network the optimiser trains B: take the "
+                'projection "optimal".'
+            )
         identity = self.rule.projection == "identity"
         if identity and (self.rule.context != "same" or self.context_pooling is not None):
             raise ValueError(

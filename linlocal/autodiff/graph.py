@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -14,14 +15,15 @@ from numpy.typing import ArrayLike
 from linlocal import inputs
 from linlocal.autodiff.activations import activation_formula
 from linlocal.autodiff.kinks import refuse_kink
+from linlocal.autodiff.numpy_only import NumpyGoodness
 from linlocal.autodiff.pairs import goodness_formula, pair_formula
-from linlocal.autodiff.projection import judge_of, minimise
+from linlocal.autodiff.projection import descend, judge_of, minimise
 from linlocal.autodiff.tensors import index, judged, tensor
 from linlocal.autodiff.views import view_formula
 from linlocal.losses import Goodness, ViewLoss
 from linlocal.networks import Convolution, DeepNonlinear, Network, Weight
 from linlocal.pairs import Direction, Pairs
-from linlocal.rules import Rule
+from linlocal.rules import Given, Rule, Trained
 
 Projections = Sequence[Sequence[ArrayLike]]
 TorchLoss = Callable[..., torch.Tensor]
@@ -65,6 +67,12 @@ class Graph:
         self.z = [tensor(network.check_input(pairs.samples))]
         for l in range(1, self.depth + 1):
             self.z.append(self.layer(l, self.z, self.weights[l - 1], self.biases[l - 1]))
+        theirs = tensor(network.activities(pairs.samples).z[-1])
+        if not torch.allclose(theirs, self.z[-1], 1e-6, 1e-6 * float(theirs.norm()), True):
+            raise TypeError(
+                f"The oracle computes other activities than {type(network).__name__} does: it "
+                "knows the layers of `DeepLinear` and `DeepNonlinear` only."
+            )
 
     def drive(
         self, layer: int, z: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -141,7 +149,7 @@ class Graph:
         return torch.cat([here, top], dim=1) if name == "both" else here
 
     def optimal_top(self, layer: int) -> bool:
-        return layer == self.depth and self.rule.projection != "identity"
+        return layer == self.depth and self.rule.projection in ("random", "matched")
 
     @property
     def judged(self) -> list[tuple[Direction, str]]:
@@ -161,8 +169,12 @@ class Graph:
 
         c = self.context(layer, name)
         seen = read(self.z[layer])
-        if self.projections is not None:
-            b = tensor(self.projections[layer - 1][number])
+        given = self.projections
+        if given is None and isinstance(kind, Given):
+            given = cast(Projections, kind.matrices)
+        if given is not None:
+            here = given[layer - 1]
+            b = tensor(here[number if len(here) > 1 else 0])
             if b.shape != (seen.shape[1], c.shape[1]):
                 raise ValueError(
                     f"The projection of layer {layer} must be {(seen.shape[1], c.shape[1])} "
@@ -173,15 +185,24 @@ class Graph:
             anchors, references = seen[index(direction.anchor)], c[index(direction.reference)]
             judge = self.user_loss or judge_of(self.rule.pair_loss)
             b = minimise(anchors, references, direction, judge, strength)
+        elif isinstance(kind, Trained):
+            strength = self.rule.penalty.at(layer, self.depth)
+            anchors, references = seen[index(direction.anchor)], c[index(direction.reference)]
+            judge = self.user_loss or partial(judged, pair_formula(self.rule.pair_loss))
+            start = self._random(layer, number, (seen.shape[1], c.shape[1]))
+            start = start * float(kind.start == "random")
+            b = descend(anchors, references, direction, judge, strength, kind, start)
         elif kind == "identity":
             b = torch.eye(seen.shape[1], dtype=torch.float64)
         elif kind == "random":
-            rng = np.random.default_rng([self.rule.seed, layer, number])
-            shape = (seen.shape[1], c.shape[1])
-            b = tensor(rng.uniform(-1.0, 1.0, shape)) / seen.shape[1] ** 0.5
+            b = self._random(layer, number, (seen.shape[1], c.shape[1]))
         else:
             return self._matched(layer, number, direction, name)
         return Scorer(read, c, b)
+
+    def _random(self, layer: int, number: int, shape: tuple[int, int]) -> torch.Tensor:
+        rng = np.random.default_rng([self.rule.seed, layer, number])
+        return tensor(rng.uniform(-1.0, 1.0, shape)) / shape[0] ** 0.5
 
     def _matched(self, layer: int, number: int, direction: Direction, name: str) -> Scorer:
         """u = z_L(z)^T B_L z_L(c), where the layers above act on z and c, without a matrix V."""
@@ -221,9 +242,11 @@ class Graph:
             if self.rule.context == "sum":
                 s = s + z[index(d.reference)]
             goodness = torch.sum(s**2, dim=1)
-            if self.user_loss is None:
+            if self.user_loss is not None:
+                total = total + self.user_loss(goodness, d)
+            elif isinstance(formula, NumpyGoodness):
+                total = total + formula.of_goodness(goodness, d)
+            else:
                 good, bad = (index(np.flatnonzero(d.sign == sign)) for sign in (1.0, -1.0))
                 total = total + formula(goodness[good], goodness[bad])
-            else:
-                total = total + self.user_loss(goodness, d)
         return total

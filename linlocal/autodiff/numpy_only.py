@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linlocal.losses import PairLoss, ViewLoss
+from linlocal.losses import Goodness, PairLoss, ViewLoss
 from linlocal.pairs import Direction
 
 Array = NDArray[np.float64]
@@ -67,6 +67,24 @@ class NumpyPairLoss:
     def of_scores(self, u: Tensor, pairs: Direction) -> Tensor:
         """The loss of the scores (pairs,) of a direction."""
         return _applied(_Phi, _applied(_Contrast, u, (self.loss, pairs)), (self.loss, pairs))
+
+
+class NumpyGoodness:
+    """A `Goodness` of one's own, once differentiable."""
+
+    def __init__(self, loss: Goodness) -> None:
+        self.loss = loss
+
+    def __call__(self, good: Tensor, bad: Tensor) -> Tensor:
+        """The loss of the goodness of good samples and of that of bad ones."""
+        rows = np.arange(len(good) + len(bad))
+        sign = np.repeat([1.0, -1.0], [len(good), len(bad)])
+        group = np.where(sign > 0, rows, (rows - len(good)) % len(good))
+        return self.of_goodness(torch.cat([good, bad]), Direction(rows, rows, sign, group))
+
+    def of_goodness(self, goodness: Tensor, pairs: Direction) -> Tensor:
+        """The loss of the goodness (pairs,) of a direction."""
+        return _applied(_GoodnessValue, goodness, (self.loss, pairs))
 
 
 def view_loss(loss: ViewLoss, first: Tensor, second: Tensor) -> Tensor:
@@ -249,6 +267,36 @@ def _row_by_row(
 ) -> tuple[Tensor, int]:
     axis = in_dims[0] or 0
     return torch.stack([_applied(function, row, told) for row in x.movedim(axis, 0)]), 0
+
+
+class _GoodnessValue(_Told):
+    """A loss of goodness, a scalar; its gradient is `_GoodnessGradient`."""
+
+    @staticmethod
+    def forward(x: Tensor, told: Any) -> Tensor:
+        loss, pairs = told
+        return by_numpy(lambda goodness: loss.value(goodness, pairs), x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * _applied(_GoodnessGradient, x, ctx.told), None
+
+
+class _GoodnessGradient(_Told):
+    """d loss / d goodness, whose own derivative nobody told."""
+
+    @staticmethod
+    def forward(x: Tensor, told: Any) -> Tensor:
+        loss, pairs = told
+        return by_numpy(lambda goodness: loss.gradient(goodness, pairs), x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError(
+            "A loss of goodness of your own brings its value and one derivative; a second was "
+            "asked for."
+        )
 
 
 class _Views(torch.autograd.Function):

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from linlocal.autodiff.numpy_only import NumpyPairLoss
+from linlocal.autodiff.numpy_only import NumpyGoodness, NumpyPairLoss
 from linlocal.autodiff.scores import score_formula
 from linlocal.losses import Goodness, InfoNCE, PairLoss, TypeOne, TypeTwo
 
@@ -59,7 +59,12 @@ def summed(formula: PairFormula, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def goodness_formula(loss: Goodness) -> Callable[[Tensor, Tensor], Tensor]:
-    """Goodness in torch: a function of the goodness of good samples and of that of bad ones."""
+    """Goodness in torch: a function of the goodness of good samples and of that of bad ones.
+
+    A subclass of your own is evaluated by its numpy methods.
+    """
+    if type(loss) is not Goodness:
+        return NumpyGoodness(loss)
     formula = pair_formula(TypeTwo(loss.score))
 
     def judged(good: Tensor, bad: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from linlocal import inputs
-from linlocal.autodiff.kinks import has_kink
+from linlocal.autodiff.kinks import kink
 from linlocal.autodiff.pairs import pair_formula
 from linlocal.autodiff.tensors import index, judged, tensor
 from linlocal.losses import PairLoss
 from linlocal.pairs import Direction
+from linlocal.rules import Trained
 
 Judge = Callable[[torch.Tensor, Direction], torch.Tensor]
 
@@ -56,13 +57,33 @@ def judge_of(loss: PairLoss) -> Judge:
     Raises:
         ValueError: a hinge.
     """
-    if has_kink(loss):
+    if kink(loss) is not None:
         raise ValueError(
             "The hinge has no derivative at its kink, where margins of the optimum sit, so "
             "autograd can neither find its optimal projection nor differentiate there. Use "
             "SmoothedHinge, or pass projections."
         )
     return partial(judged, pair_formula(loss))
+
+
+def descend(
+    z: torch.Tensor,
+    c: torch.Tensor,
+    pairs: Direction,
+    judge: Judge,
+    penalty: float,
+    told: Trained,
+    start: torch.Tensor,
+) -> torch.Tensor:
+    """B after steps of gradient descent, for z and c row by row for each pair."""
+    b = start
+    for _ in range(told.steps):
+        leaf = b.clone().requires_grad_(True)
+        energy = judge(torch.einsum("pi,ij,pj->p", z, leaf, c), pairs)
+        energy = energy + 0.5 * penalty * torch.sum(leaf**2)
+        (gradient,) = torch.autograd.grad(energy, leaf)
+        b = b - told.rate * gradient
+    return b
 
 
 def minimise(

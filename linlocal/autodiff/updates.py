@@ -13,7 +13,7 @@ from linlocal.autodiff.graph import Graph, Projections, TorchLoss
 from linlocal.autodiff.supervised import supervised_formula
 from linlocal.networks import Masks, Network, Parameters
 from linlocal.pairs import Pairs
-from linlocal.rules import Goal, Rule, Rules, checked_goal, of_each_layer
+from linlocal.rules import Goal, Rule, Rules, Trained, checked_goal, of_each_layer
 
 Array = NDArray[np.float64]
 
@@ -164,6 +164,8 @@ def loss(
 ) -> float:
     """The loss of one layer, summed over view directions, penalty on an optimal B included.
 
+    So is the penalty on a B that is trained.
+
     Args:
         network: as in `local_update`.
         pairs: as in `local_update`.
@@ -176,7 +178,8 @@ def loss(
     graph = graphs[layer - 1]
     rule = graph.rule
     total = graph.loss(layer, graph.z[layer])
-    if rule.kind == "pair" and (rule.projection == "optimal" or graph.optimal_top(layer)):
+    penalised = rule.projection == "optimal" or isinstance(rule.projection, Trained)
+    if rule.kind == "pair" and (penalised or graph.optimal_top(layer)):
         strength = rule.penalty.at(layer, graph.depth)
         for score in graph.scorers(layer):
             total = total + 0.5 * strength * torch.sum(score.b**2)

@@ -108,9 +108,11 @@ def _vicreg(loss: VICReg, first: Tensor, second: Tensor) -> Tensor:
         centred, variance = _moments(z)
         below = (loss.target_std - (variance + loss.epsilon).sqrt()).relu().mean()
         off = _off_diagonal(centred, centred) / (len(z) - 1) ** 2
-        return loss.variance * below + loss.covariance * off / z.shape[1]
+        halved = 0.5 if loss.form == "released" else 1.0
+        return halved * loss.variance * below + loss.covariance * off / z.shape[1]
 
-    pull = (first - second).square().mean()
+    mean = (first - second).square().mean()
+    pull = mean * first.shape[1] if loss.form == "article" else mean
     return loss.invariance * pull + spread(first) + spread(second)
 
 

@@ -24,7 +24,7 @@ from linlocal.inputs import Array
 from linlocal.networks import DeepLinear, DeepNonlinear, Network
 from linlocal.pairs import Pairs
 from linlocal.rules import Goal, Rules
-from linlocal.updates import LayerLosses, Signals, compare_signals
+from linlocal.updates import LayerLosses, Signals, compare_signals, vanishing_updates
 
 
 def explain(
@@ -56,7 +56,10 @@ def explain(
     signals = Signals(network, pairs, rule, window, goal)
     comparison = compare_signals(signals)
     facts = {e: measured(signals, e) for e in sorted(set(map(signals.teacher, network.layers)))}
-    layers = tuple(_explain_layer(signals, comparison, facts, l) for l in network.layers)
+    vanishing = vanishing_updates(signals)
+    layers = tuple(
+        _explain_layer(signals, comparison, facts, vanishing[l], l) for l in network.layers
+    )
     exact = all(e.exact for e in layers)
     helping = () if exact else remedies(signals, facts)
     bettering = () if exact else nearer(signals, comparison)
@@ -77,23 +80,26 @@ def _subject(signals: Signals, comparison: xr.Dataset) -> str:
 
 
 def _explain_layer(
-    signals: Signals, comparison: xr.Dataset, facts: dict[int, Facts], layer: int
+    signals: Signals,
+    comparison: xr.Dataset,
+    facts: dict[int, Facts],
+    vanishing: tuple[str, ...],
+    layer: int,
 ) -> LayerExplanation:
     row = comparison.sel(layer=layer)
     error = float(row["relative_error"])
     worst = float(np.nan_to_num(row["condition_number"], nan=1.0))
     allowed = max(1e-12, 16.0 * np.finfo(float).eps * worst)
     bound, source = _cosine_bound(signals, layer)
-    # Undefined where the global update is zero: equal if the local one is zero as well.
-    local = signals.network.joint_update(layer, signals.activities, signals.taught_error(layer))
     return LayerExplanation(
         layer,
         float(row["cosine"]),
         error,
-        bool(error <= allowed or (np.isnan(error) and not local.any())),
+        len(vanishing) == 2 or bool(not vanishing and error <= allowed < 1.0),
         tuple(_conditions(signals, facts, layer)),
         bound,
         source,
+        vanishing,
     )
 
 

@@ -61,12 +61,14 @@ class LayerExplanation:
         layer: l in 1..L.
         cosine, relative_error: how the local update compares with the global one.
         exact: whether the updates are equal up to rounding. Their relative error is then at most
-            1e-12, or 16 machine epsilons times the condition number of the dual problem; or both
-            updates are zero.
+            1e-12, or 16 machine epsilons times the condition number of the dual problem where that
+            is below 1; or both updates are zero up to rounding.
         conditions: the conditions, which together are sufficient. "closed form", which a linear
             score has, is necessary and sufficient on its own.
         cosine_bound: the smallest cosine that the theory allows here; None if it gives no bound.
         bound_source: the statement that the bound comes from, or why there is none.
+        vanishing: which of the two updates, "local" and "global", are zero up to the rounding of
+            the terms that cancel in them. Then there is no cosine.
     """
 
     layer: int
@@ -76,6 +78,20 @@ class LayerExplanation:
     conditions: tuple[Condition, ...]
     cosine_bound: float | None
     bound_source: str
+    vanishing: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """How the local update compares with the global one, in words."""
+        if len(self.vanishing) == 2:
+            return "there is no update to compare: local and global are zero up to rounding"
+        if self.vanishing:
+            (zero,) = self.vanishing
+            return f"the {zero} update is zero up to rounding, the other one is not"
+        return (
+            f"local {'equal to' if self.exact else 'differs from'} global update "
+            f"(cosine {self.cosine:.4f}, relative error {self.relative_error:.1e})"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +132,7 @@ class Explanation:
     def __str__(self) -> str:
         lines = [self.subject, ""]
         for entry in self.layers:
-            verdict = "equal to" if entry.exact else "differs from"
-            lines.append(
-                f"layer {entry.layer}: local {verdict} global update "
-                f"(cosine {entry.cosine:.4f}, relative error {entry.relative_error:.1e})"
-            )
+            lines.append(f"layer {entry.layer}: {entry.verdict}")
             for condition in entry.conditions:
                 mark = "holds" if condition.holds else f"fails by {condition.distance:.1e}"
                 lines.append(f"    {condition.name:<24} {mark:<18} {condition.meaning}")

@@ -1,4 +1,4 @@
-from . import scores as scores
+from . import scores as scores, shape as shape
 from .goodness import Goodness as Goodness
 from .pairs import InfoNCE as InfoNCE, PairLoss as PairLoss, TypeOne as TypeOne, TypeTwo as TypeTwo
 from .scores import (
@@ -21,6 +21,7 @@ from .views import (
     NTXent as NTXent,
     SpectralContrastive as SpectralContrastive,
     VICReg as VICReg,
+    VICRegForm as VICRegForm,
     ViewLoss as ViewLoss,
     Whitening as Whitening,
 )

@@ -28,6 +28,11 @@ class Goodness:
         inputs.keep(self, inputs.finite, "threshold")
         scores.check(self.score)
 
+    @property
+    def summand(self) -> Score:
+        """f; see `linlocal.losses.shape.summand_of`."""
+        return self.score
+
     def value(self, goodness: Array, pairs: Direction) -> float:
         two = TypeTwo(self.score)
         return two.value(pairs.sign * (goodness - self.threshold), pairs)

@@ -50,6 +50,11 @@ class TypeTwo:
     def __post_init__(self) -> None:
         scores.check(self.score)
 
+    @property
+    def summand(self) -> Score:
+        """f; see `linlocal.losses.shape.summand_of`."""
+        return self.score
+
     def contrasts(self, pairs: Direction) -> Contrasts:
         return pairs.signed
 
@@ -79,6 +84,11 @@ class TypeOne:
     def __post_init__(self) -> None:
         scores.check(self.score)
 
+    @property
+    def summand(self) -> Score:
+        """f; see `linlocal.losses.shape.summand_of`."""
+        return self.score
+
     def contrasts(self, pairs: Direction) -> Contrasts:
         return pairs.differences
 
@@ -87,7 +97,7 @@ class TypeOne:
         return np.full(pairs.num_negatives, 1.0 / pairs.num_negatives)
 
     def value(self, m: Array, pairs: Direction) -> float:
-        return float(np.mean(self.score.value(m)))
+        return float(self.weights(pairs) @ self.score.value(m))
 
     def gradient(self, m: Array, pairs: Direction) -> Array:
         return self.weights(pairs) * self.score.slope(m)

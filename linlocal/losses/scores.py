@@ -1,7 +1,8 @@
 """Score functions f: convex, decreasing functions of a margin m (a score times its sign).
 
 Every score function has a ``value`` f(m), a ``slope`` f'(m) and a ``curvature`` f''(m), all
-elementwise. A function of your own needs just these three methods; see `Score`.
+elementwise. A function of your own needs just these three methods; see `Score`. One that is linear,
+or a hinge, says so by its ``shape``; then closed forms and the solver of hinges apply to it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from scipy.special import expit
 
 from linlocal import inputs
 from linlocal.inputs import Array
+from linlocal.losses.shape import Bend, Line
 
 
 @runtime_checkable
 class Score(Protocol):
     """A convex decreasing function f of a margin, elementwise and twice differentiable.
 
-    `Hinge` has a kink; the projection solver knows it by its type. A function that you write
-    yourself must be smooth.
+    A function with a kink must have an attribute ``shape``, as `Hinge` does: a
+    `linlocal.losses.shape.Bend`. A linear one may have a `linlocal.losses.shape.Line`. A subclass
+    that defines one of the three methods anew does not inherit the shape.
     """
 
     def value(self, m: Array) -> Array:
@@ -40,6 +43,10 @@ class Score(Protocol):
 @dataclass(frozen=True)
 class Linear:
     """f(m) = -m. The optimal projection has a closed form (statement 6 of docs/theory.md)."""
+
+    @property
+    def shape(self) -> Line:
+        return Line()
 
     def value(self, m: Array) -> Array:
         return -m
@@ -84,6 +91,10 @@ class Hinge:
     def __post_init__(self) -> None:
         inputs.keep(self, inputs.finite, "margin")
 
+    @property
+    def shape(self) -> Bend:
+        return Bend(self.margin)
+
     def value(self, m: Array) -> Array:
         return np.maximum(0.0, self.margin - m)
 
@@ -114,6 +125,10 @@ class SmoothedHinge:
             raise ValueError(
                 f"SmoothedHinge needs a finite width > 0, got {self.width}; use Hinge for width 0."
             )
+
+    @property
+    def shape(self) -> Bend:
+        return Bend(self.margin, self.width)
 
     def value(self, m: Array) -> Array:
         gap = np.clip((self.margin - m) / self.width, 0.0, 1.0)

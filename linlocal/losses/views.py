@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linlocal import inputs
 from linlocal.inputs import Array
+
+VICRegForm = Literal["article", "released", "mixed"]
 
 
 @runtime_checkable
@@ -173,9 +175,25 @@ class LogDet:
 
 @dataclass(frozen=True)
 class VICReg:
-    """invariance mean-square(z - z_view) + variance hinge(std per unit) + covariance off-diagonal.
+    """invariance s(z, z_view) + variance (v(z) + v(z_view)) + covariance (c(z) + c(z_view)).
 
-    Bardes et al. 2022 (arXiv 2105.04906), eqs. 1-6. Its terms are per unit: not invariant.
+    v is the mean over units of max(0, target_std - std), std = sqrt(variance + epsilon), and c the
+    sum of squared covariances of different units over the width. Its terms are per unit: it is not
+    invariant under rotations. Bardes et al. 2022 (arXiv 2105.04906) print one scaling and released
+    another; neither is a multiple of the other.
+
+    Attributes:
+        invariance, variance, covariance: the weights of the three terms.
+        target_std: the standard deviation below which v pushes.
+        epsilon: what is added to the variance under the root.
+        form: "article": eqs. 1-6, where s is the mean over samples of ||z - z_view||^2. "released":
+            s is the mean over samples and units, which is less by a factor of the width, and v
+            is halved (``main_vicreg.py`` of the authors). "mixed": s of the released code and v
+            of the article, so "released" with twice the weight of the variance.
+
+    Raises:
+        ValueError: an unknown form, a number that is not finite, or an epsilon that is not
+            positive.
     """
 
     invariance: float = 25.0
@@ -183,23 +201,37 @@ class VICReg:
     covariance: float = 1.0
     target_std: float = 1.0
     epsilon: float = 1e-4
+    form: VICRegForm = "mixed"
 
     def __post_init__(self) -> None:
         inputs.keep(self, inputs.positive, "epsilon")
-        _keep_numbers(self)
+        inputs.keep(self, inputs.finite, "invariance", "variance", "covariance", "target_std")
+        if not inputs.is_one_of(self.form, get_args(VICRegForm)):
+            raise ValueError(
+                f"form must be one of {', '.join(get_args(VICRegForm))}, got {self.form!r}."
+            )
 
     def value(self, z: Array, z_view: Array) -> float:
-        pull = float(np.mean((z - z_view) ** 2))
+        pull = float(np.sum((z - z_view) ** 2)) / self._pulled(z)
         return self.invariance * pull + self._view_value(z) + self._view_value(z_view)
 
     def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
-        pull = self.invariance * 2.0 * (z - z_view) / z.size
+        pull = self.invariance * 2.0 * (z - z_view) / self._pulled(z)
         return pull + self._view_gradient(z), -pull + self._view_gradient(z_view)
+
+    def _pulled(self, z: Array) -> int:
+        """What the squared distances are divided by."""
+        return len(z) if self.form == "article" else z.size
+
+    @property
+    def _spread(self) -> float:
+        """The weight of v in each view."""
+        return self.variance / 2.0 if self.form == "released" else self.variance
 
     def _view_value(self, z: Array) -> float:
         _, std, off = self._moments(z)
         return float(
-            self.variance * np.mean(np.maximum(0.0, self.target_std - std))
+            self._spread * np.mean(np.maximum(0.0, self.target_std - std))
             + self.covariance * np.sum(off**2) / z.shape[1]
         )
 
@@ -209,7 +241,7 @@ class VICReg:
         by_std = np.where(std < self.target_std, -1.0, 0.0) / width
         by_variance = by_std * centred / (std * (samples - 1))
         by_covariance = 4.0 * centred @ off / (width * (samples - 1))
-        return self.variance * by_variance + self.covariance * by_covariance
+        return self._spread * by_variance + self.covariance * by_covariance
 
     def _moments(self, z: Array) -> tuple[Array, Array, Array]:
         _several(z, "VICReg")

@@ -17,6 +17,7 @@ from .linear import (
 )
 from .links import Links as Links
 from .network import (
+    Activities as Activities,
     Masks as Masks,
     Network as Network,
     Parameters as Parameters,

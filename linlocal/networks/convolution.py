@@ -6,12 +6,12 @@ A map of shape (channels, height, width) is flattened in that order, as ``torch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from linlocal import inputs
 from linlocal.inputs import Array
@@ -22,6 +22,9 @@ MapShape = tuple[int, int, int]
 @dataclass(frozen=True, eq=False)
 class Convolution:
     """A bias-free two-dimensional convolution (cross-correlation, as in torch) on one map shape.
+
+    It adds up as matrices do, so ``w + rate * update`` is a step of either: an array shaped like
+    the kernel is added to the kernel or taken from it, and a number multiplies it.
 
     Attributes:
         kernel: (out channels, in channels / groups, height, width).
@@ -71,6 +74,39 @@ class Convolution:
                 f"A kernel {kernel.shape} with stride {self.stride} leaves nothing of maps "
                 f"{self.input_shape}."
             )
+
+    # So that numpy leaves array + convolution to the convolution.
+    __array_ufunc__ = None
+
+    def __add__(self, change: ArrayLike) -> Convolution:
+        return self._with(self.kernel + self._change(change))
+
+    __radd__ = __add__
+
+    def __sub__(self, change: ArrayLike) -> Convolution:
+        return self._with(self.kernel - self._change(change))
+
+    def __mul__(self, factor: float) -> Convolution:
+        return self._with(inputs.finite(factor, "the factor of a convolution") * self.kernel)
+
+    __rmul__ = __mul__
+
+    def _with(self, kernel: Array) -> Convolution:
+        return replace(self, kernel=kernel)
+
+    def _change(self, change: ArrayLike) -> Array:
+        if isinstance(change, Convolution):
+            raise TypeError(
+                "What is added to a convolution is an array shaped like its kernel, as updates "
+                "are, got another convolution; add its kernel."
+            )
+        array = inputs.numbers(change, "what is added to a convolution")
+        if array.shape != self.kernel.shape:
+            raise ValueError(
+                f"What is added to a convolution has the shape of its kernel {self.kernel.shape}, "
+                f"as its update has, got shape {array.shape}."
+            )
+        return array
 
     @property
     def output_shape(self) -> MapShape:

@@ -342,6 +342,9 @@ class Network(ABC):
     ) -> Self:
         """A network of the same kind with other weights.
 
+        A step along updates, matrices and convolutions alike, is
+        ``network.with_weights([w + rate * u for w, u in zip(network.weights, updates)])``.
+
         Args:
             weights: W_1..W_M. With fewer than L, biases and links end with the new top layer.
             biases: b_1..b_M; by default those of this network.
@@ -505,6 +508,21 @@ class Network(ABC):
 
     def _at_drive(self, layer: int, activities: Activities, error: Array) -> Array:
         return error if activities.masks is None else error * activities.masks[layer]
+
+    def check_formula(self) -> None:
+        """Raise a TypeError if a subclass has other activities than its downstream maps say."""
+
+        def foreign(name: str) -> bool:
+            method = getattr(type(self), name, None)
+            return method is not None and not method.__module__.startswith(f"{__package__}.")
+
+        if foreign("activities") and hasattr(self, "downstream") and not foreign("downstream"):
+            raise TypeError(
+                f"{type(self).__name__} computes its own activities but takes the downstream maps "
+                "of its base class, so its updates would be those of another network: derive it "
+                "from `Network` and let activities return the derivatives as masks, or define "
+                "downstream as well."
+            )
 
     def check_input(self, x: ArrayLike) -> Array:
         """``x`` as a read-only matrix (samples, n_0); raises the errors of `activities`."""

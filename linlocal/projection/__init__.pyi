@@ -1,3 +1,4 @@
+from .descent import descend as descend
 from .optimal import optimal_projection as optimal_projection
 from .problem import (
     ConvergenceError as ConvergenceError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 import scipy.linalg
@@ -11,11 +12,12 @@ import scipy.linalg.lapack
 from numpy.typing import NDArray
 
 from linlocal.inputs import Array
-from linlocal.losses import Hinge, SmoothedHinge, TypeOne, TypeTwo
+from linlocal.losses import TypeTwo
+from linlocal.losses.shape import Bend
 from linlocal.projection.problem import MAX_ITERATIONS, TOLERANCE, Projection, ScoreProblem
 
 
-def solve(problem: ScoreProblem, score: Hinge | SmoothedHinge) -> Projection:
+def solve(problem: ScoreProblem, shape: Bend) -> Projection:
     """The dual is a box problem: min 1/2 g^T (Q + width/U) g - margin sum g, 0 <= g <= U = w/lam.
 
     Here g is gamma, the dual variables by margin, and w the weights of the margins in the loss.
@@ -29,10 +31,9 @@ def solve(problem: ScoreProblem, score: Hinge | SmoothedHinge) -> Projection:
     small width. An answer counts only if it satisfies the Karush-Kuhn-Tucker conditions at the
     width asked for.
     """
-    assert isinstance(problem.loss, TypeOne | TypeTwo)
-    width = score.width if isinstance(score, SmoothedHinge) else 0.0
-    upper = problem.loss.weights(problem.pairs) / problem.penalty
-    box = Box(problem, problem.kernel(), score.margin, width, upper)
+    # Whoever has a summand has weights.
+    upper = cast(TypeTwo, problem.loss).weights(problem.pairs) / problem.penalty
+    box = Box(problem, problem.kernel(), shape.margin, shape.width, upper)
     best, iterations = box.solve(np.ones(len(upper), bool), np.zeros(len(upper), bool), 0)[0], 0
     # The smallest of these widths is below the rounding of the kernel itself.
     for softness in (1e-9, 1e-7, 1e-11, 1e-13, 1e-5):
@@ -110,7 +111,8 @@ class Box:
         over = np.maximum(gamma / upper - 1.0, -gamma / upper)
         slack = self.margin - m - self.width * gamma / upper
         beyond = np.where(below, -slack, np.where(above, slack, np.abs(slack)))
-        beyond /= abs(self.margin) + np.max(problem.pair_norms) * max(1.0, np.linalg.norm(b))
+        size = abs(self.margin) + float(np.max(problem.pair_norms) * np.linalg.norm(b))
+        beyond /= size if size > 0 else 1.0
         violation = max(float(np.max(over)), float(np.max(beyond)), 0.0)
         outside = np.where(over > 0, np.where(gamma > 0, 1.0, -1.0), 0.0)
         outside[~(over > TOLERANCE)] = 0.0

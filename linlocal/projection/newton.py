@@ -47,13 +47,20 @@ class DualSteps:
             newton = curvature @ self.kernel
             np.fill_diagonal(newton, newton.diagonal() + penalty)
             return np.asarray(-np.linalg.solve(newton, equation))
-        # (lam I + H Q)^-1 = (I - H^(1/2) (lam I + H^(1/2) Q H^(1/2))^-1 H^(1/2) Q) / lam
-        root = np.sqrt(curvature)
-        newton = root[:, None] * self.kernel
+        # Where H is 0 the step is -equation / lam. Elsewhere lam I + H Q is made symmetric by the
+        # root of H, so nothing is subtracted and then divided by a small lam.
+        step = -equation / penalty
+        bent = np.flatnonzero(curvature)
+        if not bent.size:
+            return step
+        step[bent] = 0.0
+        root = np.sqrt(curvature[bent])
+        load = equation[bent] / root + root * (self.kernel[bent] @ step)
+        newton = root[:, None] * self.kernel[np.ix_(bent, bent)]
         newton *= root
         np.fill_diagonal(newton, newton.diagonal() + penalty)
-        inner = _solve_positive(newton, root * (self.kernel @ equation))
-        return (root * inner - equation) / penalty
+        step[bent] = -root * _solve_positive(newton, load)
+        return step
 
     def approach(self) -> int:
         """Newton's method on gamma alone, until rounding errors in Q gamma begin to be felt.

@@ -12,13 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from linlocal import inputs
-from linlocal.losses import Hinge, Linear, PairLoss, SmoothedHinge
+from linlocal.losses import PairLoss
+from linlocal.losses.shape import Bend, Line, shape_of, summand_of
 from linlocal.pairs import Direction
 from linlocal.projection import box as hinge, newton
 from linlocal.projection.problem import TOLERANCE, ConvergenceError, Projection, Rows, ScoreProblem
 from linlocal.threads import one_if_small
 
 Method = Literal["auto", "dual", "primal"]
+
+_UNSAID = (
+    " If its score has a kink, the score must say so (`shape`), and a loss that sums it as well "
+    "(`summand`), as `Hinge` and `TypeTwo` do."
+)
 
 
 def optimal_projection(
@@ -78,19 +84,25 @@ def optimal_projection(
         raise ValueError(f'method must be "auto", "dual" or "primal", got {method!r}.')
 
     problem = ScoreProblem(anchors, contexts, pairs, loss, penalty)
-    score = getattr(loss, "score", None)
+    shape = shape_of(summand_of(loss))
     with one_if_small(problem.contrasts.num_margins):
-        if type(score) is Linear:
+        if isinstance(shape, Line):
             solution = _closed_form(problem)
-        elif type(score) is Hinge or type(score) is SmoothedHinge:
-            solution = hinge.solve(problem, score)
+        elif isinstance(shape, Bend):
+            solution = hinge.solve(problem, shape)
         else:
             solution = newton.solve(problem, method)
+    if not np.isfinite(solution.margins).all():
+        raise ConvergenceError(
+            "The scores of the optimal projection are beyond the largest float64: scale the input "
+            "down, or raise the penalty."
+        )
     if not solution.residual <= TOLERANCE:
         raise ConvergenceError(
             f"The optimal projection stopped at a residual of {solution.residual:.1e} after "
             f"{solution.iterations} Newton steps (demanded: {TOLERANCE:.0e}). The problem is too "
             "badly conditioned for float64: raise the penalty, or scale the input down."
+            + (_UNSAID if shape is None else "")
         )
     return solution
 

@@ -13,10 +13,12 @@ theorem) with
 a problem with as many unknowns as there are margins. (The symbols are those of the package
 docstring.)
 
-Two precautions make the answer accurate. Margins are computed from B and not as Q gamma, whose
+Three precautions make the answer accurate. Margins are computed from B and not as Q gamma, whose
 terms cancel, because that would square the condition number. Activities wider than the batch are
 first rotated into the span of the batch (QR). The rotation leaves all scores as they are and makes
-B as small as the batch.
+B as small as the batch. And activities are first divided by powers of two s and t, which bring
+their largest entries to one: z = s z', c = t c', B = B' / (s t) is the same problem with
+lam' = lam / (s t)^2, without rounding, and no size of an input makes a test for zero pass or fail.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from linlocal.pairs import Direction
 
 TOLERANCE = 1e-13  # the relative residual that a solution must reach
 MAX_ITERATIONS = 200
+_SMALLEST_PENALTY = 1e-100  # on activities of size one
+_LARGEST_EXPONENT = 200  # 2^200 is 1e60; its fourth power, which scales lam, is still a float64
 
 
 class ConvergenceError(RuntimeError):
@@ -40,7 +44,7 @@ class ConvergenceError(RuntimeError):
 
 
 class Rows:
-    """Activities, in an orthonormal basis of their span if they have more columns than rows.
+    """Activities over 2^exponent, in a basis of their span if they have more columns than rows.
 
     Args:
         rows: (samples, width) activities, finite.
@@ -48,7 +52,9 @@ class Rows:
 
     def __init__(self, rows: Array) -> None:
         self.basis: Array | None = None
-        self.rows = rows
+        largest = int(np.frexp(np.max(np.abs(rows)))[1])
+        self.exponent = max(-_LARGEST_EXPONENT, min(largest, _LARGEST_EXPONENT))
+        self.rows = rows = np.ldexp(rows, -self.exponent)
         if rows.shape[1] > rows.shape[0]:
             self.basis, triangle = scipy.linalg.qr(rows.T, mode="economic", check_finite=False)
             self.rows = triangle.T
@@ -60,7 +66,9 @@ class Rows:
 
 
 class ScoreProblem:
-    """min_B phi(T u) + lam/2 ||B||_F^2, in the coordinates of its `Rows`.
+    """min_B phi(T u) + lam/2 ||B||_F^2, in the coordinates and the scale of its `Rows`.
+
+    What it takes and gives as B is B 2^exponent, and its ``penalty`` is lam / 4^exponent.
 
     Args:
         z: the activities of the anchors.
@@ -71,7 +79,17 @@ class ScoreProblem:
     """
 
     def __init__(self, z: Rows, c: Rows, pairs: Direction, loss: PairLoss, penalty: float) -> None:
-        self.z, self.c, self.pairs, self.loss, self.penalty = z, c, pairs, loss, penalty
+        self.z, self.c, self.pairs, self.loss = z, c, pairs, loss
+        self.exponent = z.exponent + c.exponent
+        with np.errstate(over="ignore", under="ignore"):
+            self.penalty = float(np.ldexp(penalty, -2 * self.exponent))
+        if not _SMALLEST_PENALTY <= self.penalty < np.inf:
+            raise ConvergenceError(
+                f"For activities of size {2.0**z.exponent:.0e} and contexts of size "
+                f"{2.0**c.exponent:.0e}, a penalty of {penalty:.1e} is beyond what float64 "
+                "resolves: scale the input nearer to one, or the penalty like the fourth power of "
+                "the input."
+            )
         self.contrasts = loss.contrasts(pairs)
         self.pair_norms = z.norms[pairs.anchor_index] * c.norms[pairs.reference_index]
 
@@ -174,12 +192,14 @@ class Projection:
     @cached_property
     def matrix(self) -> Array:
         """B, (width, context width)."""
-        return self._problem.z.unrotate(self._problem.c.unrotate(self._b).T).T
+        b = self._problem.z.unrotate(self._problem.c.unrotate(self._b).T).T
+        return np.ldexp(b, -self._problem.exponent)
 
     @cached_property
     def projected(self) -> Array:
         """B c for every reference, (references, width)."""
-        return self._problem.z.unrotate(self._problem.c.rows @ self._b.T)
+        sent = self._problem.z.unrotate(self._problem.c.rows @ self._b.T)
+        return np.ldexp(sent, -self._problem.z.exponent)
 
     @property
     def relative_gradient(self) -> float:

@@ -27,7 +27,9 @@ hypothesis.
 A layer l has activities `Z_l` (a row for each pair), contexts `C_l`, and reads `Z_{l-1}`. `V` is
 the map downstream of it, `G = V^T V` the downstream metric, `D_l` the diagonal matrix of the slopes
 `beta = -d loss / d score`, `lam_l` the penalty on the projection `B_l`; an index `L` means the top
-layer. `A * B` in brackets is the elementwise product.
+layer. `A * B` in brackets is the elementwise product. A loss is the sum over view directions, each
+with its own B and its own `lam/2 ||B||^2`; code that averages over both directions and adds
+`b_decay/2` times both squared norms (arXiv 2601.21683) has half of it, for `lam = 2 b_decay`.
 
 - *For all sizes*: the difference is rewritten to zero in noncommuting matrix words, using the
   hypotheses as equations.
@@ -57,6 +59,15 @@ MEASURED = """\
     exact with w = 1, but not with w = 2, which cuts between them. On images the mean cosine rose
     with every further layer, in three kinds of networks (`tests/linlocal/test_windows.py`, figure
     `windows`).
+
+**Projections that are trained.** Let every layer take k gradient steps of one rate from B = 0,
+`B <- B - rate (lam B + d phi / d B)`, instead of the optimum (`rules.Trained`). Under an isometry,
+and under the metric penalty, the steps of a layer and of the top layer are the same, so
+`B_l = V_l^T B_L V_l` (or `V_l^T B_L`) after each of them: the updates are equal for every k, every
+rate and every f, no optimum is needed. A linear f has `B = (1 - (1 - rate lam)^k) B*`: the steps
+change no direction, and every cosine is that of the optimum. Both are false from a random start,
+and the second for other f (`tests/linlocal/test_projections.py`). `linlocal.projections` measures
+the distance of B_l from `V_l^T B_L V_l`, the gap in the hypothesis of statement 1.
 """
 
 CONDITIONS = """\

@@ -132,10 +132,10 @@ def of_rule(rule: Rule, projection: Kind | None = None) -> Formulas:
         return _of_views(rule)
     if rule.kind == "goodness":
         return _of_goodness(rule)
-    if projection is None and rule.projection == "random":
+    if projection is None and rule.projection not in ("optimal", "identity", "matched"):
         raise NotApplicable(
-            f"{rule.name} has a random projection, about which nothing is known that a proof in "
-            "words could use."
+            f"The projection of {rule.name} is {rule.projection_name}, about which nothing is "
+            "known that a proof in words could use."
         )
     kind = cast(Kind, projection or rule.projection)
     return _of_pairs(rule, kind)

@@ -112,6 +112,8 @@ def _trained(rule: Rule) -> str:
         return "its projection is fixed at the identity"
     if rule.projection == "random":
         return "its projection is random"
+    if not isinstance(rule.projection, str):
+        return f"its projection is {rule.projection_name}"
     return ""
 
 
@@ -119,7 +121,7 @@ def _optimal(rule: Rule) -> str:
     if _trained(rule):
         return _trained(rule)
     if rule.projection != "optimal":
-        return f"its projection is {rule.projection}, not optimal"
+        return f"its projection is {rule.projection_name}, not optimal"
     return ""
 
 

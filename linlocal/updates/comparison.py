@@ -14,6 +14,7 @@ from linlocal.networks import Masks, Network, Parameters
 from linlocal.pairs import Pairs
 from linlocal.rules import Goal, Rules
 from linlocal.threads import one_if_small
+from linlocal.updates.rounding import Rounding
 from linlocal.updates.signals import Signals
 
 if TYPE_CHECKING:
@@ -152,9 +153,11 @@ def compare(
     Returns:
         A Dataset over ``layer`` = 1..L with
 
-        * ``cosine``: <local, global> / (||local|| ||global||), NaN where a norm is 0;
+        * ``cosine``: <local, global> / (||local|| ||global||);
         * ``relative_error``: ||local - global|| / ||global||;
-        * ``norm_ratio``: ||local|| / ||global||;
+        * ``norm_ratio``: ||local|| / ||global||. All three are NaN where an update that they divide
+          by is zero, or not larger than what rounding makes of the terms that cancel in it: there
+          is no update to compare then;
         * ``dual_mismatch``, ``context_mismatch``, ``metric_mismatch``: the norms of the three terms
           of `mismatch` over ||global||, NaN where the losses have no common dual form;
         * ``residual``, ``condition_number``, ``iterations``: how the optimal projections were
@@ -175,8 +178,9 @@ def compare_signals(signals: Signals) -> xr.Dataset:
     network, rules = signals.network, signals.rules
     columns: dict[str, list[float]] = {}
     with one_if_small(signals.size):
+        rounding = Rounding(signals)
         for l in network.layers:
-            for name, value in _compare_layer(signals, l).items():
+            for name, value in _compare_layer(signals, rounding, l).items():
                 columns.setdefault(name, []).append(value)
     return xr.Dataset(
         {name: ("layer", values) for name, values in columns.items()},
@@ -184,7 +188,7 @@ def compare_signals(signals: Signals) -> xr.Dataset:
         attrs={
             "rule": _joined(rule.name for rule in rules),
             "context": _joined(rule.context for rule in rules),
-            "projection": _joined(rule.projection for rule in rules),
+            "projection": _joined(rule.projection_name for rule in rules),
             "window": signals.window,
             "goal": signals.goal_name,
             "network": repr(network),
@@ -193,16 +197,32 @@ def compare_signals(signals: Signals) -> xr.Dataset:
     )
 
 
+def vanishing_updates(signals: Signals) -> dict[int, tuple[str, ...]]:
+    """By layer, which of the "local" and the "global" update is zero up to rounding."""
+    with one_if_small(signals.size):
+        rounding = Rounding(signals)
+        found = {}
+        for l in signals.network.layers:
+            local, global_ = (
+                signals.network.joint_update(l, signals.activities, error)
+                for error in (signals.taught_error(l), signals.global_errors[l - 1])
+            )
+            found[l] = _vanishing(rounding, l, local, global_)
+        return found
+
+
 def _joined(names: Iterable[str]) -> str:
     """The names of the layers' rules, each run of equal ones once."""
     return ", ".join(name for name, _ in groupby(names))
 
 
-def _compare_layer(signals: Signals, layer: int) -> dict[str, float]:
+def _compare_layer(signals: Signals, rounding: Rounding, layer: int) -> dict[str, float]:
     network, activities = signals.network, signals.activities
     local = network.joint_update(layer, activities, signals.taught_error(layer))
     global_ = network.joint_update(layer, activities, signals.global_errors[layer - 1])
-    local_norm, global_norm = float(np.linalg.norm(local)), float(np.linalg.norm(global_))
+    vanishing = _vanishing(rounding, layer, local, global_)
+    local_norm = 0.0 if "local" in vanishing else float(np.linalg.norm(local))
+    global_norm = 0.0 if "global" in vanishing else float(np.linalg.norm(global_))
 
     def relative(difference: Array) -> float:
         return float(np.linalg.norm(difference)) / global_norm if global_norm > 0 else np.nan
@@ -230,3 +250,11 @@ def _compare_layer(signals: Signals, layer: int) -> dict[str, float]:
     )
     row["iterations"] = max((float(p.iterations) for p in solved), default=np.nan)
     return row
+
+
+def _vanishing(rounding: Rounding, layer: int, local: Array, global_: Array) -> tuple[str, ...]:
+    sizes = {
+        "local": (local, rounding.of_local(layer)),
+        "global": (global_, rounding.of_global(layer)),
+    }
+    return tuple(k for k, (update, noise) in sizes.items() if np.linalg.norm(update) <= noise)

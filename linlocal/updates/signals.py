@@ -23,8 +23,17 @@ from linlocal.inputs import Array, Index
 from linlocal.losses import Goodness, PairLoss, SupervisedLoss, ViewLoss
 from linlocal.networks import Activities, DeepLinear, Masks, Network, average_pooling
 from linlocal.pairs import Direction, Pairs
-from linlocal.projection import Projection, Rows, optimal_projection
-from linlocal.rules import Goal, JudgedContext, Rule, Rules, checked_goal, of_each_layer
+from linlocal.projection import Projection, Rows, descend, optimal_projection
+from linlocal.rules import (
+    Given,
+    Goal,
+    JudgedContext,
+    Rule,
+    Rules,
+    Trained,
+    checked_goal,
+    of_each_layer,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +46,7 @@ class Scored:
         projected: P_l^T B_l c, what each reference sends to an anchor, (references, width_l).
         contexts: C_l, (references, context width).
         projection: the optimal projection, or None if B_l is fixed.
+        fixed: the fixed B_l, or None if it is optimal.
     """
 
     direction: Direction
@@ -44,6 +54,12 @@ class Scored:
     projected: Array
     contexts: Array
     projection: Projection | None
+    fixed: Array | None = None
+
+    @property
+    def matrix(self) -> Array:
+        """B_l, (read-out width, context width)."""
+        return cast(Array, self.fixed) if self.projection is None else self.projection.matrix
 
     @property
     def error(self) -> Array:
@@ -207,7 +223,8 @@ class LayerLosses:
         c = self.contexts(layer, context)[direction.reference_rows]
         strength = self.penalty.at(layer, self.network.depth)
         kind = self.rule.projection
-        if kind == "optimal" or (kind != "identity" and layer == self.network.depth):
+        at_top = layer == self.network.depth
+        if kind == "optimal" or (kind in ("random", "matched") and at_top):
             source = self.network.depth if context == "top" else layer
             twofold = context == "both" and layer != self.network.depth
             solved = optimal_projection(
@@ -217,10 +234,18 @@ class LayerLosses:
                 loss,
                 strength,
             )
-            coefficients, projected = solved.coefficients, solved.projected
+            coefficients, projected, fixed = solved.coefficients, solved.projected, None
         else:
             solved = None
-            matrix = self._fixed_matrix(layer, number, context, z.shape[1], c.shape[1])
+            if isinstance(kind, Given):
+                matrix = kind.at(layer, number, (z.shape[1], c.shape[1]), self._counted)
+            elif isinstance(kind, Trained):
+                start = self._random(layer, number, z.shape[1], c.shape[1])
+                start *= kind.start == "random"
+                matrix = descend(z, c, direction, loss, strength, kind.steps, kind.rate, start)
+            else:
+                matrix = self._fixed_matrix(layer, number, context, z.shape[1], c.shape[1])
+            fixed = matrix
             projected = c @ matrix.T
             if kind == "matched":
                 # The scores are those of the top layer, so the slopes are too, even at a kink.
@@ -235,7 +260,17 @@ class LayerLosses:
                 coefficients = direction.coefficient_matrix(-by_score)
         if readout is not None:
             projected = projected @ readout
-        return Scored(direction, coefficients, projected, c, solved)
+        return Scored(direction, coefficients, projected, c, solved, fixed)
+
+    @property
+    def _counted(self) -> tuple[int, int]:
+        """The number of layers, and that of the losses of each."""
+        of_layer = len(self.pairs.directions) * len(self.rule.judged_contexts)
+        return self.network.depth, of_layer
+
+    def _random(self, layer: int, number: int, width: int, context_width: int) -> Array:
+        rng = np.random.default_rng([self.rule.seed, layer, number])
+        return rng.uniform(-1.0, 1.0, (width, context_width)) / np.sqrt(width)
 
     def _fixed_matrix(
         self, layer: int, number: int, context: JudgedContext, width: int, context_width: int
@@ -243,8 +278,7 @@ class LayerLosses:
         if self.rule.projection == "identity":
             return np.eye(width)
         if self.rule.projection == "random":
-            rng = np.random.default_rng([self.rule.seed, layer, number])
-            return rng.uniform(-1.0, 1.0, (width, context_width)) / np.sqrt(width)
+            return self._random(layer, number, width, context_width)
         if self.penalty.metric == "downstream":
             # Anchors and contexts have already been read out in the top layer.
             top = self.scored(self.network.depth)[number]
@@ -513,6 +547,7 @@ def _hybrids(losses: LayerLosses, goal: LayerLosses, layer: int) -> tuple[Array,
 def check_kinds(network: Network, pairs: Pairs) -> None:
     """Raise a TypeError unless the arguments are a network and pairs."""
     inputs.instance(network, Network, "network", "a `DeepLinear` or `DeepReLU`")
+    network.check_formula()
     inputs.instance(pairs, Pairs, "pairs", "a `Pairs`, made by Pairs.from_views or its like")
 
 

@@ -5,6 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import linlocal as ll
+from linlocal import rules
+from linlocal.autodiff import view_formula
 from linlocal.networks import Convolution, average_pooling
 
 CASES = {
@@ -78,3 +81,78 @@ def test_a_kernel_is_a_read_only_copy():
         c.kernel[0] = 0
     with pytest.raises(ValueError, match="read-only"):
         c.matrix[0] = 0
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
+def test_a_step_of_training_is_that_of_torch():
+    """Three steps of gradient descent on Whitening behind two convolutions and a matrix."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=False),
+        torch.nn.Conv2d(4, 2, (2, 1), groups=2, bias=False),
+        torch.nn.Flatten(),
+        torch.nn.Linear(2 * 2 * 3, 3, bias=False),
+    ).double()
+    rng, rate, rule = np.random.default_rng(0), 0.05, rules.Whitening()
+    x = rng.standard_normal((6, 2, 5, 6))
+    view = x + 0.3 * rng.standard_normal(x.shape)
+    network = ll.DeepLinear.from_module(model, (2, 5, 6))
+    pairs = ll.Pairs.from_views(x.reshape(6, -1), view.reshape(6, -1))
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate)
+    for _ in range(3):
+        updates = ll.global_update(network, pairs, rule)
+        network = network.with_weights(
+            [w + rate * u for w, u in zip(network.weights, updates, strict=True)]
+        )
+        optimiser.zero_grad()
+        view_formula(rule.loss)(model(torch.tensor(x)), model(torch.tensor(view))).backward()
+        optimiser.step()
+        trained = ll.DeepLinear.from_module(model, (2, 5, 6))
+        for mine, theirs in zip(network.weights, trained.weights, strict=True):
+            assert type(mine) is type(theirs)
+            mine, theirs = (getattr(w, "kernel", w) for w in (mine, theirs))
+            np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-14)
+    assert np.linalg.norm(updates[0]) > 1e-3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sums_and_multiples_are_those_of_the_kernel_and_of_the_matrix(case):
+    c = convolution(case)
+    u = np.random.default_rng(4).standard_normal(c.kernel.shape)
+    change = c._with(u).matrix
+    for got, kernel, matrix in (
+        (c + u, c.kernel + u, c.matrix + change),
+        (u + c, u + c.kernel, change + c.matrix),
+        (c - u, c.kernel - u, c.matrix - change),
+        (0.5 * c, 0.5 * c.kernel, 0.5 * c.matrix),
+        (c * np.float64(0.5), 0.5 * c.kernel, 0.5 * c.matrix),
+        (np.float64(0.5) * c, 0.5 * c.kernel, 0.5 * c.matrix),
+        (c + torch.tensor(u), c.kernel + u, c.matrix + change),
+        (torch.tensor(u) + c, c.kernel + u, c.matrix + change),
+    ):
+        np.testing.assert_array_equal(got.kernel, kernel)
+        np.testing.assert_array_equal(got.matrix, matrix)
+        assert (got.stride, got.padding, got.groups) == (c.stride, c.padding, c.groups)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (1.0, ValueError, r"has the shape of its kernel \(8, 4, 3, 2\).*got shape \(\)"),
+        (np.ones((3, 2)), ValueError, r"got shape \(3, 2\)"),
+        (np.ones((8, 4, 3, 2)) * 1j, TypeError, "must hold real numbers"),
+        (convolution("plain"), TypeError, "got another convolution; add its kernel"),
+    ],
+)
+def test_what_fits_no_kernel_is_not_added(change, error, words):
+    for sum_ in (lambda c: c + change, lambda c: c - change):
+        with pytest.raises(error, match=words):
+            sum_(convolution("plain"))
+
+
+def test_a_convolution_is_multiplied_by_numbers_alone():
+    for factor in (np.ones((8, 4, 3, 2)), "2", np.nan):
+        with pytest.raises((TypeError, ValueError), match="the factor of a convolution must be"):
+            convolution("plain") * factor

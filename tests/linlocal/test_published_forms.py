@@ -217,3 +217,107 @@ def test_a_smooth_hinge_tends_to_the_published_hinge():
         for width in (0.1, 0.01)
     ]
     assert gaps[1] < gaps[0] / 5
+
+
+# -- VICReg ----------------------------------------------------------------------------------------
+
+
+def vicreg_as_printed(z, view):
+    """Eqs. 1-6 of Bardes et al. 2022 (arXiv 2105.04906), sum by sum."""
+    n, d = z.shape
+
+    def variance(a):
+        return sum(max(0.0, 1.0 - np.sqrt(np.var(a[:, j], ddof=1) + 1e-4)) for j in range(d)) / d
+
+    def covariance(a):
+        mean = sum(a) / n
+        c = sum(np.outer(row - mean, row - mean) for row in a) / (n - 1)
+        return sum(c[i, j] ** 2 for i in range(d) for j in range(d) if i != j) / d
+
+    pull = sum(np.sum((a - b) ** 2) for a, b in zip(z, view, strict=True)) / n
+    spread = variance(z) + variance(view)
+    return 25.0 * pull + 25.0 * spread + 1.0 * (covariance(z) + covariance(view))
+
+
+def vicreg_as_released(x, y):
+    """The lines of ``main_vicreg.py`` of the authors, without gathering."""
+    batch, features = x.shape
+    repr_loss = torch.nn.functional.mse_loss(x, y)
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    std_x, std_y = torch.sqrt(x.var(dim=0) + 0.0001), torch.sqrt(y.var(dim=0) + 0.0001)
+    std_loss = torch.mean(torch.relu(1 - std_x)) / 2 + torch.mean(torch.relu(1 - std_y)) / 2
+    cov_x, cov_y = (x.T @ x) / (batch - 1), (y.T @ y) / (batch - 1)
+    off = ~torch.eye(features, dtype=torch.bool)
+    cov_loss = cov_x[off].pow(2).sum() / features + cov_y[off].pow(2).sum() / features
+    return 25.0 * repr_loss + 25.0 * std_loss + 1.0 * cov_loss
+
+
+def some_views():
+    """Some units with a standard deviation below 1, and some above."""
+    spread = np.array([0.2, 0.5, 1.0, 2.0, 3.0])
+    return [spread * a for a in testing.samples(9, 5, 4)]
+
+
+@pytest.mark.parametrize("form", ["article", "released", "mixed"])
+def test_the_forms_of_vicreg_in_numpy_in_torch_and_from_scratch(form):
+    z, view = some_views()
+    loss = losses.VICReg(form=form)
+    tensors = [torch.tensor(a, requires_grad=True) for a in (z, view)]
+    value = view_formula(loss)(*tensors)
+    article, released = vicreg_as_printed(z, view), vicreg_as_released(*tensors).item()
+    parts = {"article": article, "released": released}
+    # The distance of the released code and the variance of the article.
+    pull = 25.0 * np.sum((z - view) ** 2) * (1.0 / 9 - 1.0 / z.size)
+    expected = parts.get(form, article - pull)
+    assert loss.value(z, view) == pytest.approx(expected, rel=1e-12)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+    assert rules.VICReg(form=form).loss == loss
+    for mine, theirs in zip(
+        loss.gradients(z, view), torch.autograd.grad(value, tensors), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-11, atol=1e-13)
+
+
+def test_no_form_of_vicreg_is_a_multiple_of_another():
+    z, view = some_views()
+    gradients = {
+        form: np.concatenate(losses.VICReg(form=form).gradients(z, view)).ravel()
+        for form in ("article", "released", "mixed")
+    }
+    for a, b in (("article", "released"), ("article", "mixed"), ("released", "mixed")):
+        x, y = gradients[a], gradients[b]
+        assert x @ y / np.linalg.norm(x) / np.linalg.norm(y) < 1.0 - VISIBLE
+
+
+def test_the_mixed_form_is_the_released_one_with_twice_the_variance():
+    z, view = some_views()
+    mixed, released = losses.VICReg(), losses.VICReg(variance=50.0, form="released")
+    assert mixed.value(z, view) == released.value(z, view)
+
+
+def test_an_unknown_form_of_vicreg_is_refused():
+    with pytest.raises(ValueError, match="form must be one of article, released, mixed"):
+        rules.VICReg(form="paper")
+
+
+# -- the penalty -----------------------------------------------------------------------------------
+
+
+def test_the_published_loss_is_half_of_ours_at_twice_its_decay():
+    """The mean over rows of both directions plus b_decay/2 times both squared norms."""
+    decay, network, pairs = 0.03, NETWORKS["linear"], ll.Pairs.from_views(*views())
+    rule = rules.CLAPP("softplus", penalty=2.0 * decay)
+    z = network.activities(pairs.samples).z[-1]
+    found = [
+        ll.optimal_projection(z[d.anchor_rows], z[d.reference_rows], d, rule.loss, 2.0 * decay)
+        for d in pairs.directions
+    ]
+    rows, norms = [], 0.0
+    for d, projection in zip(pairs.directions, found, strict=True):
+        u = np.einsum("pi,ij,pj->p", z[d.anchor], projection.matrix, z[d.reference])
+        # A positive and a negative pair for each row.
+        each = np.logaddexp(0.0, 1.0 - d.sign * u)
+        rows += list(each[d.sign > 0] + each[d.sign < 0])
+        norms += np.sum(projection.matrix**2)
+    published = np.mean(rows) + decay / 2.0 * norms
+    assert autodiff.loss(network, pairs, rule, network.depth) == pytest.approx(2.0 * published)

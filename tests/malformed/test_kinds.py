@@ -13,6 +13,7 @@ import linlocal as ll
 from linlocal import analysis, autodiff, losses, rhm, rules, testing
 from linlocal.analysis import hierarchy, local_losses
 from linlocal.analysis.results import Address
+from linlocal.losses import scores
 from linlocal.pairs import Direction, Pairs
 
 X, VIEW = testing.samples(6, 4, 0)
@@ -41,6 +42,8 @@ def kinds(array):
     yield "a labelled array", xr.DataArray(array)
     if array.dtype.kind == "f":
         yield "a tensor with a graph", torch.tensor(array).requires_grad_()
+        graphs = [torch.tensor(row).requires_grad_() for row in array]
+        yield "a list of tensors with graphs", graphs
         yield "a masked array without a mask", np.ma.masked_array(array)
 
 
@@ -130,8 +133,10 @@ def test_arrays_of_every_library_mean_the_same(name):
 
 
 def test_half_precision_of_torch_is_read_exactly():
-    half = torch.from_numpy(X).bfloat16()
-    assert (Pairs.from_views(half, VIEW).samples[:6] == half.double().numpy()).all()
+    for dtype in (torch.float16, torch.bfloat16, torch.float8_e5m2):
+        half = torch.from_numpy(X).to(dtype)
+        for given in (half, list(half)):
+            assert (Pairs.from_views(given, VIEW).samples[:6] == half.double().numpy()).all()
 
 
 @pytest.mark.parametrize(
@@ -195,6 +200,36 @@ REFUSED = {
         TypeError,
         "blocks must be a sequence of names of submodules, got a set",
     ),
+    "a list of masked samples": (
+        lambda: Pairs.from_views(list(MASKED), VIEW),
+        ValueError,
+        "x: some entries are masked",
+    ),
+    **{
+        f"a masked {what}": (lambda take=take: take(np.ma.masked), TypeError, "got a Masked")
+        for what, take in {
+            "margin": scores.Hinge,
+            "penalty": rules.Penalty,
+            "temperature": rules.SimCLR,
+            "width": lambda width: ll.DeepLinear.uniform([4, width]),
+        }.items()
+    },
+    "a number that a mask hides": (
+        lambda: scores.Hinge(np.ma.masked_equal(np.array(3.0), 3.0)),
+        TypeError,
+        "margin must be a number, got a MaskedArray",
+    ),
+    **{
+        f"a {kind} tensor": (
+            lambda make=make: Pairs.from_views(make(torch.from_numpy(X)), VIEW),
+            TypeError,
+            "x is a tensor that numpy cannot read .* such as tensor.to_dense",
+        )
+        for kind, make in {
+            "sparse": torch.Tensor.to_sparse,
+            "dataless": lambda x: x.to("meta"),
+        }.items()
+    },
     "masked samples": (
         lambda: Pairs.from_views(MASKED, VIEW),
         ValueError,
