@@ -39,6 +39,8 @@ class Rounding:
             gain = float(np.linalg.norm(network.matrix(l)))
             passed = self.activities[-1] / np.sqrt(network.widths[l - 1]) + EPS
             relative = _ratio(passed * gain * self.size[l - 1], self.size[l])
+            # A sample that opens no unit is zero, not nearly zero.
+            relative = np.where(self.size[l] > 0, relative, 0.0)
             self.activities.append(np.maximum(relative, self.activities[-1]))
 
     def of_local(self, layer: int) -> float:

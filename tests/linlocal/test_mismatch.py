@@ -155,3 +155,14 @@ def test_a_vanishing_update_has_no_cosine():
     ds = ll.compare(generic(), pairs, rule_of(scores.Softplus(), "same"))
     assert np.isnan(ds.cosine).all()
     assert np.isnan(ds.relative_error).all()
+
+
+def test_a_sample_that_opens_no_unit_does_not_hide_the_others():
+    """Its activities are zero, not nearly zero: they are no rounding noise."""
+    network = ll.DeepReLU([np.eye(3), np.diag([1.0, 2.0, 3.0])])
+    x = np.abs(np.random.default_rng(0).standard_normal((6, 3)))
+    x[0] = -1.0
+    pairs = ll.Pairs.from_views(x, np.abs(x[::-1]))
+    assert not network.activities(pairs.samples).z[1][0].any()
+    ds = ll.compare(network, pairs, rule_of(scores.Softplus(), "same"))
+    assert np.isfinite(ds.cosine).all()
