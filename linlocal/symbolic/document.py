@@ -368,6 +368,7 @@ TABLE = """\
 | 14 | bounds by norms | `test_residual.py` | isometry under biases, behind links around |
 | 15 | | figure `mismatch_terms` | equal to `mismatch` in linear networks |
 | 16 | | `test_closed_form.py` of `analysis` | |
+| 17 | | `test_large_problems.py`, benchmark `large_problems` | a drawn block instead |
 | 18 | docstrings of `linlocal.dynamics` | `test_dynamics.py`, figure `learning_curves` | |
 
 Proved: for all sizes in words and at sizes in rational functions, for so many rules. Tests are
