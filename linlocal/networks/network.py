@@ -263,9 +263,11 @@ class Network(ABC):
         return cls._of_module(parts_of_module(module, input_shape), links)
 
     @classmethod
-    @abstractmethod
     def _of_module(cls, parts: ModuleParts, links: Links | None) -> Self:
         """The network of what was read of a module."""
+        raise TypeError(
+            f"{cls.__name__} does not say how it is made of a torch module: make it of weights."
+        )
 
     @classmethod
     def _draw(
@@ -287,9 +289,9 @@ class Network(ABC):
     # -- shape -------------------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def is_linear(self) -> bool:
         """Whether phi is the identity."""
+        return False
 
     @property
     def weights(self) -> tuple[Weight, ...]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import linlocal as ll
 from linlocal import autodiff, rules, testing
@@ -27,7 +28,6 @@ def tanh_activities(network, x):
 class Tanh(Network):
     """Its activities bring their derivatives."""
 
-    _nonlinear = True
     activities = tanh_activities
 
 
@@ -54,6 +54,11 @@ def test_a_subclass_with_other_activities_is_refused(of):
 def test_the_oracle_refuses_activities_that_it_does_not_compute(of):
     with pytest.raises(TypeError, match=f"other activities than {of.__name__} does"):
         autodiff.local_update(of(WEIGHTS), pairs(), RULE)
+
+
+def test_a_network_of_ones_own_says_that_it_reads_no_module():
+    with pytest.raises(TypeError, match="Tanh does not say how it is made of a torch module"):
+        Tanh.from_module(torch.nn.Sequential(torch.nn.Linear(5, 3)))
 
 
 def test_a_network_of_ones_own_is_backpropagated_by_its_derivatives():

@@ -1111,6 +1111,50 @@ CASES = {
             "pooling has 1 windows for 2 layers",
         ),
     },
+    "sweep": {
+        "one network without a list": (
+            lambda: ll.sweep(NET, [PAIRS], [RULE]),
+            TypeError,
+            "networks must be",
+        ),
+        "no rule": (lambda: ll.sweep([NET], [PAIRS], []), ValueError, "rule"),
+        "workers by halves": (
+            lambda: ll.sweep([NET], [PAIRS], [RULE], workers=1.5),
+            TypeError,
+            r"workers must be a whole number, got 1\.5",
+        ),
+        "a penalty of nothing": (
+            lambda: ll.sweep([NET], [PAIRS], [RULE], penalties=[0.0]),
+            ValueError,
+            "penalty must be positive and finite",
+        ),
+    },
+    "dynamics": {
+        "a rate of the other sign": (
+            lambda: ll.dynamics.simulate(NET, PAIRS, rules.SpectralContrastive(), rate=-1, steps=1),
+            ValueError,
+            "rate",
+        ),
+        "half a step": (
+            lambda: ll.dynamics.simulate(
+                NET, PAIRS, rules.SpectralContrastive(), rate=0.1, steps=0.5
+            ),
+            TypeError,
+            r"steps must be a whole number, got 0\.5",
+        ),
+        "a network that is not linear": (
+            lambda: ll.dynamics.simulate(
+                ll.DeepReLU.uniform([6, 4, 4]), PAIRS, rules.SpectralContrastive(), rate=1, steps=1
+            ),
+            TypeError,
+            "DeepLinear",
+        ),
+        "moments of other shapes": (
+            lambda: ll.dynamics.Moments.of_views(np.eye(2), np.eye(3), np.eye(2)),
+            ValueError,
+            "shape",
+        ),
+    },
     "explain": {
         "unknown remedy": (
             lambda: ll.explain(NET, PAIRS, RULE).remedy("prayer"),

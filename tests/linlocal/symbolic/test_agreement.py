@@ -234,7 +234,7 @@ def test_which_losses_depend_on_inner_products(name):
     rule = smooth(name)
     if rule.kind == "view":
         assert depends_on_inner_products(rule.loss) == (name in INVARIANT)
-        assert (type(rule.loss) in inner_products.FORMS) == (name in INVARIANT)
+        assert (inner_products.form_of(rule.loss) is not None) == (name in INVARIANT)
 
 
 # -- convolutions ---------------------------------------------------------------------------------
