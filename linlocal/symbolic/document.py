@@ -89,20 +89,6 @@ MEASURED = """\
     32, three networks) from 0.50, 0.32, 0.20 at depths 4, 8, 16 to 0.84, 0.91, 0.94, and 0.97 at
     depth 32. `||G_1 - I||` falls with depth, 1.7, 1.3, 0.9, 0.6, because branches that point in
     random directions cancel; the bound grows to e^2 - 1 = 6.4, attained by `W_l = I`.
-17. **Many pairs.** The dual problem has an unknown for each margin, the primal one for each entry
-    of B. Where both are many, a Newton step is solved by conjugate gradients. One product with the
-    Newton matrix, `lam D + Z^T (T^T H T)[Z D C^T] C`, takes two products of matrices and one pass
-    over the pairs. With all in-batch negatives (`negatives="all"`) the scores are a table, and for
-    InfoNCE `H[T] = P * (T - rowsum(P * T)) / (n temperature^2)`, P the softmax of each reference.
-    The preconditioner knows the diagonal in the eigenbases of the second moments of Z and C
-    exactly, and the correlations of the largest 1,024 entries there from 4,096 pairs, drawn by
-    leverage. Two guesses were false. A sample of pairs alone (Woodbury in the dual) is not the
-    best: a prototype took 141 products to a relative gradient of 1e-10, this takes 29 to 1e-14 (all
-    240,000 pairs of MNIST, width 128, softplus, penalty 0.02, one direction). And a drawn block of
-    a few hundred entries took more products than the diagonal alone, on batches of 128. Where a
-    loss sees differences only, anchors count from their mean: InfoNCE of 128 positive inputs then
-    took 187 products instead of 541. The answer is that of the direct methods, to the same residual
-    (`tests/linlocal/test_large_problems.py`, benchmark `large_problems`).
 
 **Projections that are trained.** Let every layer take k gradient steps of one rate from B = 0,
 `B <- B - rate (lam B + d phi / d B)`, instead of the optimum (`rules.Trained`). Under an isometry,
@@ -112,6 +98,25 @@ rate and every f, no optimum is needed. A linear f has `B = (1 - (1 - rate lam)^
 change no direction, and every cosine is that of the optimum. Both are false from a random start,
 and the second for other f (`tests/linlocal/test_projections.py`). `linlocal.projections` measures
 the distance of B_l from `V_l^T B_L V_l`, the gap in the hypothesis of statement 1.
+"""
+
+MANY_PAIRS = """\
+## 17. Many pairs
+
+The dual problem has an unknown for each margin, the primal one for each entry of B. Where both are
+many, a Newton step is solved by conjugate gradients. One product with the Newton matrix, `lam D +
+Z^T (T^T H T)[Z D C^T] C`, takes two products of matrices and one pass over the pairs. With all
+in-batch negatives (`negatives="all"`) the scores are a table, and for InfoNCE `H[T] = P * (T -
+rowsum(P * T)) / (n temperature^2)`, P the softmax of each reference. The preconditioner knows the
+diagonal in the eigenbases of the second moments of Z and C exactly, and the correlations of the
+largest 1,024 entries there from 4,096 pairs, drawn by leverage. Two guesses were false. A sample of
+pairs alone (Woodbury in the dual) is not the best: a prototype took 141 products to a relative
+gradient of 1e-10, this takes 29 to 1e-14 (all 240,000 pairs of MNIST, width 128, softplus, penalty
+0.02, one direction). And a drawn block of a few hundred entries took more products than the
+diagonal alone, on batches of 128. Where a loss sees differences only, anchors count from their
+mean: InfoNCE of 128 positive inputs then took 187 products instead of 541. The answer is that of
+the direct methods, to the same residual (`tests/linlocal/test_large_problems.py`, benchmark
+`large_problems`).
 """
 
 POPULATION_AND_TIME = """\
@@ -399,6 +404,7 @@ def theory() -> str:
     parts.append(_sliced())
     parts.append(RESIDUAL)
     parts.append(WHY)
+    parts.append(MANY_PAIRS)
     parts.append(POPULATION_AND_TIME)
     parts.append(CONDITIONS + "\n".join(map(_condition, _derived_rules())) + "\n")
     parts.append(_literature())

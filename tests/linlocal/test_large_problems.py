@@ -282,7 +282,7 @@ def test_the_newton_matrix_is_that_of_the_features(loss):
     given = ALL[loss].curvature(m, d)
     full, phi = losses.explicit(given), problem.features()
     full = np.diag(full) if full.ndim == 1 else full
-    expected = 0.3 * np.eye(12) + phi.T @ full @ phi
+    expected = problem.penalty * np.eye(12) + phi.T @ full @ phi
     matrix = NewtonMatrix(problem, given)
     np.testing.assert_allclose(matrix.dense(), expected, atol=1e-13)
     assert matrix.largest() == pytest.approx(np.linalg.eigvalsh(expected)[-1], rel=1e-6)
