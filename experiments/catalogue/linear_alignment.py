@@ -71,7 +71,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Compare the updates under every condition.
 
     Returns:
-        The variables of `linlocal.compare` over data, condition, network, batch and layer.
+        Over data, condition, network and layer: ``cosine`` and ``relative_error``, means over the
+        batches; ``cosine_deviation``, the standard deviation of the cosine over the batches;
+        ``worst_error``, ``condition_number`` and ``residual``, the largest of a batch.
     """
     widths = [PATCH_WIDTH] + [config.width] * config.depth
     draw: dict[str, Callable[[Sequence[int], int], Network]] = {
@@ -90,7 +92,14 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         seed = config.seed + network
         fixed = replace(optimal, projection="random", seed=seed)
         rule = fixed if condition == "random fixed B" else optimal
-        return compare_batches(draw[condition](widths, seed), batches, rule)
+        each = compare_batches(draw[condition](widths, seed), batches, rule)
+        mean = each[["cosine", "relative_error"]].mean("batch")
+        return mean.assign(
+            cosine_deviation=each["cosine"].std("batch", ddof=1),
+            worst_error=each["relative_error"].max("batch"),
+            condition_number=each["condition_number"].max("batch"),
+            residual=each["residual"].max("batch"),
+        )
 
     return grid(
         sweep,

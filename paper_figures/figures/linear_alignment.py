@@ -39,7 +39,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     *cosines, errors = figure.subplots(1, len(sources) + 1)
     for source, axes in zip(sources, cosines, strict=True):
         for color, condition in zip(style.PALETTE, results["condition"].values, strict=False):
-            measured = results["cosine"].sel(data=source, condition=condition).mean("batch")
+            measured = results["cosine"].sel(data=source, condition=condition)
             mean, half = style.spread(measured, "network")
             axes.plot(results["layer"], mean, color=color, label=condition, marker="o")
             axes.fill_between(
@@ -72,7 +72,7 @@ def _draw_errors(axes: Axes, results: xr.Dataset) -> None:
     below = exact.sel(layer=results["layer"][:-1])  # local and global are one in the top layer
     markers = zip(results["data"].values, "osv", strict=False)
     for source, marker in markers:
-        worst = below["relative_error"].sel(data=source).max(["network", "batch"])
+        worst = below["worst_error"].sel(data=source).max("network")
         axes.plot(
             worst["layer"],
             worst.clip(min=panels.FLOOR),
@@ -102,7 +102,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     results = datasets["linear_alignment"]
     decided = [_exactness(results)]
     for source in results["data"].values:
-        here = results["cosine"].sel(data=source).mean("batch")
+        here = results["cosine"].sel(data=source)
         for condition in ("default init", "ReLU + orthogonal", "ReLU + default"):
             row = here.sel(condition=condition)
             published = PUBLISHED.get(condition)
@@ -120,7 +120,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 
 def _exactness(results: xr.Dataset) -> Claim:
     exact = results.sel(condition=EXACT)
-    worst = float(exact["relative_error"].max())
+    worst = float(exact["worst_error"].max())
     condition = float(exact["condition_number"].max())
     rounding = np.finfo(float).eps * condition
     return Claim(
