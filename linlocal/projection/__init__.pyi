@@ -8,4 +8,8 @@ from .problem import (
     Rows as Rows,
     ScoreProblem as ScoreProblem,
 )
-from .shared import SharedSolver as SharedSolver
+from .stacked import (
+    StackedLoss as StackedLoss,
+    StackedProjections as StackedProjections,
+    StackedRows as StackedRows,
+)

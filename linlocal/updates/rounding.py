@@ -33,16 +33,14 @@ class Rounding:
 
     def __init__(self, signals: Signals) -> None:
         self.signals, network = signals, signals.network
-        self.size = [_norms(z) for z in signals.activities.z]
+        self.size = [row_norms(z) for z in signals.activities.z]
         # The relative errors of the activities, sample by sample.
         self.activities = [np.full_like(self.size[0], EPS)]
         # By layer; the input has none.
         self.gains = [0.0, *(float(np.linalg.norm(network.matrix(l))) for l in network.layers)]
         for l in network.layers:
             passed = self.activities[-1] / np.sqrt(network.widths[l - 1]) + EPS
-            relative = _ratio(passed * self.gains[l] * self.size[l - 1], self.size[l])
-            # A sample that opens no unit is zero, not nearly zero.
-            relative = np.where(self.size[l] > 0, relative, 0.0)
+            relative = ratio(passed * self.gains[l] * self.size[l - 1], self.size[l])
             self.activities.append(np.maximum(relative, self.activities[-1]))
 
     def of_local(self, layer: int) -> float:
@@ -67,7 +65,7 @@ class Rounding:
             return self._of_error(signals.top, top)
         goal = cast(SupervisedLoss, signals.goal)
         error = goal.gradient(signals.activities.z[-1])
-        return _norms(goal.gradient(self._moved(top)) - error) + EPS * _norms(error)
+        return row_norms(goal.gradient(self._moved(top)) - error) + EPS * row_norms(error)
 
     def _of_update(self, layer: int, noise: Array, errors: Sequence[Array]) -> float:
         """The error of an update.
@@ -77,10 +75,10 @@ class Rounding:
             noise: the error of the last of the error signals.
             errors: the error signals of the layers from l upwards.
         """
-        sizes, widths = [_norms(error) for error in errors], self.signals.network.widths
+        sizes, widths = [row_norms(error) for error in errors], self.signals.network.widths
         for l in range(len(errors) - 1, 0, -1):
             above = layer + l
-            relative = _ratio(noise, sizes[l])
+            relative = ratio(noise, sizes[l])
             noise = self.gains[above] * (noise / np.sqrt(widths[above]) + EPS * sizes[l])
             noise = np.maximum(noise, relative * sizes[l - 1])
         below, relative = self.size[layer - 1], self.activities[layer - 1]
@@ -115,7 +113,7 @@ class Rounding:
         for rows, by_view in zip((first, second), by_views, strict=True):
             np.add.at(error, rows, -by_view)
         own = losses.error(layer)
-        return _norms(error - own) + EPS * _norms(own)
+        return row_norms(error - own) + EPS * row_norms(own)
 
     def _of_sent(self, losses: LayerLosses, layer: int, here: Scored, top: Scored) -> Array:
         """The error of what each reference sends, B c."""
@@ -126,7 +124,7 @@ class Rounding:
         if projection is None:
             if rule.projection == "matched" and top.projection is not None:
                 relative = relative + EPS * top.projection.cancellation
-            return relative * _norms(here.projected)
+            return relative * row_norms(here.projected)
         readout = losses.readout(layer)
         through = 1.0 if readout is None else float(np.linalg.norm(readout, 2))
         terms = projection.cancellation * projection.norm * through
@@ -134,15 +132,15 @@ class Rounding:
         size = self.size[layer][rows]
         # Against the largest: what is nearly silent adds nearly nothing.
         anchors = np.max(self.activities[layer][rows] * size) / (np.max(size) or 1.0)
-        return (relative + anchors) * terms * _norms(here.contexts)
+        return (relative + anchors) * terms * row_norms(here.contexts)
 
 
-def _norms(rows: Array) -> Array:
-    """The norm of each row."""
-    return np.asarray(np.linalg.norm(rows, axis=1))
+def row_norms(rows: Array) -> Array:
+    """The norm of each row, along the last axis."""
+    return np.asarray(np.linalg.norm(rows, axis=-1))
 
 
-def _ratio(error: Array, size: Array) -> Array:
+def ratio(error: Array, size: Array) -> Array:
     """A relative error, at most 1; 0 of what is silent, such as all units of a ReLU."""
     safe = np.where(size > 0, size, 1.0)
     return np.where(size > 0, np.minimum(error / safe, 1.0), 0.0)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 from linlocal.networks import Activities, Network
 from linlocal.pairs import Pairs
-from linlocal.projection import Projection, Rows, optimal_projection
+from linlocal.projection import Rows
 
 
 class Shared:
-    """The forward pass, its rows as projections see them, and what solves for projections.
+    """The forward pass, and its rows as projections see them.
 
     Args:
         network: the network with layers 1..L.
         pairs: the batch.
-        solve: called as `optimal_projection`, which it is by default.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        pairs: Pairs,
-        solve: Callable[..., Projection] = optimal_projection,
-    ) -> None:
-        self.network, self.pairs, self.solve = network, pairs, solve
+    def __init__(self, network: Network, pairs: Pairs) -> None:
+        self.network, self.pairs = network, pairs
         self.rows: dict[tuple[int, bytes], Rows] = {}
 
     @cached_property

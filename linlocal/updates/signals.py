@@ -23,7 +23,7 @@ from linlocal.inputs import Array, Index
 from linlocal.losses import Goodness, PairLoss, SupervisedLoss, ViewLoss
 from linlocal.networks import Activities, DeepLinear, Masks, Network, average_pooling
 from linlocal.pairs import Direction, Pairs
-from linlocal.projection import Projection, Rows, descend
+from linlocal.projection import Projection, Rows, descend, optimal_projection
 from linlocal.rules import (
     Given,
     Goal,
@@ -244,7 +244,7 @@ class LayerLosses:
         if kind == "optimal" or (kind in ("random", "matched") and at_top):
             source = self.network.depth if context == "top" else layer
             twofold = context == "both" and layer != self.network.depth
-            solved = self.shared.solve(
+            solved = optimal_projection(
                 self._prepared(layer, direction.anchor_rows),
                 c if twofold else self._prepared(source, direction.reference_rows),
                 direction,
@@ -257,7 +257,7 @@ class LayerLosses:
             if isinstance(kind, Given):
                 matrix = kind.at(layer, number, (z.shape[1], c.shape[1]), self._counted)
             elif isinstance(kind, Trained):
-                start = self._random(layer, number, z.shape[1], c.shape[1])
+                start = random_projection(self.rule.seed, layer, number, z.shape[1], c.shape[1])
                 start *= kind.start == "random"
                 matrix = descend(z, c, direction, loss, strength, kind.steps, kind.rate, start)
             else:
@@ -285,17 +285,13 @@ class LayerLosses:
         of_layer = len(self.pairs.directions) * len(self.rule.judged_contexts)
         return self.network.depth, of_layer
 
-    def _random(self, layer: int, number: int, width: int, context_width: int) -> Array:
-        rng = np.random.default_rng([self.rule.seed, layer, number])
-        return rng.uniform(-1.0, 1.0, (width, context_width)) / np.sqrt(width)
-
     def _fixed_matrix(
         self, layer: int, number: int, context: JudgedContext, width: int, context_width: int
     ) -> Array:
         if self.rule.projection == "identity":
             return np.eye(width)
         if self.rule.projection == "random":
-            return self._random(layer, number, width, context_width)
+            return random_projection(self.rule.seed, layer, number, width, context_width)
         if self.penalty.metric == "downstream":
             # Anchors and contexts have already been read out in the top layer.
             top = self.scored(self.network.depth)[number]
@@ -572,6 +568,12 @@ def _hybrids(losses: LayerLosses, goal: LayerLosses, layer: int) -> tuple[Array,
         dual.append(push @ here.through_contexts(sent))
         context.append(push @ top.through_contexts(sent))
     return losses.spread(layer, dual), losses.spread(layer, context)
+
+
+def random_projection(seed: int, layer: int, number: int, width: int, context_width: int) -> Array:
+    """The fixed random B of one of the losses of a layer, (width, context width)."""
+    rng = np.random.default_rng([seed, layer, number])
+    return rng.uniform(-1.0, 1.0, (width, context_width)) / np.sqrt(width)
 
 
 def check_kinds(network: Network, pairs: Pairs) -> None:

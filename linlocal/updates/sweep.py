@@ -1,8 +1,8 @@
 """`compare` over networks, batches, rules and penalties, with the work that they share done once.
 
-The unit of work is a network on a batch. Its rules and penalties share the forward pass, the
-rotated activities, the kernels and the solutions (`linlocal.projection.SharedSolver`). Units are
-independent, so threads take them side by side, with one BLAS thread each.
+The unit of work is a network on several batches of the same pairs. What can be stacked is computed
+for all of them at once (`updates.stacked`), and the rest by `compare`, one after the other. Units
+are independent, so threads take them side by side, with one BLAS thread each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,12 +20,13 @@ from linlocal import inputs
 from linlocal.inputs import Array
 from linlocal.networks import Network
 from linlocal.pairs import Pairs
-from linlocal.projection import ConvergenceError, SharedSolver
+from linlocal.projection import ConvergenceError
 from linlocal.rules import Goal, Penalty, Rule
 from linlocal.threads import one_if_small
 from linlocal.updates.comparison import compared
 from linlocal.updates.shared import Shared
 from linlocal.updates.signals import Signals
+from linlocal.updates.stacked import Stack, can_stack, chunks
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,8 +53,8 @@ def sweep(
     0, 1, 2, ..., but rules by their names, and penalties that are numbers by themselves.
 
     The values are those of `compare`, found to the same residual; rounding changes them by about
-    the machine epsilon times ``condition_number``. Only ``iterations`` differs: a problem equal to
-    an earlier one starts from its solution, and a step may use an earlier Newton matrix again.
+    the machine epsilon times ``condition_number``. Only ``iterations`` differs: a problem starts
+    from the solution of the layer below, and a step may use an earlier Newton matrix again.
 
     Args:
         networks: networks with layers 1..L; L may differ.
@@ -65,7 +66,7 @@ def sweep(
         goal: as in `compare`, the same global loss for all.
         workers: number of threads.
         progress: called with the number of cells that are done and that of all cells, whenever
-            all rules and penalties of a network on a batch are done.
+            all rules and penalties of a network on some batches are done.
 
     Returns:
         The variables of `compare` over ``network``, ``batch``, ``rule``, ``penalty`` (if penalties
@@ -99,12 +100,12 @@ def sweep(
     found: dict[tuple[Label, Label], _Found] = {}
     # One BLAS thread for all: the threads inside must not set a limit each for itself.
     with one_if_small(0), ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(grid.run, *unit): unit for unit in grid.units}
+        futures = [pool.submit(grid.run, *work) for work in grid.work()]
         try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                found[futures[future]] = future.result()
+            for future in as_completed(futures):
+                found |= future.result()
                 if progress is not None:
-                    progress(done * len(grid.cells), len(grid.units) * len(grid.cells))
+                    progress(len(found) * len(grid.cells), len(grid.units) * len(grid.cells))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # what has not begun never begins
             raise
@@ -112,7 +113,6 @@ def sweep(
     return xr.Dataset(grid.variables(found), grid.axes)
 
 
-@dataclass(frozen=True, eq=False)
 class _Found:
     """What was computed for one network and batch.
 
@@ -121,8 +121,17 @@ class _Found:
         failures: the errors of the cells that are NaN.
     """
 
-    columns: Mapping[str, Array]
-    failures: Mapping[tuple[Label, ...], ConvergenceError]
+    def __init__(self, grid: _Grid) -> None:
+        self._shape = (len(grid.cells), grid.depth)
+        self.columns: dict[str, Array] = {}
+        self.failures: dict[tuple[Label, ...], ConvergenceError] = {}
+
+    def keep(self, number: int, values: Mapping[str, Sequence[float] | Array]) -> None:
+        """Write down the variables of one cell."""
+        for name, of_layers in values.items():
+            if name not in self.columns:
+                self.columns[name] = np.full(self._shape, np.nan)
+            self.columns[name][number, : len(of_layers)] = of_layers
 
 
 class _Grid:
@@ -181,26 +190,45 @@ class _Grid:
     def _signals(self, shared: Shared, rule: Rule) -> Signals:
         return Signals(shared.network, shared.pairs, rule, self.window, self.goal, shared)
 
-    def run(self, network: Label, batch: Label) -> _Found:
-        """Compute all rules and penalties of one network and batch."""
-        shared = Shared(self.networks[network], self.batches[batch], SharedSolver())
-        columns: dict[str, Array] = {}
-        failures = {}
+    def work(self) -> list[tuple[Label, list[Label]]]:
+        """Each network with batches that are computed together."""
+        batches = list(self.batches)
+        return [
+            (network, [batches[i] for i in numbers])
+            for network in self.networks
+            for numbers in chunks(self.networks[network], list(self.batches.values()))
+        ]
+
+    def run(self, network: Label, batches: list[Label]) -> dict[tuple[Label, Label], _Found]:
+        """Compute all rules and penalties of one network on some batches."""
+        found = {(network, batch): _Found(self) for batch in batches}
+        pairs = [self.batches[batch] for batch in batches]
+        shared = [Shared(self.networks[network], each) for each in pairs]
+        stack: Stack | None = None
         for number, (cell, rule) in enumerate(self.cells.items()):
-            try:
-                signals = Signals(
-                    shared.network, shared.pairs, rule, self.window, self.goal, shared
-                )
-                for name, values in compared(signals).items():
-                    if name not in columns:
-                        columns[name] = np.full((len(self.cells), self.depth), np.nan)
-                    columns[name][number, : len(values)] = values
-            except ConvergenceError as error:
-                failures[cell] = error
-            except Exception as error:
-                error.add_note(f"It happened at {self.name(network, batch, cell)}.")
-                raise
-        return _Found(columns, failures)
+            left = list(range(len(batches)))
+            plain = self.window == 1 and self.goal is None
+            if plain and can_stack(self.networks[network], pairs[0], rule):
+                stack = stack or Stack(self.networks[network], pairs)
+                try:
+                    columns, holds = stack.compared(rule)
+                except Exception as error:
+                    error.add_note(f"It happened at {self.name(network, batches[0], cell)}.")
+                    raise
+                for row in np.flatnonzero(holds):
+                    values = {name: column[row] for name, column in columns.items()}
+                    found[network, batches[row]].keep(number, values)
+                left = [i for i in left if not holds[i]]
+            for i in left:
+                unit = found[network, batches[i]]
+                try:
+                    unit.keep(number, compared(self._signals(shared[i], rule)))
+                except ConvergenceError as error:
+                    unit.failures[cell] = error
+                except Exception as error:
+                    error.add_note(f"It happened at {self.name(network, batches[i], cell)}.")
+                    raise
+        return found
 
     def variables(
         self, found: Mapping[tuple[Label, Label], _Found]

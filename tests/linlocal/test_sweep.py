@@ -1,5 +1,6 @@
 """`ll.sweep` is a loop of `ll.compare`: the same values, labels for all, failures by name."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 import linlocal as ll
 from linlocal import rules, testing
 from linlocal.losses import TypeTwo
-from linlocal.projection import Rows, SharedSolver, optimal_projection
+from linlocal.projection import StackedLoss, StackedRows, optimal_projection
 
 WIDTHS = (12, 10, 10, 8)
 RULE = rules.CLAPP("softplus", penalty=0.05)
@@ -32,7 +33,8 @@ def views(seed, **options):
     return ll.Pairs.from_views(x, view, **options)
 
 
-BATCHES = [views(0), views(1, num_negatives=2)]
+# The first and the last have the same pairs, so they are stacked.
+BATCHES = [views(0), views(1, num_negatives=2), views(2)]
 
 
 class Step:
@@ -130,7 +132,7 @@ def test_the_number_of_workers_changes_no_bit():
 def test_sequences_have_labels():
     result = ll.sweep(list(NETWORKS.values()), BATCHES, [RULE], [0.5, 2])
     assert list(result["network"].values) == [0, 1, 2]
-    assert list(result["batch"].values) == [0, 1]
+    assert list(result["batch"].values) == [0, 1, 2]
     assert list(result["rule"].values) == [RULE.name]
     assert list(result["penalty"].values) == [0.5, 2.0]
     assert list(result["layer"].values) == [1, 2, 3]
@@ -225,34 +227,60 @@ def test_bad_arguments_are_explained(arguments, kind, message):
 def test_progress_counts_cells():
     seen = []
     ll.sweep(NETWORKS, BATCHES, [RULE], [0.1, 0.2], progress=lambda *done: seen.append(done))
-    assert seen == [(2 * n, 12) for n in range(1, 7)]
+    counts = [0, *(done for done, _ in seen)]
+    # Each of three networks has a stack of two batches and one of a single batch.
+    assert sorted(np.diff(counts)) == [2, 2, 2, 4, 4, 4]
+    assert {cells for _, cells in seen} == {18}
+    assert counts[-1] == 18
 
 
-# -- the solver that shares ------------------------------------------------------------------------
+def test_small_stacks_give_the_same(monkeypatch):
+    together = ll.sweep(NETWORKS, BATCHES, [RULE])
+    monkeypatch.setattr("linlocal.updates.stacked.ROOM", 1)
+    seen = []
+    alone = ll.sweep(NETWORKS, BATCHES, [RULE], progress=lambda *done: seen.append(done))
+    assert seen == [(n, 9) for n in range(1, 10)]
+    for name in set(alone) - {"iterations", "residual"}:
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-10, atol=1e-12)
+
+
+def test_cells_that_stack_are_not_computed_by_compare(monkeypatch):
+    # By the table of modules: in the package the name means the function.
+    monkeypatch.setattr(sys.modules["linlocal.updates.sweep"], "compared", pytest.fail)
+    ll.sweep(NETWORKS, BATCHES, {name: RULES[name] for name in ("softplus", "random", "top")})
+
+
+# -- the solver of stacks --------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 99),
-    loss=st.builds(TypeTwo, testing.score_functions(hinge=True)),
+    score=testing.score_functions(),
     penalty=st.sampled_from([1e-3, 0.02, 1.0]),
     width=st.integers(1, 20),
 )
-def test_the_shared_solver_finds_optimal_projections(seed, loss, penalty, width):
-    solve = SharedSolver()
-    z, view = testing.samples(10, width, seed)
-    direction = ll.Pairs.from_views(z, view, num_negatives=2).directions[0]
-    for scale in (1.0, 0.7):
-        anchors, references = Rows(scale * z), Rows(scale * view)
-        shared = solve(anchors, references, direction, loss, penalty)
-        # A problem that is the same up to rounding: rotated activities.
-        turn = ll.DeepLinear.orthogonal((width, width), seed).matrix(1)
-        twin = solve(Rows(scale * z @ turn), Rows(scale * view @ turn), direction, loss, penalty)
-        alone = optimal_projection(anchors, references, direction, loss, penalty)
-        for found, matrix in ((shared, shared.matrix), (twin, turn @ twin.matrix @ turn.T)):
+def test_stacked_projections_are_optimal(seed, score, penalty, width):
+    loss = TypeTwo(score)
+    samples = [testing.samples(10, width, seed + i) for i in range(3)]
+    direction = ll.Pairs.from_views(*samples[0], num_negatives=2).directions[0]
+    if not StackedLoss.suits(loss, direction):
+        return
+    stack, near = StackedLoss(loss, direction), None
+    # The second is the first up to rounding, by a rotation, and the third is another.
+    turn = ll.DeepLinear.orthogonal((width, width), seed).matrix(1)
+    for change in (np.eye(width), turn, 0.7 * turn):
+        z, c = (np.stack([pair[side] @ change for pair in samples]) for side in (0, 1))
+        rows = StackedRows.of(z), StackedRows.of(c)
+        near = stack.solve(*rows, penalty, stack.kernel(*rows), near)
+        for i, (one, other) in enumerate(zip(z, c, strict=True)):
+            alone = optimal_projection(one, other, direction, loss, penalty)
             worst = max(alone.condition_number, alone.cancellation)
             allowed = testing.tolerance(condition_number=worst)
-            assert found.residual <= 1e-13
-            size = np.linalg.norm(alone.matrix)
-            assert np.linalg.norm(matrix - alone.matrix) <= allowed * max(size, 1e-300)
-            np.testing.assert_allclose(found.condition_number, alone.condition_number, rtol=allowed)
+            assert near.found[i]
+            assert near.residual[i] <= 1e-13
+            size = np.linalg.norm(alone.slopes)
+            assert np.linalg.norm(near.slopes[i] - alone.slopes) <= allowed * size
+            for name in ("norm", "condition_number", "cancellation"):
+                found, expected = getattr(near, name)[i], getattr(alone, name)
+                np.testing.assert_allclose(found, expected, rtol=allowed)
