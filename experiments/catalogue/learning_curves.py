@@ -50,7 +50,9 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(repetitions=2, times=40, decay_modes=5, steps=3),
+    "smoke": Config(
+        repetitions=2, correlations=(0.9, 0.5), width=6, times=20, decay_modes=4, steps=3
+    ),
     "cpu": Config(),
     "paper": Config(repetitions=64, times=200, decay_modes=20, largest_time=400.0),
 }

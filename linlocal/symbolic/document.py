@@ -331,7 +331,7 @@ For a loss of scored pairs in any network, sample k has at block l the error sig
 `local = g_l B_l c_l` and `global = J_l^T g_L B_L c_L`: g are the slopes, J_l is the Jacobian
 downstream. With J' the downstream map whose elementwise derivatives are averaged over the batch,
 
-$$ \\mathrm{global} - \\mathrm{local} = (J - J')^\\top g_L B_L c_L
+$$ \\mathrm{global} - \\mathrm{local} = (J - J')^\\top g_L B_L c_L \
 + (J'^\\top g_L B_L c_L - s\\, g_L B_l c_l) + (s\\, g_L - g_l) B_l c_l $$
 
 for every s: *masks*, *feedback* and *slopes*. s brings `g_L B_l c_l` as near as possible to the

@@ -288,7 +288,9 @@ def test_masks(name, kind):
     assert_oracle_agrees(KINDS[kind]()[0], named_rule(name), MASKS)
 
 
-@pytest.mark.parametrize("kind", ["residual", "links and biases"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("residual", marks=pytest.mark.slow), "links and biases"]
+)
 @pytest.mark.parametrize("context", ["same", "top", "both", "each"])
 @pytest.mark.parametrize("projection", ["matched", "optimal", "random"])
 def test_projections_that_see_the_top_layer(kind, context, projection):

@@ -205,7 +205,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "window",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow), 4],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_oracle_agrees_on_biases_and_links(kind, window):
     network, pairs = KINDS[kind], views()

@@ -295,7 +295,7 @@ REFUSED = {
     "an array of negatives": (
         lambda: Pairs.from_views(X, VIEW, negatives=np.array(["next", "random"])),
         ValueError,
-        'negatives must be "next", "stacked", "random" or None, got array',
+        'negatives must be "next", "stacked", "random", "all" or None, got array',
     ),
     "an array of contexts": (
         lambda: rules.Rule("r", TWO, np.array(["same", "top"])),
@@ -305,7 +305,7 @@ REFUSED = {
     "an array of methods": (
         lambda: ll.optimal_projection(X, VIEW, FORWARD, TWO, 0.1, method=np.array(["a", "b"])),
         ValueError,
-        'method must be "auto", "dual" or "primal", got array',
+        "method must be one of auto, dual, primal, iterative, got array",
     ),
     "three views": (
         lambda: Pairs(PAIRS.samples, PAIRS.directions, ([0, 1], [2, 3], [4, 5])),
