@@ -527,6 +527,7 @@ NOT_CHECKED = {
     "networks.linear.IsometryBound": MADE_BY_US,
     "projection.descent.descend": "the inside of a rule with `Trained`, which checks",
     "projection.problem.NewtonMatrix.largest": "the inside of a Projection",
+    "projection.stacked.StackedLoss.solve": "the inside of `sweep`, which checks",
     "projection.problem.Projection": MADE_BY_US,
     "projection.problem.ScoreProblem": "the inside of optimal_projection, which checks",
     "projection.problem.ScoreProblem.solution": "the inside of optimal_projection, which checks",
