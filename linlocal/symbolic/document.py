@@ -111,9 +111,10 @@ rowsum(P * T)) / (n temperature^2)`, P the softmax of each reference. The precon
 diagonal in the eigenbases of the second moments of Z and C exactly, and the correlations of the
 largest 1,024 entries there from 4,096 pairs, drawn by leverage. Two guesses were false. A sample of
 pairs alone (Woodbury in the dual) is not the best: a prototype took 141 products to a relative
-gradient of 1e-10, this takes 29 to 1e-14 (all 240,000 pairs of MNIST, width 128, softplus, penalty
-0.02, one direction). And a drawn block of a few hundred entries took more products than the
-diagonal alone, on batches of 128. Where a loss sees differences only, anchors count from their
+gradient of 1e-10 (all 240,000 pairs of MNIST, width 128, softplus, penalty 0.02, one direction).
+This takes 29 to 1e-14 with pixels from 0 to 1, and 110 to 5e-12 with normalised ones, whose scores
+are larger. And a drawn block of a few hundred entries took more products than the diagonal alone,
+on batches of 128. Where a loss sees differences only, anchors count from their
 mean: InfoNCE of 128 positive inputs then took 187 products instead of 541. The answer is that of
 the direct methods, to the same residual (`tests/linlocal/test_large_problems.py`, benchmark
 `large_problems`).
