@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from linlocal.analysis.alignment import AlignmentRecorder, meeting, series
+from linlocal.analysis.alignment import TERMS, AlignmentRecorder, align, meeting, series
+from linlocal.analysis.local_losses import CLAPP
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -62,6 +63,28 @@ def test_two_processes_equal_one_on_the_joined_batch(tmp_path, pair):
     for name, values in one.data_vars.items():
         np.testing.assert_allclose(two[name], values, rtol=0, atol=1e-10, err_msg=name)
         assert name == "error_relative_error" or not np.allclose(alone[name], values, atol=1e-6)
+
+
+def recorded_terms(fabric, folder):
+    """The terms and the cosine of error signals, in a step of two processes."""
+    model = nn.parallel.DistributedDataParallel(network())
+    rule = CLAPP(score="softplus", context="top", pooling=1)
+    path = Path(folder) / "terms"
+    recorder = AlignmentRecorder(model, rule=rule, every=1, path=path, against="rule", terms=True)
+    with recorder, recorder.step():
+        model(half(fabric.global_rank))
+
+
+@pytest.mark.xdist_group("two processes")
+def test_terms_are_those_of_the_samples_of_all_processes(tmp_path, pair):
+    pair(__file__, "recorded_terms", tmp_path)
+    step = series.read(tmp_path / "terms").isel(step=0)
+    total = sum(step[f"{term}_share"] for term in TERMS)
+    np.testing.assert_allclose(total, 1 - step.error_cosine, atol=1e-10)
+    # One process alone has another cosine, so its terms would not add up to this one.
+    rule = CLAPP(score="softplus", context="top", pooling=1)
+    alone = align(network(), None, rule, half(0), terms=True)
+    assert abs(float((alone.error_cosine - step.error_cosine)[0])) > 1e-3
 
 
 def recorded_on_one(fabric):

@@ -108,6 +108,27 @@ def test_only_all_assumptions_together_are_exact(smoke):
         assert float(error.sel(condition=condition).min()) > 0.1
 
 
+def test_means_and_extremes_of_fig_2_are_those_of_the_batches(smoke):
+    kept = results.read(smoke("linear_alignment"))
+    config = linear_alignment.PRESETS["smoke"]
+    where = {"data": "digits", "condition": "default init", "network": 1}
+    batches = patch_batches(
+        "digits", config.batches, config.images_per_batch, config.seed, None, "stacked"
+    )
+    network = DeepLinear.uniform([196] + [config.width] * config.depth, config.seed + 1)
+    rule = rules.CLAPP("softplus", config.margin, config.penalty)
+    each = xr.concat([compare(network, pairs, rule) for pairs in batches], "batch")
+    assert (each["cosine"].std("batch").isel(layer=slice(-1)) > 1e-4).all()
+    for name, expected in (
+        ("cosine", each["cosine"].mean("batch")),
+        ("cosine_deviation", each["cosine"].std("batch", ddof=1)),
+        ("relative_error", each["relative_error"].mean("batch")),
+        ("worst_error", each["relative_error"].max("batch")),
+        ("condition_number", each["condition_number"].max("batch")),
+    ):
+        np.testing.assert_allclose(kept[name].sel(where), expected, rtol=1e-9, atol=1e-9)
+
+
 # -- narrowing -----------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from typer.testing import CliRunner
@@ -215,3 +216,38 @@ def test_a_window_that_falls_costs_its_claim(load):
     assert find("windows", datasets, kept).verdict == "reproduced"
     dataset["units_kept"][:] = 1
     assert find("windows", datasets, kept).verdict == "not reproduced"
+
+
+def test_the_layers_of_fig_2_are_judged_together(load):
+    """Between the interval of one layer and that of all, a row is inside, and a sign is open."""
+    figure = registry.load("linear_alignment")
+    dataset = load("linear_alignment")["linear_alignment"]
+    dataset = dataset.assign_coords(data=["photographs", "mnist"])
+    noise = xr.DataArray(
+        np.linspace(-0.02, 0.02, dataset.sizes["network"]), dims="network"
+    ).expand_dims(layer=dataset["layer"])
+    layers = dataset.sizes["layer"] - 1
+
+    def between(interval):
+        halves = [interval(noise, "network", 1 - 0.05 / n)[1] for n in (1, layers)]
+        assert (halves[1] > 1.2 * halves[0]).all()
+        return float(sum(halves)[0]) / 2
+
+    cosine = dataset["cosine"]
+    for condition, published in figure.PUBLISHED.items():
+        where = {"data": "mnist", "condition": condition}
+        shift = between(style.spread) if condition == "default init" else 0.0
+        cosine.loc[where] = (noise + np.array(published)[:, None] + shift).T.values
+    text = "mnist, default init: the published cosines"
+    datasets = {"linear_alignment": dataset}
+    assert find("linear_alignment", datasets, text).verdict == "reproduced"
+
+    rises = between(style.interval)
+    steps = (noise + rises).T.values.cumsum(axis=1)
+    cosine.loc[{"data": "mnist", "condition": "ReLU + default"}] = steps
+    text = "mnist, ReLU + default: the cosine increases"
+    assert find("linear_alignment", datasets, text).verdict == "open"
+    cosine.loc[{"data": "mnist", "condition": "ReLU + default"}] = (
+        2 * steps - noise.T.values.cumsum(axis=1)
+    )
+    assert find("linear_alignment", datasets, text).verdict == "reproduced"
