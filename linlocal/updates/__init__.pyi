@@ -6,7 +6,8 @@ from .comparison import (
     mismatch as mismatch,
     vanishing_updates as vanishing_updates,
 )
+from .layer_losses import LayerLosses as LayerLosses
 from .projections import Projections as Projections, projections as projections
-from .signals import LayerLosses as LayerLosses, Signals as Signals
+from .signals import Signals as Signals
 from .sweep import sweep as sweep
 from .values import loss_values as loss_values

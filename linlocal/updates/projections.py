@@ -14,7 +14,8 @@ from linlocal.networks import DeepLinear, Network
 from linlocal.pairs import Pairs
 from linlocal.rules import JudgedContext, Rule
 from linlocal.threads import one_if_small
-from linlocal.updates.signals import LayerLosses, Signals
+from linlocal.updates.layer_losses import LayerLosses
+from linlocal.updates.signals import Signals
 
 if TYPE_CHECKING:
     import xarray as xr

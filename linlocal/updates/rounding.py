@@ -19,7 +19,8 @@ import numpy as np
 
 from linlocal.inputs import Array, Index
 from linlocal.losses import SupervisedLoss, ViewLoss
-from linlocal.updates.signals import LayerLosses, Scored, Signals
+from linlocal.updates.layer_losses import LayerLosses, Scored
+from linlocal.updates.signals import Signals
 
 EPS = float(np.finfo(np.float64).eps)
 

@@ -22,8 +22,8 @@ from linlocal.pairs import Direction, Pairs
 from linlocal.projection import StackedLoss, StackedProjections, StackedRows
 from linlocal.rules import Rule
 from linlocal.threads import LARGEST
+from linlocal.updates.layer_losses import random_projection
 from linlocal.updates.rounding import EPS, ratio, row_norms
-from linlocal.updates.signals import random_projection
 
 ROOM = 2**27  # bytes that the arrays of one stack may take; larger stacks leave the cache
 

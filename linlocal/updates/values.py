@@ -11,7 +11,8 @@ from linlocal.networks import Network
 from linlocal.pairs import Pairs
 from linlocal.rules import Rules, Trained
 from linlocal.threads import one_if_small
-from linlocal.updates.signals import LayerLosses, Signals
+from linlocal.updates.layer_losses import LayerLosses
+from linlocal.updates.signals import Signals
 
 if TYPE_CHECKING:
     import xarray as xr
