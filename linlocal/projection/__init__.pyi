@@ -8,6 +8,7 @@ from .problem import (
     Rows as Rows,
     ScoreProblem as ScoreProblem,
 )
+from .scratch import Scratch as Scratch
 from .stacked import (
     StackedLoss as StackedLoss,
     StackedProjections as StackedProjections,

@@ -35,6 +35,7 @@ from linlocal import inputs
 from linlocal.inputs import Array
 from linlocal.losses import Curvature, PairLoss, explicit
 from linlocal.pairs import Direction
+from linlocal.projection.factors import extreme_eigenvalues
 
 TOLERANCE = 1e-13  # the relative residual that a solution must reach
 MAX_ITERATIONS = 200
@@ -364,31 +365,3 @@ class Projection:
             newton = half.T @ q @ half
         low, high = extreme_eigenvalues(newton)
         return (penalty + max(high, 0.0)) / (penalty + max(low, 0.0))
-
-
-def extreme_eigenvalues(matrix: Array) -> tuple[float, float]:
-    """The smallest and the largest eigenvalue of a symmetric matrix, without those between.
-
-    Bisection of the tridiagonal form: half the time of all eigenvalues.
-
-    Raises:
-        LinAlgError: LAPACK reports a failure.
-    """
-    if not np.isfinite(matrix).all():
-        raise np.linalg.LinAlgError("The matrix has entries that are not finite.")
-    size = len(matrix)
-    if size == 1:
-        return float(matrix[0, 0]), float(matrix[0, 0])
-    lwork = int(lapack.dsytrd_lwork(size)[0])
-    _, diagonal, beside, _, failed = lapack.dsytrd(matrix.T, lower=1, lwork=lwork)
-    if failed:
-        raise np.linalg.LinAlgError("The matrix has no tridiagonal form in float64.")
-
-    def eigenvalue(number: int) -> float:
-        # Arguments: the eigenvalues number..number, to full accuracy, in ascending order.
-        found = lapack.dstebz(diagonal, beside, 2, 0.0, 0.0, number, number, 0.0, b"E")
-        if found[0] != 1 or found[4]:
-            raise np.linalg.LinAlgError("The extreme eigenvalues did not converge.")
-        return float(found[1][0])
-
-    return eigenvalue(1), eigenvalue(size)

@@ -24,13 +24,14 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 from linlocal.inputs import Array, Index
 from linlocal.losses import PairLoss
 from linlocal.losses.shape import shape_of, summand_of
 from linlocal.pairs import Direction
-from linlocal.projection.problem import TOLERANCE, extreme_eigenvalues
+from linlocal.projection.factors import extreme_eigenvalues, factorise, solve
+from linlocal.projection.problem import TOLERANCE
+from linlocal.projection.scratch import Scratch
 from linlocal.threads import LARGEST
 
 Mask = NDArray[np.bool_]
@@ -61,20 +62,34 @@ class StackedRows:
     gram: Array
 
     @classmethod
-    def of(cls, z: Array) -> StackedRows:
+    def of(cls, z: Array, scratch: Scratch) -> StackedRows:
         """The activities z, (problems, samples, width)."""
-        exponent = np.frexp(np.abs(z).max(axis=(1, 2)))[1]
-        rows = z * np.ldexp(1.0, -exponent)[:, None, None]
-        norms = _sizes(rows)
-        if rows.shape[2] > rows.shape[1]:
-            triangle = np.asarray(np.linalg.qr(rows.swapaxes(1, 2), "r"))
-            rows = np.ascontiguousarray(triangle.swapaxes(1, 2))
-        return cls(exponent, norms, rows, rows @ rows.swapaxes(1, 2))
+        count, samples, width = z.shape
+        exponent = np.frexp(np.maximum(z.max(axis=(1, 2)), -z.min(axis=(1, 2))))[1]
+        scale = np.ldexp(1.0, -exponent)[:, None, None]
+        rows = scratch.empty(count, samples, min(samples, width))
+        gram = scratch.empty(count, samples, samples)
+        if width <= samples:
+            np.multiply(z, scale, out=rows)
+            norms = _sizes(rows)
+        else:
+            with scratch.frame():
+                scaled = np.multiply(z, scale, out=scratch.empty(count, samples, width))
+                norms = _sizes(scaled)
+                for into, each in zip(rows, scaled, strict=True):
+                    into.T[:] = np.asarray(np.linalg.qr(each.T, "r"))
+        np.matmul(rows, rows.swapaxes(1, 2), out=gram)
+        return cls(exponent, norms, rows, gram)
 
-    def take(self, samples: Index) -> StackedRows:
+    def take(self, samples: Index, scratch: Scratch) -> StackedRows:
         """Some of the samples, in the same coordinates."""
-        gram = self.gram.take(samples, 1).take(samples, 2)
-        return StackedRows(self.exponent, self.norms[:, samples], self.rows.take(samples, 1), gram)
+        count, few = len(self.rows), len(samples)
+        rows = scratch.empty(count, few, self.rows.shape[2])
+        gram = scratch.empty(count, few, few)
+        for i, each in enumerate(self.gram):
+            self.rows[i].take(samples, 0, out=rows[i], mode="clip")
+            each.take(samples, 0).take(samples, 1, out=gram[i], mode="clip")
+        return StackedRows(self.exponent, self.norms[:, samples], rows, gram)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +163,10 @@ class StackedLoss:
         total = np.bincount(places.ravel(), values.ravel(), shape[0] * shape[1] * shape[2])
         return np.asarray(total, np.float64).reshape(shape)
 
-    def kernel(self, z: StackedRows, c: StackedRows) -> Array:
+    def kernel(self, z: StackedRows, c: StackedRows, scratch: Scratch) -> Array:
         """Q of every problem, (problems, margins, margins)."""
         a, r, sign = self.pairs.anchor_index, self.pairs.reference_index, self.pairs.sign
-        q = np.empty((len(z.rows), len(sign), len(sign)))
+        q = scratch.empty(len(z.rows), len(sign), len(sign))
         signs = np.outer(sign, sign)
         for into, gram_z, gram_c in zip(q, z.gram, c.gram, strict=True):
             np.multiply(gram_z.take(a, 0).take(a, 1), gram_c.take(r, 0).take(r, 1), out=into)
@@ -164,6 +179,7 @@ class StackedLoss:
         c: StackedRows,
         penalty: float,
         kernel: Array,
+        scratch: Scratch,
         near: StackedProjections | None = None,
     ) -> StackedProjections:
         """The optimal projections of all problems.
@@ -173,19 +189,23 @@ class StackedLoss:
             c: the contexts of the references.
             penalty: lam > 0.
             kernel: Q of every problem.
+            scratch: memory for what the next call with ``near`` needs, too.
             near: solved problems whose margins may be near those of these.
         """
-        problem = _Problem(self, z, c, penalty, kernel)
+        problem = _Problem(self, z, c, penalty, kernel, scratch)
         steps = _Steps(problem)
         gamma, twin = _start(problem, steps, near)
         m = _times(kernel, gamma)
         gamma = _approach(problem, steps, gamma, m, ~twin)
         steps.last = np.where(twin, np.inf, 0.0)  # those that are not twins factorise once more
-        b, m = _polish(problem, steps, gamma)
-        by_margin = self.gradient(m)
-        size = _norms(b)
+        with scratch.frame():
+            b, m = _polish(problem, steps, gamma)
+            by_margin = self.gradient(m)
+            size = _norms(b)
+            b *= problem.penalty[:, None, None]
+            b += problem.combine(by_margin)
+            rest = _norms(b)
         terms = problem.penalty * size + problem.terms(by_margin)
-        rest = _norms(problem.penalty[:, None, None] * b + problem.combine(by_margin))
         residual = rest / np.where(terms > 0, terms, 1.0)
         in_range = np.abs(np.log(problem.penalty)) < np.log(_RANGE)
         found = steps.able & in_range & (residual <= TOLERANCE) & (size > 0)
@@ -216,9 +236,15 @@ class _Problem:
     """The problems, in the scale and coordinates of their rows."""
 
     def __init__(
-        self, loss: StackedLoss, z: StackedRows, c: StackedRows, penalty: float, kernel: Array
+        self,
+        loss: StackedLoss,
+        z: StackedRows,
+        c: StackedRows,
+        penalty: float,
+        kernel: Array,
+        scratch: Scratch,
     ) -> None:
-        self.loss, self.z, self.c, self.kernel = loss, z, c, kernel
+        self.loss, self.z, self.c, self.kernel, self.scratch = loss, z, c, kernel, scratch
         self.exponent = z.exponent + c.exponent
         self.penalty = np.ldexp(penalty, -2 * self.exponent)
         pairs = loss.pairs
@@ -226,12 +252,19 @@ class _Problem:
 
     def combine(self, gamma: Array) -> Array:
         """Phi^T gamma of every problem."""
-        table = self.loss.coefficients(self.loss.pairs.sign * gamma)
-        return self.z.rows.swapaxes(1, 2) @ table @ self.c.rows
+        z, c, table = self.z.rows, self.c.rows, self.loss.coefficients(self.loss.pairs.sign * gamma)
+        b = self.scratch.empty(len(z), z.shape[2], c.shape[2])
+        with self.scratch.frame():
+            half = np.matmul(table, c, out=self.scratch.empty(*z.shape[:2], c.shape[2]))
+            return np.matmul(z.swapaxes(1, 2), half, out=b)
 
     def margins(self, b: Array) -> Array:
         """m of every B."""
-        return self.loss.margins(self.z.rows @ b @ self.c.rows.swapaxes(1, 2))
+        z, c = self.z.rows, self.c.rows
+        with self.scratch.frame():
+            half = np.matmul(z, b, out=self.scratch.empty(*z.shape[:2], c.shape[2]))
+            scores = self.scratch.empty(*z.shape[:2], c.shape[1])
+            return self.loss.margins(np.matmul(half, c.swapaxes(1, 2), out=scores))
 
     def terms(self, by_margin: Array) -> Array:
         """sum_p |beta_p| ||z|| ||c||."""
@@ -252,7 +285,7 @@ class _Steps:
     def __init__(self, problem: _Problem) -> None:
         count = len(problem.kernel)
         self.problem = problem
-        self.slots = np.empty_like(problem.kernel)
+        self.slots = problem.scratch.empty(*problem.kernel.shape)
         self.factors = list(self.slots)
         self.factorised = np.zeros(count, bool)
         self.root = np.ones(problem.kernel.shape[:2])
@@ -285,13 +318,12 @@ class _Steps:
                 self.factors[i] = self.slots[i]
                 newton = _weighted(problem.kernel[i], self.root[i], self.factors[i])
                 newton.reshape(-1)[:: len(newton) + 1] += problem.penalty[i]
-                # In place: newton.T has the order of Fortran.
-                failed = lapack.dpotrf(newton.T, 1, 0, 1)[1]
                 self.factorised[i] = True
-                if failed:
+                if not factorise(newton):
                     self.able[i] = False
                     continue
-            step[i] = lapack.dpotrs(self.factors[i].T, load[i], 1)[0]
+            step[i] = load[i]
+            solve(self.factors[i], step[i])
         self.taken += going
         # (lam I + H Q)^-1 = H^(1/2) (lam I + H^(1/2) Q H^(1/2))^-1 H^(-1/2)
         return np.asarray(self.root * step / -self.scale[:, None])
@@ -391,7 +423,8 @@ def _polish(problem: _Problem, steps: _Steps, gamma: Array) -> tuple[Array, Arra
             return b, m
         change = steps.step(going, m, equation, size)
         gamma = gamma + change
-        b = b + problem.combine(change)
+        with problem.scratch.frame():
+            b += problem.combine(change)
 
 
 def _each(function: Any, m: Array) -> Array:

@@ -19,7 +19,7 @@ from linlocal.inputs import Array, Index
 from linlocal.losses import PairLoss
 from linlocal.networks import Convolution, DeepLinear, DeepNonlinear, DeepReLU, Network
 from linlocal.pairs import Direction, Pairs
-from linlocal.projection import StackedLoss, StackedProjections, StackedRows
+from linlocal.projection import Scratch, StackedLoss, StackedProjections, StackedRows
 from linlocal.rules import Rule
 from linlocal.threads import LARGEST
 from linlocal.updates.layer_losses import random_projection
@@ -74,10 +74,15 @@ class Stack:
     Args:
         network: the network with layers 1..L.
         batches: batches of the same `structure`.
+        kept: memory for as long as the stack is in use.
+        passing: memory for as long as one rule is compared.
     """
 
-    def __init__(self, network: Network, batches: Sequence[Pairs]) -> None:
+    def __init__(
+        self, network: Network, batches: Sequence[Pairs], kept: Scratch, passing: Scratch
+    ) -> None:
         self.network, self.directions = network, batches[0].directions
+        self.kept, self.passing = kept, passing
         self.shape = (len(batches), len(batches[0].samples))
         self.activities = network.activities(np.concatenate([b.samples for b in batches]))
         self.z = [self.apart(z) for z in self.activities.z]
@@ -104,17 +109,17 @@ class Stack:
                 wider = self._rows.get((layer, d.anchor_rows.tobytes()))
                 few = len(d.anchor_rows) <= 1.1 * len(samples)
                 if wider is not None and few and np.isin(samples, d.anchor_rows).all():
-                    self._rows[key] = wider.take(np.searchsorted(d.anchor_rows, samples))
+                    self._rows[key] = wider.take(np.searchsorted(d.anchor_rows, samples), self.kept)
                     break
             else:
-                self._rows[key] = StackedRows.of(self.z[layer].take(samples, 1))
+                self._rows[key] = StackedRows.of(self.z[layer].take(samples, 1), self.kept)
         return self._rows[key]
 
     def kernel(self, layer: int, source: int, number: int, loss: StackedLoss) -> Array:
         """Q of one direction, with the contexts of layer ``source``."""
         key = (layer, source, number)
         if key not in self._kernels:
-            self._kernels[key] = loss.kernel(*self.sides(layer, source, loss.pairs))
+            self._kernels[key] = loss.kernel(*self.sides(layer, source, loss.pairs), self.kept)
         return self._kernels[key]
 
     def sides(self, layer: int, source: int, d: Direction) -> tuple[StackedRows, StackedRows]:
@@ -126,7 +131,8 @@ class Stack:
     def compared(self, rule: Rule) -> tuple[dict[str, Array], NDArray[np.bool_]]:
         """The variables of `compare`, (batches, layers), and for which batches they hold."""
         layers: list[list[_Scored]] = []
-        with np.errstate(all="ignore"):  # what is not finite does not hold
+        # What is not finite does not hold.
+        with np.errstate(all="ignore"), self.passing.frame():
             for l in self.network.layers:
                 below = layers[-1] if layers else [None] * len(self.directions)
                 layers.append([_Scored(self, rule, l, i, near) for i, near in enumerate(below)])
@@ -161,7 +167,7 @@ class _Scored:
             sides = stack.sides(layer, self.seen, d)
             q = stack.kernel(layer, self.seen, number, loss)
             before = None if near is None else near.solved
-            self.solved = loss.solve(*sides, self.strength, q, before)
+            self.solved = loss.solve(*sides, self.strength, q, stack.passing, before)
             self.gram = sides[1].gram * np.ldexp(1.0, 2 * sides[1].exponent)[:, None, None]
             slopes = self.solved.slopes
         else:

@@ -7,6 +7,7 @@ are independent, so threads take them side by side, with one BLAS thread each.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,13 +21,13 @@ from linlocal import inputs
 from linlocal.inputs import Array
 from linlocal.networks import Network
 from linlocal.pairs import Pairs
-from linlocal.projection import ConvergenceError
+from linlocal.projection import ConvergenceError, Scratch
 from linlocal.rules import Goal, Penalty, Rule
 from linlocal.threads import one_if_small
 from linlocal.updates.comparison import compared
 from linlocal.updates.shared import Shared
 from linlocal.updates.signals import Signals
-from linlocal.updates.stacked import Stack, can_stack, chunks
+from linlocal.updates.stacked import ROOM, Stack, can_stack, chunks
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -155,6 +156,7 @@ class _Grid:
         goal: Goal | None,
     ) -> None:
         self.networks, self.batches, self.window, self.goal = networks, batches, window, goal
+        self._of_thread = threading.local()
         self.cells: dict[tuple[Label, ...], Rule] = {(name,): rules[name] for name in rules}
         self.axes: dict[str, list[Any]] = {
             "network": list(networks),
@@ -201,6 +203,15 @@ class _Grid:
 
     def run(self, network: Label, batches: list[Label]) -> dict[tuple[Label, Label], _Found]:
         """Compute all rules and penalties of one network on some batches."""
+        if not hasattr(self._of_thread, "memory"):
+            self._of_thread.memory = Scratch(ROOM), Scratch(ROOM)
+        kept, passing = self._of_thread.memory
+        with kept.frame():
+            return self._run(network, batches, kept, passing)
+
+    def _run(
+        self, network: Label, batches: list[Label], *memory: Scratch
+    ) -> dict[tuple[Label, Label], _Found]:
         found = {(network, batch): _Found(self) for batch in batches}
         pairs = [self.batches[batch] for batch in batches]
         shared = [Shared(self.networks[network], each) for each in pairs]
@@ -209,7 +220,7 @@ class _Grid:
             left = list(range(len(batches)))
             plain = self.window == 1 and self.goal is None
             if plain and can_stack(self.networks[network], pairs[0], rule):
-                stack = stack or Stack(self.networks[network], pairs)
+                stack = stack or Stack(self.networks[network], pairs, *memory)
                 try:
                     columns, holds = stack.compared(rule)
                 except Exception as error:

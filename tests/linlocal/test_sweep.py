@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 import linlocal as ll
 from linlocal import rules, testing
 from linlocal.losses import TypeTwo
-from linlocal.projection import StackedLoss, StackedRows, optimal_projection
+from linlocal.projection import Scratch, StackedLoss, StackedRows, optimal_projection
 
 WIDTHS = (12, 10, 10, 8)
 RULE = rules.CLAPP("softplus", penalty=0.05)
@@ -266,13 +266,14 @@ def test_stacked_projections_are_optimal(seed, score, penalty, width):
     direction = ll.Pairs.from_views(*samples[0], num_negatives=2).directions[0]
     if not StackedLoss.suits(loss, direction):
         return
-    stack, near = StackedLoss(loss, direction), None
+    # The third no longer fits into the memory that is used again.
+    stack, scratch, near = StackedLoss(loss, direction), Scratch(100_000), None
     # The second is the first up to rounding, by a rotation, and the third is another.
     turn = ll.DeepLinear.orthogonal((width, width), seed).matrix(1)
     for change in (np.eye(width), turn, 0.7 * turn):
         z, c = (np.stack([pair[side] @ change for pair in samples]) for side in (0, 1))
-        rows = StackedRows.of(z), StackedRows.of(c)
-        near = stack.solve(*rows, penalty, stack.kernel(*rows), near)
+        rows = StackedRows.of(z, scratch), StackedRows.of(c, scratch)
+        near = stack.solve(*rows, penalty, stack.kernel(*rows, scratch), scratch, near)
         for i, (one, other) in enumerate(zip(z, c, strict=True)):
             alone = optimal_projection(one, other, direction, loss, penalty)
             worst = max(alone.condition_number, alone.cancellation)
