@@ -2,9 +2,9 @@
 
 The network is the VGG-like encoder of arXiv 2601.21683 with 6 layers, 128, 256, 256, 512, 1024 and
 1024 wide, 3x3, max-pool after 2, 4, 5 and 6; both views of 16 images of 32x32 make a batch of 32.
-The rule is CLAPP++ with direct feedback; the global loss is its loss on the last block. Steps with
-and without the recorder take turns, and the median over neighbours counts: of one thread's process
-time on a CPU, of wall time elsewhere.
+The rule is CLAPP++ with direct feedback; the global loss is its loss on the last block. Plain steps
+and steps that are recorded, with and without the terms of the mismatch, take turns, and the median
+over neighbours counts: of one thread's process time on a CPU, of wall time elsewhere.
 """
 
 from __future__ import annotations
@@ -73,11 +73,12 @@ def measure(config: Config) -> xr.Dataset:
 
     Returns:
         ``plain_s``: seconds of a plain step, the median. ``ratio``: recorded over plain step, the
-        median over neighbours. ``unrecorded_ratio``: the same for a step with the recorder in which
-        nothing is due. ``share``: the recorder's share of the training time at cadence 100, in a
-        run of 100 steps with one recorded. ``flush_s``: seconds of one transfer and write, done for
-        every 10 recorded steps. ``memory_ratio``: peak memory of a recorded over a plain step,
-        weights and their gradients not counted.
+        median over neighbours. ``terms_ratio``: the same with ``terms=True``. ``unrecorded_ratio``:
+        the same for a step with the recorder in which nothing is due. ``share``: the recorder's
+        share of the training time at cadence 100, in a run of 100 steps with one recorded.
+        ``flush_s``: seconds of one transfer and write, done for every 10 recorded steps.
+        ``memory_ratio``: peak memory of a recorded over a plain step, weights and their gradients
+        not counted.
     """
     with TemporaryDirectory() as folder:
         return _measure(config, Path(folder))
@@ -90,39 +91,49 @@ def _measure(config: Config, folder: Path) -> xr.Dataset:
     images = torch.randn(config.batch, 3, config.size, config.size, device=config.device)
     losses = CLAPP(context="top").build(survey(model, resolve(model), images).shapes, config.seed)
     losses.to(config.device)
-    recorder = AlignmentRecorder(
-        model, rule=losses, every=2, path=folder, flush_every=10**9, trains_rule=True
+    recorder, taking_apart = (
+        AlignmentRecorder(
+            model,
+            rule=losses,
+            every=every,
+            path=folder / f"every{every}",
+            flush_every=10**9,
+            trains_rule=True,
+            terms=terms,
+        )
+        for every, terms in ((2, False), (1, True))
     )
 
-    def step(recorded: bool) -> None:
+    def step(by: AlignmentRecorder | None) -> None:
         model.zero_grad()
-        with recorder.step() if recorded else nullcontext():
+        with nullcontext() if by is None else by.step():
             top: Tensor = model(images)
             losses[-1](top, top.detach()).backward()
 
-    def seconds(recorded: bool) -> float:
+    def seconds(by: AlignmentRecorder | None) -> float:
         start = _now(config.device)
-        step(recorded)
+        step(by)
         return _now(config.device) - start
 
-    plain, due, idle = [], [], []
+    plain, due, idle, apart = [], [], [], []
     warm = min(3, config.steps - 1)
     for i in range(config.steps):
         if i == warm:
             # The first write also asks for the provenance.
             recorder.flush()
-        due.append(seconds(True))
-        plain.append(seconds(False))
-        idle.append(seconds(True))
-    ratio, unrecorded = (
+        due.append(seconds(recorder))
+        plain.append(seconds(None))
+        idle.append(seconds(recorder))
+        apart.append(seconds(taking_apart))
+    ratio, unrecorded, with_terms = (
         statistics.median(a / b for a, b in zip(times[warm:], plain[warm:], strict=True))
-        for times in (due, idle)
+        for times in (due, idle, apart)
     )
     start = _now(config.device)
     recorder.flush()
     flush_s = _now(config.device) - start
     plain_s = statistics.median(plain[warm:])
-    peaks = [peak_bytes(partial(step, recorded), config.device) for recorded in (True, False)]
+    peaks = [peak_bytes(partial(step, by), config.device) for by in (recorder, None)]
     # A recorded step pays a tenth of a flush.
     extra = (ratio - 1.0) + flush_s / 10 / plain_s
     share = extra / (100 + extra)
@@ -130,6 +141,7 @@ def _measure(config: Config, folder: Path) -> xr.Dataset:
         {
             "plain_s": plain_s,
             "ratio": ratio,
+            "terms_ratio": with_terms,
             "unrecorded_ratio": unrecorded,
             "share": share,
             "flush_s": flush_s,
@@ -151,7 +163,8 @@ def summary(data: xr.Dataset) -> tuple[str, str, str]:
     return (
         "a training step with the cosine of every block recorded",
         f"{float(data['ratio']):.2f} times a plain one",
-        f"every 100th step recorded: {float(data['share']):.1%} of the time",
+        f"with masks, feedback and slopes {float(data['terms_ratio']):.2f} times; every 100th step "
+        f"recorded: {float(data['share']):.1%} of the time",
     )
 
 
@@ -162,10 +175,11 @@ def section(data: xr.Dataset) -> list[str]:
         f"{data.attrs['batch']} of {data.attrs['side']}x{data.attrs['side']}, "
         f"{data.attrs['threads']} thread(s); a step is one forward and backward pass.",
         "",
-        "| plain step, s | recorded / plain | not due / plain | share at cadence 100 "
-        "| peak memory, recorded / plain |",
-        "|---:|---:|---:|---:|---:|",
+        "| plain step, s | recorded / plain | with terms / plain | not due / plain "
+        "| share at cadence 100 | peak memory, recorded / plain |",
+        "|---:|---:|---:|---:|---:|---:|",
         f"| {float(data['plain_s']):.4f} | {float(data['ratio']):.2f} | "
+        f"{float(data['terms_ratio']):.2f} | "
         f"{float(data['unrecorded_ratio']):.3f} | {float(data['share']):.2%} "
         f"| {float(data['memory_ratio']):.2f} |",
     ]

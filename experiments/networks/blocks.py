@@ -83,7 +83,7 @@ def narrow_resnet(width: int, num_channels: int, layers: int = 1, seed: int = 0)
     """A small residual network in 4 stages, ``width`` to 8 ``width`` channels, halving maps thrice.
 
     The stages are made of the basic blocks of He et al. 2016 (arXiv 1512.03385); the stem is a 3x3
-    convolution.
+    convolution. Kernels lie in memory with channels last.
 
     Args:
         width: channels of the first stage.
@@ -104,7 +104,8 @@ def narrow_resnet(width: int, num_channels: int, layers: int = 1, seed: int = 0)
             ]
             stages.append(nn.Sequential(*([*stem, nn.ReLU()] if l == 0 else []), *parts))
             channels = out
-        return nn.Sequential(*stages)
+        network = nn.Sequential(*stages)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class _Residual(nn.Module):

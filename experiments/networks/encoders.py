@@ -51,6 +51,8 @@ def build(
 ) -> nn.Module:
     """A network with fresh weights, the same for the same arguments.
 
+    Kernels lie in memory with channels last, in which convolutions are faster on CPUs and GPUs.
+
     Args:
         name: see the module.
         width: factor on the channels of a VGG or the width of a ViT (rounded to its heads).
@@ -74,13 +76,16 @@ def build(
             f"{num_channels}, {image_size} and {width}."
         )
     with _seeded(seed):
-        if name in _VGG:
-            return _vgg(_repeated(_VGG[name], len(names)), width, num_channels, image_size)
         if name == "vit":
             return _vit(width, num_channels, image_size, len(names))
-        if width != 1:
+        if name in _VGG:
+            layers = _repeated(_VGG[name], len(names))
+            network: nn.Module = _vgg(layers, width, num_channels, image_size)
+        elif width != 1:
             raise ValueError(f"{name} has a fixed width; use a VGG or a ViT, or width=1.")
-        return _resnet(name, num_channels, image_size)
+        else:
+            network = _resnet(name, num_channels, image_size)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def block_names(name: Name, depth: int | None = None) -> list[str]:
