@@ -25,6 +25,9 @@ def test_the_page_shows_every_case_and_every_ratio(data):
     ratios = (data["trainer_s"] / data["bare_s"]).values.ravel()
     np.testing.assert_allclose(shown, ratios, atol=0.006)
     assert all(row.rstrip().endswith("| yes |") for row in rows)
+    times = data["trainer_s"].isel(network=-1)
+    for share in times.sel(trainer="one pass") / times.sel(trainer="end to end"):
+        assert f"{float(share):.2f}" in "\n".join(bench.section(data)[-4:])
     unequal = data.assign(same=~data["same"])
-    assert bench.section(unequal)[-1].endswith("| NO |")
+    assert sum(line.endswith("| NO |") for line in bench.section(unequal)) == data["same"].size
     assert "times the bare loop at most" in bench.summary(data)[1]
