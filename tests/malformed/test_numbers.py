@@ -527,6 +527,8 @@ NOT_CHECKED = {
     "networks.linear.IsometryBound": MADE_BY_US,
     "projection.descent.descend": "the inside of a rule with `Trained`, which checks",
     "projection.problem.NewtonMatrix.largest": "the inside of a Projection",
+    "projection.scratch.Scratch": "the inside of `sweep`, which checks",
+    "projection.scratch.Scratch.empty": "the inside of `sweep`, which checks",
     "projection.stacked.StackedLoss.solve": "the inside of `sweep`, which checks",
     "projection.problem.Projection": MADE_BY_US,
     "projection.problem.ScoreProblem": "the inside of optimal_projection, which checks",
