@@ -48,7 +48,8 @@ class SlicedNormality:
         nodes: nodes of the trapezoid rule on [0, limit], both ends included; the rest is symmetric.
             The released code has 17 up to 3, the listing in the article 9 up to 5.
         limit: the largest t.
-        seed: seeds the slices, which are the same in each call.
+        seed: seeds the slices, which are the same in each call (a training draws them anew with
+            ``NetworkRule(rule=..., fresh_slices=True)`` of `linlocal.analysis.local_losses`).
 
     Raises:
         ValueError: fewer than 2 nodes, dimension or slices below 1, a limit that is not positive;
