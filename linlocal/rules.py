@@ -327,6 +327,13 @@ def of_each_layer(rule: Rules, depth: int) -> tuple[Rule, ...]:
     several = not isinstance(rule, Rule) and inputs.is_several(rule)
     given = inputs.sequence(rule, "rule", "`Rule`s") if several else (rule,) * depth
     for each in given:
+        if not isinstance(each, Rule) and callable(getattr(each, "build", None)):
+            raise TypeError(
+                f"{inputs.described(each)} builds losses of a network's blocks; theory takes a "
+                "`Rule`: of pairs, goodness or views. A NetworkRule holds one, its .rule; a "
+                "supervised loss can be the goal, as in compare(..., "
+                "goal=losses.CrossEntropy(labels, readout))."
+            )
         inputs.instance(each, Rule, "an entry of rule" if several else "rule", hint)
     if len(given) != depth:
         raise ValueError(
@@ -534,12 +541,22 @@ NAMES: tuple[str, ...] = (
 )
 
 
+# What is no loss of pairs, goodness or views, and so no `Rule`.
+_ON_NETWORKS = {
+    "MonoForward": "reads labels: on a network take "
+    "linlocal.analysis.local_losses.MonoForward(classes=...); in theory such a loss is a goal, "
+    "losses.CrossEntropy(labels, readout)",
+}
+
+
 def from_name(name: str, **options: Any) -> Rule:
     """The rule called ``name``, one of `NAMES`, with the options of its constructor.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or that of a rule which theory does not have.
     """
+    if inputs.is_one_of(name, _ON_NETWORKS):
+        raise ValueError(f"{name} {_ON_NETWORKS[name]}.")
     if not inputs.is_one_of(name, NAMES):
         near = get_close_matches(str(name), NAMES, n=1, cutoff=0.5)
         hint = f" did you mean {near[0]!r}?" if near else ""

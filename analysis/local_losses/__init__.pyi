@@ -17,6 +17,7 @@ from .heads import (
 )
 from .hebbian import hebbian_update as hebbian_update
 from .hybrids import hybrid_images as hybrid_images
+from .mono_forward import ClassScores as ClassScores, MonoForward as MonoForward
 from .named import (
     CLAPP as CLAPP,
     SCFF as SCFF,

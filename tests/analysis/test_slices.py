@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,9 +23,7 @@ FRESH = NetworkRule(rule=ll.rules.SIGReg(slices=5, seed=7), fresh_slices=True)
 
 def layers(*widths, seed=0, isometric=True):
     torch.manual_seed(seed)
-    model = nn.Sequential(
-        *(nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:], strict=False))
-    ).double()
+    model = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))).double()
     for layer in model:
         if isometric:
             nn.init.orthogonal_(layer.weight)

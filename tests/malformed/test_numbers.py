@@ -245,6 +245,11 @@ CALLS = {
         "images": torch.rand(3, 1, 16, 16),
         "generator": torch.Generator().manual_seed(0),
     },
+    "analysis.local_losses.mono_forward.MonoForward": {"classes": 3},
+    "analysis.local_losses.mono_forward.MonoForward.build": {
+        "self": local_losses.MonoForward(classes=3),
+        "shapes": [(4,)],
+    },
     "analysis.local_losses.network_rule.NetworkRule": {
         "rule": RULE,
     },
