@@ -19,7 +19,16 @@ from numpy.typing import ArrayLike
 
 from linlocal import inputs, losses
 from linlocal.inputs import Array
-from linlocal.losses import Goodness, PairLoss, Score, SupervisedLoss, VICRegForm, ViewLoss, scores
+from linlocal.losses import (
+    Goodness,
+    LPLForm,
+    PairLoss,
+    Score,
+    SupervisedLoss,
+    VICRegForm,
+    ViewLoss,
+    scores,
+)
 from linlocal.losses.shape import Line, shape_of, summand_of
 
 Context = Literal["same", "top", "both", "each", "self", "sum", "views"]
@@ -515,9 +524,15 @@ def BarlowTwins(weight: float = 5e-3) -> Rule:
     return _view_rule("Barlow Twins", losses.BarlowTwins(weight), "Zbontar 2021, arXiv 2103.03230")
 
 
-def LPL(**weights: float) -> Rule:
-    """Latent predictive learning: prediction, variance and decorrelation per unit."""
-    return _view_rule("LPL", losses.LPL(**weights), "Halvagal & Zenke 2023")
+def LPL(form: LPLForm = "mixed", **weights: float) -> Rule:
+    """Latent predictive learning: prediction, variance and decorrelation per unit.
+
+    Args:
+        form: "article" as printed, "released" as in the authors' code, or "mixed"; see
+            `losses.LPL`.
+        **weights: the other fields of `losses.LPL`.
+    """
+    return _view_rule("LPL", losses.LPL(**weights, form=form), "Halvagal & Zenke 2023")
 
 
 NAMES: tuple[str, ...] = (

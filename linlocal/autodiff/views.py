@@ -136,11 +136,31 @@ def _lpl(loss: LPL, first: Tensor, second: Tensor) -> Tensor:
         log_variance = (variance + loss.epsilon).log().mean()
         return loss.decorrelation * off / (width * max(1, width - 1)) - loss.hebbian * log_variance
 
+    if loss.form == "released":
+        mean = (first - second).square().mean()
+        return loss.predictive * mean + 0.5 * (spread(first) + spread(second))
+    if loss.form == "article":
+        views = ((first, second), (second, first))
+        return 0.5 * torch.stack([_lpl_as_printed(loss, *pair) for pair in views]).sum()
     # Each view predicts the other, which is detached.
     forward = (first - second.detach()).square().mean()
     backward = (first.detach() - second).square().mean()
     pull = 0.5 * (forward + backward)
     return loss.predictive * pull + spread(first) + spread(second)
+
+
+def _lpl_as_printed(loss: LPL, present: Tensor, past: Tensor) -> Tensor:
+    width = present.shape[1]
+    square = (present - present.detach().mean(0)).square()
+    together = square.sum(1).square().sum() - square.square().sum()
+    decorrelation = together / ((len(present) - 1) * width * max(1, width - 1))
+    variance = square.sum(0) / (len(present) - 1) + loss.epsilon
+    predictive = (present - past.detach()).square().mean()
+    return (
+        0.5 * loss.predictive * predictive
+        - 0.5 * loss.hebbian * variance.log().mean()
+        + loss.decorrelation * decorrelation
+    )
 
 
 def _directions(z: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from .views import (
     BarlowTwins as BarlowTwins,
     CosineInfoNCE as CosineInfoNCE,
     LogDet as LogDet,
+    LPLForm as LPLForm,
     NTXent as NTXent,
     SpectralContrastive as SpectralContrastive,
     VICReg as VICReg,

@@ -341,6 +341,8 @@ VIEW_LOSSES = {
     **{f"{kind.__name__}, defaults": kind() for kind in OPTIONS},
     **{f"{kind.__name__}, options": kind(**options) for kind, options in OPTIONS.items()},
     "SlicedNormality, all slices of one dimension": losses.SlicedNormality(0.7, 600),
+    "LPL, released": losses.LPL(0.5, 2.0, 3.0, form="released"),
+    "LPL, article": losses.LPL(0.5, 2.0, 3.0, form="article"),
     "of one's own": Cubes(),
     "subclass of Whitening": Farther(0.7),
 }
