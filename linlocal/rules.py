@@ -561,6 +561,8 @@ _ON_NETWORKS = {
     "MonoForward": "reads labels: on a network take "
     "linlocal.analysis.local_losses.MonoForward(classes=...); in theory such a loss is a goal, "
     "losses.CrossEntropy(labels, readout)",
+    "SoftHebb": "has no loss: on a network take "
+    "linlocal.analysis.local_losses.SoftHebb(layers=...)",
 }
 
 

@@ -4,6 +4,7 @@ from .contract import (
     LocalRule as LocalRule,
     contracted as contracted,
     labels_of as labels_of,
+    refuse_without_loss as refuse_without_loss,
     views_of as views_of,
 )
 from .gather import GatheredRule as GatheredRule
@@ -29,3 +30,8 @@ from .named import (
 from .network_rule import NetworkRule as NetworkRule, on_network as on_network
 from .pooling import Cells as Cells, Shape as Shape, Window as Window
 from .scored_pairs import ScoredPairs as ScoredPairs
+from .soft_hebb import (
+    SoftHebb as SoftHebb,
+    SoftHebbUpdate as SoftHebbUpdate,
+    soft_hebb_update as soft_hebb_update,
+)

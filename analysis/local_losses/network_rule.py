@@ -28,7 +28,7 @@ from linlocal.analysis.local_losses.projections import (
     useful_rank,
 )
 from linlocal.analysis.local_losses.scored_pairs import Negatives, ScoredPairs, check_negatives
-from linlocal.analysis.local_losses.slices import FreshSlices
+from linlocal.analysis.local_losses.slices import FreshSlices, sliced
 from linlocal.analysis.warned import warn
 from linlocal.autodiff import ViewFormula, goodness_formula, view_formula
 from linlocal.losses import Goodness, InfoNCE, ViewLoss
@@ -111,7 +111,7 @@ class NetworkRule:
             raise ValueError(f"{self.rule.name} judges no goodness: leave goodness out.")
         inputs.keep(self, inputs.flag, "fresh_slices")
         if self.fresh_slices:
-            FreshSlices(self.rule.loss)
+            sliced(self.rule.loss)
         if self.negatives is not None:
             check_negatives(self.negatives)
         if self.rank is not None and self.budget is not None:

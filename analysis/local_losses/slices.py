@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from linlocal.autodiff import view_formula
 from linlocal.losses import SlicedNormality, ViewLoss
+
+
+def sliced(loss: Any) -> SlicedNormality:
+    """A loss over random slices.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not isinstance(loss, SlicedNormality) or loss.slices is None:
+        raise ValueError(
+            f"{type(loss).__name__} has no random slices that could be drawn anew in each step: "
+            "take rules.SIGReg(slices=256), or leave fresh_slices out."
+        )
+    return loss
 
 
 class FreshSlices(nn.Module):
@@ -30,12 +45,7 @@ class FreshSlices(nn.Module):
 
     def __init__(self, loss: ViewLoss) -> None:
         super().__init__()
-        if not isinstance(loss, SlicedNormality) or loss.slices is None:
-            raise ValueError(
-                f"{type(loss).__name__} has no random slices that could be drawn anew in each "
-                "step: take rules.SIGReg(slices=256), or leave fresh_slices out."
-            )
-        self.loss = loss
+        self.loss = sliced(loss)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:

@@ -105,6 +105,7 @@ MODEL = rhm.RandomHierarchyModel(**SIZES)
 TREES = MODEL.sample(20, seed=0)
 LEAVES = TREES.leaves
 NETWORK_RULE = local_losses.CLAPP(score="softplus")
+PLAIN_LAYER = nn.Linear(5, 3, bias=False)
 HEAD = {"kind": "expansion", "width": 4, "widths": (5, 3)}
 LABELS = np.arange(20) % 2
 POINTS = np.random.default_rng(0).standard_normal((20, 3))
@@ -366,6 +367,15 @@ CALLS = {
         "activities": NET.activities(X),
         "error": GRADIENT,
     },
+    "analysis.local_losses.soft_hebb.SoftHebb": {"layers": [PLAIN_LAYER]},
+    "analysis.local_losses.soft_hebb.SoftHebb.build": {
+        "self": local_losses.SoftHebb(layers=[PLAIN_LAYER]),
+        "shapes": [(3,)],
+    },
+    "analysis.local_losses.soft_hebb.soft_hebb_update": {
+        "layer": PLAIN_LAYER,
+        "below": torch.zeros(4, 5),
+    },
     "networks.network.Network.map_shape": {"self": NET, "layer": 1},
     "networks.network.Network.matrix": {"self": NET, "layer": 1},
     "networks.network.Network.orthogonal": {"cls": ll.DeepLinear, "widths": [4, 3]},
@@ -519,6 +529,7 @@ NOT_CHECKED = {
     "analysis.local_losses.contract.LocalRule.build": PROTOCOL,
     "analysis.local_losses.pooling.Pool.along": "abstract; its two kinds are checked",
     "analysis.local_losses.heads.HeadedRule": "abstract; its two kinds are checked",
+    "analysis.local_losses.soft_hebb.SoftHebbUpdate": "made by SoftHebb, which checks",
     "analysis.results.provenance.Provenance": MADE_BY_US,
     "analysis.training.checkpoints.Checkpoints.save": "writes files; see test_analysis.py",
     "analysis.training.loaders.Loader.batches": PROTOCOL,
