@@ -561,6 +561,9 @@ _ON_NETWORKS = {
     "MonoForward": "reads labels: on a network take "
     "linlocal.analysis.local_losses.MonoForward(classes=...); in theory such a loss is a goal, "
     "losses.CrossEntropy(labels, readout)",
+    "MaskedReconstruction": "reads targets and a mask: on a network take "
+    "linlocal.analysis.local_losses.MaskedReconstruction(shape=...); in theory such a loss is a "
+    "goal, losses.SquaredError(targets, readout, mask)",
     "SoftHebb": "has no loss: on a network take "
     "linlocal.analysis.local_losses.SoftHebb(layers=...)",
 }

@@ -18,6 +18,12 @@ from .heads import (
 )
 from .hebbian import hebbian_update as hebbian_update
 from .hybrids import hybrid_images as hybrid_images
+from .masked import (
+    MaskedReconstruction as MaskedReconstruction,
+    Reconstruction as Reconstruction,
+    mask_patches as mask_patches,
+    pixel_decoder as pixel_decoder,
+)
 from .mono_forward import ClassScores as ClassScores, MonoForward as MonoForward
 from .named import (
     CLAPP as CLAPP,

@@ -246,6 +246,16 @@ CALLS = {
         "images": torch.rand(3, 1, 16, 16),
         "generator": torch.Generator().manual_seed(0),
     },
+    "analysis.local_losses.masked.MaskedReconstruction": {"shape": (1, 4, 4)},
+    "analysis.local_losses.masked.MaskedReconstruction.build": {
+        "self": local_losses.MaskedReconstruction(shape=(1, 4, 4)),
+        "shapes": [(4,)],
+    },
+    "analysis.local_losses.masked.mask_patches": {
+        "images": torch.zeros(2, 1, 4, 4),
+        "generator": torch.Generator(),
+        "side": 2,
+    },
     "analysis.local_losses.mono_forward.MonoForward": {"classes": 3},
     "analysis.local_losses.mono_forward.MonoForward.build": {
         "self": local_losses.MonoForward(classes=3),
