@@ -519,6 +519,30 @@ def VICReg(form: VICRegForm = "mixed", **weights: float) -> Rule:
     return _view_rule("VICReg", loss, "Bardes 2022, arXiv 2105.04906")
 
 
+def VISReg(
+    trade_off: float = 0.9,
+    scale: float = 1.0,
+    shape: float = 1.0,
+    center: float = 1.0,
+    slices: int = 256,
+    seed: int = 0,
+) -> Rule:
+    """Variance, invariance and a sketch of the shape: sliced Wasserstein distance to normal.
+
+    Units are standardised one by one: not exact above isometries, unlike `SIGReg`.
+
+    Args:
+        trade_off: the weight of all other terms against that of invariance.
+        scale: the weight of the standard deviations.
+        shape: the weight of the distance to the normal distribution.
+        center: the weight of the means.
+        slices: the number of random slices.
+        seed: seeds the slices.
+    """
+    loss = losses.VISReg(trade_off, scale, shape, center, slices, seed)
+    return _view_rule("VISReg", loss, "Wu, Balestriero & Levine 2026, arXiv 2606.02572")
+
+
 def BarlowTwins(weight: float = 5e-3) -> Rule:
     """Cross-correlation of both views towards the identity."""
     return _view_rule("Barlow Twins", losses.BarlowTwins(weight), "Zbontar 2021, arXiv 2103.03230")
@@ -551,6 +575,7 @@ NAMES: tuple[str, ...] = (
     "LogDet",
     "SIGReg",
     "VICReg",
+    "VISReg",
     "BarlowTwins",
     "LPL",
 )

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from linlocal.autodiff import view_formula
-from linlocal.losses import SlicedNormality, ViewLoss
+from linlocal.losses import SlicedNormality, ViewLoss, VISReg
 
 
-def sliced(loss: Any) -> SlicedNormality:
+def sliced(loss: Any) -> SlicedNormality | VISReg:
     """A loss over random slices.
 
     Raises:
         ValueError: it has none.
     """
-    if not isinstance(loss, SlicedNormality) or loss.slices is None:
+    if not isinstance(loss, SlicedNormality | VISReg) or loss.slices is None:
         raise ValueError(
             f"{type(loss).__name__} has no random slices that could be drawn anew in each step: "
             "take rules.SIGReg(slices=256), or leave fresh_slices out."

@@ -29,8 +29,10 @@ from linlocal.losses import (
     SpectralContrastive,
     VICReg,
     ViewLoss,
+    VISReg,
     Whitening,
 )
+from linlocal.losses.sketched import FLOOR
 
 ViewFormula = Callable[[Tensor, Tensor], Tensor]
 
@@ -163,6 +165,29 @@ def _lpl_as_printed(loss: LPL, present: Tensor, past: Tensor) -> Tensor:
     )
 
 
+def _visreg(loss: VISReg, first: Tensor, second: Tensor) -> Tensor:
+    samples, width = first.shape
+    slices = torch.tensor(loss.directions(width), dtype=first.dtype, device=first.device)
+    rank = torch.arange(1, samples + 1, dtype=torch.float64, device=first.device)
+    quantiles = torch.special.ndtri(rank / (samples + 1)).to(first.dtype)[:, None]
+
+    def regulariser(z: Tensor) -> Tensor:
+        mean = z.mean(0)
+        std = (torch.linalg.vector_norm(z - mean, dim=0) / samples**0.5).clamp_min(FLOOR)
+        standard = (z - mean) / std.detach()
+        sliced = (standard @ slices.T).sort(stable=True, dim=0).values
+        return (
+            loss.scale * (std - 1.0).square().mean()
+            + loss.shape * (sliced - quantiles).square().mean()
+            + loss.center * mean.square().mean()
+        )
+
+    middle = (first + second) / 2.0
+    pull = torch.stack([first - middle, second - middle]).square().mean()
+    both = torch.stack([regulariser(first), regulariser(second)]).mean()
+    return (1.0 - loss.trade_off) * pull + loss.trade_off * both
+
+
 def _directions(z: Tensor) -> Tensor:
     """z / ||z|| row by row."""
     squared = z.square().sum(1, keepdim=True)
@@ -208,4 +233,5 @@ _FORMULAS: dict[type, Callable[..., Tensor]] = {
     BarlowTwins: _barlow_twins,
     LPL: _lpl,
     SlicedNormality: sliced_normality,
+    VISReg: _visreg,
 }

@@ -17,6 +17,7 @@ from .scores import (
     SmoothedHinge as SmoothedHinge,
     Softplus as Softplus,
 )
+from .sketched import VISReg as VISReg
 from .supervised import (
     CrossEntropy as CrossEntropy,
     SquaredError as SquaredError,

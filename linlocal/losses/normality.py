@@ -97,7 +97,7 @@ class SlicedNormality:
         space = self.space(width)
         if self.slices is None:
             raise ValueError("slices=None averages over all directions; there are none to list.")
-        return _unit_vectors(self.slices, space, self.seed)[:, :width]
+        return unit_vectors(self.slices, space, self.seed)[:, :width]
 
     def space(self, width: int) -> int:
         """D, for a layer of this width.
@@ -226,8 +226,14 @@ def _recurrence(dimension: int, count: int) -> Array:
 
 
 @lru_cache(maxsize=4)
-def _unit_vectors(count: int, dimension: int, seed: int) -> Array:
-    """Random points on the unit sphere, (count, dimension); more keep those of fewer."""
+def unit_vectors(count: int, dimension: int, seed: int) -> Array:
+    """Random points on the unit sphere, (count, dimension); more keep those of fewer.
+
+    Args:
+        count: how many.
+        dimension: of the space.
+        seed: seeds them.
+    """
     inputs.room(count * dimension, f"{count} slices of {dimension} dimensions")
     drawn = np.random.default_rng(seed).standard_normal((count, dimension))
     return inputs.frozen(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))

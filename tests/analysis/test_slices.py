@@ -90,13 +90,14 @@ def trainer(rule=FRESH, **options):
     return LocalTrainer(layers(6, 5, 4), None, rule, shape=(6,), optimiser=SGD, **options)
 
 
-def test_step_t_has_the_slices_of_seed_plus_t():
-    local, x = trainer(), batch(6)
+@pytest.mark.parametrize("drawn", [FRESH.rule, ll.rules.VISReg(slices=5, seed=7)])
+def test_step_t_has_the_slices_of_seed_plus_t(drawn):
+    local, x = trainer(replace(FRESH, rule=drawn)), batch(6)
     samples = x.numpy()
     pairs = ll.Pairs.from_views(samples[:6], samples[6:])
     network = ll.DeepLinear([layer.weight.detach().numpy().copy() for layer in local.model])
     for step in range(3):
-        rule = replace(FRESH.rule, loss=replace(FRESH.rule.loss, seed=7 + step))
+        rule = replace(drawn, loss=replace(drawn.loss, seed=7 + step))
         updates = ll.local_update(network, pairs, rule)
         network = network.with_weights(
             [w + 0.1 * dw for w, dw in zip(network.weights, updates, strict=True)]
@@ -104,7 +105,7 @@ def test_step_t_has_the_slices_of_seed_plus_t():
         local.step(x)
     for layer, weight in zip(local.model, network.weights, strict=True):
         np.testing.assert_allclose(layer.weight.detach(), weight, rtol=0, atol=1e-12)
-    fixed = trainer(FRESH.rule)
+    fixed = trainer(drawn)
     for _ in range(3):
         fixed.step(x)
     assert not torch.allclose(fixed.model[0].weight, local.model[0].weight, atol=1e-6)

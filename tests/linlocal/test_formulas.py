@@ -334,6 +334,14 @@ OPTIONS = {
         "target_std": 1.2,
         "epsilon": 1e-3,
     },
+    losses.VISReg: {
+        "trade_off": 0.4,
+        "scale": 2.0,
+        "shape": 3.0,
+        "center": 0.5,
+        "slices": 7,
+        "seed": 2,
+    },
     losses.BarlowTwins: {"weight": 0.1, "epsilon": 1e-3},
     losses.LPL: {"predictive": 0.5, "hebbian": 2.0, "decorrelation": 3.0, "epsilon": 1e-3},
 }
