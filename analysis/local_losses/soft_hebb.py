@@ -110,7 +110,9 @@ class SoftHebb:
         temperature: T, one for all layers or one for each.
         anti_hebbian: whether losers move away from the input, as published in 2023.
         power: the update of a unit is multiplied by | ||W_k|| - 1 |^power; 0.5 as published, 0 for
-            none. Norms go to 1, from above and from below.
+            none. Since W_k . delta W_k = mean(y_k u_k) (1 - ||W_k||^2), a norm goes to 1 where
+            mean y_k u_k is positive, as it is of units that win; that of a unit which loses
+            although u_k is positive goes away from 1.
 
     Raises:
         TypeError: a layer is neither Linear nor Conv2d, or a number is none.

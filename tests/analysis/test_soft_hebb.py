@@ -143,13 +143,25 @@ def test_weights_of_norm_one_keep_it_and_others_do_not(anti_hebbian):
         assert along.max() <= most
 
 
-def test_norms_go_to_one_from_above_and_below():
+def test_norms_go_to_one_from_above_and_below_without_losers():
     weight, x = drawn(3, 5), drawn(200, 5, seed=1) + 1.0
     weight = unit_norm(weight) * torch.tensor([[0.3], [0.9], [3.0]])
     before = (weight.norm(dim=1) - 1).abs()
-    for _ in range(300):
+    for _ in range(200):
         weight = weight + 0.05 * of_weights(weight, x, anti_hebbian=False)
     assert ((weight.norm(dim=1) - 1).abs() < 0.1 * before + 1e-3).all()
+
+
+@pytest.mark.parametrize(("size", "grows"), [(0.5, False), (1.5, True)])
+def test_the_norm_of_a_loser_with_positive_activity_goes_away_from_one(size, grows):
+    """A counterexample to "norms go to one": two units along the same input, one of which loses."""
+    x = torch.ones(4, 3, dtype=torch.float64)
+    direction = unit_norm(torch.ones(1, 3, dtype=torch.float64))
+    weight = torch.cat([2.0 * direction, size * direction])
+    for anti_hebbian in (True, False):
+        along = float((weight[1] * of_weights(weight, x, anti_hebbian=anti_hebbian)[1]).sum())
+        assert (along > 0) == (grows == anti_hebbian)
+    assert (weight[0] * of_weights(weight, x)[0]).sum() < 0  # the winner comes back from above
 
 
 def test_it_turns_with_its_input_and_with_its_units():
