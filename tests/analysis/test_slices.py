@@ -11,7 +11,7 @@ from torch import nn
 
 import linlocal as ll
 from linlocal.analysis import AlignmentRecorder, Checkpoints, LocalTrainer, align, audit_locality
-from linlocal.analysis.local_losses import GatheredRule, NetworkRule
+from linlocal.analysis.local_losses import GatheredRule, HeadedViews, NetworkRule
 from linlocal.analysis.training import peak_bytes
 from linlocal.autodiff import normality, view_formula
 from linlocal.testing import TOLERANCES
@@ -161,6 +161,23 @@ def test_gathered_losses_count_too():
     (loss,) = GatheredRule(FRESH).build([(6,)])
     values = {float(loss(batch(6), None)) for _ in range(3)}
     assert len(values) == 3
+
+
+def test_behind_a_projector_slices_are_fresh_too():
+    """As SIGReg is published; each block counts for itself."""
+    rule = HeadedViews(kind="global", widths=(4,), scale=2.0, loss=FRESH.rule.loss)
+    plain, fresh = (
+        replace(rule, fresh_slices=f).build([(6,), (5,)], seed=3).double() for f in (False, True)
+    )
+    for step in range(2):
+        loss = replace(FRESH.rule.loss, seed=7 + step)
+        projected = plain[0].projector(plain[0].head(batch(6)))
+        expected = 2.0 * view_formula(loss)(projected[:6], projected[6:])
+        torch.testing.assert_close(fresh[0](batch(6), None), expected)
+    assert counts(fresh) == [2, 0]
+    assert counts(plain) == []
+    with pytest.raises(ValueError, match="has no random slices"):
+        HeadedViews(fresh_slices=True)
 
 
 def test_slices_in_pieces_are_the_same_loss_in_less_memory(monkeypatch):
