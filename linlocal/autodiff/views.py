@@ -32,7 +32,6 @@ from linlocal.losses import (
     VISReg,
     Whitening,
 )
-from linlocal.losses.sketched import FLOOR
 
 ViewFormula = Callable[[Tensor, Tensor], Tensor]
 
@@ -173,7 +172,7 @@ def _visreg(loss: VISReg, first: Tensor, second: Tensor) -> Tensor:
 
     def regulariser(z: Tensor) -> Tensor:
         mean = z.mean(0)
-        std = (torch.linalg.vector_norm(z - mean, dim=0) / samples**0.5).clamp_min(FLOOR)
+        std = (torch.linalg.vector_norm(z - mean, dim=0) / samples**0.5).clamp_min(loss.floor)
         standard = (z - mean) / std.detach()
         sliced = (standard @ slices.T).sort(stable=True, dim=0).values
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import scipy.special
@@ -11,9 +12,6 @@ import scipy.special
 from linlocal import inputs
 from linlocal.inputs import Array
 from linlocal.losses.normality import unit_vectors
-
-FLOOR = 1e-6
-"""The least standard deviation of a unit, below which it counts as this large."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,9 @@ class VISReg:
     center: float = 1.0
     slices: int = 256
     seed: int = 0
+
+    floor: ClassVar[float] = 1e-6
+    """The least standard deviation of a unit, below which it counts as this large."""
 
     def __post_init__(self) -> None:
         inputs.keep(self, inputs.finite, "trade_off", "scale", "shape", "center")
@@ -91,7 +92,7 @@ class VISReg:
         return np.asarray(scipy.special.ndtri(np.arange(1.0, samples + 1) / (samples + 1)))
 
     def _view_value(self, z: Array) -> float:
-        mean, centred, std = _moments(z)
+        mean, centred, std = _moments(z, self.floor)
         sliced = np.sort(centred / std @ self.directions(z.shape[1]).T, axis=0)
         return float(
             self.scale * np.mean((std - 1.0) ** 2)
@@ -100,11 +101,11 @@ class VISReg:
         )
 
     def _view_gradient(self, z: Array) -> Array:
-        mean, centred, std = _moments(z)
+        mean, centred, std = _moments(z, self.floor)
         samples, width = z.shape
         directions = self.directions(width)
         by_center = 2.0 * mean / (width * samples)
-        by_std = np.where(std > FLOOR, 2.0 * (std - 1.0) / width, 0.0)
+        by_std = np.where(std > self.floor, 2.0 * (std - 1.0) / width, 0.0)
         by_scale = by_std * centred / (samples * std)
         sliced = centred / std @ directions.T
         order = np.argsort(sliced, axis=0, kind="stable")
@@ -116,7 +117,7 @@ class VISReg:
         return self.scale * by_scale + self.shape * by_shape + self.center * by_center
 
 
-def _moments(z: Array) -> tuple[Array, Array, Array]:
+def _moments(z: Array, floor: float) -> tuple[Array, Array, Array]:
     """The mean, the centred activities and the standard deviation of each unit."""
     if len(z) < 2:
         raise ValueError(
@@ -124,4 +125,4 @@ def _moments(z: Array) -> tuple[Array, Array, Array]:
         )
     mean = z.mean(axis=0)
     centred = z - mean
-    return mean, centred, np.maximum(np.sqrt(np.mean(centred**2, axis=0)), FLOOR)
+    return mean, centred, np.maximum(np.sqrt(np.mean(centred**2, axis=0)), floor)

@@ -406,7 +406,6 @@ CALLS = {
         "width": 2,
     },
     "losses.normality.SlicedNormality.space": {"self": losses.SlicedNormality(), "width": 2},
-    "losses.normality.unit_vectors": {"count": 3, "dimension": 2, "seed": 0},
     "losses.sketched.VISReg.directions": {"self": losses.VISReg(), "width": 2},
     "losses.sketched.VISReg.quantiles": {"self": losses.VISReg(), "samples": 4},
     "networks.nonlinear.DeepNonlinear.downstream": {"self": RELU, "layer": 1, "x": X},
