@@ -31,7 +31,14 @@ from linlocal.analysis.alignment.sums import (
     views,
 )
 from linlocal.analysis.block import refuse_inference, resolve
-from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network, views_of
+from linlocal.analysis.local_losses import (
+    LocalLoss,
+    LocalRule,
+    contracted,
+    on_network,
+    refuse_without_loss,
+    views_of,
+)
 from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import (
     Rescale,
@@ -434,7 +441,9 @@ class Meter:
                 f"A rule needs one local loss per block: {len(losses)} losses for "
                 f"{len(self.blocks)} blocks."
             )
-        return [cast(LocalLoss, loss) for loss in contracted(nn.ModuleList(losses))]
+        judges = [cast(LocalLoss, loss) for loss in contracted(nn.ModuleList(losses))]
+        refuse_without_loss(judges, "A comparison of error signals")
+        return judges
 
     def _empty(self) -> Sums:
         return Sums.empty(len(self.rules), 1 if self.backward else len(self.rules))

@@ -4,6 +4,7 @@ from .contract import (
     LocalRule as LocalRule,
     contracted as contracted,
     labels_of as labels_of,
+    refuse_without_loss as refuse_without_loss,
     views_of as views_of,
 )
 from .gather import GatheredRule as GatheredRule
@@ -17,6 +18,13 @@ from .heads import (
 )
 from .hebbian import hebbian_update as hebbian_update
 from .hybrids import hybrid_images as hybrid_images
+from .masked import (
+    MaskedReconstruction as MaskedReconstruction,
+    Reconstruction as Reconstruction,
+    mask_patches as mask_patches,
+    pixel_decoder as pixel_decoder,
+)
+from .mono_forward import ClassScores as ClassScores, MonoForward as MonoForward
 from .named import (
     CLAPP as CLAPP,
     SCFF as SCFF,
@@ -28,3 +36,8 @@ from .named import (
 from .network_rule import NetworkRule as NetworkRule, on_network as on_network
 from .pooling import Cells as Cells, Shape as Shape, Window as Window
 from .scored_pairs import ScoredPairs as ScoredPairs
+from .soft_hebb import (
+    SoftHebb as SoftHebb,
+    SoftHebbUpdate as SoftHebbUpdate,
+    soft_hebb_update as soft_hebb_update,
+)

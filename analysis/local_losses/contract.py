@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -27,11 +27,15 @@ class LocalLoss(nn.Module, ABC):
         compares: what the first half of the rows is to the last half: the other "views" of the same
             data, row by row, which then have the same labels; or "contrasts", positive and negative
             data. None: a batch is not checked for it.
+        is_loss: False of a rule without a loss (`SoftHebb`): the value carries an update, which is
+            minus its gradient by the block's parameters, and says nothing about other blocks. Local
+            training takes it; what backpropagates it, or compares error signals, refuses it.
     """
 
     reads_top: bool = False
     needs_global_error: bool = False
     compares: Literal["views", "contrasts"] | None = None
+    is_loss: bool = True
 
     def __call__(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss, which is given the top activity only where it says that it reads it.
@@ -114,6 +118,25 @@ def contracted(losses: nn.ModuleList) -> nn.ModuleList:
         if not isinstance(loss, LocalLoss):
             losses[l] = PlainLoss(loss)
     return losses
+
+
+def refuse_without_loss(losses: Iterable[LocalLoss], what: str) -> None:
+    """Raise if one of the losses is none.
+
+    Args:
+        losses: the losses.
+        what: what needs them to be losses, for the message.
+
+    Raises:
+        ValueError: one of them only carries an update.
+    """
+    for loss in losses:
+        if not loss.is_loss:
+            raise ValueError(
+                f"{what} needs a loss, which {loss.title} is not: it carries the update of a rule "
+                "without a loss, and what is backpropagated from it means nothing. Train it by "
+                "LocalTrainer."
+            )
 
 
 def labels_of(batch: Any, rows: int, device: torch.device) -> Tensor:

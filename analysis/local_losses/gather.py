@@ -86,7 +86,7 @@ class Gathered(LocalLoss):
         super().__init__()
         self.loss = loss
         self.reads_top, self.needs_global_error = loss.reads_top, loss.needs_global_error
-        self.compares = loss.compares
+        self.compares, self.is_loss = loss.compares, loss.is_loss
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss of the joined batch; ``batch`` is that of this process alone."""

@@ -28,8 +28,9 @@ from linlocal.analysis.local_losses.projections import (
     useful_rank,
 )
 from linlocal.analysis.local_losses.scored_pairs import Negatives, ScoredPairs, check_negatives
+from linlocal.analysis.local_losses.slices import FreshSlices, sliced
 from linlocal.analysis.warned import warn
-from linlocal.autodiff import goodness_formula, view_formula
+from linlocal.autodiff import ViewFormula, goodness_formula, view_formula
 from linlocal.losses import Goodness, InfoNCE, ViewLoss
 from linlocal.rules import Rule
 
@@ -71,6 +72,8 @@ class NetworkRule:
         penalty: lam, if it is not the rule's; 0 trains B without a penalty.
         goodness: "sum" for the sum of squares, or "mean" for their mean, which lets one threshold
             serve all widths.
+        fresh_slices: whether random slices are drawn anew in each step of a training, those of the
+            loss's seed + t in step t; see `local_losses.slices`. Otherwise they stay the same.
 
     Raises:
         TypeError: ``rule`` is no `linlocal.Rule`.
@@ -86,6 +89,7 @@ class NetworkRule:
     negatives: Negatives | None = None
     penalty: float | None = None
     goodness: Literal["sum", "mean"] = "sum"
+    fresh_slices: bool = False
 
     def __post_init__(self) -> None:
         inputs.instance(self.rule, Rule, "rule", "a `linlocal.Rule`, one of linlocal.rules")
@@ -105,6 +109,9 @@ class NetworkRule:
             raise ValueError(f'goodness must be "sum" or "mean", got {self.goodness!r}.')
         if self.goodness == "mean" and self.rule.kind != "goodness":
             raise ValueError(f"{self.rule.name} judges no goodness: leave goodness out.")
+        inputs.keep(self, inputs.flag, "fresh_slices")
+        if self.fresh_slices:
+            sliced(self.rule.loss)
         if self.negatives is not None:
             check_negatives(self.negatives)
         if self.rank is not None and self.budget is not None:
@@ -150,7 +157,7 @@ class NetworkRule:
             summed, mean = self.rule.context == "sum", self.goodness == "mean"
             return nn.ModuleList(_GoodnessLoss(loss, p, summed, mean) for p in own)
         if self.rule.kind == "view":
-            return nn.ModuleList(_PooledViews(loss, p) for p in own)
+            return nn.ModuleList(_PooledViews(self._views_formula(loss), p) for p in own)
         generator = torch.Generator().manual_seed(seed)
         last = len(shapes) - 1
         return nn.ModuleList(
@@ -195,6 +202,9 @@ class NetworkRule:
             matched=kind == "matched" and not last,
         )
         return module.requires_grad_(kind != "random" or last)
+
+    def _views_formula(self, loss: ViewLoss) -> ViewFormula:
+        return FreshSlices(loss) if self.fresh_slices else view_formula(loss)
 
     def _pools(self, blocks: int) -> tuple[Pool, ...]:
         if self.pooling is not None:
@@ -297,9 +307,9 @@ class _PooledViews(LocalLoss):
 
     compares = "views"
 
-    def __init__(self, loss: ViewLoss, pool: Pool) -> None:
+    def __init__(self, formula: ViewFormula, pool: Pool) -> None:
         super().__init__()
-        self.formula, self.pool = view_formula(loss), pool
+        self.formula, self.pool = formula, pool
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         return self.formula(*views_of(self.pool(here)))

@@ -105,6 +105,7 @@ MODEL = rhm.RandomHierarchyModel(**SIZES)
 TREES = MODEL.sample(20, seed=0)
 LEAVES = TREES.leaves
 NETWORK_RULE = local_losses.CLAPP(score="softplus")
+PLAIN_LAYER = nn.Linear(5, 3, bias=False)
 HEAD = {"kind": "expansion", "width": 4, "widths": (5, 3)}
 LABELS = np.arange(20) % 2
 POINTS = np.random.default_rng(0).standard_normal((20, 3))
@@ -245,6 +246,21 @@ CALLS = {
         "images": torch.rand(3, 1, 16, 16),
         "generator": torch.Generator().manual_seed(0),
     },
+    "analysis.local_losses.masked.MaskedReconstruction": {"shape": (1, 4, 4)},
+    "analysis.local_losses.masked.MaskedReconstruction.build": {
+        "self": local_losses.MaskedReconstruction(shape=(1, 4, 4)),
+        "shapes": [(4,)],
+    },
+    "analysis.local_losses.masked.mask_patches": {
+        "images": torch.zeros(2, 1, 4, 4),
+        "generator": torch.Generator(),
+        "side": 2,
+    },
+    "analysis.local_losses.mono_forward.MonoForward": {"classes": 3},
+    "analysis.local_losses.mono_forward.MonoForward.build": {
+        "self": local_losses.MonoForward(classes=3),
+        "shapes": [(4,)],
+    },
     "analysis.local_losses.network_rule.NetworkRule": {
         "rule": RULE,
     },
@@ -361,6 +377,15 @@ CALLS = {
         "activities": NET.activities(X),
         "error": GRADIENT,
     },
+    "analysis.local_losses.soft_hebb.SoftHebb": {"layers": [PLAIN_LAYER]},
+    "analysis.local_losses.soft_hebb.SoftHebb.build": {
+        "self": local_losses.SoftHebb(layers=[PLAIN_LAYER]),
+        "shapes": [(3,)],
+    },
+    "analysis.local_losses.soft_hebb.soft_hebb_update": {
+        "layer": PLAIN_LAYER,
+        "below": torch.zeros(4, 5),
+    },
     "networks.network.Network.map_shape": {"self": NET, "layer": 1},
     "networks.network.Network.matrix": {"self": NET, "layer": 1},
     "networks.network.Network.orthogonal": {"cls": ll.DeepLinear, "widths": [4, 3]},
@@ -381,6 +406,8 @@ CALLS = {
         "width": 2,
     },
     "losses.normality.SlicedNormality.space": {"self": losses.SlicedNormality(), "width": 2},
+    "losses.sketched.VISReg.directions": {"self": losses.VISReg(), "width": 2},
+    "losses.sketched.VISReg.quantiles": {"self": losses.VISReg(), "samples": 4},
     "networks.nonlinear.DeepNonlinear.downstream": {"self": RELU, "layer": 1, "x": X},
     "pairs.batch.Pairs.from_image_patches": {
         "cls": Pairs,
@@ -514,6 +541,7 @@ NOT_CHECKED = {
     "analysis.local_losses.contract.LocalRule.build": PROTOCOL,
     "analysis.local_losses.pooling.Pool.along": "abstract; its two kinds are checked",
     "analysis.local_losses.heads.HeadedRule": "abstract; its two kinds are checked",
+    "analysis.local_losses.soft_hebb.SoftHebbUpdate": "made by SoftHebb, which checks",
     "analysis.results.provenance.Provenance": MADE_BY_US,
     "analysis.training.checkpoints.Checkpoints.save": "writes files; see test_analysis.py",
     "analysis.training.loaders.Loader.batches": PROTOCOL,
