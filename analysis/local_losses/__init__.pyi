@@ -1,5 +1,6 @@
 from .closed_form import LeastSquares as LeastSquares, least_squares as least_squares
 from .contract import (
+    Activity as Activity,
     LocalLoss as LocalLoss,
     LocalRule as LocalRule,
     contracted as contracted,
@@ -17,6 +18,7 @@ from .heads import (
 )
 from .hebbian import hebbian_update as hebbian_update
 from .hybrids import hybrid_images as hybrid_images
+from .many_views import ManyViewsRule as ManyViewsRule
 from .named import (
     CLAPP as CLAPP,
     SCFF as SCFF,

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from linlocal import inputs
 from linlocal.analysis.local_losses.pooling import Shape
 
+Activity = Tensor | tuple[Tensor, ...]
+"""A block's output: one tensor, or one of each forward pass where these give other shapes."""
+
 
 class LocalLoss(nn.Module, ABC):
     """The loss of one block.
@@ -27,11 +30,16 @@ class LocalLoss(nn.Module, ABC):
         compares: what the first half of the rows is to the last half: the other "views" of the same
             data, row by row, which then have the same labels; or "contrasts", positive and negative
             data. None: a batch is not checked for it.
+        num_views: the number of views, or contrasts, that are compared.
+        per_pass: whether ``here`` and ``top`` may be tuples with a tensor for each forward pass,
+            where the passes of a step give outputs of other shapes (crops of several sizes).
     """
 
     reads_top: bool = False
     needs_global_error: bool = False
     compares: Literal["views", "contrasts"] | None = None
+    num_views: int = 2
+    per_pass: bool = False
 
     def __call__(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss, which is given the top activity only where it says that it reads it.
