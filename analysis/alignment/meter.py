@@ -9,8 +9,9 @@ sums of their products are kept, in float64 on the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, cast
@@ -169,6 +170,8 @@ class Meter:
         self.trains_rule, self.orders, self.window = trains_rule, orders, window
         self.views, self.teacher, self.teacher_views = (*views,), teacher, (*teacher_views,)
         self._losses: list[list[LocalLoss]] = []
+        self._checked = False
+        self._memories: dict[str, Sequence[Any]] = {}
         self._meeting = Meeting()
         self._sums = self._empty()
         self._busy = False
@@ -178,6 +181,10 @@ class Meter:
         self._passes = self._expected(1)
         self._stray = ""
         self._run = _Run()
+
+    @property
+    def _all_losses(self) -> list[LocalLoss]:
+        return [loss for losses in self._losses for loss in losses]
 
     @property
     def _parameters(self) -> dict[str, nn.Parameter]:
@@ -215,7 +222,10 @@ class Meter:
         handles = self._sums.handles
         trained = {n: p for n, p in self._parameters.items() if p.requires_grad}
         try:
-            with gated(trained.values(), lambda: self._busy), self._watching_teacher():
+            with (
+                gated(trained.values(), lambda: self._busy),
+                self._watching_teacher(self._on_teacher),
+            ):
                 if self.backward:
                     for name, parameter in trained.items():
                         handles.append(hooked(parameter, partial(self._on_parameter, name)))
@@ -227,8 +237,47 @@ class Meter:
                 handle.remove()
             handles.clear()
 
+    @property
+    def remembers(self) -> bool:
+        """Whether a loss keeps what the teacher gives; until the losses are built, one may."""
+        unknown = not self._losses
+        return self.teacher is not None and (unknown or any(l.remembers for l in self._all_losses))
+
     @contextmanager
-    def _watching_teacher(self) -> Iterator[None]:
+    def remembering(self) -> Iterator[None]:
+        """Let the losses remember what the teacher gives inside; nothing is measured."""
+        taught: list[Outputs] = []
+
+        def keep(blocks: Sequence[Block], outputs: Outputs) -> None:
+            with torch.inference_mode(False):
+                taught.append(tuple(z.clone() if z.is_inference() else z for z in outputs))
+                self._build(taught[-1])
+                if len(taught) == len(self.teacher_views):
+                    self._remember(taught)
+                    taught.clear()
+
+        with self._watching_teacher(keep):
+            yield
+
+    def memories(self) -> dict[str, list[Any]]:
+        """What the losses remember, by rule."""
+        return {
+            name: [deepcopy(loss.state_dict()) for loss in losses]
+            for name, losses in zip(self.rules, self._losses, strict=False)
+            if any(loss.remembers for loss in losses)
+        }
+
+    def recall(self, memories: Mapping[str, Sequence[Any]]) -> None:
+        """Give the losses back what `memories` gave, now or when they are built."""
+        self._memories = dict(memories)
+        for name, losses in zip(self.rules, self._losses, strict=False):
+            for loss, state in zip(losses, self._memories.pop(name, []), strict=False):
+                loss.load_state_dict(state)
+
+    @contextmanager
+    def _watching_teacher(
+        self, on_forward: Callable[[Sequence[Block], Outputs], None]
+    ) -> Iterator[None]:
         if self.teacher is None:
             yield
             return
@@ -241,7 +290,7 @@ class Meter:
         def counts() -> bool:
             return not (shared and torch.is_grad_enabled())
 
-        with watch(self.teacher, blocks, partial(self._on_teacher, blocks), counts=counts):
+        with watch(self.teacher, blocks, partial(on_forward, blocks), counts=counts):
             yield
 
     @torch.no_grad()
@@ -339,14 +388,13 @@ class Meter:
         # Joined rows, because a loss compares the views. One pass needs no copy.
         outputs = [_joined(z) for z in zip(*passes, *taught, strict=True)]
         top, sums = outputs[-1], self._sums
-        if not self._losses:
-            self._losses = [self._built(each, passes[0]) for each in self._builders.values()]
-            self._check_losses(outputs)
+        self._build(passes[0])
+        if not self._checked:
+            self._check_outputs(outputs)
         if sums.factor is None:
             sums.factor = self._factor(passes[0][-1].new_ones((), dtype=torch.float32)).double()
         # A block under activation checkpointing runs once more here, and writes no weights.
-        judges = [loss for losses in self._losses for loss in losses]
-        modules = (*(block.module for block in self.blocks), *judges)
+        modules = (*(block.module for block in self.blocks), *self._all_losses)
         with untouched(*modules, weights=False, records=False):
             for r, losses in enumerate(self._losses):
                 errors: list[Sequence[Tensor]] = [
@@ -366,12 +414,29 @@ class Meter:
                 if not self.backward:
                     self._add_global(signals, r, passes, errors[-1])
             signals.complete = not self.backward
+        self._remember(taught)
 
-    def _check_losses(self, outputs: Sequence[Activity]) -> None:
-        """Raise if the views are none that the losses compare; warn if they are equal."""
+    def _remember(self, taught: Sequence[Outputs]) -> None:
+        """Give the losses that remember what the teacher gave for a batch."""
+        for losses, rule in zip(self._losses, self.rules.values(), strict=True):
+            # What the caller built and trains, the caller's own loop lets remember.
+            for loss, keys in zip(losses, zip(*taught, strict=True), strict=False):
+                if loss.remembers and not isinstance(rule, nn.ModuleList):
+                    loss.remember(terms.joined(keys).detach())
+
+    def _build(self, outputs: Outputs) -> None:
+        """Build the losses, once; raise if they do not compare the views that were declared."""
+        if self._losses:
+            return
+        self._losses = [self._built(each, outputs) for each in self._builders.values()]
+        self.recall(self._memories)
         count = sum(self.views) + sum(self.teacher_views)
-        losses = [loss for losses in self._losses for loss in losses]
-        for loss in losses:
+        for loss in self._all_losses:
+            if loss.remembers and self.teacher is None:
+                raise ValueError(
+                    f"{loss.title} compares with keys of a teacher and remembers them: declare it, "
+                    "AlignmentRecorder(views=(1,), teacher=..., teacher_views=(1,))."
+                )
             if loss.compares and loss.num_views != count:
                 raise ValueError(
                     f"{loss.title} compares {loss.num_views} views, and a batch was declared to "
@@ -379,6 +444,11 @@ class Meter:
                     "(views=..., teacher_views=...), or take ManyViewsRule(rule, views="
                     f"{count}), which compares pairs of them."
                 )
+
+    def _check_outputs(self, outputs: Sequence[Activity]) -> None:
+        """Raise if the losses cannot compare outputs of these shapes; warn if views are equal."""
+        self._checked, losses = True, self._all_losses
+        count = sum(self.views) + sum(self.teacher_views)
         apart = next((z for z in outputs if isinstance(z, tuple)), None)
         if apart and not all(loss.per_pass for loss in losses):
             loss = next(loss for loss in losses if not loss.per_pass)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,8 +74,9 @@ class AlignmentRecorder:
     Passes without gradients do not count, unless they are those of a ``teacher``: the keys of a
     momentum encoder (He et al. 2020, arXiv 1911.05722), or of the network itself where it gives
     targets without gradients. Local losses then see the views of the network and after them those
-    of the teacher, and only the network's own rows are measured. So MoCo is ``views=(1,),
-    teacher=momentum_encoder, teacher_views=(1,)``, and BYOL ``views=(1, 1)`` with
+    of the teacher, and only the network's own rows are measured. A loss with a bank of earlier keys
+    (`MomentumContrast`) gets those of every step, so the teacher is watched in all of them. MoCo is
+    ``views=(1,), teacher=momentum_encoder, teacher_views=(1,)``, and BYOL ``views=(1, 1)`` with
     ``teacher_views=(1, 1)``. What does not fit the declaration raises: another number of passes, a
     pass in another mode, one to which no gradient came back, a block called by itself.
 
@@ -221,7 +222,8 @@ class AlignmentRecorder:
         step, self._step = self._step, self._step + 1
         due = step % self._every == 0 if isinstance(self._every, int) else self._every(step)
         if not due:
-            yield False
+            with self._meter.remembering() if self._meter.remembers else nullcontext():
+                yield False
             return
 
         def factor(value: Tensor) -> Tensor:
@@ -287,9 +289,13 @@ class AlignmentRecorder:
         return self._kept[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of the next step, for a checkpoint; writes the waiting measurements first."""
+        """The number of the next step, for a checkpoint; writes the waiting measurements first.
+
+        With it come the keys that losses with a bank remember.
+        """
         self.flush()
-        return {"step": self._step}
+        memories = self._meter.memories()
+        return {"step": self._step} | ({"memories": memories} if memories else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where the checkpoint was made; steps recorded after it are recorded again.
@@ -304,6 +310,9 @@ class AlignmentRecorder:
         if "step" not in state:
             raise ValueError(f"The state of a recorder has a step, got {sorted(map(str, state))}.")
         self._step = inputs.whole(state["step"], "step", 0)
+        memories = state.get("memories", {})
+        inputs.instance(memories, Mapping, "memories", "the keys by rule")
+        self._meter.recall(memories)
         self._waiting = [each for each in self._waiting if each[0] < self._step]
         before = [piece.isel(step=piece.step.values < self._step) for piece in self._kept]
         self._kept = [piece for piece in before if piece.sizes["step"]]

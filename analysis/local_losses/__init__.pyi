@@ -1,3 +1,4 @@
+from .bank import MomentumContrast as MomentumContrast
 from .closed_form import LeastSquares as LeastSquares, least_squares as least_squares
 from .contract import (
     Activity as Activity,

@@ -33,6 +33,7 @@ class LocalLoss(nn.Module, ABC):
         num_views: the number of views, or contrasts, that are compared.
         per_pass: whether ``here`` and ``top`` may be tuples with a tensor for each forward pass,
             where the passes of a step give outputs of other shapes (crops of several sizes).
+        remembers: whether the loss keeps what a teacher gives, see `remember`.
     """
 
     reads_top: bool = False
@@ -40,6 +41,7 @@ class LocalLoss(nn.Module, ABC):
     compares: Literal["views", "contrasts"] | None = None
     num_views: int = 2
     per_pass: bool = False
+    remembers: bool = False
 
     def __call__(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss, which is given the top activity only where it says that it reads it.
@@ -78,6 +80,14 @@ class LocalLoss(nn.Module, ABC):
     def activity_loss(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The part of the loss that depends on ``here``, cheaper where a penalty does not."""
         return self(here, top, batch)
+
+    def remember(self, keys: Tensor) -> None:
+        """Keep the outputs of this block of a teacher, after the loss of their batch.
+
+        Args:
+            keys: (views N, ...) the outputs, stacked.
+        """
+        raise NotImplementedError(f"{self.title} remembers nothing.")
 
 
 class PlainLoss(LocalLoss):

@@ -108,9 +108,10 @@ class GatheredRule:
         """One gathered loss for each block; see `local_losses.LocalRule`."""
         seed = inputs.whole(seed, "seed", 0)
         losses = contracted(on_network(self.rule).build(shapes, seed))
-        if any(loss.num_views != 2 for loss in losses):
+        if any(loss.num_views != 2 or loss.remembers for loss in losses):
             raise ValueError(
-                "Only losses of two views are gathered: take the rule of more views as it is."
+                "Only losses of two views that remember nothing are gathered: take the rule as it "
+                "is."
             )
         return nn.ModuleList(Gathered(cast(LocalLoss, loss)) for loss in losses)
 

@@ -150,11 +150,12 @@ class ManyViewsRule:
             rule = replace(rule, pooling=1)
         losses = contracted(rule.build(shapes, seed))
         for loss in losses:
-            if loss.compares == "contrasts" or loss.needs_global_error or loss.num_views != 2:
+            other = loss.compares == "contrasts" or loss.num_views != 2
+            if other or loss.needs_global_error or loss.remembers:
                 raise ValueError(
                     f"{loss.title} is no loss of two views alone (it compares positive with "
-                    "negative data, learns from a global error, or has more views already): take "
-                    "a rule such as CLAPP, InfoNCE or VICReg."
+                    "negative data, learns from a global error, remembers earlier batches, or has "
+                    "more views already): take a rule such as CLAPP, InfoNCE or VICReg."
                 )
         pairs = self._pairs()
         return nn.ModuleList(

@@ -190,6 +190,11 @@ CALLS = {
         "teacher": MODULE,
         "teacher_views": (1,),
     },
+    "analysis.local_losses.bank.MomentumContrast": {"size": 8, "temperature": 0.1},
+    "analysis.local_losses.bank.MomentumContrast.build": {
+        "self": local_losses.MomentumContrast(size=8),
+        "shapes": [(4,), (3,)],
+    },
     "analysis.local_losses.many_views.ManyViewsRule": {
         "rule": RULE,
         "views": 3,
