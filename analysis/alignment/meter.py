@@ -561,6 +561,12 @@ class Meter:
         for name, gradient in run.gradients.items():
             add(self._sums.global_[0], name, gradient)
         for of, l, p, gradient in run.errors:
+            if of not in self._sums.open:
+                raise RuntimeError(
+                    "A backward pass came back to a batch after the forward pass of the next one, "
+                    "when its error signals were summed up already: run all backward passes of a "
+                    "batch before the next forward pass, or one backward pass for all batches."
+                )
             before = of.global_[0][l][p]
             of.global_[0][l][p] = gradient if before is None else before + gradient
             of.complete = True

@@ -109,7 +109,9 @@ class AlignmentRecorder:
         teacher: a network with the same blocks whose forward passes, all without gradients, give
             more views to compare with; ``model`` itself if these are its passes under
             `torch.no_grad`.
-        teacher_views: the number of views in each forward pass of the teacher for a batch.
+        teacher_views: the number of views in each forward pass of the teacher for a batch. Its rows
+            are the same data in the same order: local losses cannot know of a teacher whose batch
+            was shuffled (the shuffled batch normalisation of MoCo's code).
         terms: whether to record why local and global error signals differ, as ``slopes``,
             ``feedback`` and ``masks`` (see `align`; in one order of the steps). It needs the rule's
             own loss as the global one, so ``against="rule"`` or ``trains_rule``, and costs one more

@@ -208,7 +208,14 @@ def watch(
             return None
         if position != len(outputs):
             ran = [block.name for block in blocks[: len(outputs)]] + [blocks[position].name]
-            raise RuntimeError(disorder(blocks, ran))
+            again = (
+                " All of them ran, and one once more: where a module runs its network for each "
+                "view, give the network inside it, and say how many views each of its passes has "
+                '(views="separate").'
+            )
+            raise RuntimeError(
+                disorder(blocks, ran) + (again if len(outputs) == len(blocks) else "")
+            )
         outputs.append(z)
         return z.clone()
 

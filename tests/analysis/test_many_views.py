@@ -321,6 +321,31 @@ def test_parts_of_all_views_add_up():
         np.testing.assert_allclose(found.view_part[0, v], part, atol=TOLERANCE)
 
 
+class Siamese(nn.Module):
+    """Runs its encoder for each view, as SimSiam does."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = network()
+
+    def forward(self, first, second):
+        return self.encoder(first), self.encoder(second)
+
+
+def test_a_module_that_runs_its_network_for_each_view():
+    model, x = Siamese(), images(2, [8, 8])
+    names = [f"encoder.{l}" for l in range(3)]
+    outer = AlignmentRecorder(model, names, rule=RULE, every=1)
+    message = r'give the network inside it.*views="separate"'
+    with pytest.raises(RuntimeError, match=message), outer.step():
+        model(*x)
+    inner = AlignmentRecorder(model.encoder, rule=RULE, every=1, views="separate")
+    with inner.step():
+        pulled(*model(*x)).backward()
+    expected = by_hand(network(), [x[:1], x[1:]], (model.encoder, []), [(0, 1)], [(0, 1)])
+    assert_same(inner.dataset().isel(step=0), expected)
+
+
 # -- what is not as declared -----------------------------------------------------------------------
 
 
@@ -449,6 +474,23 @@ def test_a_teacher_after_the_backward_pass_is_refused():
         recorder.step(),
     ):
         backward_first(model, x)
+
+
+def late(model, x):
+    first = model(torch.cat(x))
+    first.mean().backward(retain_graph=True)
+    second = model(torch.cat(x))
+    (first.square().mean() + second.mean()).backward()
+
+
+def test_a_backward_pass_that_comes_back_to_an_earlier_batch_is_refused():
+    model = network()
+    recorder = AlignmentRecorder(model, rule=RULE, every=1)
+    with (
+        pytest.raises(RuntimeError, match="back to a batch after the forward pass of the next"),
+        recorder.step(micro_batches=2),
+    ):
+        late(model, images(2, [8, 8]))
 
 
 def test_another_network_is_no_teacher():
