@@ -1,5 +1,7 @@
+from .bank import MomentumContrast as MomentumContrast
 from .closed_form import LeastSquares as LeastSquares, least_squares as least_squares
 from .contract import (
+    Activity as Activity,
     LocalLoss as LocalLoss,
     LocalRule as LocalRule,
     contracted as contracted,
@@ -18,6 +20,7 @@ from .heads import (
 )
 from .hebbian import hebbian_update as hebbian_update
 from .hybrids import hybrid_images as hybrid_images
+from .many_views import ManyViewsRule as ManyViewsRule
 from .masked import (
     MaskedReconstruction as MaskedReconstruction,
     Reconstruction as Reconstruction,

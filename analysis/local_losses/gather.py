@@ -108,6 +108,11 @@ class GatheredRule:
         """One gathered loss for each block; see `local_losses.LocalRule`."""
         seed = inputs.whole(seed, "seed", 0)
         losses = contracted(on_network(self.rule).build(shapes, seed))
+        if any(loss.num_views != 2 or loss.remembers for loss in losses):
+            raise ValueError(
+                "Only losses of two views that remember nothing are gathered: take the rule as it "
+                "is."
+            )
         return nn.ModuleList(Gathered(cast(LocalLoss, loss)) for loss in losses)
 
 

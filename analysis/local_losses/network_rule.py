@@ -151,7 +151,7 @@ class NetworkRule:
             ValueError: there are no blocks, a pooling does not fit, or the budget is too small.
         """
         seed, shapes = inputs.whole(seed, "seed", 0), shapes_of(shapes)
-        own = self._pools(len(shapes))
+        own = self.pools_of(shapes)
         loss: Any = self.rule.loss
         if isinstance(loss, Goodness):
             summed, mean = self.rule.context == "sum", self.goodness == "mean"
@@ -206,7 +206,9 @@ class NetworkRule:
     def _views_formula(self, loss: ViewLoss) -> ViewFormula:
         return FreshSlices(loss) if self.fresh_slices else view_formula(loss)
 
-    def _pools(self, blocks: int) -> tuple[Pool, ...]:
+    def pools_of(self, shapes: Sequence[Shape]) -> tuple[Pool, ...]:
+        """The pooling P of each block, for outputs of these shapes."""
+        blocks = len(shapes)
         if self.pooling is not None:
             return pools(self.pooling, blocks)
         windows = self.rule.pooling
@@ -216,7 +218,7 @@ class NetworkRule:
         """(is it the top?, P', features) of each context of a block."""
         blocks = len(shapes)
         seen = self.context_pooling
-        windows, last = self._pools(blocks) if seen is None else pools(seen, blocks), blocks - 1
+        windows, last = self.pools_of(shapes) if seen is None else pools(seen, blocks), blocks - 1
         here = (False, windows[block], windows[block].features(shapes[block]))
         top = (True, windows[last], windows[last].features(shapes[last]))
         if self.rule.context == "each" and block == last:
@@ -226,7 +228,7 @@ class NetworkRule:
         return [top] if self.rule.context == "top" else [here, top]
 
     def _sides(self, shapes: Sequence[Shape], block: int) -> list[tuple[int, int]]:
-        features = self._pools(len(shapes))[block].features(shapes[block])
+        features = self.pools_of(shapes)[block].features(shapes[block])
         if self.rule.projection == "identity":
             return []
         return [(features, c) for _, _, c in self._contexts(shapes, block)]

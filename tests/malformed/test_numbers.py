@@ -187,6 +187,23 @@ CALLS = {
         "blocks": ["0", "2"],
         "rule": RULE,
         "every": 1,
+        "views": (1,),
+        "teacher": MODULE,
+        "teacher_views": (1,),
+    },
+    "analysis.local_losses.bank.MomentumContrast": {"size": 8, "temperature": 0.1},
+    "analysis.local_losses.bank.MomentumContrast.build": {
+        "self": local_losses.MomentumContrast(size=8),
+        "shapes": [(4,), (3,)],
+    },
+    "analysis.local_losses.many_views.ManyViewsRule": {
+        "rule": RULE,
+        "views": 3,
+        "pairs": [(1, 2), (1, 3)],
+    },
+    "analysis.local_losses.many_views.ManyViewsRule.build": {
+        "self": local_losses.ManyViewsRule(rule=RULE, views=3),
+        "shapes": [(4,), (3,)],
     },
     "analysis.alignment.recorder.log_spaced": {"per_decade": 3},
     "analysis.training.loop.Trainer.fit": {
