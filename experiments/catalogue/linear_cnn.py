@@ -30,7 +30,8 @@ class Config:
     """What is measured.
 
     Attributes:
-        batches: number of batches; the network is the same for all.
+        networks: number of networks, each with weights of its own, on the same batches.
+        batches: number of batches.
         images_per_batch: number of images in each batch, each seen in two augmented views.
         channels: channels of every layer.
         depth: number of layers, each a 2x2 convolution with stride 2.
@@ -42,7 +43,8 @@ class Config:
         data: folder of MNIST; None measures on photographs and digits only.
     """
 
-    batches: int = 16
+    networks: int = 5
+    batches: int = 8
     images_per_batch: int = 32
     channels: int = 32
     depth: int = 4
@@ -54,9 +56,9 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(batches=2, images_per_batch=8),
+    "smoke": Config(networks=2, batches=2, images_per_batch=8),
     "cpu": Config(),
-    "paper": Config(batches=32),
+    "paper": Config(networks=20, batches=32),
 }
 PUBLISHED = "Fig. 4b of arXiv 2601.21683"
 
@@ -72,10 +74,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Compare the updates of the three rules.
 
     Returns:
-        The variables of `linlocal.compare` over data, condition, batch and layer.
+        The variables of `linlocal.compare` over data, condition, network, batch and layer.
     """
-    network = orthogonal_cnn(config.channels, config.depth, config.crop, config.seed)
-    sides = [config.crop // 2**l for l in network.layers]
+    sides = [config.crop // 2**l for l in range(1, config.depth + 1)]
     # The first map is pooled in all conditions; from the second on a map is small enough to be seen
     # whole.
     whole = (2,) + (1,) * (config.depth - 1)
@@ -93,7 +94,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         )
     )
 
-    def measure(data: str, condition: str) -> xr.Dataset:
+    def measure(data: str, condition: str, network: int) -> xr.Dataset:
         count = config.batches * config.images_per_batch
         images = standardised(load_images(data, count, PIXELS, config.seed, config.data))
         first, second = augmented_views(images, config.crop, np.random.default_rng(config.seed))
@@ -102,9 +103,18 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             Pairs.from_views(a, b, negatives="stacked")
             for a, b in zip(first.reshape(shape), second.reshape(shape), strict=True)
         ]
-        return compare_batches(network, batches, of_condition[condition])
+        seed = config.seed + network
+        cnn = orthogonal_cnn(config.channels, config.depth, config.crop, seed)
+        return compare_batches(cnn, batches, of_condition[condition])
 
-    return grid(sweep, measure, "conditions", data=sources(config.data), condition=CONDITIONS)
+    return grid(
+        sweep,
+        measure,
+        "conditions",
+        data=sources(config.data),
+        condition=CONDITIONS,
+        network=range(config.networks),
+    )
 
 
 def orthogonal_cnn(channels: int, depth: int, side: int, seed: int) -> DeepLinear:

@@ -23,7 +23,8 @@ class Config:
     """What is measured.
 
     Attributes:
-        batches: number of batches; the network is the same for all.
+        networks: number of networks, each with weights of its own, on the same batches.
+        batches: number of batches.
         images_per_batch: number of 28x28 images in each batch.
         widths: widths of the layers 1..L.
         margin: margin of the softplus score.
@@ -33,6 +34,7 @@ class Config:
         data: folder of MNIST; None measures on photographs and digits only.
     """
 
+    networks: int = 5
     batches: int = 32
     images_per_batch: int = 32
     widths: tuple[int, ...] = (128, 64, 32, 16, 8, 4)
@@ -43,9 +45,9 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(batches=3, images_per_batch=8),
+    "smoke": Config(networks=2, batches=3, images_per_batch=8),
     "cpu": Config(),
-    "paper": Config(),
+    "paper": Config(networks=20),
 }
 PUBLISHED = "Fig. 3a of arXiv 2601.21683"
 
@@ -62,31 +64,35 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Compare the updates with both contexts and both scores, and predict one of the cosines.
 
     Returns:
-        The variables of `linlocal.compare` over data, score, feedback, batch and layer, and
-        ``predicted_cosine`` of linear f with direct feedback over data, batch and layer.
+        The variables of `linlocal.compare` over data, score, feedback, network, batch and layer,
+        and ``predicted_cosine`` of linear f with direct feedback over data, network, batch and
+        layer.
     """
-    network = DeepLinear.orthogonal([PATCH_WIDTH, *config.widths], config.seed)
+
+    def network_of(number: int) -> DeepLinear:
+        return DeepLinear.orthogonal([PATCH_WIDTH, *config.widths], config.seed + number)
 
     def batches(data: str) -> list[Pairs]:
         return patch_batches(
             data, config.batches, config.images_per_batch, config.seed, config.data, "stacked"
         )
 
-    def measure(data: str, score: str, feedback: str) -> xr.Dataset:
+    def measure(data: str, score: str, feedback: str, network: int) -> xr.Dataset:
         make = rules.CLAPP if feedback == "same layer" else rules.CLAPP_DFB
         rule = make(score, config.margin, config.penalty)
-        return compare_batches(network, batches(data), rule)
+        return compare_batches(network_of(network), batches(data), rule)
 
-    def predict(data: str) -> xr.Dataset:
-        values = [predicted_cosines(network, pairs) for pairs in batches(data)]
+    def predict(data: str, network: int) -> xr.Dataset:
+        here = network_of(network)
+        values = [predicted_cosines(here, pairs) for pairs in batches(data)]
         return xr.Dataset(
             {"predicted_cosine": (("batch", "layer"), values)},
-            coords={"batch": range(len(values)), "layer": list(network.layers)},
+            coords={"batch": range(len(values)), "layer": list(here.layers)},
         )
 
-    known = sources(config.data)
-    measured = grid(sweep, measure, "rules", data=known, score=SCORES, feedback=FEEDBACK)
-    return measured.merge(grid(sweep, predict, "predictions", data=known), join="exact")
+    each = {"data": sources(config.data), "network": range(config.networks)}
+    measured = grid(sweep, measure, "rules", score=SCORES, feedback=FEEDBACK, **each)
+    return measured.merge(grid(sweep, predict, "predictions", **each), join="exact")
 
 
 def predicted_cosines(network: DeepLinear, pairs: Pairs) -> Sequence[float]:

@@ -23,8 +23,9 @@ PUBLISHED_ON = "crops of natural images"
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
-    """Cosines per layer on each kind of images, and the two gains, paired by batch."""
+    """Cosines per layer on each kind of images, and the two gains, paired by network."""
     results = datasets["linear_cnn"]
+    cosine = results["cosine"].mean("batch")
     sources = results["data"].values
     figure = Figure(figsize=(style.PAGE, 2.6))
     *cosines, gains = figure.subplots(1, len(sources) + 1)
@@ -32,18 +33,18 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         axes.sharey(cosines[0])
     for source, axes in zip(sources, cosines, strict=True):
         for condition, color in COLORS.items():
-            measured = results["cosine"].sel(data=source, condition=condition)
-            style.band(axes, measured, "batch", color=color, label=condition)
+            measured = cosine.sel(data=source, condition=condition)
+            style.band(axes, measured, "network", color=color, label=condition)
         axes.set(title=source)
         panels.layer_axis(axes, results["layer"])
     cosines[0].set_ylabel("cosine of local\nand global update")
     cosines[0].set_ylim(max(-1.04, cosines[0].get_ylim()[0]), 1.04)
-    below = results["cosine"].sel(layer=results["layer"][:-1])
+    below = cosine.sel(layer=results["layer"][:-1])
     for number, (source, marker) in enumerate(zip(sources, "osv", strict=False)):
         here = below.sel(data=source)
         for better, worse in ((PLACE, NONE), (FEEDBACK, PLACE)):
             gain = here.sel(condition=better) - here.sel(condition=worse)
-            mean, half = style.interval(gain, "batch")
+            mean, half = style.interval(gain, "network")
             gains.errorbar(
                 mean["layer"] + 0.16 * (number - (len(sources) - 1) / 2),
                 mean,
@@ -55,7 +56,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
             )
         gains.plot([], [], linestyle="none", marker=marker, color="#777777", label=source)
     gains.axhline(0, color="#777777", linewidth=0.6)
-    gains.set(title="gain over next curve", ylabel="difference of cosines,\nsame batch")
+    gains.set(title="gain over next curve", ylabel="difference of cosines,\nsame network")
     bottom, top = gains.get_ylim()
     gains.set_ylim(bottom, top + 0.15 * len(sources) * (top - bottom))
     gains.legend(loc="upper left", fontsize=7)
@@ -68,7 +69,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """The order of the three published curves."""
     results = datasets["linear_cnn"]
-    below = results["cosine"].sel(layer=results["layer"][:-1])
+    below = results["cosine"].mean("batch").sel(layer=results["layer"][:-1])
     decided = []
     for source in results["data"].values:
         none, place, feedback = (below.sel(data=source, condition=name) for name in COLORS)
@@ -78,6 +79,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         ):
             claim = f"{source}: {text} in every layer below the top"
             decided.append(
-                comparisons.raises(claim, better, worse, "batch", digits=4, elsewhere=PUBLISHED_ON)
+                comparisons.raises(
+                    claim, better, worse, "network", digits=4, elsewhere=PUBLISHED_ON
+                )
             )
     return decided

@@ -24,17 +24,18 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     results = datasets["narrowing"]
     widths = json.loads(results.attrs["config"])["widths"]
     sources, scores = results["data"].values, results["score"].values
+    mean_cosine = results["cosine"].mean("batch")
     figure = Figure(figsize=(style.PAGE, 0.9 + 1.75 * len(sources)))
     grid = figure.subplots(len(sources), len(scores), sharex=True, sharey=True, squeeze=False)
     for source, row in zip(sources, grid, strict=True):
         for score, axes in zip(scores, row, strict=True):
             for feedback, color in COLORS.items():
-                measured = results["cosine"].sel(data=source, score=score, feedback=feedback)
-                style.band(axes, measured, "batch", color=color, label=feedback)
+                measured = mean_cosine.sel(data=source, score=score, feedback=feedback)
+                style.band(axes, measured, "network", color=color, label=feedback)
             if score == "linear":
                 axes.plot(
                     results["layer"],
-                    results["predicted_cosine"].sel(data=source).mean("batch"),
+                    results["predicted_cosine"].sel(data=source).mean(("network", "batch")),
                     linestyle="none",
                     marker="o",
                     markersize=8,
@@ -49,7 +50,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
             if source == sources[-1]:
                 panels.layer_axis(axes, results["layer"], widths)
         row[0].set_ylabel("cosine of local\nand global update")
-    mean, half = style.interval(results["cosine"], "batch")
+    mean, half = style.interval(mean_cosine, "network")
     grid[0, 0].set_ylim(min(0.0, float((mean - half.fillna(0)).min())) - 0.03, 1.05)
     panels.legend_below(figure, grid[0, 0], columns=3)
     panels.headline(figure, "Narrowing layers: the cosine is what the layers above pass on")
@@ -77,9 +78,9 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 comparisons.raises(
                     f"{source}, {score} f: direct feedback raises the cosine in every layer below "
                     "the top",
-                    feedback["cosine"],
-                    same["cosine"],
-                    "batch",
+                    feedback["cosine"].mean("batch"),
+                    same["cosine"].mean("batch"),
+                    "network",
                     elsewhere=None if source == "mnist" else "MNIST",
                 )
             )
@@ -87,7 +88,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             decided.append(
                 Claim(
                     f"{source}, {score} f: direct feedback is at least as near to the global "
-                    "update in every layer and batch",
+                    "update in every network, layer and batch",
                     bool((nearer >= 0).all()),
                     f"in {int((nearer >= 0).sum())} of {nearer.size} cases",
                     "stated for narrowing semi-orthogonal weights",
