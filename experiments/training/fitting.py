@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from experiments.runner import stack
 from experiments.training.cosines import Batch, update_cosines
-from experiments.training.matching import MatchingTrainer
 from linlocal.analysis.alignment import log_spaced
-from linlocal.analysis.local_losses import LocalRule, NetworkRule
+from linlocal.analysis.local_losses import LocalRule
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
 from linlocal.rules import Rule
 
@@ -27,8 +26,6 @@ Credit = Literal["local", "backpropagation"]
 Batches = Callable[[int], Tensor]
 
 RECORDED_PER_DECADE = 3
-# Matched projections stand for an optimum, so they must keep up with a network that moves.
-MATCHING_SPEED = 10.0
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,6 @@ def fit_by_rule(
     """
     torch.set_num_threads(1)
     first = batches(0)
-    matched = isinstance(rule, NetworkRule) and rule.rule.projection == "matched"
-    local = MatchingTrainer if matched else LocalTrainer
     options: dict[str, Any] = {
         "shape": first.shape[1:],
         "optimiser": schedule.optimiser,
@@ -105,12 +100,10 @@ def fit_by_rule(
         "seed": seed,
     }
     trainer: Trainer = (
-        local(network, None, rule, one_pass=True, **options)
+        LocalTrainer(network, None, rule, one_pass=True, **options)
         if credit == "local"
         else GlobalTrainer(network, None, rule, **options)
     )
-    if isinstance(trainer, MatchingTrainer):
-        trainer.match(MATCHING_SPEED * schedule.learning_rate)
     recorded = {}
     for step in range(schedule.steps + 1):
         if watched and step in schedule.recorded:

@@ -177,10 +177,9 @@ def test_a_gathered_loss_reads_the_top_where_the_loss_does():
     assert torch.isfinite(Gathered(Views().build(SHAPES)[0])(here, None))
 
 
-def test_a_gathered_matched_projection_still_needs_the_global_error():
-    for projection in ("trained", "matched"):
-        loss = GatheredRule(CLAPP(projection=projection)).build(SHAPES)[0]
-        assert loss.needs_global_error == (projection == "matched")
+def test_projections_that_are_solved_for_gather_their_own_rows():
+    with pytest.raises(ValueError, match="rows of all processes already"):
+        GatheredRule(CLAPP(projection="least_squares")).build(SHAPES)
 
 
 def test_a_plain_rule_and_a_plain_module_are_gathered_as_well():
