@@ -38,7 +38,7 @@ def least_squares(
     losses: nn.ModuleList,
     outputs: Sequence[Tensor],
     global_errors: Sequence[Tensor],
-    ridge: float = 1e-6,
+    how: LeastSquares | None = None,
 ) -> None:
     """Set the projections of all blocks below the last to those nearest to the global error.
 
@@ -46,19 +46,18 @@ def least_squares(
         losses: the local losses of the blocks, of scored pairs.
         outputs: (2N, ...) the outputs of the blocks.
         global_errors: dL_global/dz_l of all blocks below the last, for the loss of the last block.
-        ridge: as for `LeastSquares`.
+        how: how they are solved for, from this batch alone; by default `LeastSquares()`.
 
     Raises:
         TypeError: a loss scores no pairs.
-        ValueError: as `ScoredPairs.match`, or ridge is negative.
+        ValueError: as `ScoredPairs.match`.
         FloatingPointError: an error or a slope is not finite.
     """
-    how = LeastSquares(ridge)
     top = outputs[-1].detach()
     *below, last = (_scored(loss) for loss in losses)
     slopes = last.slopes(top, top)
     for loss, here, error in zip(below, outputs[:-1], global_errors, strict=True):
-        loss.match(here, top, slopes, error, how)
+        loss.match(here, top, slopes, error, how or LeastSquares())
 
 
 def match(

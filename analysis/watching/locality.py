@@ -59,9 +59,9 @@ def audit_locality(
 
     Raises:
         LocalityError: a loss reaches another block's parameters, or is matched to the
-            backpropagated error; or two losses reach a trainable
-            parameter outside all blocks; the message names them. Or nothing could be seen: a loss
-            reaches no parameter of its own block, or a reentrant checkpoint hides some.
+            backpropagated error; or two losses reach a trainable parameter outside all blocks; the
+            message names them. Or nothing could be seen: a loss reaches no parameter of its own
+            block, or a reentrant checkpoint hides some.
         RuntimeError: the blocks did not run once each, in this order.
         ValueError: as `linlocal.analysis.blocks`, except for parameters that blocks share, which
             the audit reports; or a block returns no tensor, or there is not one loss for each

@@ -69,6 +69,7 @@ def fit_by_rule(
     seed: int = 0,
     watched: Sequence[Batch] = (),
     terms: bool = False,
+    look: Callable[[nn.ModuleList], xr.Dataset] | None = None,
 ) -> tuple[nn.ModuleList, xr.Dataset]:
     """Train the blocks of a network by a rule.
 
@@ -83,10 +84,11 @@ def fit_by_rule(
         watched: batches on which cosines are recorded during local training; without them, none
             are.
         terms: whether `update_cosines` takes the mismatch apart.
+        look: what to record instead, given the losses.
 
     Returns:
-        The losses (after backpropagation, that of the last block alone), and `update_cosines` over
-        ``step``.
+        The losses (after backpropagation, that of the last block alone), and what was recorded
+        over ``step``.
 
     Raises:
         Divergence: a loss, or an activity after training, is not finite.
@@ -106,9 +108,13 @@ def fit_by_rule(
     )
     recorded = {}
     for step in range(schedule.steps + 1):
-        if watched and step in schedule.recorded:
+        if (watched or look) and step in schedule.recorded:
             _require_finite(network, first)
-            recorded[step] = update_cosines(network, trainer.losses, watched, terms)
+            recorded[step] = (
+                look(trainer.losses)
+                if look
+                else update_cosines(network, trainer.losses, watched, terms)
+            )
         if step < schedule.steps:
             try:
                 trainer.step(batches(step))

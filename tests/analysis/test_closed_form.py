@@ -23,6 +23,7 @@ from linlocal.analysis.local_losses.regression import solution
 from linlocal.analysis.watching import errors_below
 
 SAMPLES = 12
+EXACT = LeastSquares(ridge=0.0)
 
 
 def convolutional(activation=nn.ReLU):
@@ -73,7 +74,7 @@ def test_no_other_projection_is_nearer_to_the_backpropagated_error(name):
     outputs, errors = run(convolutional(), losses, views())
     top = outputs[-1].detach()
     slopes = losses[-1].slopes(top, top)
-    least_squares(losses, outputs, errors, ridge=0.0)
+    least_squares(losses, outputs, errors, EXACT)
     for loss, here, error in zip(losses[:2], outputs[:2], errors, strict=True):
         entries = [b.left for directed in loss.projections for b in directed]
         found = torch.cat([b.detach().flatten() for b in entries])
@@ -139,7 +140,7 @@ def test_it_is_the_theoretical_optimum_where_slopes_are_those_of_the_top(score):
     outputs, errors = run(convolutional(), losses, views())
     below, top = losses[0], outputs[-1].detach()
     _, start, before = by_double_backward(below, outputs[0], top, errors[0])
-    least_squares(losses, outputs, errors, ridge=0.0)
+    least_squares(losses, outputs, errors, EXACT)
     _, closed, slope = by_double_backward(below, outputs[0], top, errors[0])
     assert closed < start
     _, descended, _ = by_double_backward(below, outputs[0], top, errors[0], steps=60)
@@ -160,7 +161,7 @@ def test_in_a_linear_network_it_finds_the_matched_projection():
     losses = CLAPP(score="softplus", context="top", pooling=1).build([(6,), (4,), (3,)]).double()
     outputs, errors = run(model, losses, x)
     before = align(model, None, losses, x, terms=True)
-    least_squares(losses, outputs, errors, ridge=0.0)
+    least_squares(losses, outputs, errors, EXACT)
     matched = model[2].weight.T @ losses[-1].projections[0][0].matrix
     torch.testing.assert_close(losses[1].projections[0][0].matrix, matched, rtol=1e-9, atol=1e-9)
     after = align(model, None, losses, x, terms=True)
@@ -223,7 +224,7 @@ def test_no_other_product_of_this_rank_is_nearer(pool, ridge):
         sent = b.T @ pooling
         return (wanted - design @ sent).square().sum() + strength * sent.square().sum()
 
-    least_squares(losses, outputs, errors, ridge=ridge)
+    least_squares(losses, outputs, errors, LeastSquares(ridge))
     b = loss.projections[0][0]
     found = away(b.matrix.detach()).item()
     factors = [p.detach().clone().requires_grad_() for p in (b.left, b.right)]

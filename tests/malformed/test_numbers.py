@@ -142,7 +142,6 @@ CALLS = {
         "losses": TWO_LOSSES,
         "outputs": [torch.randn(8, 4), torch.randn(8, 3)],
         "global_errors": [torch.randn(8, 4)],
-        "ridge": 1e-6,
     },
     "analysis.local_losses.closed_form.penalty_optimal": {
         "loss": TWO_LOSSES[0],
