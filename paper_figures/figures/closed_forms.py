@@ -42,39 +42,36 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 def _headline(data: xr.Dataset) -> str:
     mean = data["error_cosine"].isel(step=-1, layer=slice(-1)).mean(("layer", "repetition"))
     nearest, trained = (float(mean.sel(projection=name)) for name in (NEAREST, TRAINED))
-    verb = "nearer to" if nearest > trained else "no nearer to"
+    verb = "comes" if nearest > trained else "comes no"
     return (
-        f"A least-squares B brings errors {verb} backpropagation than a trained B: cosine "
-        f"{nearest:.2f} against {trained:.2f}"
+        f"B by least squares {verb} nearer than a trained B: cosine {nearest:.2f}, not "
+        f"{trained:.2f}"
     )
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
-    """The order of the projections after training, in every layer below the top."""
+    """The order of the projections in every layer below the top, along training and after it."""
     data = datasets["closed_forms"]
-    below = data["error_cosine"].isel(step=-1, layer=slice(-1))
-
-    def of(name: str) -> xr.DataArray:
-        return below.sel(projection=name, drop=True)
-
+    below = data["error_cosine"].isel(layer=slice(-1))
     *_, fewer, more, _ = data["projection"].values
     ordered = (
-        ("the least-squares B is nearer to backpropagation than the trained B", NEAREST, TRAINED),
-        ("the trained B is nearer than the penalty-optimal B", TRAINED, OPTIMAL),
-        (f"{more} come nearer than {_count(fewer)}", more, fewer),
-        (f"{more} come as near as no trained B does", more, TRAINED),
+        ("least squares comes nearer to backpropagation than the trained B", NEAREST, TRAINED),
+        ("least squares comes nearer than the penalty-optimal B", NEAREST, OPTIMAL),
+        (f"{more} comes nearer than the trained B", more, TRAINED),
+        (f"{more} comes nearer than {fewer}", more, fewer),
     )
+    times = {
+        f"on the mean of {below.sizes['step']} recorded steps": below.mean("step"),
+        f"after {int(data['step'][-1])} steps": below.isel(step=-1, drop=True),
+    }
     return [
         comparisons.raises(
-            f"trained encoder, direct feedback: {text}, in every layer",
-            of(better),
-            of(worse),
+            f"encoder in training, direct feedback: {text}, in every layer, {when}",
+            cosine.sel(projection=better, drop=True),
+            cosine.sel(projection=worse, drop=True),
             "repetition",
             published=None,
         )
+        for when, cosine in times.items()
         for text, better, worse in ordered
     ]
-
-
-def _count(name: str) -> str:
-    return name.rpartition(", ")[2]
