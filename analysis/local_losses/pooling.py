@@ -86,7 +86,7 @@ class Pool(ABC):
         height, width = (torch.linalg.pinv(self.along(n)).to(maps) for n in maps.shape[2:])
         cells = rows.to(maps).view(*maps.shape[:2], height.shape[1], width.shape[1])
         spread = torch.einsum("ncij,hi,wj->nchw", cells, height, width)
-        return spread.flatten(2).transpose(1, 2) if z.ndim == 3 else spread.view_as(z)
+        return spread.flatten(2).transpose(1, 2) if z.ndim == 3 else spread.reshape(z.shape)
 
     def metric(self, shape: Shape) -> Tensor:
         """P P^T, (features, features) in float64: what pooled errors weigh as maps.

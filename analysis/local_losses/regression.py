@@ -44,7 +44,9 @@ class LeastSquares:
     block for it. Where the error is known, as in `align`, the same estimate is taken from it.
 
     Attributes:
-        ridge: a penalty on what B sends, relative to the mean squared singular value of S.
+        ridge: a penalty on what B sends, relative to the mean squared singular value of S. One that
+            is below the squared rounding error of the activities is raised to it, because contexts
+            differ by rounding in these directions; 0 stays 0.
         decay: the weight that earlier batches keep when one is added; 0 keeps the last batch only.
         tangents: m, how many directional derivatives of each row estimate the error; None
             backpropagates it.
@@ -100,6 +102,7 @@ class Regression(nn.Module):
         target: Tensor,
         rank: int | None = None,
         metric: Tensor | None = None,
+        rounding: float = 0.0,
     ) -> Tensor:
         """Take the rows of a batch into account, and solve.
 
@@ -111,6 +114,7 @@ class Regression(nn.Module):
             target: (rows, targets) T.
             rank: as for `solution`.
             metric: as for `solution`.
+            rounding: the relative rounding error of the activities.
 
         Returns:
             B = X^T, (targets, columns).
@@ -134,7 +138,8 @@ class Regression(nn.Module):
             target = q.T @ targets
             self.design.copy_(design)
             self.target.copy_(target)
-        return solution(design, target, self.ridge, rank, metric)
+        ridge = self.ridge and max(self.ridge, rounding**2)
+        return solution(design, target, ridge, rank, metric)
 
 
 def solution(

@@ -185,6 +185,7 @@ class ScoredPairs(LocalLoss):
     ) -> None:
         if not self.projections:
             raise ValueError("An identity projection has no B to be solved for.")
+        rounding = max(torch.finfo(z.dtype).eps for z in (here, top))
         regressions = self.regressions if how is None else self._regressions(how)
         design = self.design(here.detach(), top.detach(), slopes)
         target = target.view(2, len(design[0]), -1)
@@ -197,7 +198,9 @@ class ScoredPairs(LocalLoss):
             modules = [b for b in contexts.modules() if isinstance(b, ProjectionModule)]
             ranks = [len(b.right) for b in modules if b.right is not None]
             metric = self.pool.metric(here.shape[1:]) if ranks else None
-            found = cast(Regression, regression).fit(*each, min(ranks, default=None), metric)
+            found = cast(Regression, regression).fit(
+                *each, min(ranks, default=None), metric, rounding
+            )
             for b, part in zip(modules, found.split([b.sides[1] for b in modules], 1), strict=True):
                 b.set_to(part)
 

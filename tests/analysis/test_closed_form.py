@@ -258,6 +258,21 @@ def test_without_slopes_there_is_nothing_to_match():
         assert torch.equal(solution(zero, rows, ridge), torch.zeros(3, 4).double())
 
 
+@pytest.mark.parametrize("pool", [Window(2), Cells(3)])
+@pytest.mark.parametrize("shape", [(5,), (7, 5), (2, 7, 8)])
+def test_lifting_placing_and_the_metric_are_of_one_pooling(pool, shape):
+    """With P as a matrix: Z P^+, its transpose, and P P^T."""
+    z = torch.randn(4, *shape).double()
+    unit = torch.eye(z[0].numel()).double().view(-1, *shape)
+    pooling = pool(unit).T
+    inverse = torch.linalg.pinv(pooling)
+    y = torch.randn(4, len(pooling)).double()
+    torch.testing.assert_close(pool.lifted(z), z.flatten(1) @ inverse)
+    torch.testing.assert_close(pool.placed(y, z).flatten(1), y @ inverse.T)
+    assert pool.placed(y, z).shape == z.shape
+    torch.testing.assert_close(pool.metric(shape), pooling @ pooling.T)
+
+
 # -- penalty-optimal ------------------------------------------------------------------------------
 
 PENALIZED = {

@@ -11,7 +11,7 @@ from torch import nn
 from linlocal.analysis import AlignmentRecorder, align
 from linlocal.analysis.block import resolve
 from linlocal.analysis.local_losses import CLAPP, Cells, LeastSquares, least_squares
-from linlocal.analysis.local_losses.regression import estimated
+from linlocal.analysis.local_losses.regression import Regression, estimated
 from linlocal.analysis.training import LocalTrainer
 from linlocal.analysis.watching import (
     LocalityError,
@@ -89,6 +89,29 @@ def test_a_step_solves_for_the_projections_and_trains_by_them(options):
     other = network()
     trained(other, CLAPP(score="softplus", context="top", pooling=Cells(2))).step(x)
     assert not torch.allclose(model[0][0].weight, other[0][0].weight)
+
+
+def test_contexts_that_differ_by_rounding_only_do_not_count():
+    """Two directions are real, and the others rounding of bfloat16: they must not carry a B."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(2, 8, generator=generator)
+    wanted = torch.randn(8, 3, generator=generator)
+
+    def rows():
+        contexts = (1 + torch.randn(2, 16, 2, generator=generator) @ mixing).bfloat16().float()
+        design = contexts[0] - contexts[1]
+        return design, design @ wanted + torch.randn(16, 3, generator=generator)
+
+    (design, target), (others, unseen) = rows(), rows()
+    how = LeastSquares()
+
+    def left(rounding):
+        b = Regression(8, 3, how).fit(design, target, rounding=rounding)
+        return (unseen - others @ b.T).norm(), b.norm()
+
+    (far, large), (near, small) = left(0.0), left(torch.finfo(torch.bfloat16).eps)
+    assert large > 10 * small
+    assert far > near
 
 
 @pytest.mark.parametrize("options", [{}, {"rank": 2}, {"context": "both", "shared": False}])
