@@ -138,11 +138,6 @@ CALLS = {
         "views": torch.randn(8, 4),
         "window": 2,
     },
-    "analysis.local_losses.closed_form.least_squares": {
-        "losses": TWO_LOSSES,
-        "outputs": [torch.randn(8, 4), torch.randn(8, 3)],
-        "global_errors": [torch.randn(8, 4)],
-    },
     "analysis.local_losses.closed_form.penalty_optimal": {
         "loss": TWO_LOSSES[0],
         "here": torch.randn(8, 4),
