@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +190,10 @@ class LocalTrainer(Trainer):
             run()
         top = outputs[-1].detach()
         with self.fabric.autocast():
-            error = error_signal(self._judges[-1], top, top, lambda value: value, batch)
+            # A tensor, as the top is one.
+            error = cast(
+                Tensor, error_signal(self._judges[-1], top, top, lambda value: value, batch)
+            )
         if not self._forward:
             match(self._judges, outputs, errors_below(outputs, error))
             return
