@@ -37,6 +37,7 @@ from linlocal.analysis.local_losses import (
     LocalLoss,
     LocalRule,
     contracted,
+    match,
     on_network,
     refuse_without_loss,
     views_of,
@@ -46,6 +47,7 @@ from linlocal.analysis.watching import (
     Rescale,
     accumulated,
     error_signal,
+    errors_below,
     gated,
     hooked,
     local_gradient,
@@ -173,6 +175,7 @@ class Meter:
         self._losses: list[list[LocalLoss]] = []
         self._checked = False
         self._memories: dict[str, Sequence[Any]] = {}
+        self._stored: dict[str, dict[str, Tensor]] = {}
         self._meeting = Meeting()
         self._sums = self._empty()
         self._busy = False
@@ -339,6 +342,35 @@ class Meter:
         self._sums = self._empty()
         return measured
 
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """What projections that are solved for keep of earlier batches, by rule."""
+        return {
+            name: nn.ModuleList(losses).state_dict()
+            for name, losses in zip(self.rules, self._losses, strict=False)
+            if self._solves(name, losses)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue where `state_dict` was called, also before the losses were built."""
+        # Cloned, because a state_dict shares its memory with what goes on.
+        self._stored = {
+            name: {key: value.clone() for key, value in kept.items()}
+            for name, kept in state.items()
+        }
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._losses:
+            for name, losses in zip(self.rules, self._losses, strict=True):
+                if name in self._stored:
+                    nn.ModuleList(losses).load_state_dict(self._stored[name])
+            self._stored = {}
+
+    def _solves(self, name: str, losses: Sequence[LocalLoss]) -> bool:
+        """Whether the losses are built here and matched to the backpropagated error."""
+        given = isinstance(self._builders[name], nn.ModuleList)
+        return not given and any(loss.needs_global_error for loss in losses)
+
     # -- during the step -----------------------------------------------------------------------
 
     def _on_forward(self, outputs: Outputs) -> None:
@@ -394,6 +426,7 @@ class Meter:
             self._check_outputs(outputs)
         if sums.factor is None:
             sums.factor = self._factor(passes[0][-1].new_ones((), dtype=torch.float32)).double()
+        self._solve(passes, outputs)
         # A block under activation checkpointing runs once more here, and writes no weights.
         modules = (*(block.module for block in self.blocks), *self._all_losses)
         with untouched(*modules, weights=False, records=False):
@@ -431,6 +464,7 @@ class Meter:
             return
         self._losses = [self._built(each, outputs) for each in self._builders.values()]
         self.recall(self._memories)
+        self._restore()
         count = sum(self.views) + sum(self.teacher_views)
         for loss in self._all_losses:
             if loss.remembers and self.teacher is None:
@@ -467,6 +501,19 @@ class Meter:
                 "difference 0): local losses compare every datum with itself. Were the same "
                 "inputs stacked twice, or is the augmentation off?"
             )
+
+    def _solve(self, passes: Sequence[Outputs], outputs: Sequence[Any]) -> None:
+        """Solve for projections that are matched to the backpropagated error of their rule."""
+        top = outputs[-1]
+        for name, losses in zip(self.rules, self._losses, strict=True):
+            if not self._solves(name, losses):
+                continue
+            with untouched(*(block.module for block in self.blocks), weights=False, records=False):
+                error = error_signal(losses[-1], top, top, _unchanged, self._batch)
+                of_passes = _of_passes(error, [each[-1] for each in passes])
+                pieces = zip(passes, of_passes, strict=True)
+                errors = zip(*(errors_below(*each) for each in pieces), strict=True)
+                match(losses, outputs, [terms.joined(each) for each in errors])
 
     def _add_local(self, r: int, l: int, z: tuple[Tensor, ...], errors: Sequence[Tensor]) -> None:
         trained = {n: p for n, p in self.blocks[l].parameters.items() if p.requires_grad}

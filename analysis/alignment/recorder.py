@@ -293,11 +293,12 @@ class AlignmentRecorder:
     def state_dict(self) -> dict[str, Any]:
         """The number of the next step, for a checkpoint; writes the waiting measurements first.
 
-        With it come the keys that losses with a bank remember.
+        With it come the keys that losses with a bank remember, and the rows that projections by
+        least squares keep of earlier steps.
         """
         self.flush()
-        memories = self._meter.memories()
-        return {"step": self._step} | ({"memories": memories} if memories else {})
+        kept = {"memories": self._meter.memories(), "projections": self._meter.state_dict()}
+        return {"step": self._step} | {name: each for name, each in kept.items() if each}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where the checkpoint was made; steps recorded after it are recorded again.
@@ -315,6 +316,7 @@ class AlignmentRecorder:
         memories = state.get("memories", {})
         inputs.instance(memories, Mapping, "memories", "the keys by rule")
         self._meter.recall(memories)
+        self._meter.load_state_dict(state.get("projections", {}))
         self._waiting = [each for each in self._waiting if each[0] < self._step]
         before = [piece.isel(step=piece.step.values < self._step) for piece in self._kept]
         self._kept = [piece for piece in before if piece.sizes["step"]]

@@ -1,5 +1,10 @@
 from .bank import MomentumContrast as MomentumContrast
-from .closed_form import LeastSquares as LeastSquares, least_squares as least_squares
+from .closed_form import (
+    least_squares as least_squares,
+    match as match,
+    match_forward as match_forward,
+    penalty_optimal as penalty_optimal,
+)
 from .contract import (
     Activity as Activity,
     LocalLoss as LocalLoss,
@@ -38,6 +43,7 @@ from .named import (
 )
 from .network_rule import NetworkRule as NetworkRule, on_network as on_network
 from .pooling import Cells as Cells, Shape as Shape, Window as Window
+from .regression import LeastSquares as LeastSquares
 from .scored_pairs import ScoredPairs as ScoredPairs
 from .soft_hebb import (
     SoftHebb as SoftHebb,

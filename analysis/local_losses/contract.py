@@ -25,8 +25,9 @@ class LocalLoss(nn.Module, ABC):
     Attributes:
         reads_top: whether the loss reads the last block's activity, which costs one more forward
             pass in local training. If False, ``top`` may be None.
-        needs_global_error: whether the loss's own parameters learn from the backpropagated error
-            signal, which local training does not have.
+        needs_global_error: whether projections of the loss are solved for from the backpropagated
+            error signal before the loss is read (`ScoredPairs.match`), which takes a pass through
+            the whole network.
         compares: what the first half of the rows is to the last half: the other "views" of the same
             data, row by row, which then have the same labels; or "contrasts", positive and negative
             data. None: a batch is not checked for it.

@@ -80,12 +80,20 @@ class Gathered(LocalLoss):
 
     Args:
         loss: the loss of the joined batch, one of `local_losses` or your own.
+
+    Raises:
+        ValueError: the loss has projections that are matched to the backpropagated error.
     """
 
     def __init__(self, loss: LocalLoss) -> None:
         super().__init__()
-        self.loss = loss
-        self.reads_top, self.needs_global_error = loss.reads_top, loss.needs_global_error
+        if loss.needs_global_error:
+            raise ValueError(
+                "A projection that is matched to the backpropagated error is solved for from the "
+                "rows of all processes already, with the loss of each process: use the rule "
+                "without GatheredRule, or train its projection."
+            )
+        self.loss, self.reads_top = loss, loss.reads_top
         self.compares, self.is_loss = loss.compares, loss.is_loss
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:

@@ -10,7 +10,9 @@ from linlocal.losses import Score, ViewLoss
 from linlocal.rules import Rule
 
 Context = Literal["same", "top", "both", "each"]
-TrainedProjection = Literal["trained", "random", "matched", "identity"]
+TrainedProjection = Literal["trained", "random", "least_squares", "identity"]
+# How `linlocal.Rule` calls them; the other names are the same.
+_KINDS = {"trained": "optimal", "least_squares": "matched"}
 
 _CLAPP = {
     "same": rules.CLAPP,
@@ -40,7 +42,8 @@ def CLAPP(
             projections under one loss, f(u + u'), "each" sums their losses, f(u) + f(u').
         score: the score function f, a name or an object of `linlocal.scores`.
         margin: the margin of a named f.
-        projection: how B is chosen; "trained" is the rule's "optimal".
+        projection: how B is chosen; "trained" is the rule's "optimal", "least_squares" its
+            "matched": solved for in each step (``matching`` of `NetworkRule` says how).
         reading: the other options of `NetworkRule`.
     """
     if context not in _CLAPP:
@@ -132,7 +135,7 @@ def _read(
     reading: dict[str, Any],
     context: Context | None = None,
 ) -> NetworkRule:
-    kind: Any = "optimal" if projection == "trained" else projection
+    kind: Any = _KINDS.get(projection, projection)
     changed = Rule(
         rule.name, rule.loss, context or rule.context, kind, rule.penalty, source=rule.source
     )

@@ -27,12 +27,14 @@ from linlocal.analysis.local_losses.projections import (
     rank_within,
     useful_rank,
 )
+from linlocal.analysis.local_losses.regression import LeastSquares
 from linlocal.analysis.local_losses.scored_pairs import Negatives, ScoredPairs, check_negatives
 from linlocal.analysis.local_losses.slices import FreshSlices, sliced
 from linlocal.analysis.warned import warn
 from linlocal.autodiff import ViewFormula, goodness_formula, view_formula
 from linlocal.losses import Goodness, InfoNCE, ViewLoss
 from linlocal.rules import Rule
+from linlocal.seeds import seed_for
 
 _SAME = 1e-3  # of a goodness that is constant but for the epsilon of a normalisation
 _POOLING: dict[str, Pooling] = {"pair": Cells(2), "goodness": 1, "view": "global"}
@@ -49,9 +51,9 @@ class NetworkRule:
     ones.
 
     What the rule's projection means on a network: "optimal" is trained with the loss, "random" is
-    frozen as drawn, "matched" is trained by `ScoredPairs.matching_loss` alone, and "identity" needs
-    no matrix. In the last block, whose error signal is its own, random and matched projections are
-    trained with the loss as well.
+    frozen as drawn, "matched" is solved for by `LeastSquares` before each step, and "identity"
+    needs no matrix. In the last block, whose error signal is its own, random and matched
+    projections are trained with the loss as well.
 
     Attributes:
         rule: the rule, one of `linlocal.rules` or your own.
@@ -70,6 +72,7 @@ class NetworkRule:
             "stacked" the next in the stack of both views (as published), "all" takes all other
             samples; by default "all" for InfoNCE and "next" for other losses.
         penalty: lam, if it is not the rule's; 0 trains B without a penalty.
+        matching: how a "matched" projection is solved for; by default `LeastSquares()`.
         goodness: "sum" for the sum of squares, or "mean" for their mean, which lets one threshold
             serve all widths.
         fresh_slices: whether random slices are drawn anew in each step of a training, those of the
@@ -88,6 +91,7 @@ class NetworkRule:
     shared: bool = True
     negatives: Negatives | None = None
     penalty: float | None = None
+    matching: LeastSquares | None = None
     goodness: Literal["sum", "mean"] = "sum"
     fresh_slices: bool = False
 
@@ -121,6 +125,14 @@ class NetworkRule:
                 inputs.keep(self, partial(inputs.whole, least=1), name)
         if self.penalty is not None:
             inputs.keep(self, inputs.not_negative, "penalty")
+        if self.matching is not None:
+            inputs.instance(self.matching, LeastSquares, "matching", "a `LeastSquares`")
+            if self.rule.projection != "matched":
+                raise ValueError(
+                    "matching says how a matched projection is solved for, but the projection of "
+                    f"{self.rule.name} is {self.rule.projection_name}: take the projection "
+                    '"matched" (of `CLAPP` and kin "least_squares"), or leave matching out.'
+                )
         if self.rule.penalty.metric != "frobenius":
             raise ValueError(
                 f"{self.rule.name} has a metric penalty, which needs the downstream map of a "
@@ -161,7 +173,7 @@ class NetworkRule:
         generator = torch.Generator().manual_seed(seed)
         last = len(shapes) - 1
         return nn.ModuleList(
-            self._scored(shapes, block, own[block], generator, block == last)
+            self._scored(shapes, block, own[block], generator, block == last, seed)
             for block in range(len(shapes))
         )
 
@@ -181,10 +193,12 @@ class NetworkRule:
         pool: Pool,
         generator: torch.Generator,
         last: bool,
+        seed: int,
     ) -> ScoredPairs:
         sides, kind = self._plan(shapes, block), self.rule.projection
+        matched = kind == "matched" and not last
         projections = [
-            [ProjectionModule(*side, generator) for side in sides]
+            [ProjectionModule(*side, generator, solved=matched) for side in sides]
             for _ in range(1 if self.shared else 2)
             if sides
         ]
@@ -199,7 +213,8 @@ class NetworkRule:
             separate=self.rule.context == "each",
             penalty=of_rule if self.penalty is None else self.penalty,
             trained=kind == "optimal" or last,
-            matched=kind == "matched" and not last,
+            matching=(self.matching or LeastSquares()) if matched else None,
+            seed=seed_for(seed, block),
         )
         return module.requires_grad_(kind != "random" or last)
 

@@ -75,6 +75,31 @@ class Pool(ABC):
         height, width = (torch.linalg.pinv(self.along(n)).to(maps) for n in maps.shape[2:])
         return torch.einsum("nchw,hi,wj->ncij", maps, height, width).flatten(1)
 
+    def placed(self, rows: Tensor, z: Tensor) -> Tensor:
+        """The maps v with <z, v> = <lifted(z), y> for every z: the transpose of `lifted`.
+
+        Args:
+            rows: (samples, features) rows y of pooled activities.
+            z: (samples, ...) a block's output, whose shape and type the maps have.
+        """
+        maps = as_map(z)
+        height, width = (torch.linalg.pinv(self.along(n)).to(maps) for n in maps.shape[2:])
+        cells = rows.to(maps).view(*maps.shape[:2], height.shape[1], width.shape[1])
+        spread = torch.einsum("ncij,hi,wj->nchw", cells, height, width)
+        return spread.flatten(2).transpose(1, 2) if z.ndim == 3 else spread.reshape(z.shape)
+
+    def metric(self, shape: Shape) -> Tensor:
+        """P P^T, (features, features) in float64: what pooled errors weigh as maps.
+
+        Args:
+            shape: the shape of a block's output, without the axis of samples.
+        """
+        channels, *sides = as_map(torch.empty(1, *shape, device="meta")).shape[1:]
+        gram = torch.eye(channels, dtype=torch.float64)
+        for along in map(self.along, sides):
+            gram = torch.kron(gram, along @ along.T)
+        return gram
+
     def features(self, shape: Shape) -> int:
         """The number of features of a pooled activity.
 

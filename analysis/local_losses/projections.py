@@ -19,25 +19,47 @@ class ProjectionModule(nn.Module):
         context: the number of features of c, which is that of columns of B.
         rank: the rank of the product, or None for a full matrix.
         generator: draws the initial values.
+        solved: whether B is set and never trained: its matrices are then buffers.
     """
 
+    left: Tensor
+    right: Tensor | None
+
     def __init__(
-        self, features: int, context: int, rank: int | None, generator: torch.Generator
+        self,
+        features: int,
+        context: int,
+        rank: int | None,
+        generator: torch.Generator,
+        *,
+        solved: bool = False,
     ) -> None:
         super().__init__()
         inner = context if rank is None else rank
         left = torch.empty(features, inner)
-        self.left = nn.Parameter(left.uniform_(-1, 1, generator=generator) / features**0.5)
-        self.right: nn.Parameter | None = None
-        if rank is not None:
-            right = torch.empty(rank, context)
-            spread = (3.0 / rank) ** 0.5
-            self.right = nn.Parameter(right.uniform_(-spread, spread, generator=generator))
+        self._hold("left", left.uniform_(-1, 1, generator=generator) / features**0.5, solved)
+        if rank is None:
+            self.right = None
+            return
+        right = torch.empty(rank, context)
+        spread = (3.0 / rank) ** 0.5
+        self._hold("right", right.uniform_(-spread, spread, generator=generator), solved)
+
+    def _hold(self, name: str, value: Tensor, solved: bool) -> None:
+        if solved:
+            self.register_buffer(name, value)
+        else:
+            self.register_parameter(name, nn.Parameter(value))
 
     @property
     def matrix(self) -> Tensor:
         """B, (features, context)."""
         return self.left if self.right is None else self.left @ self.right
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(features, context)."""
+        return len(self.left), (self.left if self.right is None else self.right).shape[1]
 
     @torch.no_grad()
     def set_to(self, matrix: Tensor) -> None:

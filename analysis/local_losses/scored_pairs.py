@@ -22,8 +22,16 @@ from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, views_of
 from linlocal.analysis.local_losses.pooling import Pool
 from linlocal.analysis.local_losses.projections import ProjectionModule
+from linlocal.analysis.local_losses.regression import (
+    LeastSquares,
+    Product,
+    Regression,
+    estimated,
+    of_all_processes,
+)
 from linlocal.autodiff import pair_formula, summed
 from linlocal.losses import PairLoss
+from linlocal.seeds import seed_for
 
 Negatives = Literal["next", "stacked", "all"]
 
@@ -44,10 +52,12 @@ class ScoredPairs(LocalLoss):
         penalty: lam.
         trained: whether this loss trains B; otherwise B is frozen, or matched to the
             backpropagated error signal.
-        matched: whether B is matched to the backpropagated error signal by `matching_loss`.
+        matching: how `match` solves for B; None where it is not matched.
+        seed: seeds the tangents of ``matching``.
     """
 
     compares = "views"
+    batches: Tensor
 
     def __init__(
         self,
@@ -60,7 +70,8 @@ class ScoredPairs(LocalLoss):
         separate: bool = False,
         penalty: float,
         trained: bool,
-        matched: bool = False,
+        matching: LeastSquares | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.loss, self.formula = loss, pair_formula(loss)
@@ -68,8 +79,14 @@ class ScoredPairs(LocalLoss):
         self.pool, self.contexts, self.trained = pool, tuple(contexts), trained
         self.separate = separate
         self.reads_top = any(onto_top for onto_top, _ in contexts)
-        self.needs_global_error = matched
+        self.needs_global_error = matching is not None
         self.projections = nn.ModuleList(nn.ModuleList(directed) for directed in projections)
+        self.matching, self._seed = matching, inputs.whole(seed, "seed", 0)
+        self.regressions = nn.ModuleList()
+        if matching is not None:
+            self.regressions.extend(self._regressions(matching))
+            if matching.tangents is not None:
+                self.register_buffer("batches", torch.tensor(0))
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss; only a trained projection gets a gradient and a penalty."""
@@ -85,22 +102,29 @@ class ScoredPairs(LocalLoss):
     def activity_loss(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         return self._pairs_loss(here, top, through_projections=False)
 
-    def matching_loss(self, here: Tensor, top: Tensor | None, global_error: Tensor) -> Tensor:
-        """||dL_global/dz_l - dL_l/dz_l||_F^2 as a function of the projections B_l.
+    def match(
+        self,
+        here: Tensor,
+        top: Tensor,
+        slopes: Sequence[tuple[Tensor, Tensor]],
+        global_error: Tensor,
+        how: LeastSquares | None = None,
+    ) -> None:
+        """Set the projections B_l so that the block's error is nearest to the backpropagated one.
 
-        Its minimum is the "theoretical optimum" of Wu et al. 2026 (arXiv 2601.21683): the block's
-        error signal nearest to the backpropagated one.
+        This is the "theoretical optimum" of Wu et al. 2026 (arXiv 2601.21683), in closed form for
+        given slopes; see `LeastSquares`.
 
         Args:
             here: (2N, ...) this block's output.
             top: (2N, ...) the last block's output.
+            slopes: those of the last block's loss, as `slopes` gives them.
             global_error: dL_global/dz_l, shaped like ``here``.
-
-        Returns:
-            A scalar that is differentiable in the projections only.
+            how: solves for this batch alone, in another way than the loss was built with.
 
         Raises:
-            ValueError: a global error of another shape.
+            ValueError: a global error of another shape, or an identity projection.
+            FloatingPointError: an entry is not finite.
         """
         if global_error.shape != here.shape:
             raise ValueError(
@@ -108,11 +132,84 @@ class ScoredPairs(LocalLoss):
                 f"{tuple(here.shape)}, got {tuple(global_error.shape)}; give the gradient of the "
                 "global loss by that output."
             )
-        z = here.detach().requires_grad_()
-        with torch.enable_grad():
-            loss = self._pairs_loss(z, top, through_projections=True)
-            (error,) = torch.autograd.grad(loss, z, create_graph=True)
-        return (error - global_error.detach()).square().sum()
+        pooled = self.pool.lifted(global_error.detach())
+        sampled = self.matching if how is None else how
+        if sampled is not None and sampled.tangents is not None:
+            exact = pooled.to(torch.promote_types(pooled.dtype, torch.float32))
+            seed = self._tangent_seed(how)
+            pooled = estimated(lambda v: (exact * v).sum(1), pooled, sampled, seed)
+        self._fit(here, top, slopes, pooled, how)
+
+    def match_forward(
+        self,
+        here: Tensor,
+        top: Tensor,
+        slopes: Sequence[tuple[Tensor, Tensor]],
+        product: Product,
+    ) -> None:
+        """`match` from forward-mode products, without the backpropagated error.
+
+        Args:
+            here: as for `match`.
+            top: as for `match`.
+            slopes: as for `match`.
+            product: maps tangents v, shaped like ``here``, to (2N,) directional derivatives
+                <dL_global/dz_l[k], v[k]>.
+
+        Raises:
+            ValueError: the loss was built without tangents.
+            FloatingPointError: an entry is not finite.
+        """
+        if self.matching is None or self.matching.tangents is None:
+            raise ValueError("Forward products need tangents: give LeastSquares(tangents=m).")
+        rows = self.pool(here.detach())
+        placed = self.pool.placed
+        seed = self._tangent_seed(None)
+        found = estimated(lambda v: product(placed(v, here)), rows, self.matching, seed)
+        self._fit(here, top, slopes, found, None)
+
+    def _tangent_seed(self, how: LeastSquares | None) -> int:
+        """The seed of the tangents of this batch; counts the batches of a training."""
+        if how is not None:
+            return seed_for(self._seed)
+        self.batches += 1
+        return seed_for(self._seed, int(self.batches))
+
+    def _fit(
+        self,
+        here: Tensor,
+        top: Tensor,
+        slopes: Sequence[tuple[Tensor, Tensor]],
+        target: Tensor,
+        how: LeastSquares | None,
+    ) -> None:
+        if not self.projections:
+            raise ValueError("An identity projection has no B to be solved for.")
+        rounding = max(torch.finfo(z.dtype).eps for z in (here, top))
+        regressions = self.regressions if how is None else self._regressions(how)
+        design = self.design(here.detach(), top.detach(), slopes)
+        target = target.view(2, len(design[0]), -1)
+        rows = list(zip(design, target, strict=True))
+        if len(self.projections) == 1:
+            rows = [(design.flatten(0, 1), target.flatten(0, 1))]
+        if how is None:
+            rows = [(of_all_processes(s), of_all_processes(t)) for s, t in rows]
+        for contexts, regression, each in zip(self.projections, regressions, rows, strict=True):
+            modules = [b for b in contexts.modules() if isinstance(b, ProjectionModule)]
+            ranks = [len(b.right) for b in modules if b.right is not None]
+            metric = self.pool.metric(here.shape[1:]) if ranks else None
+            found = cast(Regression, regression).fit(
+                *each, min(ranks, default=None), metric, rounding
+            )
+            for b, part in zip(modules, found.split([b.sides[1] for b in modules], 1), strict=True):
+                b.set_to(part)
+
+    def _regressions(self, how: LeastSquares) -> list[Regression]:
+        found = []
+        for contexts in self.projections:
+            sides = [b.sides for b in contexts.modules() if isinstance(b, ProjectionModule)]
+            found.append(Regression(sum(c for _, c in sides), sides[0][0], how))
+        return found
 
     def slopes(self, here: Tensor, top: Tensor | None) -> list[tuple[Tensor, Tensor]]:
         """d phi / d u, how hard the loss pulls at every pair.
@@ -173,6 +270,16 @@ class ScoredPairs(LocalLoss):
                 (part,) = torch.autograd.grad(torch.stack(pulls).sum(), anchors)
             parts.append(part)
         return torch.cat(parts, 2)
+
+    def rows(self, here: Tensor, top: Tensor | None) -> list[Tensor]:
+        """P z of both views, (2N, features), and P' c for each context, (2N, context features).
+
+        Args:
+            here: (2N, ...) this block's output.
+            top: (2N, ...) the last block's output.
+        """
+        contexts = self._contexts(here, top)
+        return [self.pool(here), *(each.flatten(0, 1) for each in contexts)]
 
     def _contexts(self, here: Tensor, top: Tensor | None) -> list[Tensor]:
         """P' c of both views for each context, (2, N, features)."""

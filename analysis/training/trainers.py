@@ -10,17 +10,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from linlocal.analysis.local_losses import LocalRule, refuse_without_loss
+from linlocal.analysis.local_losses import (
+    LocalRule,
+    ScoredPairs,
+    match,
+    match_forward,
+    refuse_without_loss,
+)
 from linlocal.analysis.training.batches import Layout
 from linlocal.analysis.training.identity import told
 from linlocal.analysis.training.loop import ADAMW, Log, Trainer
 from linlocal.analysis.training.optimisers import MakeOptimiser, MakeScheduler
-from linlocal.analysis.watching import MicroBatches, cut, one_pass, own_pass, untouched
+from linlocal.analysis.watching import (
+    MicroBatches,
+    cut,
+    error_signal,
+    errors_below,
+    one_pass,
+    own_pass,
+    pushed_forward,
+    refuse_interaction,
+    untouched,
+)
 from linlocal.rules import Rule
 
 if TYPE_CHECKING:
@@ -46,6 +62,12 @@ class LocalTrainer(Trainer):
     pass serves all losses. This is faster for small networks and for direct feedback, and takes the
     memory of end-to-end training. The gradients are the same.
 
+    A projection that is matched to the backpropagated error (`local_losses.LeastSquares`) is solved
+    for before the step, from a forward and backward pass through the whole network, which takes the
+    memory of end-to-end training. It shows what the best B would do, and is no local rule. With
+    ``tangents`` there is no backward pass: that many forward passes for each block carry
+    directional derivatives (`watching.pushed_forward`).
+
     With ``micro_batch`` a block holds the activities of that many rows at a time, in addition to
     its input, its output and the output's gradient. It pays for this with a second forward pass;
     see `watching.MicroBatches`.
@@ -69,15 +91,13 @@ class LocalTrainer(Trainer):
         one_pass: whether to keep the graphs of all blocks and run one backward pass.
 
     Raises:
-        ValueError: as `Trainer`, a loss has parameters that learn from the backpropagated error
-            signal, or ``micro_batch`` is below 1 or given with ``one_pass``. A step raises it as
-            `watching.MicroBatches` does; the first step also if a trainable parameter of a loss, or
-            all parameters of a block, get no gradient.
+        ValueError: as `Trainer`, a loss that is no `ScoredPairs` needs the backpropagated error, or
+            one is sharded, or ``micro_batch`` is below 1 or given with ``one_pass``. A step raises
+            it as `watching.MicroBatches` does; the first step also if a trainable parameter of a
+            loss, or all parameters of a block, get no gradient, or if samples act on each other
+            where the error is estimated from tangents.
         TypeError: ``rule`` cannot build losses.
     """
-
-    knows_global_error = False
-    """Whether a subclass gives the backpropagated error to losses that learn from it."""
 
     def __init__(
         self,
@@ -119,18 +139,73 @@ class LocalTrainer(Trainer):
         self.one_pass = one_pass
         self.two_passes = not one_pass and any(loss.reads_top for loss in self._judges[:-1])
         self._unseen = set(range(len(self.blocks)))
-        for l, loss in enumerate(self._judges, start=1):
-            if loss.needs_global_error and not self.knows_global_error:
-                raise ValueError(
-                    f"The projection of block {l} is matched: it learns from the backpropagated "
-                    "error signal, which local training does not have. Train it with the loss, or "
-                    "take a random one."
-                )
+        self._matched = self._check_matched()
+        asked = [loss.matching for loss in self._matched if loss.matching is not None]
+        self._forward = all(how.tangents is not None for how in asked)
+
+    def _check_matched(self) -> list[ScoredPairs]:
+        """The losses that are matched to the backpropagated error."""
+        found = [loss for loss in self._judges if loss.needs_global_error]
+        if not found:
+            return []
+        matched = [loss for loss in found if isinstance(loss, ScoredPairs)]
+        others = [*found, self._judges[-1]]
+        if not all(isinstance(loss, ScoredPairs) for loss in others):
+            names = ", ".join(dict.fromkeys(loss.title for loss in others))
+            raise ValueError(
+                f"{names}: a loss here needs the backpropagated error, which local training gives "
+                "to losses of scored pairs alone, with one of the last block as the global loss: "
+                "train its parameters with the loss instead."
+            )
+        if self._shard:
+            raise ValueError(
+                "A projection that is matched to the backpropagated error needs a pass through "
+                "the whole network, which sharded blocks do not have: take shard=False, or train "
+                "the projection with the loss."
+            )
+        return matched
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
         # A recorder around this must not take the cut passes for backpropagation.
         with own_pass(), torch.enable_grad():
+            if self._matched:
+                self._match(views, batch)
             return (self._at_once if self.one_pass else self._in_turn)(views, batch)
+
+    def _match(self, views: Tensor, batch: Any) -> None:
+        """Solve for the projections that are matched to the backpropagated error."""
+        outputs: list[Tensor] = []
+
+        def keep(position: int, z: Tensor) -> Tensor:
+            outputs.append(z)
+            return z.clone()  # what follows may work on it in place
+
+        def run() -> None:
+            # Random numbers and statistics as they will be in the step itself.
+            as_before = untouched(self.model, weights=bool(self._unseen), records=False)
+            with as_before, self.fabric.autocast():
+                self.model(views)
+
+        with torch.set_grad_enabled(not self._forward), one_pass(self.blocks, keep):
+            run()
+        top = outputs[-1].detach()
+        with self.fabric.autocast():
+            # A tensor, as the top is one.
+            error = cast(
+                Tensor, error_signal(self._judges[-1], top, top, lambda value: value, batch)
+            )
+        if not self._forward:
+            match(self._judges, outputs, errors_below(outputs, error))
+            return
+        if self._unseen:
+            refuse_interaction(self.blocks, run, 0, outputs[0])
+
+        def product(position: int, tangent: Tensor) -> Tensor:
+            moved = pushed_forward(self.blocks, run, position, tangent)
+            wide = torch.promote_types(moved.dtype, torch.float32)
+            return (moved.to(wide) * error.to(wide)).flatten(1).sum(1)
+
+        match_forward(self._judges, outputs, product)
 
     def _at_once(self, views: Tensor, batch: Any) -> dict[int, Tensor]:
         outputs: list[Tensor] = []
@@ -195,7 +270,7 @@ class LocalTrainer(Trainer):
         loss = self._judges[position]
         own = loss.named_parameters()
         idle = [name for name, p in own if p.requires_grad and p.grad is None]
-        if idle and not loss.needs_global_error:
+        if idle:
             raise ValueError(
                 f"The local loss of block {position + 1} does not train its own "
                 f"{', '.join(idle)}: use these parameters in its value, or freeze them."

@@ -1,4 +1,8 @@
 from .averaged import averaged_errors as averaged_errors
+from .forward_mode import (
+    pushed_forward as pushed_forward,
+    refuse_interaction as refuse_interaction,
+)
 from .gradients import (
     Rescale as Rescale,
     error_signal as error_signal,

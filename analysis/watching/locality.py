@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from linlocal.analysis.block import Block, refuse_inference, resolve, unwrap
-from linlocal.analysis.local_losses import LocalRule, contracted, on_network
+from linlocal.analysis.local_losses import LocalRule, ScoredPairs, contracted, on_network
 from linlocal.analysis.watching.restore import own_pass, untouched
 from linlocal.analysis.watching.surveys import nodes
 from linlocal.analysis.watching.window import one_pass
@@ -58,9 +58,10 @@ def audit_locality(
         ``name`` (block) holds their names.
 
     Raises:
-        LocalityError: a loss reaches another block's parameters, or two losses reach a trainable
-            parameter outside all blocks; the message names them. Or nothing could be seen: a loss
-            reaches no parameter of its own block, or a reentrant checkpoint hides some.
+        LocalityError: a loss reaches another block's parameters, or is matched to the
+            backpropagated error; or two losses reach a trainable parameter outside all blocks; the
+            message names them. Or nothing could be seen: a loss reaches no parameter of its own
+            block, or a reentrant checkpoint hides some.
         RuntimeError: the blocks did not run once each, in this order.
         ValueError: as `linlocal.analysis.blocks`, except for parameters that blocks share, which
             the audit reports; or a block returns no tensor, or there is not one loss for each
@@ -102,7 +103,13 @@ def _audit(
                 f"A rule needs one local loss per block: {len(losses)} losses for {len(blocks)} "
                 "blocks."
             )
-        for loss, z in zip(losses, outputs, strict=True):
+        for l, (loss, z) in enumerate(zip(losses, outputs, strict=True), start=1):
+            if isinstance(loss, ScoredPairs) and loss.matching and loss.matching.tangents is None:
+                raise LocalityError(
+                    f"The projection of block {l} ({names[l - 1]}) is solved for from the "
+                    "backpropagated error: no local rule knows it. Train the projection with the "
+                    "loss, or estimate the error from forward products (LeastSquares(tangents=m))."
+                )
             loss.to(z.device, z.dtype)
         values = [loss(z, outputs[-1], batch) for loss, z in zip(losses, outputs, strict=True)]
 

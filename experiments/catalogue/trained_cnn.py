@@ -19,7 +19,7 @@ from experiments.data import labelled_identities, named_data, source
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, grid
 from experiments.training import Schedule, fit_by_rule, masked_cosines, released_clapp
-from linlocal.analysis.local_losses import LocalRule
+from linlocal.analysis.local_losses import LeastSquares, LocalRule
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ CELLS = (8, 4, 4, 4, 2, 1)
 RULES: dict[str, LocalRule] = {
     "CLAPP++": released_clapp(CELLS),
     "CLAPP++ DFB": released_clapp(CELLS, context="top"),
-    "CLAPP++ DFB, matched B": released_clapp(CELLS, context="top", projection="matched"),
+    "CLAPP++ DFB, matched B": released_clapp(
+        CELLS, context="top", projection="least_squares", matching=LeastSquares(decay=0.99)
+    ),
 }
 
 

@@ -27,7 +27,7 @@ from experiments.data import (
 )
 from experiments.runner import Sweep, grid
 from experiments.training import Schedule, fit_by_rule
-from linlocal.analysis.local_losses import CLAPP, LocalRule
+from linlocal.analysis.local_losses import CLAPP, LeastSquares, LocalRule
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ _FED = {**_PUBLISHED, "context": "top"}
 RULES: dict[str, LocalRule] = {
     "same layer": CLAPP(**_PUBLISHED),
     "direct feedback": CLAPP(**_FED),
-    "direct feedback, matched B": CLAPP(**_FED, projection="matched"),
+    "direct feedback, matched B": CLAPP(
+        **_FED, projection="least_squares", matching=LeastSquares(decay=0.99)
+    ),
     "direct feedback, random B": CLAPP(**_FED, projection="random"),
 }
 

@@ -4,7 +4,11 @@ from .blockwise_losses import (
     VIEW_LOSSES as VIEW_LOSSES,
     headed_rule as headed_rule,
 )
-from .cosines import masked_cosines as masked_cosines, update_cosines as update_cosines
+from .cosines import (
+    Batch as Batch,
+    masked_cosines as masked_cosines,
+    update_cosines as update_cosines,
+)
 from .fitting import (
     RECORDED_PER_DECADE as RECORDED_PER_DECADE,
     Credit as Credit,

@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from experiments.runner import stack
 from experiments.training.cosines import Batch, update_cosines
-from experiments.training.matching import MatchingTrainer
 from linlocal.analysis.alignment import log_spaced
-from linlocal.analysis.local_losses import LocalRule, NetworkRule
+from linlocal.analysis.local_losses import LocalRule
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
 from linlocal.rules import Rule
 
@@ -27,8 +26,6 @@ Credit = Literal["local", "backpropagation"]
 Batches = Callable[[int], Tensor]
 
 RECORDED_PER_DECADE = 3
-# Matched projections stand for an optimum, so they must keep up with a network that moves.
-MATCHING_SPEED = 10.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,7 @@ def fit_by_rule(
     seed: int = 0,
     watched: Sequence[Batch] = (),
     terms: bool = False,
+    look: Callable[[nn.ModuleList], xr.Dataset] | None = None,
 ) -> tuple[nn.ModuleList, xr.Dataset]:
     """Train the blocks of a network by a rule.
 
@@ -86,18 +84,17 @@ def fit_by_rule(
         watched: batches on which cosines are recorded during local training; without them, none
             are.
         terms: whether `update_cosines` takes the mismatch apart.
+        look: what to record instead, given the losses.
 
     Returns:
-        The losses (after backpropagation, that of the last block alone), and `update_cosines` over
-        ``step``.
+        The losses (after backpropagation, that of the last block alone), and what was recorded
+        over ``step``.
 
     Raises:
         Divergence: a loss, or an activity after training, is not finite.
     """
     torch.set_num_threads(1)
     first = batches(0)
-    matched = isinstance(rule, NetworkRule) and rule.rule.projection == "matched"
-    local = MatchingTrainer if matched else LocalTrainer
     options: dict[str, Any] = {
         "shape": first.shape[1:],
         "optimiser": schedule.optimiser,
@@ -105,17 +102,19 @@ def fit_by_rule(
         "seed": seed,
     }
     trainer: Trainer = (
-        local(network, None, rule, one_pass=True, **options)
+        LocalTrainer(network, None, rule, one_pass=True, **options)
         if credit == "local"
         else GlobalTrainer(network, None, rule, **options)
     )
-    if isinstance(trainer, MatchingTrainer):
-        trainer.match(MATCHING_SPEED * schedule.learning_rate)
     recorded = {}
     for step in range(schedule.steps + 1):
-        if watched and step in schedule.recorded:
+        if (watched or look) and step in schedule.recorded:
             _require_finite(network, first)
-            recorded[step] = update_cosines(network, trainer.losses, watched, terms)
+            recorded[step] = (
+                look(trainer.losses)
+                if look
+                else update_cosines(network, trainer.losses, watched, terms)
+            )
         if step < schedule.steps:
             try:
                 trainer.step(batches(step))

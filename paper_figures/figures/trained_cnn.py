@@ -62,7 +62,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             elsewhere=elsewhere,
         ),
         comparisons.raises(
-            "trained encoder: B trained to match the backpropagated error raises it further",
+            "trained encoder: B matched to the backpropagated error raises it further",
             rule["CLAPP++ DFB, matched B"],
             rule["CLAPP++ DFB"],
             "repetition",

@@ -50,7 +50,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         for text, better, worse in (
             ("direct feedback raises the cosine", "direct feedback", "same layer"),
             (
-                "B trained to match the backpropagated error raises it further",
+                "B matched to the backpropagated error raises it further",
                 "direct feedback, matched B",
                 "direct feedback",
             ),

@@ -19,6 +19,7 @@ from linlocal.analysis.local_losses import (
     Views,
 )
 from linlocal.analysis.local_losses.gather import Gathered, gather, gather_views
+from linlocal.analysis.local_losses.regression import solution
 from linlocal.losses import (
     LPL,
     BarlowTwins,
@@ -113,7 +114,21 @@ def scenarios(fabric):
     (slope,) = torch.autograd.grad(joined.pow(3).sum() / 3, x, create_graph=True)
     (curvature,) = torch.autograd.grad(slope.sum(), x)
     extra = {"joined": joined.detach(), "slope": slope.detach(), "curvature": curvature}
-    return found, extra
+    return found, extra | dict(zip(("B", "design", "target"), matched(x.detach()), strict=True))
+
+
+def matched(x):
+    """A projection by least squares on the rows of a process, and these rows."""
+    rule = CLAPP(score="softplus", context="top", pooling=MAPS, projection="least_squares")
+    model = Local(rule, torch.float64)
+    loss, last = model.losses
+    z = model.first(x).detach().requires_grad_()
+    top = model.second(z)
+    (error,) = torch.autograd.grad(last(top, top.detach()), z)
+    slopes = last.slopes(top.detach(), top.detach())
+    loss.match(z, top.detach(), slopes, error)
+    design = loss.design(z.detach(), top.detach(), slopes).flatten(0, 1)
+    return loss.projections[0][0].matrix, design, loss.pool.lifted(error)
 
 
 @pytest.fixture(scope="module")
@@ -177,10 +192,15 @@ def test_a_gathered_loss_reads_the_top_where_the_loss_does():
     assert torch.isfinite(Gathered(Views().build(SHAPES)[0])(here, None))
 
 
-def test_a_gathered_matched_projection_still_needs_the_global_error():
-    for projection in ("trained", "matched"):
-        loss = GatheredRule(CLAPP(projection=projection)).build(SHAPES)[0]
-        assert loss.needs_global_error == (projection == "matched")
+def test_projections_that_are_solved_for_gather_their_own_rows(two):
+    extras = [extra for _, extra in two]
+    design, target = (torch.cat([e[name] for e in extras]) for name in ("design", "target"))
+    for extra in extras:
+        torch.testing.assert_close(extra["B"], solution(design, target, 1e-6), rtol=1e-9, atol=0)
+        alone = solution(extra["design"], extra["target"], 1e-6)
+        assert error(alone, extra["B"]) > 1e-3
+    with pytest.raises(ValueError, match="rows of all processes already"):
+        GatheredRule(CLAPP(projection="least_squares")).build(SHAPES)
 
 
 def test_a_plain_rule_and_a_plain_module_are_gathered_as_well():

@@ -332,13 +332,18 @@ def test_a_block_without_parameters_is_refused():
         LocalTrainer(model, ["0", "1", "2"], Views(), shape=(6,))
 
 
-def test_a_matched_projection_cannot_be_trained_locally():
-    rule = CLAPP(projection="matched")
-    with pytest.raises(
-        ValueError, match=r"projection of block 1 is matched: it learns from the backpropagated"
-    ):
-        LocalTrainer(staged(), None, rule, shape=(3, 8, 8))
-    GlobalTrainer(staged(), None, rule, shape=(3, 8, 8)).step(images())
+def test_a_loss_of_ones_own_does_not_get_the_global_error():
+    class Own(Views().build([(3,)])[0].__class__):
+        needs_global_error = True
+
+    class Rule:
+        def build(self, shapes, seed=0):
+            built = Views().build(shapes)
+            built[0].__class__ = Own
+            return built
+
+    with pytest.raises(ValueError, match=r"Own, _PooledViews: .* to losses of scored pairs alone"):
+        LocalTrainer(staged(), None, Rule(), shape=(3, 8, 8))
 
 
 @pytest.mark.parametrize("kind", [LocalTrainer, GlobalTrainer])

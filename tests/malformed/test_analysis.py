@@ -455,11 +455,6 @@ CASES = {
             ValueError,
             "3 optimisers for 2 blocks",
         ),
-        "a loss that does not train": (
-            lambda: train(rule=local_losses.CLAPP(projection="matched", pooling=1)),
-            ValueError,
-            "block 1 is matched: it learns from the backpropagated error",
-        ),
         "nan in a batch": (
             lambda: train().step(VIEWS * NAN),
             FloatingPointError,

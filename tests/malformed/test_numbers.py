@@ -20,6 +20,7 @@ from torch import nn
 import linlocal as ll
 from linlocal import analysis, losses, rhm, rules, testing
 from linlocal.analysis import hierarchy, local_losses, training
+from linlocal.analysis.block import resolve
 from linlocal.pairs import Pairs
 from linlocal.symbolic import derive
 from linlocal.updates import Signals
@@ -126,6 +127,7 @@ SPECTRAL = {
     "source": MOMENTS,
     "rule": rules.SpectralContrastive(),
 }
+TWO_BLOCKS = resolve(MODULE, ["0", "2"])
 TWO_LOSSES = NETWORK_RULE.build([(4,), (3,)])
 
 CALLS = {
@@ -136,16 +138,28 @@ CALLS = {
         "views": torch.randn(8, 4),
         "window": 2,
     },
-    "analysis.local_losses.closed_form.LeastSquares": {
+    "analysis.local_losses.closed_form.penalty_optimal": {
         "loss": TWO_LOSSES[0],
+        "here": torch.randn(8, 4),
+        "top": torch.randn(8, 3),
+        "penalty": 0.1,
+    },
+    "analysis.local_losses.regression.LeastSquares": {
         "ridge": 1e-6,
         "decay": 0.5,
+        "tangents": 2,
     },
-    "analysis.local_losses.closed_form.least_squares": {
-        "losses": TWO_LOSSES,
-        "outputs": [torch.randn(8, 4), torch.randn(8, 3)],
-        "global_errors": [torch.randn(8, 4)],
-        "ridge": 1e-6,
+    "analysis.watching.forward_mode.pushed_forward": {
+        "blocks": TWO_BLOCKS,
+        "run": lambda: MODULE(BATCHES[0][0]),
+        "position": 0,
+        "tangent": torch.randn(8, 3),
+    },
+    "analysis.watching.forward_mode.refuse_interaction": {
+        "blocks": TWO_BLOCKS,
+        "run": lambda: MODULE(BATCHES[0][0]),
+        "position": 0,
+        "z": torch.randn(8, 3),
     },
     "dynamics.curves.Modes.balanced_time": {"self": MODES, "start": 0.1, "end": 0.5, "depth": 2},
     "dynamics.curves.Modes.global_rest": {"self": MODES, "depth": 2, "decay": 0.1},
@@ -297,6 +311,7 @@ CALLS = {
         "negatives": "next",
         "penalty": 0.1,
         "trained": True,
+        "seed": 0,
     },
     "analysis.probing.probe.linear_probe": {
         "features": POINTS,
