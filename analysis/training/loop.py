@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from itertools import filterfalse
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Log = Callable[[int, Mapping[str, float]], None]
+Around = Callable[[int, Any], AbstractContextManager[Any]]
 
 ADAMW: MakeOptimiser = partial(torch.optim.AdamW, lr=2e-4)
 _UNREACHED = (
@@ -392,6 +393,7 @@ class Trainer(ABC):
         *,
         checkpoints: Checkpoints | None = None,
         every: int = 1000,
+        around: Around | None = None,
     ) -> None:
         """Train, starting from the newest checkpoint if there is one.
 
@@ -401,6 +403,8 @@ class Trainer(ABC):
             epochs: the total number of epochs, those of earlier calls included.
             checkpoints: where the state is stored; None stores nothing.
             every: the number of steps between checkpoints; the last step is always stored.
+            around: encloses every step, called with its number and the batch, such as the method
+                ``step`` of a `probing.Monitor`.
 
         Raises:
             ValueError: an epoch has no batches, or the checkpoint is that of another training; what
@@ -420,6 +424,11 @@ class Trainer(ABC):
         every = inputs.whole(every, "every", 1)
         if checkpoints is not None:
             inputs.instance(checkpoints, Checkpoints, "checkpoints", "Checkpoints(folder)")
+        if around is not None and not callable(around):
+            raise TypeError(
+                "around must be a function of a step's number and batch that gives a context "
+                f"manager, got {inputs.described(around)}: pass monitor.step, not the monitor."
+            )
         self._loader = told_loader(loader)
         state = checkpoints.load() if checkpoints else None
         if state is not None:
@@ -432,7 +441,8 @@ class Trainer(ABC):
             total = len(loader) if isinstance(loader, Sized) else None
             for batch in tqdm(batches, title, total, initial=self.position, disable=None):
                 self._refuse_single(loader, batch)
-                values = self.step(batch)
+                with around(self.steps, batch) if around else nullcontext():
+                    values = self.step(batch)
                 self.position += 1
                 if self.log:
                     self.log(self.steps, {f"loss/{l}": value for l, value in values.items()})

@@ -19,5 +19,6 @@ from .window import (
     gated as gated,
     hooked as hooked,
     one_pass as one_pass,
+    overlook as overlook,
     watch as watch,
 )

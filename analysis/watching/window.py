@@ -22,6 +22,8 @@ from linlocal.analysis.watching.restore import depth
 
 Look = Callable[[int, Tensor], Tensor | None]
 OnForward = Callable[[tuple[Tensor, ...]], None]
+Visit = Callable[[int, Tensor], None]
+End = Callable[[], None]
 
 
 class Hook:
@@ -232,6 +234,60 @@ def watch(
                 )
             on_forward(tuple(outputs))
             outputs.clear()
+
+    handles = [network.register_forward_pre_hook(Hook(begin))]
+    try:
+        with window(blocks, look, tuples=True, rows=lambda: rows):
+            handles.append(network.register_forward_hook(Hook(end)))
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def overlook(
+    model: nn.Module, blocks: Sequence[Block], on_block: Visit, on_end: End
+) -> Iterator[None]:
+    """Look at every forward pass with gradients, those that a trainer runs for itself included.
+
+    The network goes on from its own outputs, and nothing of them is kept. Passes without gradients
+    do not count, nor do the blocks that activation checkpointing runs again.
+
+    Args:
+        model: the network.
+        blocks: as for `window`.
+        on_block: called with the position of a block, from 0, and its output.
+        on_end: called at the end of every pass in which the blocks ran.
+
+    Raises:
+        RuntimeError: the blocks did not run once each, in this order.
+        ValueError: as `window`.
+    """
+    network = unwrap(model)
+    ran: list[str] = []
+    running, rows = False, None
+
+    def begin(module: nn.Module, args: Any) -> None:
+        nonlocal running, rows
+        running, rows = torch.is_grad_enabled(), rows_of(args[0]) if args else None
+        ran.clear()
+
+    def look(position: int, z: Tensor) -> None:
+        if running and torch.is_grad_enabled():
+            ran.append(blocks[position].name)
+            if position != len(ran) - 1:
+                raise RuntimeError(disorder(blocks, ran))
+            with torch.no_grad():
+                on_block(position, z.detach())
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal running
+        if running:
+            running = False
+            if len(ran) != len(blocks):
+                raise RuntimeError(disorder(blocks, ran))
+            on_end()
 
     handles = [network.register_forward_pre_hook(Hook(begin))]
     try:

@@ -298,6 +298,13 @@ CALLS = {
         "penalty": 0.1,
         "trained": True,
     },
+    "analysis.probing.monitor.Monitor": {"model": MODULE, "blocks": ["0", "2"], "every": 1},
+    "analysis.probing.while_training.knn_accuracy": {
+        "features": torch.from_numpy(POINTS),
+        "labels": torch.from_numpy(LABELS),
+        "test_features": torch.from_numpy(POINTS),
+        "test_labels": torch.from_numpy(LABELS),
+    },
     "analysis.probing.probe.linear_probe": {
         "features": POINTS,
         "labels": LABELS,
@@ -555,6 +562,7 @@ NOT_CHECKED = {
     "analysis.watching.gradients.windowed": "used by the meter alone, which checks the window",
     "analysis.alignment.recorder.AlignmentRecorder.step": "checks where it is entered; see "
     "test_recorder_company.py",
+    "analysis.probing.monitor.Monitor.step": "checks where it is entered; see test_monitor.py",
     "analysis.local_losses.contract.LocalRule.build": PROTOCOL,
     "analysis.local_losses.pooling.Pool.along": "abstract; its two kinds are checked",
     "analysis.local_losses.heads.HeadedRule": "abstract; its two kinds are checked",
