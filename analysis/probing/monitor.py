@@ -338,6 +338,7 @@ class Monitor:
         self, position: int, features: Tensor, labels: Tensor, finite: bool
     ) -> tuple[float, float]:
         bank, probe = self._banks[position], self._probes[position]
+        labels = labels.to(features.device)
         if not finite:
             return math.nan, math.nan
         nearest = math.nan
@@ -429,7 +430,7 @@ def _joined(parts: tuple[_Seen, ...]) -> _Seen:
 def _cka(below: _Seen | None, here: _Seen) -> float:
     if below is None or len(here.features) < 4:
         return math.nan
-    both = below.features, here.features
+    both = below.features.to(here.features.device), here.features
     if not all(bool(z.isfinite().all()) for z in both):
         return math.nan
     return linear_cka(*both, unbiased=True)

@@ -20,5 +20,6 @@ from .window import (
     hooked as hooked,
     one_pass as one_pass,
     overlook as overlook,
+    placed as placed,
     watch as watch,
 )

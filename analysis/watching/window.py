@@ -246,6 +246,36 @@ def watch(
 
 
 @contextmanager
+def placed(
+    blocks: Sequence[Block], devices: Sequence[torch.device], home: torch.device
+) -> Iterator[None]:
+    """Run every block on a device of its own; what lies between the blocks runs at home.
+
+    The arguments of a block are moved to its device, and its output is moved home. Windows that
+    are entered before see the output where the block made it.
+
+    Args:
+        blocks: as for `window`.
+        devices: the device of each block, where its parameters are.
+        home: the device of the network's input and of what lies between.
+    """
+
+    def there(device: torch.device) -> Callable[..., Any]:
+        return lambda module, args, kwargs: (_moved(args, device), _moved(kwargs, device))
+
+    handles: list[RemovableHandle] = []
+    try:
+        for block, device in zip(blocks, devices, strict=True):
+            first = block.first
+            handles.append(first.register_forward_pre_hook(Hook(there(device)), with_kwargs=True))
+        with window(blocks, lambda position, z: z.to(home), tuples=True):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def overlook(
     model: nn.Module, blocks: Sequence[Block], on_block: Visit, on_end: End
 ) -> Iterator[None]:
@@ -429,11 +459,21 @@ def _first(output: Any, name: str, tuples: bool) -> tuple[Tensor, Callable[[Tens
 
 def _detached(value: Any) -> Any:
     """A copy of nested arguments with every tensor detached."""
+    # Cloned, because the block may work on it in place.
+    return _with_tensors(value, lambda tensor: tensor.detach().clone())
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Nested arguments with every tensor on a device."""
+    return _with_tensors(value, lambda tensor: tensor.to(device))
+
+
+def _with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()  # cloned: the block may work on it in place
+        return change(value)
     if isinstance(value, tuple | list):
-        items = [_detached(v) for v in value]
+        items = [_with_tensors(v, change) for v in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
-        return {k: _detached(v) for k, v in value.items()}
+        return {k: _with_tensors(v, change) for k, v in value.items()}
     return value

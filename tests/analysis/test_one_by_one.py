@@ -125,8 +125,8 @@ def break_after(monkeypatch, owner, name, calls):
     monkeypatch.setattr(owner, name, counted)
 
 
-@pytest.mark.parametrize("augment", [mirrored, noisy], ids=["mirrored", "noisy"])
-def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch, augment):
+def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch):
+    augment = noisy
     whole = weights(trained(tmp_path / "whole", augment=augment, draws=2))
     places = ((LocalTrainer, "step", 4), (FeatureFiles, "write", 3), (LocalTrainer, "step", 13))
     for owner, name, calls in (*places, (FeatureFiles, "write", 8), (LocalTrainer, "step", 1)):
@@ -235,6 +235,11 @@ def test_what_cannot_be_trained_one_by_one_is_said(tmp_path):
             ),
             TypeError,
             "data must have a length",
+        ),
+        (
+            lambda: trained(tmp_path / "halves", [Halves(), nn.Conv2d(4, 2, 1).double()]),
+            ValueError,
+            "a row for each input",
         ),
     ):
         with pytest.raises(kind, match=message):

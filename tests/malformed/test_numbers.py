@@ -335,6 +335,15 @@ CALLS = {
         "seed": 0,
     },
     "analysis.training.checkpoints.Checkpoints": {"folder": "folder", "keep": 2},
+    "analysis.training.one_by_one.train_one_by_one": {
+        "modules": [MODULE[:2]],
+        "rule": RULE,
+        "data": torch.utils.data.TensorDataset(torch.randn(8, 4), torch.randn(8, 4)),
+        "folder": "folder",
+        "shape": (4,),
+        "epochs": 1,
+        "batch_size": 4,
+    },
     "analysis.training.loaders.SeededLoader": {"data": POINTS, "batch_size": 4},
     "analysis.training.loaders.SeededLoader.batches": {
         "self": training.SeededLoader(POINTS, 4),
