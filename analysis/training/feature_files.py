@@ -118,7 +118,7 @@ class FeatureFiles(Dataset[tuple[Tensor, ...]]):
             size = int(np.prod(shape, dtype=object)) * np.dtype(said["dtype"]).itemsize
             size += 8 * samples * bool(said["labelled"]) + len(line) + _DIGEST
             other = said["key"] != self.key
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise damaged from error
         if other:
             raise ResultError(

@@ -186,6 +186,10 @@ def test_a_damaged_file_is_named(tmp_path):
         b"{}\n" + whole,
         whole + b"x",
         whole.replace(b"float32", b"|O"),
+        b'{"key": "a", "shape": [1e999]}\n',
+        b"[" * 4095 + b"\n",
+        b"7\n",
+        b"\xff\n",
     ):
         path.write_bytes(damaged)
         with pytest.raises(ResultError, match=r"00000000\.features is damaged"):
@@ -222,6 +226,11 @@ def test_what_cannot_be_trained_one_by_one_is_said(tmp_path):
         (lambda: trained(tmp_path, []), ValueError, "modules is empty"),
         (lambda: trained(tmp_path, [3]), TypeError, "module 1 must be a torch.nn.Module"),
         (lambda: trained(tmp_path, epochs=0), ValueError, "epochs must be at least 1"),
+        (lambda: trained(tmp_path, draws=0.5), TypeError, "draws must be a whole number"),
+        (lambda: trained(tmp_path, batch_size="4"), TypeError, "batch_size must be a whole"),
+        (lambda: trained(tmp_path, every=0), ValueError, "every must be at least 1"),
+        (lambda: trained(tmp_path, seed=-1), ValueError, "seed must be at least 0"),
+        (lambda: trained(tmp_path, shape=(2, 0, 6)), ValueError, "an entry of shape must be at"),
         (
             lambda: train_one_by_one(
                 modules(), top, X, tmp_path, shape=(2, 6, 6), epochs=1, batch_size=4

@@ -335,15 +335,6 @@ CALLS = {
         "seed": 0,
     },
     "analysis.training.checkpoints.Checkpoints": {"folder": "folder", "keep": 2},
-    "analysis.training.one_by_one.train_one_by_one": {
-        "modules": [MODULE[:2]],
-        "rule": RULE,
-        "data": torch.utils.data.TensorDataset(torch.randn(8, 4), torch.randn(8, 4)),
-        "folder": "folder",
-        "shape": (4,),
-        "epochs": 1,
-        "batch_size": 4,
-    },
     "analysis.training.loaders.SeededLoader": {"data": POINTS, "batch_size": 4},
     "analysis.training.loaders.SeededLoader.batches": {
         "self": training.SeededLoader(POINTS, 4),
@@ -578,6 +569,7 @@ NOT_CHECKED = {
     "analysis.local_losses.soft_hebb.SoftHebbUpdate": "made by SoftHebb, which checks",
     "analysis.results.provenance.Provenance": MADE_BY_US,
     "analysis.training.checkpoints.Checkpoints.save": "writes files; see test_analysis.py",
+    "analysis.training.one_by_one.train_one_by_one": "writes files; see test_one_by_one.py",
     "analysis.training.loaders.Loader.batches": PROTOCOL,
     "analysis.training.loop.Trainer": ABSTRACT_TRAINER,
     "analysis.watching.surveys.Survey": MADE_BY_US,
