@@ -14,7 +14,11 @@ from .alignment import (
     log_spaced as log_spaced,
 )
 from .block import blocks as blocks
-from .probing import linear_probe as linear_probe, probe_blocks as probe_blocks
+from .probing import (
+    Monitor as Monitor,
+    linear_probe as linear_probe,
+    probe_blocks as probe_blocks,
+)
 from .results import Provenance as Provenance, ResultError as ResultError
 from .training import (
     CheckpointError as CheckpointError,

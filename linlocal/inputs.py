@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -18,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+
+_INSIDE = ("linlocal", "torch", "contextlib", "tqdm")
 
 
 def matrix(value: ArrayLike, name: str, layout: str) -> Array:
@@ -377,6 +381,14 @@ def room(entries: int, what: str) -> None:
             f"{what} takes {_size(8 * entries)}, and this machine has {_size(memory)}: use smaller "
             "sizes."
         )
+
+
+def warn(message: str) -> None:
+    """Warn at the innermost line outside this package and the libraries that call it."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def described(value: Any) -> str:

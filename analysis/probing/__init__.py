@@ -1,4 +1,4 @@
-"""What a linear classifier reads from features, and what features are sensitive to."""
+"""What representations hold: after a training, and while it runs."""
 
 from linlocal.doors import lazily
 

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from linlocal import inputs as checks
 from linlocal.analysis.block import Block, resolve
+from linlocal.analysis.probing.features import pooled
 from linlocal.analysis.probing.linear_classifiers import Classifier, logistic, ridge
 from linlocal.analysis.watching import one_pass, untouched
 
@@ -334,7 +335,7 @@ def _block_features(
     dtype = _precision(model)
 
     def look(position: int, z: Tensor) -> None:
-        parts[position].append(_pooled(z, pooling, watched[position].name))
+        parts[position].append(pooled(z, pooling, watched[position].name))
 
     checks.instance(loader, Iterable, f"The {which} loader", "batches (inputs, labels)")
     with untouched(model), torch.no_grad():
@@ -389,21 +390,3 @@ def _precision(model: nn.Module) -> torch.dtype | None:
         found |= {p.dtype for p in module.parameters(recurse=False) if p.is_floating_point()}
     dtypes = others or of_norms
     return dtypes.pop() if len(dtypes) == 1 else None
-
-
-def _pooled(output: Tensor, pooling: int, name: str) -> Tensor:
-    """(samples, features) of an output in standard form."""
-    output = output.detach().to(torch.promote_types(output.dtype, torch.float32))
-    if output.ndim == 4:
-        height, width = (min(pooling, side) for side in output.shape[2:])
-        output = F.adaptive_avg_pool2d(output, (height, width))
-    elif output.ndim == 3:
-        output = output.mean(dim=1)
-    elif output.ndim != 2:
-        raise ValueError(
-            f"Block {name!r} returned shape {tuple(output.shape)}; a probe reads (samples, "
-            "channels), maps and sequences: choose another block, or wrap this one to reshape its "
-            "output."
-        )
-    # Copied, because an in-place activation may overwrite what the block returned.
-    return output.flatten(1).clone()

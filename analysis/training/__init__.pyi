@@ -3,6 +3,8 @@ from .identity import told as told
 from .loaders import Loader as Loader, SeededLoader as SeededLoader
 from .loop import Trainer as Trainer
 from .memory import peak_bytes as peak_bytes
+from .one_by_one import train_one_by_one as train_one_by_one
+from .saved import saved_activations as saved_activations
 from .trainers import (
     GlobalTrainer as GlobalTrainer,
     LocalTrainer as LocalTrainer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from itertools import filterfalse
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from linlocal import inputs
-from linlocal.analysis.block import refuse_inference, refuse_lazy, resolve
+from linlocal.analysis.block import refuse_inference, refuse_lazy
 from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network
 from linlocal.analysis.random_states import (
-    drawing,
     random_states,
     seed_everything,
     set_random_states,
@@ -48,6 +47,7 @@ from linlocal.analysis.training.optimisers import (
     make_optimisers,
     make_scheduler,
 )
+from linlocal.analysis.training.placing import Device, Places
 from linlocal.analysis.training.sharding import (
     exchange,
     load_module,
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Log = Callable[[int, Mapping[str, float]], None]
+Around = Callable[[int, Any], AbstractContextManager[Any]]
 
 ADAMW: MakeOptimiser = partial(torch.optim.AdamW, lr=2e-4)
 _UNREACHED = (
@@ -113,6 +114,7 @@ class Trainer(ABC):
             (2N, ...), or as a "pair" of tensors (N, ...). None tells it from the batch, where two
             tensors of one shape at its beginning are a pair, and raises where a batch says that it
             holds something else: other labels in its halves, a third tensor of that shape.
+        devices: a device for each block and its loss; see `LocalTrainer`.
 
     Raises:
         ImportError: lightning-fabric is missing.
@@ -137,6 +139,7 @@ class Trainer(ABC):
         seed: int = 0,
         log: Log | None = None,
         views: Layout | None = None,
+        devices: Sequence[Device] | None = None,
     ) -> None:
         for name, function in (("augment", augment), ("log", log)):
             if function is not None and not callable(function):
@@ -163,15 +166,16 @@ class Trainer(ABC):
         inputs.instance(model, nn.Module, "model", "a torch.nn.Module")
         refuse_lazy(model)
         refuse_inference(model)
-        self.model = self._precision.convert_module(model).to(self.fabric.device)
-        self.blocks = resolve(self.model, blocks)
+        self._places = Places(self.fabric, devices)
+        self.model = self._precision.convert_module(model)
+        self.blocks = self._places.move(self.model, blocks)
         dtypes = (p.dtype for p in self.model.parameters() if p.is_floating_point())
         self._dtype = next(dtypes, torch.float32)
         if self.fabric.world_size > 1:
             own = self.model.state_dict()
             own = {name: value for name, value in own.items() if not sharded(value)}
             self.model.load_state_dict(self.fabric.broadcast(own), strict=False)
-        with self.fabric.autocast():
+        with self.fabric.autocast(), self._places.running(self.blocks):
             zeros = torch.zeros(_ROWS, *self._shape, dtype=self._dtype, device=self.fabric.device)
             found = survey(self.model, self.blocks, zeros)
         self.shapes = found.shapes
@@ -194,9 +198,9 @@ class Trainer(ABC):
                 "train in your own loop, which AlignmentRecorder(views=...) records."
             )
         judged = found.dtypes[len(found.dtypes) - len(self.losses) :]
-        for loss, dtype in zip(self.losses, judged, strict=True):
+        for position, (loss, dtype) in enumerate(zip(self.losses, judged, strict=True)):
             # A norm in float32 may stand before layers in 16 bits; autocast casts by itself.
-            loss.to(self.fabric.device, self._dtype if self._casts else dtype)
+            loss.to(self._places.of(position), self._dtype if self._casts else dtype)
         self.parameters = self._parameters(found.parameters)
         self.optimisers = make_optimisers(optimiser, self.parameters)
         made = told_optimisers(self.optimisers)
@@ -281,7 +285,7 @@ class Trainer(ABC):
             if buffer is not None
         ]
         batch = self._on_device(batch)
-        drawn = drawing(self.fabric.device, self.seed, self.fabric.global_rank, self.steps)
+        drawn = self._places.drawing(self.seed, self.fabric.global_rank, self.steps)
         try:
             with drawn, self._averaging():
                 views = self._views(batch)
@@ -305,7 +309,8 @@ class Trainer(ABC):
         # A scaler looks at gradients itself, and passes over a step.
         gradients = [] if self._scaler is not None else self._gradients()
         if gradients:
-            norms = torch.stack(torch._foreach_norm(gradients)).double()
+            home = (n.to(self.fabric.device) for n in torch._foreach_norm(gradients))
+            norms = torch.stack([*home]).double()
             together = torch.cat([together, norms.sum(0, keepdim=True)])
         if self.fabric.world_size > 1:
             together = self._mean(together)
@@ -392,6 +397,7 @@ class Trainer(ABC):
         *,
         checkpoints: Checkpoints | None = None,
         every: int = 1000,
+        around: Around | None = None,
     ) -> None:
         """Train, starting from the newest checkpoint if there is one.
 
@@ -401,6 +407,8 @@ class Trainer(ABC):
             epochs: the total number of epochs, those of earlier calls included.
             checkpoints: where the state is stored; None stores nothing.
             every: the number of steps between checkpoints; the last step is always stored.
+            around: encloses every step, called with its number and the batch, such as the method
+                ``step`` of a `probing.Monitor`.
 
         Raises:
             ValueError: an epoch has no batches, or the checkpoint is that of another training; what
@@ -420,6 +428,11 @@ class Trainer(ABC):
         every = inputs.whole(every, "every", 1)
         if checkpoints is not None:
             inputs.instance(checkpoints, Checkpoints, "checkpoints", "Checkpoints(folder)")
+        if around is not None and not callable(around):
+            raise TypeError(
+                "around must be a function of a step's number and batch that gives a context "
+                f"manager, got {inputs.described(around)}: pass monitor.step, not the monitor."
+            )
         self._loader = told_loader(loader)
         state = checkpoints.load() if checkpoints else None
         if state is not None:
@@ -432,7 +445,8 @@ class Trainer(ABC):
             total = len(loader) if isinstance(loader, Sized) else None
             for batch in tqdm(batches, title, total, initial=self.position, disable=None):
                 self._refuse_single(loader, batch)
-                values = self.step(batch)
+                with around(self.steps, batch) if around else nullcontext():
+                    values = self.step(batch)
                 self.position += 1
                 if self.log:
                     self.log(self.steps, {f"loss/{l}": value for l, value in values.items()})

@@ -26,6 +26,7 @@ from linlocal.analysis.training.batches import Layout
 from linlocal.analysis.training.identity import told
 from linlocal.analysis.training.loop import ADAMW, Log, Trainer
 from linlocal.analysis.training.optimisers import MakeOptimiser, MakeScheduler
+from linlocal.analysis.training.placing import Device
 from linlocal.analysis.watching import (
     MicroBatches,
     cut,
@@ -89,6 +90,9 @@ class LocalTrainer(Trainer):
             takes all. The gradients are the same except for random numbers: dropout draws other
             masks.
         one_pass: whether to keep the graphs of all blocks and run one backward pass.
+        devices: a device for each block, for a network that does not fit on one: the block, its
+            loss and its optimiser lie there, and everything else on the device of ``fabric``, to
+            which activities come back between blocks. In one process.
 
     Raises:
         ValueError: as `Trainer`, a loss that is no `ScoredPairs` needs the backpropagated error, or
@@ -116,6 +120,7 @@ class LocalTrainer(Trainer):
         views: Layout | None = None,
         micro_batch: int | None = None,
         one_pass: bool = False,
+        devices: Sequence[Device] | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -130,6 +135,7 @@ class LocalTrainer(Trainer):
             seed=seed,
             log=log,
             views=views,
+            devices=devices,
         )
         if one_pass and micro_batch is not None:
             raise ValueError(
@@ -215,10 +221,13 @@ class LocalTrainer(Trainer):
             return z.detach().clone()  # what follows may work on it in place
 
         with self.fabric.autocast():
-            with one_pass(self.blocks, look):
+            with one_pass(self.blocks, look), self._places.running(self.blocks):
                 self.model(views)
             top = outputs[-1].detach()
-            values = [loss(z, top, batch) for loss, z in zip(self._judges, outputs, strict=True)]
+            values = [
+                loss(z, top.to(z.device), batch).to(self.fabric.device)
+                for loss, z in zip(self._judges, outputs, strict=True)
+            ]
         for position, z in enumerate(outputs):
             self._spread.look(position, z, self.steps)
         self._backpropagate(torch.stack(values).sum())
@@ -233,10 +242,11 @@ class LocalTrainer(Trainer):
         def visit(position: int, z: Tensor) -> None:
             self._spread.look(position, z, self.steps)
             last = position == len(self.blocks) - 1
-            value = self._judges[position](z, z.detach() if last else top, batch)
+            above = z.detach() if last else None if top is None else top.to(z.device)
+            value = self._judges[position](z, above, batch)
             self._backpropagate(value)
             self._seen(position)
-            values[position + 1] = value.detach()
+            values[position + 1] = value.detach().to(self.fabric.device)
 
         self._run(views, visit)
         return values
@@ -262,7 +272,8 @@ class LocalTrainer(Trainer):
 
     def _run(self, views: Tensor, visit: Callable[[int, Tensor], None]) -> None:
         parts = self._micro.cut() if self._micro else nullcontext()
-        with self.fabric.autocast(), parts, cut(self.blocks, visit):
+        placing = self._places.running(self.blocks)
+        with self.fabric.autocast(), parts, cut(self.blocks, visit), placing:
             self.model(views)
 
     def _check_that_it_trains(self, position: int) -> None:

@@ -23,5 +23,7 @@ from .window import (
     gated as gated,
     hooked as hooked,
     one_pass as one_pass,
+    overlook as overlook,
+    placed as placed,
     watch as watch,
 )

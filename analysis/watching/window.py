@@ -22,6 +22,8 @@ from linlocal.analysis.watching.restore import depth
 
 Look = Callable[[int, Tensor], Tensor | None]
 OnForward = Callable[[tuple[Tensor, ...]], None]
+Visit = Callable[[int, Tensor], None]
+End = Callable[[], None]
 
 
 class Hook:
@@ -244,6 +246,90 @@ def watch(
 
 
 @contextmanager
+def placed(
+    blocks: Sequence[Block], devices: Sequence[torch.device], home: torch.device
+) -> Iterator[None]:
+    """Run every block on a device of its own; what lies between the blocks runs at home.
+
+    The arguments of a block are moved to its device, and its output is moved home. Windows that
+    are entered before see the output where the block made it.
+
+    Args:
+        blocks: as for `window`.
+        devices: the device of each block, where its parameters are.
+        home: the device of the network's input and of what lies between.
+    """
+
+    def there(device: torch.device) -> Callable[..., Any]:
+        return lambda module, args, kwargs: (_moved(args, device), _moved(kwargs, device))
+
+    handles: list[RemovableHandle] = []
+    try:
+        for block, device in zip(blocks, devices, strict=True):
+            first = block.first
+            handles.append(first.register_forward_pre_hook(Hook(there(device)), with_kwargs=True))
+        with window(blocks, lambda position, z: z.to(home), tuples=True):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def overlook(
+    model: nn.Module, blocks: Sequence[Block], on_block: Visit, on_end: End
+) -> Iterator[None]:
+    """Look at every forward pass with gradients, those that a trainer runs for itself included.
+
+    The network goes on from its own outputs, and nothing of them is kept. Passes without gradients
+    do not count, nor do the blocks that activation checkpointing runs again.
+
+    Args:
+        model: the network.
+        blocks: as for `window`.
+        on_block: called with the position of a block, from 0, and its output.
+        on_end: called at the end of every pass in which the blocks ran.
+
+    Raises:
+        RuntimeError: the blocks did not run once each, in this order.
+        ValueError: as `window`.
+    """
+    network = unwrap(model)
+    ran: list[str] = []
+    running, rows = False, None
+
+    def begin(module: nn.Module, args: Any) -> None:
+        nonlocal running, rows
+        running, rows = torch.is_grad_enabled(), rows_of(args[0]) if args else None
+        ran.clear()
+
+    def look(position: int, z: Tensor) -> None:
+        if running and torch.is_grad_enabled():
+            ran.append(blocks[position].name)
+            if position != len(ran) - 1:
+                raise RuntimeError(disorder(blocks, ran))
+            with torch.no_grad():
+                on_block(position, z.detach())
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal running
+        if running:
+            running = False
+            if len(ran) != len(blocks):
+                raise RuntimeError(disorder(blocks, ran))
+            on_end()
+
+    handles = [network.register_forward_pre_hook(Hook(begin))]
+    try:
+        with window(blocks, look, tuples=True, rows=lambda: rows):
+            handles.append(network.register_forward_hook(Hook(end)))
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def capture(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs z_l of the blocks in every forward pass inside.
 
@@ -373,11 +459,21 @@ def _first(output: Any, name: str, tuples: bool) -> tuple[Tensor, Callable[[Tens
 
 def _detached(value: Any) -> Any:
     """A copy of nested arguments with every tensor detached."""
+    # Cloned, because the block may work on it in place.
+    return _with_tensors(value, lambda tensor: tensor.detach().clone())
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Nested arguments with every tensor on a device."""
+    return _with_tensors(value, lambda tensor: tensor.to(device))
+
+
+def _with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()  # cloned: the block may work on it in place
+        return change(value)
     if isinstance(value, tuple | list):
-        items = [_detached(v) for v in value]
+        items = [_with_tensors(v, change) for v in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
-        return {k: _detached(v) for k, v in value.items()}
+        return {k: _with_tensors(v, change) for k, v in value.items()}
     return value

@@ -248,11 +248,16 @@ class VICReg:
         return centred, np.sqrt(np.diag(cov) + self.epsilon), cov - np.diag(np.diag(cov))
 
 
+_FULL = 0.99  # the share of the variance in variance + epsilon that Barlow Twins should have
+
+
 @dataclass(frozen=True)
 class BarlowTwins:
     """sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2, C the cross-correlation of both views.
 
-    Zbontar et al. 2021 (arXiv 2103.03230), eqs. 1-2. Standardised per unit: not invariant.
+    Zbontar et al. 2021 (arXiv 2103.03230), eqs. 1-2. Standardised per unit: not invariant. The
+    variances are those of the units plus ``epsilon``, so small activities, of variances below about
+    100 epsilon, have another loss than the same ones at a larger scale; a warning says so.
     """
 
     weight: float = 5e-3
@@ -265,8 +270,25 @@ class BarlowTwins:
     def _standardised(self, z: Array) -> tuple[Array, Array]:
         _several(z, "Barlow Twins")
         centred = z - z.mean(axis=0)
-        std = np.sqrt(np.mean(centred**2, axis=0) + self.epsilon)
+        variance = np.mean(centred**2, axis=0)
+        self.warn_of_scale(variance)
+        std = np.sqrt(variance + self.epsilon)
         return centred / std, std
+
+    def warn_of_scale(self, variance: Array) -> None:
+        """Warn if epsilon takes a hundredth off the variances of the units that vary.
+
+        Args:
+            variance: (features,) variances over samples.
+        """
+        varying = variance[variance > 0]
+        if varying.size and np.mean(varying / (varying + self.epsilon)) < _FULL:
+            inputs.warn(
+                f"Barlow Twins adds epsilon = {self.epsilon:g} to variances, and those of these "
+                "activities are not much larger, so the loss depends on their scale: equal views "
+                "of small activities look different. Scale the activities up, normalise them "
+                "before (batch normalisation), or take a smaller epsilon."
+            )
 
     def value(self, z: Array, z_view: Array) -> float:
         a, _ = self._standardised(z)

@@ -1,10 +1,14 @@
 """Losses in numpy: gradients by finite differences, curvature by the gradient; torch elsewhere."""
 
+import math
+import warnings
+
 import numpy as np
 import pytest
+import torch
 
 import linlocal as ll
-from linlocal import losses, testing
+from linlocal import autodiff, losses, testing
 from linlocal.losses import scores
 from linlocal.pairs import Direction, Pairs
 
@@ -165,3 +169,26 @@ def test_the_protocols_tell_the_kinds_apart():
         assert isinstance(loss, losses.ViewLoss)
         assert not isinstance(loss, losses.PairLoss)
     assert not isinstance(ll.losses.Goodness(), losses.PairLoss | losses.ViewLoss)
+
+
+@pytest.mark.parametrize("language", ["numpy", "torch"])
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3])
+def test_equal_views_too_small_for_barlow_twins_are_told(language, epsilon):
+    loss, z = losses.BarlowTwins(epsilon=epsilon), testing.samples(64, 5, 0)[0]
+
+    def value(scale):
+        if language == "numpy":
+            return loss.value(scale * z, scale * z)
+        views = torch.from_numpy(scale * z)
+        return float(autodiff.view_formula(loss)(views, views))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = [value(scale) for scale in (1.0, 1e2, 1e4)]
+        assert max(values) < 1.2 * min(values)
+        dead = z.copy()
+        dead[:, 0] = 0.0  # whose loss does not depend on scale
+        loss.gradients(dead, dead)
+    with pytest.warns(UserWarning, match=f"adds epsilon = {epsilon:g} to variances") as told:
+        assert value(math.sqrt(epsilon)) > 1.5 * min(values)
+    assert told[0].filename == __file__

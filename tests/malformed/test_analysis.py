@@ -53,6 +53,13 @@ def stepped(body):
         body()
 
 
+def watched(body=lambda: NET(VIEWS), batch=None, **options):
+    monitor = analysis.Monitor(NET, NAMES, **options)
+    with monitor.step(batch=batch):
+        body()
+    return monitor
+
+
 def train(model=None, names=NAMES, rule=RULE, **options):
     return analysis.LocalTrainer(model or network(), names, rule, **{"shape": (4,), **options})
 
@@ -114,6 +121,7 @@ TAKES_A_NETWORK = {
     "blocks": blocks,
     "align": lambda net, names: align(net, names, RULE, VIEWS),
     "AlignmentRecorder": lambda net, names: AlignmentRecorder(net, names, rule=RULE),
+    "Monitor": analysis.Monitor,
     "audit_locality": lambda net, names: audit_locality(net, names, RULE, VIEWS),
 }
 POSITIVE = {
@@ -126,6 +134,8 @@ POSITIVE = {
 TAKES_A_POSITIVE = {
     "AlignmentRecorder.every": lambda bad: record(every=bad),
     "AlignmentRecorder.flush_every": lambda bad: record(flush_every=bad),
+    "Monitor.every": lambda bad: watched(every=bad),
+    "Monitor.bank": lambda bad: watched(bank=bad),
     "log_spaced": log_spaced,
     "Checkpoints": lambda bad: Checkpoints("folder", keep=bad),
 }
@@ -194,6 +204,39 @@ CASES = {
             lambda: align(NET, ["2", "0"], RULE, VIEWS),
             RuntimeError,
             "once each and in the order 2, 0; they ran as 0",
+        ),
+    },
+    "Monitor": {
+        "unknown views": (
+            lambda: watched(views="both"),
+            ValueError,
+            'must be "stacked", "separate" or None, got \'both\'',
+        ),
+        "no limits": (lambda: watched(limits=0.5), TypeError, "limits must be probing.Limits"),
+        "a step without forward pass": (
+            lambda: watched(lambda: None),
+            RuntimeError,
+            "enclosed 0 forward passes of the network with gradients, expected 1",
+        ),
+        "one of separate views": (
+            lambda: watched(views="separate"),
+            RuntimeError,
+            "enclosed 1 forward passes of the network with gradients, expected 2",
+        ),
+        "no two views": (
+            lambda: watched(lambda: NET(VIEWS[:7]), views="stacked"),
+            ValueError,
+            "gave 7 rows.*say views=None",
+        ),
+        "no labels": (
+            lambda: watched(labels=True),
+            ValueError,
+            "This loss reads labels",
+        ),
+        "no state": (
+            lambda: watched().load_state_dict({"step": 3}),
+            ValueError,
+            r"no state of a Monitor of 2 blocks: it has \['step'\]",
         ),
     },
     "AlignmentRecorder": {

@@ -313,6 +313,13 @@ CALLS = {
         "trained": True,
         "seed": 0,
     },
+    "analysis.probing.monitor.Monitor": {"model": MODULE, "blocks": ["0", "2"], "every": 1},
+    "analysis.probing.while_training.knn_accuracy": {
+        "features": torch.from_numpy(POINTS),
+        "labels": torch.from_numpy(LABELS),
+        "test_features": torch.from_numpy(POINTS),
+        "test_labels": torch.from_numpy(LABELS),
+    },
     "analysis.probing.probe.linear_probe": {
         "features": POINTS,
         "labels": LABELS,
@@ -570,12 +577,14 @@ NOT_CHECKED = {
     "analysis.watching.gradients.windowed": "used by the meter alone, which checks the window",
     "analysis.alignment.recorder.AlignmentRecorder.step": "checks where it is entered; see "
     "test_recorder_company.py",
+    "analysis.probing.monitor.Monitor.step": "checks where it is entered; see test_monitor.py",
     "analysis.local_losses.contract.LocalRule.build": PROTOCOL,
     "analysis.local_losses.pooling.Pool.along": "abstract; its two kinds are checked",
     "analysis.local_losses.heads.HeadedRule": "abstract; its two kinds are checked",
     "analysis.local_losses.soft_hebb.SoftHebbUpdate": "made by SoftHebb, which checks",
     "analysis.results.provenance.Provenance": MADE_BY_US,
     "analysis.training.checkpoints.Checkpoints.save": "writes files; see test_analysis.py",
+    "analysis.training.one_by_one.train_one_by_one": "writes files; see test_one_by_one.py",
     "analysis.training.loaders.Loader.batches": PROTOCOL,
     "analysis.training.loop.Trainer": ABSTRACT_TRAINER,
     "analysis.watching.surveys.Survey": MADE_BY_US,
