@@ -37,7 +37,8 @@ class LeastSquares:
         decay: the weight that earlier batches keep when one is added; 0 keeps the last batch only.
 
     Raises:
-        ValueError: the loss has no projection, ridge is negative, or decay is not in [0, 1).
+        ValueError: the loss has no projection or one in the downstream metric, ridge is negative,
+            or decay is not in [0, 1).
     """
 
     loss: ScoredPairs
@@ -52,6 +53,11 @@ class LeastSquares:
             raise ValueError("decay must be below 1: with 1 no batch would ever count.")
         if not self.loss.projections:
             raise ValueError("An identity projection has no B to be solved for.")
+        if self.loss.reads_downstream:
+            raise ValueError(
+                "B is bound by its penalty in the downstream metric, so it cannot be solved for: "
+                'take the metric "frobenius".'
+            )
 
     def add(
         self,

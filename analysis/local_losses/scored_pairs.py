@@ -21,7 +21,11 @@ from torch import Tensor, nn
 from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, views_of
 from linlocal.analysis.local_losses.pooling import Pool
-from linlocal.analysis.local_losses.projections import ProjectionModule
+from linlocal.analysis.local_losses.projections import (
+    DownstreamProjection,
+    ProjectionModule,
+    with_constant,
+)
 from linlocal.autodiff import pair_formula, summed
 from linlocal.losses import PairLoss
 
@@ -45,6 +49,8 @@ class ScoredPairs(LocalLoss):
         trained: whether this loss trains B; otherwise B is frozen, or matched to the
             backpropagated error signal.
         matched: whether B is matched to the backpropagated error signal by `matching_loss`.
+        refresh: the number of steps of training between two measurements of the averaged Jacobian,
+            where the penalty is in the downstream metric.
     """
 
     compares = "views"
@@ -61,15 +67,47 @@ class ScoredPairs(LocalLoss):
         penalty: float,
         trained: bool,
         matched: bool = False,
+        refresh: int = 1,
     ) -> None:
         super().__init__()
         self.loss, self.formula = loss, pair_formula(loss)
         self.negatives, self.penalty = negatives, inputs.not_negative(penalty, "penalty")
         self.pool, self.contexts, self.trained = pool, tuple(contexts), trained
-        self.separate = separate
+        self.separate, self.refresh = separate, inputs.whole(refresh, "refresh", 1)
         self.reads_top = any(onto_top for onto_top, _ in contexts)
         self.needs_global_error = matched
         self.projections = nn.ModuleList(nn.ModuleList(directed) for directed in projections)
+
+    @property
+    def reads_downstream(self) -> bool:
+        """Whether B is in the downstream metric, and needs the averaged Jacobian V."""
+        return any(isinstance(b, DownstreamProjection) for b in self.modules())
+
+    @torch.no_grad()
+    def set_downstream(self, jacobian: Tensor, here: Tensor, top: Tensor) -> None:
+        """Set V = [J, b], the map top = J z + b that stands for the blocks above, on average.
+
+        Args:
+            jacobian: (top features, ...), the averaged Jacobian of the pooled top by this block's
+                output.
+            here: (...) this block's mean output.
+            top: (top features,) the mean of the pooled top.
+
+        Raises:
+            ValueError: another shape.
+        """
+        j = self.pool.lifted(jacobian)
+        v = torch.cat([j, (top - j @ self.pool(here[None])[0])[:, None]], 1)
+        for b in self.modules():
+            if isinstance(b, DownstreamProjection):
+                if b.downstream.shape != v.shape:
+                    raise ValueError(
+                        "The map to the pooled top has (features of the top, of the block) = "
+                        f"{tuple(j.shape)}, but the projection was built for "
+                        f"{(len(b.downstream), b.downstream.shape[1] - 1)}: was the rule built "
+                        "with the shapes of these outputs?"
+                    )
+                b.downstream.copy_(v)
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss; only a trained projection gets a gradient and a penalty."""
@@ -198,12 +236,15 @@ class ScoredPairs(LocalLoss):
 
         Returns:
             The anchors, and what the references send for each loss: one, or one of each context.
-            (2, N, features) each; the first direction has the first view as anchors.
+            (2, N, features) each; the first direction has the first view as anchors. In the
+            downstream metric both have a constant feature more.
         """
         z = stacked_views(self.pool(here))
         seen = self._contexts(here, top)
         if not self.projections:
             return z, [seen[0].flip(0)]
+        if self.reads_downstream:
+            z = with_constant(z)
         by_context = zip(*(cast(nn.ModuleList, each) for each in self.projections), strict=True)
         sent = [_sent(projections, c) for projections, c in zip(by_context, seen, strict=True)]
         if self.separate or len(sent) == 1:

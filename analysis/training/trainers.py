@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from linlocal.analysis.local_losses import LocalRule, refuse_without_loss
+from linlocal.analysis.local_losses import LocalRule, ScoredPairs, refuse_without_loss
 from linlocal.analysis.training.batches import Layout
 from linlocal.analysis.training.identity import told
 from linlocal.analysis.training.loop import ADAMW, Log, Trainer
 from linlocal.analysis.training.optimisers import MakeOptimiser, MakeScheduler
-from linlocal.analysis.watching import MicroBatches, cut, one_pass, own_pass, untouched
+from linlocal.analysis.training.orthogonality import Orthogonality
+from linlocal.analysis.watching import (
+    MicroBatches,
+    cut,
+    downstream,
+    one_pass,
+    own_pass,
+    untouched,
+)
 from linlocal.rules import Rule
 
 if TYPE_CHECKING:
@@ -46,6 +54,10 @@ class LocalTrainer(Trainer):
     pass serves all losses. This is faster for small networks and for direct feedback, and takes the
     memory of end-to-end training. The gradients are the same.
 
+    A rule whose penalty is in the downstream metric gets the averaged Jacobian of the blocks above
+    from a pass of its own, every ``refresh`` steps (see `NetworkRule`). That pass backpropagates
+    through the whole network, so it takes the memory of end-to-end training.
+
     With ``micro_batch`` a block holds the activities of that many rows at a time, in addition to
     its input, its output and the output's gradient. It pays for this with a second forward pass;
     see `watching.MicroBatches`.
@@ -62,6 +74,7 @@ class LocalTrainer(Trainer):
         shard: as for `Trainer`.
         seed: as for `Trainer`.
         log: as for `Trainer`.
+        orthogonality: as for `Trainer`.
         views: as for `Trainer`.
         micro_batch: the number of rows that a block runs on at a time, both views counted; None
             takes all. The gradients are the same except for random numbers: dropout draws other
@@ -93,6 +106,7 @@ class LocalTrainer(Trainer):
         shard: bool = False,
         seed: int = 0,
         log: Log | None = None,
+        orthogonality: Orthogonality | None = None,
         views: Layout | None = None,
         micro_batch: int | None = None,
         one_pass: bool = False,
@@ -109,6 +123,7 @@ class LocalTrainer(Trainer):
             shard=shard,
             seed=seed,
             log=log,
+            orthogonality=orthogonality,
             views=views,
         )
         if one_pass and micro_batch is not None:
@@ -119,6 +134,13 @@ class LocalTrainer(Trainer):
         self.one_pass = one_pass
         self.two_passes = not one_pass and any(loss.reads_top for loss in self._judges[:-1])
         self._unseen = set(range(len(self.blocks)))
+        metric = [j for j in self._judges if isinstance(j, ScoredPairs) and j.reads_downstream]
+        self._refresh = metric[0].refresh if metric else 0
+        if metric and shard:
+            raise ValueError(
+                "A penalty in the downstream metric measures the map of the whole network, which "
+                'sharded training never holds: use shard=False, or the metric "frobenius".'
+            )
         for l, loss in enumerate(self._judges, start=1):
             if loss.needs_global_error and not self.knows_global_error:
                 raise ValueError(
@@ -128,9 +150,18 @@ class LocalTrainer(Trainer):
                 )
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
+        if self._refresh and self.steps % self._refresh == 0:
+            self._measure_downstream(views)
         # A recorder around this must not take the cut passes for backpropagation.
         with own_pass(), torch.enable_grad():
             return (self._at_once if self.one_pass else self._in_turn)(views, batch)
+
+    def _measure_downstream(self, views: Tensor) -> None:
+        with self.fabric.autocast():
+            found = downstream(self.model, self.blocks, self._judges, views)
+        for loss, *measured in found:
+            several = self.fabric.world_size > 1
+            loss.set_downstream(*(self._mean(m) if several else m for m in measured))
 
     def _at_once(self, views: Tensor, batch: Any) -> dict[int, Tensor]:
         outputs: list[Tensor] = []
@@ -239,6 +270,7 @@ class GlobalTrainer(Trainer):
         shard: as for `Trainer`.
         seed: as for `Trainer`.
         log: as for `Trainer`.
+        orthogonality: as for `Trainer`.
         views: as for `Trainer`.
 
     Raises:
@@ -263,6 +295,7 @@ class GlobalTrainer(Trainer):
         shard: bool = False,
         seed: int = 0,
         log: Log | None = None,
+        orthogonality: Orthogonality | None = None,
         views: Layout | None = None,
     ) -> None:
         if (rule is None) == (loss is None):
@@ -280,6 +313,7 @@ class GlobalTrainer(Trainer):
             shard=shard,
             seed=seed,
             log=log,
+            orthogonality=orthogonality,
             views=views,
         )
         refuse_without_loss(self._judges, "Backpropagation")

@@ -1,4 +1,9 @@
 from .averaged import averaged_errors as averaged_errors
+from .downstream import (
+    averaged_jacobians as averaged_jacobians,
+    downstream as downstream,
+    measure_downstream as measure_downstream,
+)
 from .gradients import (
     Rescale as Rescale,
     error_signal as error_signal,
