@@ -20,7 +20,8 @@ from experiments.training.cosines import Batch, update_cosines
 from experiments.training.matching import MatchingTrainer
 from linlocal.analysis.alignment import log_spaced
 from linlocal.analysis.local_losses import LocalRule, NetworkRule
-from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Orthogonality, Trainer
+from linlocal.analysis.watching import measure_downstream
 from linlocal.rules import Rule
 
 Credit = Literal["local", "backpropagation"]
@@ -72,6 +73,7 @@ def fit_by_rule(
     seed: int = 0,
     watched: Sequence[Batch] = (),
     terms: bool = False,
+    orthogonality: Orthogonality | None = None,
 ) -> tuple[nn.ModuleList, xr.Dataset]:
     """Train the blocks of a network by a rule.
 
@@ -86,6 +88,7 @@ def fit_by_rule(
         watched: batches on which cosines are recorded during local training; without them, none
             are.
         terms: whether `update_cosines` takes the mismatch apart.
+        orthogonality: keeps weights orthogonal; None leaves them free.
 
     Returns:
         The losses (after backpropagation, that of the last block alone), and `update_cosines` over
@@ -103,6 +106,7 @@ def fit_by_rule(
         "optimiser": schedule.optimiser,
         "fabric": fabric_on(first.device),
         "seed": seed,
+        "orthogonality": orthogonality,
     }
     trainer: Trainer = (
         local(network, None, rule, one_pass=True, **options)
@@ -111,6 +115,8 @@ def fit_by_rule(
     )
     if isinstance(trainer, MatchingTrainer):
         trainer.match(MATCHING_SPEED * schedule.learning_rate)
+    if credit == "local":  # cosines are recorded before the first step measures it
+        measure_downstream(network, None, trainer.losses, first)
     recorded = {}
     for step in range(schedule.steps + 1):
         if watched and step in schedule.recorded:
