@@ -56,7 +56,7 @@ def averaged_jacobians(outputs: Sequence[Tensor], top: Tensor) -> list[Tensor]:
 
 
 def measure_downstream(
-    model: nn.Module, blocks: Any, losses: Sequence[nn.Module], views: Tensor
+    model: nn.Module, blocks: Any, losses: Sequence[nn.Module] | nn.ModuleList, views: Tensor
 ) -> None:
     """Measure the averaged Jacobian and set it in the losses whose penalty is in its metric.
 
@@ -81,7 +81,7 @@ def measure_downstream(
             "blocks."
         )
     with torch.inference_mode(False):
-        for loss, *measured in downstream(model, found, losses, views):
+        for loss, *measured in downstream(model, found, [*losses], views):
             loss.set_downstream(*measured)
 
 

@@ -46,6 +46,18 @@ class Schedule:
     learning_rate: float
     weight_decay: float = 0.01
 
+    def faster(
+        self, parameters: list[nn.Parameter], network: nn.Module, speed: float
+    ) -> torch.optim.Optimizer:
+        """AdamW in which what is not the network's, such as projections, learns faster."""
+        own = {id(p) for p in network.parameters()}
+        optimiser = self.optimiser(parameters)
+        (group,) = optimiser.param_groups
+        group["params"] = [p for p in parameters if id(p) in own]
+        rest = [p for p in parameters if id(p) not in own]
+        optimiser.add_param_group({"params": rest, "lr": speed * self.learning_rate})
+        return optimiser
+
     def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW for these parameters, in one kernel: a tenth of a step of a small network."""
         return torch.optim.AdamW(
@@ -74,6 +86,7 @@ def fit_by_rule(
     watched: Sequence[Batch] = (),
     terms: bool = False,
     orthogonality: Orthogonality | None = None,
+    speed: float = 1.0,
 ) -> tuple[nn.ModuleList, xr.Dataset]:
     """Train the blocks of a network by a rule.
 
@@ -89,6 +102,7 @@ def fit_by_rule(
             are.
         terms: whether `update_cosines` takes the mismatch apart.
         orthogonality: keeps weights orthogonal; None leaves them free.
+        speed: how many times as fast as the network its losses' projections learn.
 
     Returns:
         The losses (after backpropagation, that of the last block alone), and `update_cosines` over
@@ -103,7 +117,11 @@ def fit_by_rule(
     local = MatchingTrainer if matched else LocalTrainer
     options: dict[str, Any] = {
         "shape": first.shape[1:],
-        "optimiser": schedule.optimiser,
+        "optimiser": (
+            schedule.optimiser
+            if speed == 1
+            else lambda parameters: schedule.faster(parameters, network, speed)
+        ),
         "fabric": fabric_on(first.device),
         "seed": seed,
         "orthogonality": orthogonality,

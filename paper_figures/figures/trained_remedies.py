@@ -1,0 +1,125 @@
+"""What orthogonal weights, small residual branches and the metric penalty bring in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from paper_figures.claims import Claim
+from paper_figures.look import comparisons, panels, style, training_panels
+
+INPUTS = ("trained_remedies",)
+PAPER = ""
+
+NONE, REFERENCE = "none", "backpropagation"
+# Colour and marker of each remedy, in every kind of network.
+LOOKS = {
+    NONE: (style.PALETTE[6], "o"),
+    "orthogonal start": (style.PALETTE[0], "s"),
+    "orthogonality penalty": (style.PALETTE[5], "v"),
+    "retraction": (style.PALETTE[3], "^"),
+    "metric penalty": (style.PALETTE[1], "D"),
+    "orthogonal start, metric penalty": (style.PALETTE[4], "P"),
+    "scaled branches": (style.PALETTE[2], "X"),
+}
+KINDS = {"plain": "convolutions with ReLU", "residual": "residual blocks"}
+
+
+def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
+    """Cosines along training, a panel for each network; and what each remedy gains."""
+    data = datasets["trained_remedies"]
+    figure = Figure(figsize=(style.PAGE, 5.2))
+    along, ends = figure.subplots(2, 2, sharey="row")
+    for kind, upper, lower in zip(KINDS, along, ends, strict=True):
+        for name in _remedies(data, kind):
+            color, _ = LOOKS[name]
+            mean = _below(data, kind, name).mean("layer")
+            style.band(upper, mean, "repetition", color=color, label=name)
+        training_panels.step_axis(upper)
+        upper.axhline(0, color="#999999", linewidth=0.5)
+        upper.set_title(f"{kind}: {KINDS[kind]}")
+        _gains(lower, data, kind)
+    first, last = data["layer"].values[[0, -2]]
+    along[0].set_ylabel(f"cosine of local and global\nupdate, mean of blocks {first}-{last}")
+    ends[0].set_ylabel("accuracy minus that\nwithout a remedy")
+    shown = along[0].get_legend_handles_labels()[1]
+    more = zip(*along[1].get_legend_handles_labels(), strict=True)
+    extra = [(handle, label) for handle, label in more if label not in shown]
+    panels.legend_below(figure, along[0], columns=3, extra=extra)
+    panels.headline(
+        figure, "The metric penalty raises the cosine of updates, small branches do not"
+    )
+    return panels.finish(figure, data)
+
+
+def _gains(axes: Axes, data: xr.Dataset, kind: str) -> None:
+    """Gain of accuracy against gain of cosine, paired over networks, with their intervals."""
+    for name in _remedies(data, kind):
+        if name == NONE:
+            continue
+        color, marker = LOOKS[name]
+        x, x_half = style.interval(cosine_gain(data, kind, name), "repetition")
+        y, y_half = style.interval(accuracy_gain(data, kind, name), "repetition")
+        axes.errorbar(
+            float(x),
+            float(y),
+            float(np.nan_to_num(y_half)),
+            float(np.nan_to_num(x_half)),
+            color=color,
+            marker=marker,
+            linestyle="",
+            elinewidth=1,
+        )
+    axes.axhline(0, color="#999999", linewidth=0.5)
+    axes.axvline(0, color="#999999", linewidth=0.5)
+    axes.set_xlabel("mean cosine along training minus\nthat without a remedy")
+
+
+def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
+    """Whether each remedy raises the cosine, and whether it raises the accuracy."""
+    data = datasets["trained_remedies"]
+    found = []
+    for kind in KINDS:
+        for name in _remedies(data, kind):
+            if name == NONE:
+                continue
+            found += [
+                _gain(f"{kind} network, {name}: raises the cosine", cosine_gain(data, kind, name)),
+                _gain(f"{kind} network, {name}: raises accuracy", accuracy_gain(data, kind, name)),
+            ]
+    return found
+
+
+def _gain(text: str, gain: xr.DataArray) -> Claim:
+    low, high = comparisons.bounds(gain)
+    holds = True if low > 0 else False if high < 0 else None
+    return Claim(text, holds, f"difference {low:+.3f} to {high:+.3f}")
+
+
+def _remedies(data: xr.Dataset, kind: str) -> list[str]:
+    """The remedies of a kind of network, without backpropagation, in the order of `LOOKS`."""
+    own = {str(name).partition(": ")[2] for name in data["remedy"].values[data["network"] == kind]}
+    return [name for name in LOOKS if name in own]
+
+
+def _below(data: xr.Dataset, kind: str, name: str) -> xr.DataArray:
+    """Cosines below the top."""
+    return data["cosine"].sel(remedy=f"{kind}: {name}", drop=True).isel(layer=slice(-1))
+
+
+def cosine_gain(data: xr.Dataset, kind: str, name: str) -> xr.DataArray:
+    """The mean cosine of the recorded steps and the blocks below the top, minus that of none."""
+    with_it, without = (_below(data, kind, each).mean(["step", "layer"]) for each in (name, NONE))
+    return with_it - without
+
+
+def accuracy_gain(data: xr.Dataset, kind: str, name: str) -> xr.DataArray:
+    """The accuracy of a probe on all blocks, minus that without a remedy."""
+    accuracy = data["accuracy"]
+    return accuracy.sel(remedy=f"{kind}: {name}", drop=True) - accuracy.sel(
+        remedy=f"{kind}: {NONE}", drop=True
+    )
