@@ -11,6 +11,7 @@ from torch import nn
 import linlocal as ll
 from linlocal.analysis import GlobalTrainer, LocalTrainer, align
 from linlocal.analysis.local_losses import CLAPP, Cells, NetworkRule
+from linlocal.analysis.training import Orthogonality
 from linlocal.analysis.watching import averaged_jacobians, measure_downstream
 
 SGD = partial(torch.optim.SGD, lr=0.05)
@@ -158,3 +159,43 @@ def test_the_metric_of_a_rule_and_of_the_network_part_are_one():
         assert torch.equal(value.nan_to_num(), other.state_dict()[key].nan_to_num())
     undone = NetworkRule(rule=by_rule.rule, metric="frobenius").build(shapes)
     assert not any(loss.reads_downstream for loss in undone)
+
+
+def in_two(fabric):
+    """The averaged map of layer 1 and the weights after two steps, on one of two processes."""
+    trainer = LocalTrainer(
+        curved(),
+        None,
+        rule(metric="downstream", pooling=1),
+        shape=(6,),
+        optimiser=SGD,
+        fabric=fabric,
+        orthogonality=Orthogonality(names="1.0"),
+    )
+    trainer.step(batch(fabric.global_rank, 6))
+    first = trainer.losses[0].projections[0][0].downstream.clone()
+    trainer.step(batch(2 + fabric.global_rank, 6))
+    return first, *(p.detach().clone() for p in trainer.model.parameters())
+
+
+def curved():
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3))).double()
+
+
+@pytest.mark.xdist_group("two processes")
+def test_two_processes_share_one_map_and_stay_orthogonal(pair):
+    one, other = pair(__file__, "in_two")
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a, b)
+    means = []
+    for rank in range(2):
+        losses = rule(metric="downstream", pooling=1).build([(6,)] * 3).double()
+        measure_downstream(curved(), None, losses, batch(rank, 6))
+        means.append(losses[0].projections[0][0].downstream)
+    assert (means[0] - means[1]).abs().max() > 1e-3
+    jacobian = slice(-1)  # the constant column is of the mean activities
+    expected = sum(means)[:, jacobian] / 2
+    torch.testing.assert_close(one[0][:, jacobian], expected, rtol=1e-12, atol=1e-12)
+    weight = one[3]
+    torch.testing.assert_close(weight @ weight.T, torch.eye(6).double(), rtol=0, atol=1e-12)
