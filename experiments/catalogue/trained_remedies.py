@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from experiments.data import in_batches, labelled_identities, named_data, source
 from experiments.runner import Sweep, grid
-from experiments.training import Credit, Schedule, fit_by_rule
+from experiments.training import Schedule, fit_by_rule
 from linlocal.analysis.local_losses import CLAPP, Cells, NetworkRule
 from linlocal.analysis.probing import probe_blocks
 from linlocal.analysis.training import Orthogonality, orthogonal_, scale_branches_
@@ -62,7 +62,7 @@ class Config:
     refresh: int = 10
     orthogonality: float = 0.1
     measured: int = 1
-    repetitions: int = 5
+    repetitions: int = 7
     device: str = "cpu"
     seed: int = 0
     data: Path | None = None
@@ -104,14 +104,12 @@ class Remedy:
             or the residual branches are "scaled" by 1/sqrt(branches).
         kept: how the weights of blocks 2..L are kept orthogonal, by "retraction" or "penalty".
         metric: whether B is penalised in the metric of the averaged Jacobian.
-        credit: "local", or "backpropagation" for the accuracy that it reaches.
     """
 
     network: Network
     start: Literal["", "orthogonal", "scaled"] = ""
     kept: Literal["", "retraction", "penalty"] = ""
     metric: bool = False
-    credit: Credit = "local"
 
 
 REMEDIES = {
@@ -121,11 +119,9 @@ REMEDIES = {
     "plain: retraction": Remedy("plain", start="orthogonal", kept="retraction"),
     "plain: metric penalty": Remedy("plain", metric=True),
     "plain: orthogonal start, metric penalty": Remedy("plain", start="orthogonal", metric=True),
-    "plain: backpropagation": Remedy("plain", credit="backpropagation"),
     "residual: none": Remedy("residual"),
     "residual: scaled branches": Remedy("residual", start="scaled"),
     "residual: metric penalty": Remedy("residual", metric=True),
-    "residual: backpropagation": Remedy("residual", credit="backpropagation"),
 }
 
 
@@ -139,7 +135,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     Returns:
         Over remedy (with its coordinate ``network``) and repetition: ``cosine`` along step and
-        layer, 1 for backpropagation; ``accuracy`` of a linear probe on all blocks and
+        layer; ``accuracy`` of a linear probe on all blocks and
         ``block_accuracy`` over layer; ``deviation`` of the weights of blocks 2..L from orthogonal
         ones at the end, their mean, see `linlocal.analysis.training.Orthogonality`. And ``data``:
         what was trained on.
@@ -176,16 +172,13 @@ def _train(config: Config, data: str, remedy: Remedy, seed: int) -> xr.Dataset:
         ),
     }[remedy.kept]
     schedule = Schedule(config.steps, config.learning_rate, weight_decay=0.0)
-    local = remedy.credit == "local"
-    held_out = range(config.measured if local else 0)
     _, recorded = fit_by_rule(
         network,
         _rule(config, remedy),
         lambda step: images.views(step, config.batch, seed),
         schedule,
-        credit=remedy.credit,
         seed=seed,
-        watched=[images.held_out_views(k, config.batch, seed) for k in held_out],
+        watched=[images.held_out_views(k, config.batch, seed) for k in range(config.measured)],
         orthogonality=kept,
         speed=config.speed,
     )
@@ -196,17 +189,15 @@ def _train(config: Config, data: str, remedy: Remedy, seed: int) -> xr.Dataset:
         {"test": in_batches(images.test)},
         seed=seed,
     )["accuracy"].sel(part="test", drop=True)
-    layers = range(1, config.blocks + 1)
-    cosine = recorded["cosine"].drop_vars("block") if local else _ones(schedule.recorded, layers)
     apart = Orthogonality(gain=GAIN, names=tuple(above)).deviation(network).values()
     return xr.Dataset(
         {
-            "cosine": cosine,
+            "cosine": recorded["cosine"].drop_vars("block"),
             "accuracy": float(found.sel(block="all")),
             "block_accuracy": ("layer", found.values[:-1]),
             "deviation": sum(apart) / len(apart),
         },
-        {"layer": list(layers)},
+        {"layer": list(range(1, config.blocks + 1))},
     )
 
 
@@ -255,9 +246,3 @@ def _rule(config: Config, remedy: Remedy) -> NetworkRule:
         metric="downstream" if remedy.metric else None,
         refresh=config.refresh,
     )
-
-
-def _ones(steps: list[int], layers: range) -> xr.DataArray:
-    """The cosine of backpropagation with itself."""
-    coords = {"step": steps, "layer": list(layers)}
-    return xr.DataArray(1.0, coords, ("step", "layer"))

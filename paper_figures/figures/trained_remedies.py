@@ -15,7 +15,7 @@ from paper_figures.look import comparisons, panels, style, training_panels
 INPUTS = ("trained_remedies",)
 PAPER = ""
 
-NONE, REFERENCE = "none", "backpropagation"
+NONE = "none"
 # Colour and marker of each remedy, in every kind of network.
 LOOKS = {
     NONE: (style.PALETTE[6], "o"),
@@ -30,21 +30,25 @@ KINDS = {"plain": "convolutions with ReLU", "residual": "residual blocks"}
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
-    """Cosines along training, a panel for each network; and what each remedy gains."""
+    """Cosines along training and per block, a column for each network; what remedies gain."""
     data = datasets["trained_remedies"]
-    figure = Figure(figsize=(style.PAGE, 5.2))
-    along, ends = figure.subplots(2, 2, sharey="row")
-    for kind, upper, lower in zip(KINDS, along, ends, strict=True):
+    figure = Figure(figsize=(style.PAGE, 6.8))
+    along, per_block, ends = figure.subplots(3, 2, sharey="row")
+    for kind, upper, middle, lower in zip(KINDS, along, per_block, ends, strict=True):
         for name in _remedies(data, kind):
             color, _ = LOOKS[name]
-            mean = _below(data, kind, name).mean("layer")
-            style.band(upper, mean, "repetition", color=color, label=name)
+            cosine = _below(data, kind, name)
+            style.band(upper, cosine.mean("layer"), "repetition", color=color, label=name)
+            style.band(middle, cosine.mean("step"), "repetition", color=color, label=name)
+        middle.axhline(0, color="#999999", linewidth=0.5)
+        middle.set_xlabel("block")
         training_panels.step_axis(upper)
         upper.axhline(0, color="#999999", linewidth=0.5)
         upper.set_title(f"{kind}: {KINDS[kind]}")
         _gains(lower, data, kind)
     first, last = data["layer"].values[[0, -2]]
     along[0].set_ylabel(f"cosine of local and global\nupdate, mean of blocks {first}-{last}")
+    per_block[0].set_ylabel("cosine, mean of\nthe recorded steps")
     ends[0].set_ylabel("accuracy minus that\nwithout a remedy")
     shown = along[0].get_legend_handles_labels()[1]
     more = zip(*along[1].get_legend_handles_labels(), strict=True)
@@ -101,7 +105,7 @@ def _gain(text: str, gain: xr.DataArray) -> Claim:
 
 
 def _remedies(data: xr.Dataset, kind: str) -> list[str]:
-    """The remedies of a kind of network, without backpropagation, in the order of `LOOKS`."""
+    """The remedies of a kind of network, in the order of `LOOKS`."""
     own = {str(name).partition(": ")[2] for name in data["remedy"].values[data["network"] == kind]}
     return [name for name in LOOKS if name in own]
 

@@ -17,8 +17,6 @@ def test_what_is_measured_obeys_the_remedy(smoke):
     data = results.read(smoke("trained_remedies"))
     assert (data["cosine"].isel(layer=-1) > 1 - 1e-6).all()  # float32
     assert (np.abs(data["cosine"]) <= 1 + 1e-12).all()
-    for kind in ("plain", "residual"):
-        assert (data["cosine"].sel(remedy=f"{kind}: backpropagation") == 1).all()
     deviation = data["deviation"].mean("repetition")
     free, kept = (deviation.sel(remedy=f"plain: {name}") for name in ("none", "retraction"))
     assert kept < 1e-5 < 1e-2 < free  # float32
