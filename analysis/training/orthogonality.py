@@ -43,7 +43,7 @@ class Orthogonality:
         penalty: the strength rho of the penalty rho ||W W^T - gain^2 I||_F^2, summed over layers;
             its gradient 4 rho (W W^T - gain^2 I) W joins that of the loss. 0 for none.
         gain: the singular values of the weights.
-        names: the layers, as for `orthogonal_`.
+        names: the layers, as for `orthogonal_`; by default all that the optimisers train.
 
     Raises:
         TypeError: an attribute of another type.
@@ -83,7 +83,7 @@ class Orthogonality:
 
         Raises:
             TypeError: no module or optimiser.
-            ValueError: as `weight_matrices`, or no optimiser trains one of the weights. A step
+            ValueError: as `weight_matrices`, or no optimiser trains a weight that is named. A step
                 raises it if it is given a closure, in which the gradient of the penalty would get
                 lost.
         """
@@ -94,7 +94,8 @@ class Orthogonality:
         found = weight_matrices(model, self.names)
         held = [{id(p) for g in o.param_groups for p in g["params"]} for o in several]
         left = [m.name for m in found if not any(id(m.weight) in ids for ids in held)]
-        if left:
+        # Without names, what no optimiser trains (a head beside the blocks) is not meant.
+        if left and (self.names is not None or len(left) == len(found)):
             raise ValueError(
                 f"No optimiser trains the weights of {', '.join(left[:3])}: name the layers that "
                 "are to be kept orthogonal, or unfreeze these."

@@ -16,15 +16,15 @@ INPUTS = ("trained_remedies",)
 PAPER = ""
 
 NONE = "none"
-# Colour and marker of each remedy, in every kind of network.
-LOOKS = {
-    NONE: (style.PALETTE[6], "o"),
-    "orthogonal start": (style.PALETTE[0], "s"),
-    "orthogonality penalty": (style.PALETTE[5], "v"),
-    "retraction": (style.PALETTE[3], "^"),
-    "metric penalty": (style.PALETTE[1], "D"),
-    "orthogonal start, metric penalty": (style.PALETTE[4], "P"),
-    "scaled branches": (style.PALETTE[2], "X"),
+# The colour of each remedy, in every kind of network.
+COLORS = {
+    NONE: style.PALETTE[6],
+    "orthogonal start": style.PALETTE[0],
+    "orthogonality penalty": style.PALETTE[5],
+    "retraction": style.PALETTE[3],
+    "metric penalty": style.PALETTE[1],
+    "orthogonal start, metric penalty": style.PALETTE[4],
+    "scaled branches": style.PALETTE[2],
 }
 KINDS = {"plain": "convolutions with ReLU", "residual": "residual blocks"}
 
@@ -36,7 +36,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     along, per_block, ends = figure.subplots(3, 2, sharey="row")
     for kind, upper, middle, lower in zip(KINDS, along, per_block, ends, strict=True):
         for name in _remedies(data, kind):
-            color, _ = LOOKS[name]
+            color = COLORS[name]
             cosine = _below(data, kind, name)
             style.band(upper, cosine.mean("layer"), "repetition", color=color, label=name)
             style.band(middle, cosine.mean("step"), "repetition", color=color, label=name)
@@ -65,7 +65,6 @@ def _gains(axes: Axes, data: xr.Dataset, kind: str) -> None:
     for name in _remedies(data, kind):
         if name == NONE:
             continue
-        color, marker = LOOKS[name]
         x, x_half = style.interval(cosine_gain(data, kind, name), "repetition")
         y, y_half = style.interval(accuracy_gain(data, kind, name), "repetition")
         axes.errorbar(
@@ -73,8 +72,8 @@ def _gains(axes: Axes, data: xr.Dataset, kind: str) -> None:
             float(y),
             float(np.nan_to_num(y_half)),
             float(np.nan_to_num(x_half)),
-            color=color,
-            marker=marker,
+            color=COLORS[name],
+            marker="o",
             linestyle="",
             elinewidth=1,
         )
@@ -105,9 +104,9 @@ def _gain(text: str, gain: xr.DataArray) -> Claim:
 
 
 def _remedies(data: xr.Dataset, kind: str) -> list[str]:
-    """The remedies of a kind of network, in the order of `LOOKS`."""
+    """The remedies of a kind of network, in the order of `COLORS`."""
     own = {str(name).partition(": ")[2] for name in data["remedy"].values[data["network"] == kind]}
-    return [name for name in LOOKS if name in own]
+    return [name for name in COLORS if name in own]
 
 
 def _below(data: xr.Dataset, kind: str, name: str) -> xr.DataArray:

@@ -226,6 +226,20 @@ def test_only_named_layers_are_kept():
     assert Orthogonality(names="0.0").deviation(trainer.model)["0.0"] > 1e-2
 
 
+def test_a_head_that_is_not_trained_is_not_meant_unless_it_is_named():
+    model, head = network(), nn.Linear(6, 3).double()
+    whole = nn.ModuleDict({"body": model, "head": head})
+    optimiser = SGD(model.parameters())
+    assert len(Orthogonality().keep(whole, optimiser)) == 1
+    with pytest.raises(ValueError, match="No optimiser trains the weights of head"):
+        Orthogonality(names=("body", "head")).keep(whole, optimiser)
+    model(batch(0)).square().mean().backward()
+    before = head.weight.clone()
+    optimiser.step()
+    assert torch.equal(head.weight, before)
+    assert max(Orthogonality(names="body").deviation(whole).values()) < EXACT
+
+
 def penalty_of(model, strength, gain):
     """The penalty by autograd, from the formula."""
     total = 0.0
