@@ -88,7 +88,8 @@ def _dendritic_prediction(here: Tensor, loss: ScoredPairs, score: Score, top: Te
     z, sent = loss.directions(here, top)
     parts = torch.stack([_gated(z, each, score, loss.negatives) for each in sent]).sum(0)
     rows, columns = (loss.pool.along(n).to(here) for n in here.shape[2:])
-    pooled = parts.view(len(here), here.shape[1], len(rows), len(columns))
+    features = here.shape[1] * len(rows) * len(columns)  # without a constant one
+    pooled = parts[:, :features].view(len(here), here.shape[1], len(rows), len(columns))
     return torch.einsum("ncrs,rh,sw->nchw", pooled, rows, columns)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from linlocal.analysis.local_losses.pooling import (
     shapes_of,
 )
 from linlocal.analysis.local_losses.projections import (
+    DownstreamProjection,
     ProjectionModule,
     num_parameters,
     rank_within,
@@ -33,7 +34,7 @@ from linlocal.analysis.local_losses.slices import FreshSlices, sliced
 from linlocal.analysis.warned import warn
 from linlocal.autodiff import ViewFormula, goodness_formula, view_formula
 from linlocal.losses import Goodness, InfoNCE, ViewLoss
-from linlocal.rules import Rule
+from linlocal.rules import Metric, Rule
 from linlocal.seeds import seed_for
 
 _SAME = 1e-3  # of a goodness that is constant but for the epsilon of a normalisation
@@ -73,6 +74,13 @@ class NetworkRule:
             samples; by default "all" for InfoNCE and "next" for other losses.
         penalty: lam, if it is not the rule's; 0 trains B without a penalty.
         matching: how a "matched" projection is solved for; by default `LeastSquares()`.
+        metric: the metric of the penalty, if it is not the rule's. "downstream" is the metric
+            penalty: B_l = V_l^T M V_l for the context of the same block, B_l = V_l^T M for that of
+            the top, and M is trained and penalised (statement 4). V_l is the Jacobian of the pooled
+            top by the pooled block, averaged over the batch; in a linear network without pooling it
+            makes local updates exact. It is no local rule: V_l holds the weights above.
+        refresh: the number of steps of training between two measurements of V_l, of which each
+            costs a backward pass for every feature of the pooled top.
         goodness: "sum" for the sum of squares, or "mean" for their mean, which lets one threshold
             serve all widths.
         fresh_slices: whether random slices are drawn anew in each step of a training, those of the
@@ -92,6 +100,8 @@ class NetworkRule:
     negatives: Negatives | None = None
     penalty: float | None = None
     matching: LeastSquares | None = None
+    metric: Metric | None = None
+    refresh: int = 1
     goodness: Literal["sum", "mean"] = "sum"
     fresh_slices: bool = False
 
@@ -102,7 +112,7 @@ class NetworkRule:
                 inputs.keep(self, checked_pooling, name)
         inputs.keep(self, inputs.flag, "shared")
         if self.rule.kind != "pair":
-            own = {"context_pooling", "rank", "budget", "negatives", "penalty"}
+            own = {"context_pooling", "rank", "budget", "negatives", "penalty", "metric"}
             given = sorted(name for name in own if getattr(self, name) is not None)
             if given or not self.shared:
                 raise ValueError(
@@ -133,16 +143,27 @@ class NetworkRule:
                     f"{self.rule.name} is {self.rule.projection_name}: take the projection "
                     '"matched" (of `CLAPP` and kin "least_squares"), or leave matching out.'
                 )
-        if self.rule.penalty.metric != "frobenius":
+        inputs.keep(self, partial(inputs.whole, least=1), "refresh")
+        if self.metric is not None and not inputs.is_one_of(self.metric, get_args(Metric)):
             raise ValueError(
-                f"{self.rule.name} has a metric penalty, which needs the downstream map of a "
-                'linear network: take the penalty in the metric "frobenius".'
+                f"metric must be one of {', '.join(get_args(Metric))}, got {self.metric!r}."
+            )
+        if self._in_metric and self.context_pooling is not None:
+            raise ValueError(
+                "A penalty in the downstream metric sends the context through the map of the "
+                "block's own pooling: leave context_pooling out."
             )
         if not isinstance(self.rule.projection, str):
             raise ValueError(
                 f"The projection of {self.rule.name} is {self.rule.projection_name}, which the "
                 "theory knows (`linlocal.compare`). On a network the optimiser trains B: take the "
                 'projection "optimal".'
+            )
+        if self._in_metric and self.rule.projection != "optimal":
+            raise ValueError(
+                f"The projection of {self.rule.name} is {self.rule.projection_name}, which has no "
+                'penalty that could be in the downstream metric: take the projection "optimal", or '
+                'the metric "frobenius".'
             )
         identity = self.rule.projection == "identity"
         if identity and (self.rule.context != "same" or self.context_pooling is not None):
@@ -186,6 +207,12 @@ class NetworkRule:
             for block in range(len(shapes))
         )
 
+    @property
+    def _in_metric(self) -> bool:
+        """Whether B is penalised in the downstream metric."""
+        own = self.rule.penalty.metric if self.metric is None else self.metric
+        return self.rule.kind == "pair" and own == "downstream"
+
     def _scored(
         self,
         shapes: Sequence[Shape],
@@ -197,8 +224,15 @@ class NetworkRule:
     ) -> ScoredPairs:
         sides, kind = self._plan(shapes, block), self.rule.projection
         matched = kind == "matched" and not last
+        contexts = self._contexts(shapes, block)
+        features = pool.features(shapes[block])
         projections = [
-            [ProjectionModule(*side, generator, solved=matched) for side in sides]
+            [
+                DownstreamProjection(features, *side, generator, same=not top)
+                if self._in_metric and not last
+                else ProjectionModule(*side, generator, solved=matched)
+                for side, (top, *_) in zip(sides, contexts, strict=True)
+            ]
             for _ in range(1 if self.shared else 2)
             if sides
         ]
@@ -207,7 +241,7 @@ class NetworkRule:
         module = ScoredPairs(
             self.rule.pair_loss,
             pool,
-            [(top, seen) for top, seen, _ in self._contexts(shapes, block)],
+            [(top, seen) for top, seen, _ in contexts],
             projections,
             negatives=self.negatives or ("all" if everywhere else "next"),
             separate=self.rule.context == "each",
@@ -215,6 +249,7 @@ class NetworkRule:
             trained=kind == "optimal" or last,
             matching=(self.matching or LeastSquares()) if matched else None,
             seed=seed_for(seed, block),
+            refresh=self.refresh,
         )
         return module.requires_grad_(kind != "random" or last)
 
@@ -243,10 +278,14 @@ class NetworkRule:
         return [top] if self.rule.context == "top" else [here, top]
 
     def _sides(self, shapes: Sequence[Shape], block: int) -> list[tuple[int, int]]:
-        features = self.pools_of(shapes)[block].features(shapes[block])
         if self.rule.projection == "identity":
             return []
-        return [(features, c) for _, _, c in self._contexts(shapes, block)]
+        windows, contexts = self.pools_of(shapes), self._contexts(shapes, block)
+        if self._in_metric:  # those of M, which sees a context of the same block through V
+            features = windows[-1].features(shapes[-1])
+            return [(features, c if top else features) for top, _, c in contexts]
+        features = windows[block].features(shapes[block])
+        return [(features, c) for _, _, c in contexts]
 
     def _plan(self, shapes: Sequence[Shape], block: int) -> list[tuple[int, int, int | None]]:
         """(features, context features, rank) of the projections of a block, in one direction."""

@@ -105,6 +105,84 @@ class ProjectionModule(nn.Module):
         return ((self.left.T @ self.left) * (self.right @ self.right.T)).sum()
 
 
+class DownstreamProjection(ProjectionModule):
+    """The map c -> V^T M c or c -> V^T M V c, of which M is trained: B in the downstream metric.
+
+    V = [J, b] maps a pooled block with a constant feature, (z, 1), to J z + b, which is near the
+    pooled top: J is the averaged Jacobian, and biases above the block stand in b.
+    `ScoredPairs.set_downstream` sets it. The squared norm is that of M (statement 4 of
+    docs/theory.md).
+
+    Args:
+        features: the number of features of z.
+        top_features: the number of features of the pooled top, which is that of rows of V.
+        context: the number of features that M reads.
+        rank: as for `ProjectionModule`, of M.
+        generator: draws the initial values of M.
+        same: whether the context is of the same block, so that it passes V too.
+    """
+
+    downstream: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        top_features: int,
+        context: int,
+        rank: int | None,
+        generator: torch.Generator,
+        *,
+        same: bool,
+    ) -> None:
+        super().__init__(top_features, context, rank, generator)
+        self.same = same
+        self.register_buffer("downstream", torch.full((top_features, features + 1), torch.nan))
+        self._measured = False
+
+    @property
+    def matrix(self) -> Tensor:
+        """B with the constant features, (features + 1, context); context + 1 of the same block."""
+        left = self.downstream.T @ super().matrix
+        return left @ self.downstream if self.same else left
+
+    def set_to(self, matrix: Tensor) -> None:
+        raise ValueError(
+            "B is bound to V^T M V or V^T M by its penalty in the downstream metric, so it cannot "
+            'be set: take the penalty in the metric "frobenius".'
+        )
+
+    def forward(self, c: Tensor) -> Tensor:
+        """B c for each row c.
+
+        Args:
+            c: (samples, context).
+
+        Returns:
+            (samples, features + 1); the last column belongs to the constant feature of z.
+
+        Raises:
+            ValueError: as `ProjectionModule`.
+            RuntimeError: V was not measured.
+        """
+        if not (self._measured or self.downstream.is_meta):
+            self._measured = bool(self.downstream.isfinite().all())
+            if not self._measured:
+                raise RuntimeError(
+                    "The penalty in the downstream metric needs the averaged Jacobian of the "
+                    "blocks above, which is not measured yet or is not finite: LocalTrainer "
+                    "measures it by itself; elsewhere call watching.measure_downstream(model, "
+                    "blocks, losses, views) with the losses that rule.build returned."
+                )
+        if self.same:
+            c = nn.functional.linear(with_constant(c.to(self.downstream.dtype)), self.downstream)
+        return nn.functional.linear(super().forward(c), self.downstream.T)
+
+
+def with_constant(z: Tensor) -> Tensor:
+    """Rows z with a constant feature 1 behind the last one."""
+    return torch.cat([z, torch.ones_like(z[..., :1])], -1)
+
+
 def num_parameters(features: int, context: int, rank: int | None) -> int:
     """The number of parameters of a `ProjectionModule`; rank None is the full matrix."""
     return features * context if rank is None else rank * (features + context)

@@ -21,7 +21,11 @@ from torch import Tensor, nn
 from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, views_of
 from linlocal.analysis.local_losses.pooling import Pool
-from linlocal.analysis.local_losses.projections import ProjectionModule
+from linlocal.analysis.local_losses.projections import (
+    DownstreamProjection,
+    ProjectionModule,
+    with_constant,
+)
 from linlocal.analysis.local_losses.regression import (
     LeastSquares,
     Product,
@@ -54,6 +58,8 @@ class ScoredPairs(LocalLoss):
             backpropagated error signal.
         matching: how `match` solves for B; None where it is not matched.
         seed: seeds the tangents of ``matching``.
+        refresh: the number of steps of training between two measurements of the averaged Jacobian,
+            where the penalty is in the downstream metric.
     """
 
     compares = "views"
@@ -72,12 +78,13 @@ class ScoredPairs(LocalLoss):
         trained: bool,
         matching: LeastSquares | None = None,
         seed: int = 0,
+        refresh: int = 1,
     ) -> None:
         super().__init__()
         self.loss, self.formula = loss, pair_formula(loss)
         self.negatives, self.penalty = negatives, inputs.not_negative(penalty, "penalty")
         self.pool, self.contexts, self.trained = pool, tuple(contexts), trained
-        self.separate = separate
+        self.separate, self.refresh = separate, inputs.whole(refresh, "refresh", 1)
         self.reads_top = any(onto_top for onto_top, _ in contexts)
         self.needs_global_error = matching is not None
         self.projections = nn.ModuleList(nn.ModuleList(directed) for directed in projections)
@@ -87,6 +94,37 @@ class ScoredPairs(LocalLoss):
             self.regressions.extend(self._regressions(matching))
             if matching.tangents is not None:
                 self.register_buffer("batches", torch.tensor(0))
+
+    @property
+    def reads_downstream(self) -> bool:
+        """Whether B is in the downstream metric, and needs the averaged Jacobian V."""
+        return any(isinstance(b, DownstreamProjection) for b in self.modules())
+
+    @torch.no_grad()
+    def set_downstream(self, jacobian: Tensor, here: Tensor, top: Tensor) -> None:
+        """Set V = [J, b], the map top = J z + b that stands for the blocks above, on average.
+
+        Args:
+            jacobian: (top features, ...), the averaged Jacobian of the pooled top by this block's
+                output.
+            here: (...) this block's mean output.
+            top: (top features,) the mean of the pooled top.
+
+        Raises:
+            ValueError: another shape.
+        """
+        j = self.pool.lifted(jacobian)
+        v = torch.cat([j, (top - j @ self.pool(here[None])[0])[:, None]], 1)
+        for b in self.modules():
+            if isinstance(b, DownstreamProjection):
+                if b.downstream.shape != v.shape:
+                    raise ValueError(
+                        "The map to the pooled top has (features of the top, of the block) = "
+                        f"{tuple(j.shape)}, but the projection was built for "
+                        f"{(len(b.downstream), b.downstream.shape[1] - 1)}: was the rule built "
+                        "with the shapes of these outputs?"
+                    )
+                b.downstream.copy_(v)
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss; only a trained projection gets a gradient and a penalty."""
@@ -123,9 +161,15 @@ class ScoredPairs(LocalLoss):
             how: solves for this batch alone, in another way than the loss was built with.
 
         Raises:
-            ValueError: a global error of another shape, or an identity projection.
+            ValueError: a global error of another shape, an identity projection, or one in the
+                downstream metric.
             FloatingPointError: an entry is not finite.
         """
+        if self.reads_downstream:
+            raise ValueError(
+                "B is bound by its penalty in the downstream metric, so it cannot be solved for: "
+                'take the metric "frobenius".'
+            )
         if global_error.shape != here.shape:
             raise ValueError(
                 "The global error must have the shape of the block's output "
@@ -305,12 +349,15 @@ class ScoredPairs(LocalLoss):
 
         Returns:
             The anchors, and what the references send for each loss: one, or one of each context.
-            (2, N, features) each; the first direction has the first view as anchors.
+            (2, N, features) each; the first direction has the first view as anchors. In the
+            downstream metric both have a constant feature more.
         """
         z = stacked_views(self.pool(here))
         seen = self._contexts(here, top)
         if not self.projections:
             return z, [seen[0].flip(0)]
+        if self.reads_downstream:
+            z = with_constant(z)
         by_context = zip(*(cast(nn.ModuleList, each) for each in self.projections), strict=True)
         sent = [_sent(projections, c) for projections, c in zip(by_context, seen, strict=True)]
         if self.separate or len(sent) == 1:

@@ -47,6 +47,7 @@ from linlocal.analysis.training.optimisers import (
     make_optimisers,
     make_scheduler,
 )
+from linlocal.analysis.training.orthogonality import Orthogonality
 from linlocal.analysis.training.placing import Device, Places
 from linlocal.analysis.training.sharding import (
     exchange,
@@ -110,6 +111,8 @@ class Trainer(ABC):
         seed: seeds the projections of the losses, what networks, losses and ``augment`` draw in
             each step, and the global random states at the first step.
         log: called after every step with its number and the losses by block, "loss/1" and so on.
+        orthogonality: keeps weights orthogonal, by a penalty or after each step; None leaves them
+            free.
         views: how a batch (or what ``augment`` makes) holds its two views: "stacked" in one tensor
             (2N, ...), or as a "pair" of tensors (N, ...). None tells it from the batch, where two
             tensors of one shape at its beginning are a pair, and raises where a batch says that it
@@ -120,8 +123,9 @@ class Trainer(ABC):
         ImportError: lightning-fabric is missing.
         TypeError: an optimiser or a scheduler is given instead of what makes one.
         ValueError: the blocks cannot be trained this way, there is not one optimiser for each, an
-            optimiser or a scheduler cannot be stepped or trains other parameters, or ``shard`` is
-            given with a precision that scales the loss.
+            optimiser or a scheduler cannot be stepped or trains other parameters, ``shard`` is
+            given with a precision that scales the loss or with ``orthogonality``, or this finds no
+            weights.
     """
 
     def __init__(
@@ -138,6 +142,7 @@ class Trainer(ABC):
         shard: bool = False,
         seed: int = 0,
         log: Log | None = None,
+        orthogonality: Orthogonality | None = None,
         views: Layout | None = None,
         devices: Sequence[Device] | None = None,
     ) -> None:
@@ -163,6 +168,13 @@ class Trainer(ABC):
                 "Sharded training does not scale the loss, which this precision needs: use "
                 '"bf16-mixed" or "32-true", or shard=False.'
             )
+        if orthogonality is not None:
+            inputs.instance(orthogonality, Orthogonality, "orthogonality", "an Orthogonality(...)")
+            if shard:
+                raise ValueError(
+                    "Sharded training holds a part of each weight, and orthogonality is a property "
+                    "of the whole: use shard=False, or no orthogonality."
+                )
         inputs.instance(model, nn.Module, "model", "a torch.nn.Module")
         refuse_lazy(model)
         refuse_inference(model)
@@ -204,6 +216,9 @@ class Trainer(ABC):
         self.parameters = self._parameters(found.parameters)
         self.optimisers = make_optimisers(optimiser, self.parameters)
         made = told_optimisers(self.optimisers)
+        if orthogonality is not None:
+            orthogonality.keep(self.model, self.optimisers)
+            made += f" {told(orthogonality)}"
         self.schedulers = (
             [] if scheduler is None else [make_scheduler(scheduler, o) for o in self.optimisers]
         )

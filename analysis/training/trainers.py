@@ -26,10 +26,12 @@ from linlocal.analysis.training.batches import Layout
 from linlocal.analysis.training.identity import told
 from linlocal.analysis.training.loop import ADAMW, Log, Trainer
 from linlocal.analysis.training.optimisers import MakeOptimiser, MakeScheduler
+from linlocal.analysis.training.orthogonality import Orthogonality
 from linlocal.analysis.training.placing import Device
 from linlocal.analysis.watching import (
     MicroBatches,
     cut,
+    downstream,
     error_signal,
     errors_below,
     one_pass,
@@ -69,6 +71,10 @@ class LocalTrainer(Trainer):
     ``tangents`` there is no backward pass: that many forward passes for each block carry
     directional derivatives (`watching.pushed_forward`).
 
+    A rule whose penalty is in the downstream metric gets the averaged Jacobian of the blocks above
+    from a pass of its own, every ``refresh`` steps (see `NetworkRule`). That pass backpropagates
+    through the whole network, so it takes the memory of end-to-end training.
+
     With ``micro_batch`` a block holds the activities of that many rows at a time, in addition to
     its input, its output and the output's gradient. It pays for this with a second forward pass;
     see `watching.MicroBatches`.
@@ -85,6 +91,7 @@ class LocalTrainer(Trainer):
         shard: as for `Trainer`.
         seed: as for `Trainer`.
         log: as for `Trainer`.
+        orthogonality: as for `Trainer`.
         views: as for `Trainer`.
         micro_batch: the number of rows that a block runs on at a time, both views counted; None
             takes all. The gradients are the same except for random numbers: dropout draws other
@@ -117,6 +124,7 @@ class LocalTrainer(Trainer):
         shard: bool = False,
         seed: int = 0,
         log: Log | None = None,
+        orthogonality: Orthogonality | None = None,
         views: Layout | None = None,
         micro_batch: int | None = None,
         one_pass: bool = False,
@@ -134,6 +142,7 @@ class LocalTrainer(Trainer):
             shard=shard,
             seed=seed,
             log=log,
+            orthogonality=orthogonality,
             views=views,
             devices=devices,
         )
@@ -145,6 +154,13 @@ class LocalTrainer(Trainer):
         self.one_pass = one_pass
         self.two_passes = not one_pass and any(loss.reads_top for loss in self._judges[:-1])
         self._unseen = set(range(len(self.blocks)))
+        metric = [j for j in self._judges if isinstance(j, ScoredPairs) and j.reads_downstream]
+        self._refresh = metric[0].refresh if metric else 0
+        if metric and shard:
+            raise ValueError(
+                "A penalty in the downstream metric measures the map of the whole network, which "
+                'sharded training never holds: use shard=False, or the metric "frobenius".'
+            )
         self._matched = self._check_matched()
         asked = [loss.matching for loss in self._matched if loss.matching is not None]
         self._forward = all(how.tangents is not None for how in asked)
@@ -172,6 +188,8 @@ class LocalTrainer(Trainer):
         return matched
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
+        if self._refresh and self.steps % self._refresh == 0:
+            self._measure_downstream(views)
         # A recorder around this must not take the cut passes for backpropagation.
         with own_pass(), torch.enable_grad():
             if self._matched:
@@ -212,6 +230,13 @@ class LocalTrainer(Trainer):
             return (moved.to(wide) * error.to(wide)).flatten(1).sum(1)
 
         match_forward(self._judges, outputs, product)
+
+    def _measure_downstream(self, views: Tensor) -> None:
+        with self.fabric.autocast():
+            found = downstream(self.model, self.blocks, self._judges, views)
+        for loss, *measured in found:
+            several = self.fabric.world_size > 1
+            loss.set_downstream(*(self._mean(m) if several else m for m in measured))
 
     def _at_once(self, views: Tensor, batch: Any) -> dict[int, Tensor]:
         outputs: list[Tensor] = []
@@ -325,6 +350,7 @@ class GlobalTrainer(Trainer):
         shard: as for `Trainer`.
         seed: as for `Trainer`.
         log: as for `Trainer`.
+        orthogonality: as for `Trainer`.
         views: as for `Trainer`.
 
     Raises:
@@ -349,6 +375,7 @@ class GlobalTrainer(Trainer):
         shard: bool = False,
         seed: int = 0,
         log: Log | None = None,
+        orthogonality: Orthogonality | None = None,
         views: Layout | None = None,
     ) -> None:
         if (rule is None) == (loss is None):
@@ -366,6 +393,7 @@ class GlobalTrainer(Trainer):
             shard=shard,
             seed=seed,
             log=log,
+            orthogonality=orthogonality,
             views=views,
         )
         refuse_without_loss(self._judges, "Backpropagation")

@@ -1,4 +1,9 @@
 from .averaged import averaged_errors as averaged_errors
+from .downstream import (
+    averaged_jacobians as averaged_jacobians,
+    downstream as downstream,
+    measure_downstream as measure_downstream,
+)
 from .forward_mode import (
     pushed_forward as pushed_forward,
     refuse_interaction as refuse_interaction,

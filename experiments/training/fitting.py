@@ -19,7 +19,8 @@ from experiments.runner import stack
 from experiments.training.cosines import Batch, update_cosines
 from linlocal.analysis.alignment import log_spaced
 from linlocal.analysis.local_losses import LocalRule
-from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer
+from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Orthogonality, Trainer
+from linlocal.analysis.watching import measure_downstream
 from linlocal.rules import Rule
 
 Credit = Literal["local", "backpropagation"]
@@ -41,6 +42,18 @@ class Schedule:
     steps: int
     learning_rate: float
     weight_decay: float = 0.01
+
+    def faster(
+        self, parameters: list[nn.Parameter], network: nn.Module, speed: float
+    ) -> torch.optim.Optimizer:
+        """AdamW in which what is not the network's, such as projections, learns faster."""
+        own = {id(p) for p in network.parameters()}
+        optimiser = self.optimiser(parameters)
+        (group,) = optimiser.param_groups
+        group["params"] = [p for p in parameters if id(p) in own]
+        rest = [p for p in parameters if id(p) not in own]
+        optimiser.add_param_group({"params": rest, "lr": speed * self.learning_rate})
+        return optimiser
 
     def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW for these parameters, in one kernel: a tenth of a step of a small network."""
@@ -70,6 +83,8 @@ def fit_by_rule(
     watched: Sequence[Batch] = (),
     terms: bool = False,
     look: Callable[[nn.ModuleList], xr.Dataset] | None = None,
+    orthogonality: Orthogonality | None = None,
+    speed: float = 1.0,
 ) -> tuple[nn.ModuleList, xr.Dataset]:
     """Train the blocks of a network by a rule.
 
@@ -85,6 +100,8 @@ def fit_by_rule(
             are.
         terms: whether `update_cosines` takes the mismatch apart.
         look: what to record instead, given the losses.
+        orthogonality: keeps weights orthogonal; None leaves them free.
+        speed: how many times as fast as the network its losses' projections learn.
 
     Returns:
         The losses (after backpropagation, that of the last block alone), and what was recorded
@@ -97,15 +114,22 @@ def fit_by_rule(
     first = batches(0)
     options: dict[str, Any] = {
         "shape": first.shape[1:],
-        "optimiser": schedule.optimiser,
+        "optimiser": (
+            schedule.optimiser
+            if speed == 1
+            else lambda parameters: schedule.faster(parameters, network, speed)
+        ),
         "fabric": fabric_on(first.device),
         "seed": seed,
+        "orthogonality": orthogonality,
     }
     trainer: Trainer = (
         LocalTrainer(network, None, rule, one_pass=True, **options)
         if credit == "local"
         else GlobalTrainer(network, None, rule, **options)
     )
+    if credit == "local":  # cosines are recorded before the first step measures it
+        measure_downstream(network, None, trainer.losses, first)
     recorded = {}
     for step in range(schedule.steps + 1):
         if (watched or look) and step in schedule.recorded:

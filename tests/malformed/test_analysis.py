@@ -9,7 +9,7 @@ import xarray as xr
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from linlocal import analysis, rules
+from linlocal import analysis
 from linlocal.analysis.alignment import AlignmentRecorder, align, log_spaced
 from linlocal.analysis.block import blocks
 from linlocal.analysis.explore import Setting, cosines
@@ -657,10 +657,20 @@ CASES = {
             ValueError,
             "VICReg scores no pairs: it has no use for negatives, rank",
         ),
-        "a metric penalty": (
-            lambda: network_rule.NetworkRule(rule=rules.CLAPP().with_penalty(0.1, "downstream")),
+        "an unknown metric": (
+            lambda: local_losses.CLAPP(metric="upstream"),
             ValueError,
-            "the downstream map of a linear network",
+            "metric must be one of frobenius, downstream, got 'upstream'",
+        ),
+        "a metric without a penalty": (
+            lambda: local_losses.CLAPP(metric="downstream", projection="random"),
+            ValueError,
+            "no penalty that could be in the downstream metric",
+        ),
+        "a metric and another context pooling": (
+            lambda: local_losses.CLAPP(metric="downstream", context_pooling=1),
+            ValueError,
+            "leave context_pooling out",
         ),
         "too small a budget": (
             lambda: projections.rank_within(3, [(4, 4)]),

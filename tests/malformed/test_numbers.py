@@ -349,6 +349,8 @@ CALLS = {
         "trees": TREES,
         "seed": 0,
     },
+    "analysis.training.initialisation.orthogonal_": {"model": nn.Linear(4, 3)},
+    "analysis.training.initialisation.scale_branches_": {"model": MODULE, "ends": "2"},
     "analysis.training.checkpoints.Checkpoints": {"folder": "folder", "keep": 2},
     "analysis.training.loaders.SeededLoader": {"data": POINTS, "batch_size": 4},
     "analysis.training.loaders.SeededLoader.batches": {
