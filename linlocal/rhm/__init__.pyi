@@ -1,4 +1,5 @@
 from . import (
+    diffusion as diffusion,
     encoding as encoding,
     images as images,
     inference as inference,

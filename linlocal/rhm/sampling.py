@@ -32,7 +32,10 @@ def sample(grammar: Grammar, num: int, *seed: int) -> Trees:
     return _sample(grammar, num, generator_for("sample", *seed))
 
 
-def _sample(grammar: Grammar, num: int, rng: np.random.Generator) -> Trees:
+def _sample(
+    grammar: Grammar, num: int, rng: np.random.Generator, keys: t.Keys | None = None
+) -> Trees:
+    """Independent draws; their keys are written to ``keys``."""
     # In pieces that stay in the cache; what is drawn between two levels never exceeds a piece.
     trees = t.empty(grammar, num)
     for rows in t.chunks(num, grammar.num_nodes(0)):
@@ -41,6 +44,8 @@ def _sample(grammar: Grammar, num: int, rng: np.random.Generator) -> Trees:
         choices = [_choices(grammar, l, size, rng) for l in grammar.levels]
         placements = _placements(grammar, size, rng)
         t.derive(grammar, labels, choices, placements, out=trees[rows])
+        if keys is not None:
+            keys[rows] = t.keys_of_choices(grammar, labels, choices, placements)
     return trees
 
 
@@ -131,8 +136,9 @@ def draw_distinct(grammar: Grammar, num: int, *seed: int) -> Trees:
     seen = np.empty(0, dtype=np.uint64)
     size = _FIRST_ROUND
     while (start := len(seen)) < num:
-        drawn = _sample(grammar, size, rng)
-        keys, first = np.unique(t.keys_of(grammar, drawn), return_index=True)
+        drawn_keys = np.empty(size, dtype=np.uint64)
+        drawn = _sample(grammar, size, rng, drawn_keys)
+        keys, first = np.unique(drawn_keys, return_index=True)
         new = ~np.isin(keys, seen, assume_unique=True)
         if new.sum() < 1e-3 * size:
             raise ValueError(

@@ -31,7 +31,7 @@ def sample_complexity(grammar: Grammar) -> float:
     References:
         arXiv 2307.02129.
     """
-    _require_uniform(grammar, "P*")
+    require_uniform(grammar, "P*")
     return float(grammar.num_classes * grammar.num_synonyms**grammar.num_levels)
 
 
@@ -67,7 +67,7 @@ def latent_sample_complexity(grammar: Grammar) -> float:
     References:
         arXiv 2605.27734.
     """
-    _require_uniform(grammar, "v m^3")
+    require_uniform(grammar, "v m^3")
     return float(grammar.num_symbols * grammar.num_synonyms**3)
 
 
@@ -95,8 +95,8 @@ def expected_class_covariance(grammar: Grammar) -> float:
     # are hypergeometric: tuples are drawn without replacement. As the rows of D sum to 0,
     # E[D'^2] = sum_b D^2 (var T - cov(T of two owners)), and that difference is kappa/v. At the
     # top, D = (identity - 1/n) T.
-    _require_uniform(grammar, "The expected covariance")
-    _require_dense(grammar, "The expected covariance")
+    require_uniform(grammar, "The expected covariance")
+    require_dense(grammar, "The expected covariance")
     n, v = grammar.num_classes, grammar.num_symbols
     if v == 1:
         return 0.0
@@ -142,8 +142,8 @@ def published_token_covariance(grammar: Grammar, level: int) -> float:
     References:
         arXiv 2406.00048, there for q = v.
     """
-    _require_uniform(grammar, "C_l")
-    _require_dense(grammar, "C_l")
+    require_uniform(grammar, "C_l")
+    require_dense(grammar, "C_l")
     v, m = grammar.num_symbols, grammar.num_synonyms
     level = grammar.check_level(level)
     q, s = grammar.num_values(level), grammar.tuple_sizes[level - 1]
@@ -375,7 +375,8 @@ def measured_covariance(first: ArrayLike, second: ArrayLike, shape: tuple[int, i
     return np.asarray(joint - np.outer(joint.sum(axis=1), joint.sum(axis=0)))
 
 
-def _require_uniform(grammar: Grammar, what: str) -> None:
+def require_uniform(grammar: Grammar, what: str) -> None:
+    """Raise a ValueError unless all data are equally probable; ``what`` needs it."""
     if not grammar.uniform:
         raise ValueError(
             f"{what} is known for uniform rules; this grammar has rule_exponent="
@@ -383,7 +384,8 @@ def _require_uniform(grammar: Grammar, what: str) -> None:
         )
 
 
-def _require_dense(grammar: Grammar, what: str) -> None:
+def require_dense(grammar: Grammar, what: str) -> None:
+    """Raise a ValueError if there are blanks; ``what`` is not known with them."""
     if grammar.sparse:
         raise ValueError(
             f"{what} is known without blanks; this grammar has num_blanks={grammar.num_blanks}."

@@ -246,10 +246,15 @@ def digits_of(grammar: Grammar, trees: Trees) -> Index:
 
     The most significant digit comes first.
     """
-    digits = choices_of(grammar, trees)
-    for l, placement in enumerate(trees.placements, start=1):
+    choices = choices_of(grammar, trees)
+    return _as_digits(grammar, trees.labels, choices, trees.placements)
+
+
+def _as_digits(grammar: Grammar, labels: Index, choices: Choices, placements: Choices) -> Index:
+    digits = [choice.astype(np.int64, copy=False) for choice in choices]
+    for l, placement in enumerate(placements, start=1):
         digits[l - 1] = digits[l - 1] * len(grammar.placements[l - 1]) + placement
-    return np.concatenate([trees.labels[:, None], *reversed(digits)], axis=1)
+    return np.concatenate([labels[:, None], *reversed(digits)], axis=1)
 
 
 def radices(grammar: Grammar) -> list[int]:
@@ -332,6 +337,14 @@ def keys_of(grammar: Grammar, trees: Trees) -> Keys:
     for rows in chunks(len(trees), len(weights)):
         keys[rows] = digits_of(grammar, trees[rows]).astype(np.uint64) @ weights
     return keys
+
+
+def keys_of_choices(
+    grammar: Grammar, labels: Index, choices: Choices, placements: Choices = ()
+) -> Keys:
+    """The keys of the data that `derive` makes of the same arguments, without making them."""
+    digits = _as_digits(grammar, labels, choices, placements)
+    return np.asarray(digits.view(np.uint64) @ _key_weights(grammar), dtype=np.uint64)
 
 
 def _key_weights(grammar: Grammar) -> Keys:
