@@ -5,6 +5,7 @@ from . import (
     inference as inference,
     sampling as sampling,
     theory as theory,
+    tokens as tokens,
     trees as trees,
 )
 from .grammar import BLANK as BLANK, Grammar as Grammar

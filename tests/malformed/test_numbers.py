@@ -229,9 +229,12 @@ CALLS = {
         "num_batches": 2,
         "seed": 0,
     },
-    "analysis.hierarchy.batches._Epochs.set_epoch": {
+    "analysis.hierarchy.batches.Epochs.set_epoch": {
         "self": hierarchy.FreshBatches(MODEL, batch_size=4, num_batches=2, seed=0),
         "epoch": 1,
+    },
+    "analysis.hierarchy.batches.EndlessBatches": {
+        "batches": hierarchy.FreshBatches(MODEL, batch_size=4, num_batches=2, seed=0),
     },
     "analysis.hierarchy.batches.StoredBatches": {
         "data": TREES,
@@ -560,6 +563,15 @@ CALLS = {
     "rhm.theory.token_covariance": {"grammar": MODEL, "first": 0, "second": 1},
     "rhm.theory.token_sample_complexity": {"grammar": MODEL, "level": 1},
     "rhm.theory.transition": {"grammar": MODEL, "level": 1, "child": 0},
+    "rhm.tokens.LastToken": {"grammar": MODEL, "context": 2},
+    "rhm.tokens.LastToken.bayes_loss": {"self": rhm.tokens.LastToken(MODEL), "num_samples": 20},
+    "rhm.tokens.MaskedToken": {"grammar": MODEL},
+    "rhm.tokens.MaskedToken.bayes_loss": {
+        "self": rhm.tokens.MaskedToken(MODEL, 0.5),
+        "num_samples": 20,
+    },
+    "rhm.tokens.NextToken": {"grammar": MODEL, "context": 2},
+    "rhm.tokens.NextToken.bayes_loss": {"self": rhm.tokens.NextToken(MODEL), "num_samples": 20},
     "rhm.trees.data_at": {"grammar": MODEL, "index": [0, 3]},
     "rhm.trees.empty": {"grammar": MODEL, "num": 3},
     "conditions.bounds.cosine_bound": {"above": 4.0, "inside": 2.0},
@@ -617,6 +629,9 @@ NOT_CHECKED = {
     "analysis.watching.gradients.windowed": "used by the meter alone, which checks the window",
     "analysis.alignment.recorder.AlignmentRecorder.step": "checks where it is entered; see "
     "test_recorder_company.py",
+    "analysis.hierarchy.batches.Epochs.at": "abstract; its two kinds are the inside of a loader",
+    "analysis.hierarchy.batches.FreshBatches.at": "the inside of a loader, which numbers batches",
+    "analysis.hierarchy.batches.StoredBatches.at": "the inside of a loader, which numbers batches",
     "analysis.local_losses.contract.LocalRule.build": PROTOCOL,
     "analysis.local_losses.pooling.Pool.along": "abstract; its two kinds are checked",
     "analysis.local_losses.heads.HeadedRule": "abstract; its two kinds are checked",
@@ -647,6 +662,7 @@ NOT_CHECKED = {
     "rhm.diffusion.Noise.apply": "abstract; its kinds are checked",
     "rhm.diffusion.Noise.likelihood": "abstract; its kinds are checked",
     "rhm.inference.BayesError": MADE_BY_US,
+    "rhm.tokens.TokenTask.bayes_loss": PROTOCOL,
     "rhm.trees.chunks": "cuts arrays of the package into pieces",
     "symbolic.proofs.Proof": MADE_BY_US,
     "symbolic.theorems.Theorem": MADE_BY_US,
