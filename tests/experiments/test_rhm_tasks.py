@@ -17,6 +17,7 @@ from experiments.training import (
     one_hot_leaves,
 )
 from experiments.training.hierarchy_tasks import LARGEST_TEST, LARGEST_VALIDATION
+from linlocal.analysis import results
 
 TINY = Task(num_symbols=4, num_synonyms=2, num_levels=2, multiple=1.5, seed=0)
 RECIPE = NetworkRecipe(width=32, learning_rate=1e-2, steps=400)
@@ -133,3 +134,13 @@ def test_asking_for_activities_changes_nothing():
     # One datum alone is what it is among others: no statistics of the batch.
     torch.testing.assert_close(layers(train.leaves[:1])[-1], first[-1][:1])
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_diffusion_leaves_nothing_at_full_noise_and_everything_valid_in_many_steps(smoke):
+    data = results.read(smoke("rhm_diffusion"))
+    np.testing.assert_allclose(data["belief"].sel(noise=1.0), 1 / 16, atol=1e-12)
+    assert (data["belief"].diff("noise") < 0).all()
+    assert (data["changed"].sel(time=0.9) > data["changed"].sel(time=0.1)).all()
+    valid = data["valid"].sel(level=slice(1, None))
+    assert (valid.isel(steps=-1) >= valid.isel(steps=0)).all()
+    assert data["valid"].sel(level=0).isnull().all()
