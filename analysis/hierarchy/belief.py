@@ -67,8 +67,9 @@ class BeliefPropagation(nn.Module):
         super().__init__()
         inputs.instance(grammar, Grammar, "grammar", "a `Grammar` or `RandomHierarchyModel`")
         self._sizes = grammar.patch_sizes
-        self._shape = (grammar.num_leaves, grammar.num_symbols + grammar.sparse)
         self._levels = grammar.num_levels
+        self._values = [v + grammar.sparse for v in grammar.symbol_counts] + [grammar.num_classes]
+        self._shape = (grammar.num_leaves, self._values[0])
         for l, rules in enumerate(grammar.productions, start=1):
             for name, values in (
                 ("owner", rules.owner),
@@ -76,7 +77,7 @@ class BeliefPropagation(nn.Module):
                 ("probability", rules.probability),
             ):
                 self.register_buffer(f"{name}{l}", torch.tensor(values), persistent=False)
-        prior = torch.full((grammar.num_classes,), 1 / grammar.num_classes, dtype=torch.float64)
+        prior = torch.tensor(grammar.class_probabilities)
         self.register_buffer("prior", prior, persistent=False)
 
     def forward(self, likelihood: Tensor) -> Beliefs:
@@ -132,13 +133,7 @@ class BeliefPropagation(nn.Module):
         product = self._buffer(f"probability{level}").to(below.dtype) * factors[0]
         for factor in factors[1:]:
             product = product * factor
-        owner = self._buffer(f"owner{level}")
-        # The last rule writes the last symbol: owners ascend.
-        return _sums(product, owner, self._values(level))
-
-    def _values(self, level: int) -> int:
-        """How many symbols a level has, the blank included."""
-        return len(self._buffer("prior")) if level == self._levels else self._shape[1]
+        return _sums(product, self._buffer(f"owner{level}"), self._values[level])
 
     def _downward(self, below: Tensor, down: Tensor, level: int) -> Tensor:
         factors = self._factors(below, level)

@@ -45,7 +45,7 @@ def plain_numpy(rhm: RandomHierarchyModel, num: int) -> NDArray[Any]:
     rng = np.random.default_rng(0)
     x: NDArray[Any] = rng.integers(rhm.num_classes, size=(num, 1), dtype=np.int8)
     for rules in reversed(rhm.rules):
-        x = rules[x, rng.integers(rhm.num_synonyms, size=x.shape, dtype=np.int8)].reshape(num, -1)
+        x = rules[x, rng.integers(rules.shape[1], size=x.shape, dtype=np.int8)].reshape(num, -1)
     return x
 
 

@@ -128,11 +128,11 @@ class Masking(Noise):
         """(data, d) symbols, v where hidden; see `Noise.apply`."""
         clean = _clean(grammar, leaves)
         seen = generator_for("masking", seed).random(clean.shape) < self._share(time, len(clean), 2)
-        return np.where(seen, clean, grammar.num_symbols)
+        return np.where(seen, clean, grammar.num_values(0))
 
     def likelihood(self, grammar: Grammar, noisy: ArrayLike, time: float | ArrayLike) -> Array:
         """1 for the symbol that is seen and 0 for others, 1 for all where hidden."""
-        v = grammar.num_symbols
+        v = grammar.num_values(0)
         symbols = _whole(grammar, noisy, v)
         self._share(time, len(symbols), 2)
         return np.vstack([np.eye(v), np.ones(v)])[symbols]
@@ -163,11 +163,11 @@ class Uniform(Noise):
         clean = _clean(grammar, leaves)
         rng = generator_for("uniform noise", seed)
         stays = rng.random(clean.shape) < self._share(time, len(clean), 2)
-        return np.where(stays, clean, rng.integers(grammar.num_symbols, size=clean.shape))
+        return np.where(stays, clean, rng.integers(grammar.num_values(0), size=clean.shape))
 
     def likelihood(self, grammar: Grammar, noisy: ArrayLike, time: float | ArrayLike) -> Array:
         """kept(t) [symbol is that of the noisy leaf] + (1 - kept(t))/v."""
-        v = grammar.num_symbols
+        v = grammar.num_values(0)
         symbols = _whole(grammar, noisy, v - 1)
         kept = self._share(time, len(symbols), 3)
         return np.asarray(kept * np.eye(v)[symbols] + (1 - kept) / v)
@@ -202,10 +202,10 @@ class Gaussian(Noise):
         clean = _clean(grammar, leaves)
         kept = self._share(time, len(clean), 3)
         noise = generator_for("gaussian noise", seed).standard_normal(
-            (*clean.shape, grammar.num_symbols)
+            (*clean.shape, grammar.num_values(0))
         )
         return np.asarray(
-            np.sqrt(kept) * np.eye(grammar.num_symbols)[clean] + np.sqrt(1 - kept) * noise
+            np.sqrt(kept) * np.eye(grammar.num_values(0))[clean] + np.sqrt(1 - kept) * noise
         )
 
     def likelihood(self, grammar: Grammar, noisy: ArrayLike, time: float | ArrayLike) -> Array:
@@ -216,7 +216,7 @@ class Gaussian(Noise):
         """
         require_dense(grammar, "Diffusion")
         values = inputs.numbers(noisy, "noisy")
-        wanted = (grammar.num_leaves, grammar.num_symbols)
+        wanted = (grammar.num_leaves, grammar.num_values(0))
         if values.ndim != 3 or values.shape[1:] != wanted:
             raise ValueError(f"noisy must be (data, {wanted[0]}, {wanted[1]}), got {values.shape}.")
         inputs.all_finite(values, "noisy")
@@ -420,8 +420,8 @@ def flattened(grammar: Grammar, leaves: ArrayLike, noise: float) -> Array:
         arXiv 2402.16991, the epsilon-process.
     """
     share = inputs.share(noise, "noise")
-    code = np.eye(grammar.num_symbols)[_clean(grammar, leaves)]
-    return np.asarray((1 - share) * code + share / grammar.num_symbols)
+    code = np.eye(grammar.num_values(0))[_clean(grammar, leaves)]
+    return np.asarray((1 - share) * code + share / grammar.num_values(0))
 
 
 def mean_field(grammar: Grammar, noise: float) -> Array:
@@ -448,7 +448,7 @@ def mean_field(grammar: Grammar, noise: float) -> Array:
     require_uniform(grammar, "The mean field")
     require_dense(grammar, "The mean field")
     share = inputs.share(noise, "noise")
-    v, m = grammar.num_symbols, grammar.num_synonyms
+    v, m = grammar.num_values(0), grammar.synonym_counts[0]
     beliefs = [1 - share + share / v]
     for l, s in enumerate(grammar.tuple_sizes, start=1):
         x, others = beliefs[-1] ** s, grammar.num_values(l) * m - 1
@@ -478,7 +478,7 @@ def critical_noise(grammar: Grammar) -> float:
     require_dense(grammar, "The critical noise")
     if len(set(grammar.tuple_sizes)) > 1:
         raise ValueError(f"The critical noise needs tuples of one size, got {grammar.tuple_sizes}.")
-    v, m, s = grammar.num_symbols, grammar.num_synonyms, grammar.tuple_sizes[0]
+    v, m, s = grammar.num_values(0), grammar.synonym_counts[0], grammar.tuple_sizes[0]
     if v == 1:
         return float("nan")
     certain = s * m * (v - 1) / (v**s - 1)

@@ -45,7 +45,7 @@ def parse(grammar: Grammar, leaves: ArrayLike, *, strict: bool = True) -> Trees:
             owner = part.symbols[l]
             tuples = part.symbols[l - 1].reshape(*owner.shape, grammar.tuple_sizes[l - 1])
             # By floor division a tuple that is in no row, -1, has the owner -1.
-            owner[...] = grammar.rule_tables[l - 1].find(tuples) // grammar.num_synonyms
+            owner[...] = grammar.rule_tables[l - 1].find(tuples) // grammar.synonym_counts[l - 1]
     if strict and len(trees) and (bad := trees.symbols[-1][:, 0] == UNKNOWN).any():
         _explain(grammar, trees, int(np.argmax(bad)), int(bad.sum()))
     return trees
@@ -172,7 +172,7 @@ class _Seen:
 
         (data, d, symbols) and (data,) the logarithm of the factor that it lacks.
         """
-        v = self.grammar.num_symbols
+        v = self.grammar.num_values(0)
         # In 64 bits: the integers of the leaves hold the symbols up to v - 1, but not always v.
         symbol = self.leaves[rows].astype(np.int64)
         blank = symbol < 0
@@ -253,7 +253,7 @@ def checked_likelihood(grammar: Grammar, likelihood: ArrayLike, name: str = "lik
         TypeError: no real numbers.
     """
     values = inputs.numbers(likelihood, name)
-    wanted = (grammar.num_leaves, grammar.num_symbols + grammar.sparse)
+    wanted = (grammar.num_leaves, grammar.num_values(0) + grammar.sparse)
     if values.ndim != 3 or values.shape[1:] != wanted:
         raise ValueError(
             f"{name} must have the shape (data, {wanted[0]} leaves, {wanted[1]} symbols"
@@ -273,7 +273,7 @@ def _posterior(grammar: Grammar, evidence: _Seen | _Soft, rows: slice, strict: b
     impossible = np.isneginf(log_evidence)
     if strict:
         _refuse(evidence, impossible, rows.start or 0)
-    down = np.full_like(up[-1], 1.0 / grammar.num_classes)
+    down = np.broadcast_to(grammar.class_probabilities, up[-1].shape)
     levels = [_normalised(up[-1] * down)]
     for l in reversed(grammar.levels):
         down = _downward(grammar.productions[l - 1], _children(grammar, up[l - 1], l), down)
@@ -306,7 +306,11 @@ def _upward(grammar: Grammar, leaves: Array, log_scale: Array) -> tuple[list[Arr
             log_evidence = log_evidence + np.log(scale).sum(axis=(1, 2))
         up.append(message / np.where(scale > 0, scale, 1.0))
     with np.errstate(divide="ignore"):
-        return up, log_evidence + np.log(up[-1][:, 0].mean(axis=-1))
+        # The mean over classes, each as often as it is; equal classes are weighted by 1.
+        weights = grammar.num_classes * grammar.class_probabilities
+        if grammar.class_weights is None:
+            weights = np.ones_like(weights)
+        return up, log_evidence + np.log((up[-1][:, 0] * weights).mean(axis=-1))
 
 
 def _downward(rules: Productions, children: Array, down: Array) -> Array:
@@ -422,13 +426,13 @@ def sample_posterior(
     for rows in _parts(grammar, len(evidence)):
         up, log_evidence = _upward(grammar, *evidence.likelihood(rows))
         _refuse(evidence, np.isneginf(log_evidence), rows.start)
-        symbols = draw_index(rng, up[-1])
+        symbols = draw_index(rng, up[-1] * grammar.class_probabilities)
         for l in reversed(grammar.levels):
             rules = grammar.productions[l - 1]
             weight = rules.probability * _product(_gather(rules, _children(grammar, up[l - 1], l)))
             rule = draw_index(rng, weight * (rules.owner == symbols[..., None]))
             symbols = rules.patches[rule].reshape(len(rule), rule.shape[1] * rules.patches.shape[1])
-        drawn[rows] = np.where(symbols == grammar.num_symbols, -1, symbols)
+        drawn[rows] = np.where(symbols == grammar.num_values(0), -1, symbols)
     return parse(grammar, drawn)
 
 

@@ -225,7 +225,7 @@ def _check_grammar(grammar: Grammar) -> None:
 
 def number_of_tokens(grammar: Grammar) -> int:
     """How many numbers a model must embed: v symbols, the blank if there is one, and nothing."""
-    return grammar.num_symbols + grammar.sparse + 1
+    return grammar.num_values(0) + grammar.sparse + 1
 
 
 def as_tokens(grammar: Grammar, leaves: ArrayLike) -> Index:
@@ -235,7 +235,7 @@ def as_tokens(grammar: Grammar, leaves: ArrayLike) -> Index:
         ValueError: no symbols of the grammar.
     """
     tokens = checked_leaves(grammar, leaves).astype(np.int64)
-    return np.where(tokens < 0, grammar.num_symbols, tokens)
+    return np.where(tokens < 0, grammar.num_values(0), tokens)
 
 
 def _losses(

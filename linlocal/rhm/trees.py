@@ -136,7 +136,7 @@ def derive(
         above, below = trees.symbols[l], trees.symbols[l - 1]
         rules = grammar.rules[l - 1]
         row = above.astype(np.int64)
-        row *= grammar.num_synonyms
+        row *= grammar.synonym_counts[l - 1]
         row += choices[l - 1]
         # mode="clip" saves numpy a copy of the output; every row is in range.
         np.take(
@@ -181,8 +181,9 @@ def choices_of(grammar: Grammar, trees: Trees) -> list[Index]:
         row = grammar.rule_tables[l - 1].find(
             trees.symbols[l - 1].reshape(*owner.shape, grammar.tuple_sizes[l - 1])
         )
-        choice = row - owner.astype(np.int64) * grammar.num_synonyms
-        foreign = (choice < 0) | (choice >= grammar.num_synonyms) | (row < 0)
+        m = grammar.synonym_counts[l - 1]
+        choice = row - owner.astype(np.int64) * m
+        foreign = (choice < 0) | (choice >= m) | (row < 0)
         if foreign.any():
             _explain_foreign(grammar, trees, l, foreign)
         result.append(choice)
@@ -227,10 +228,12 @@ def _explain_foreign(
 
 def log_probability(grammar: Grammar, trees: Trees) -> Array:
     """(data,) the log probability of each datum, which is -log P_max for uniform rules."""
-    total = np.full(len(trees), -np.log(grammar.num_classes))
-    for l, choice in zip(grammar.levels, choices_of(grammar, trees), strict=True):
+    choices = choices_of(grammar, trees)
+    total = np.log(grammar.class_probabilities)[trees.labels]
+    for l, choice in zip(grammar.levels, choices, strict=True):
         each = np.log(grammar.rule_probabilities[l - 1] / len(grammar.placements[l - 1]))
-        total += each[choice].sum(axis=1)
+        drawn = each[choice] if each.ndim == 1 else each[trees.symbols[l], choice]
+        total += drawn.sum(axis=1)
     return total
 
 

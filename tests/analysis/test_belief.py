@@ -17,10 +17,10 @@ MODEL = RandomHierarchyModel(
 def soft(rhm, num, seed):
     """Likelihoods, some of them 0, which at least one datum of the model can have."""
     rng = np.random.default_rng(seed)
-    shape = (num, rhm.num_leaves, rhm.num_symbols + rhm.sparse)
+    shape = (num, rhm.num_leaves, rhm.num_values(0) + rhm.sparse)
     values = rng.exponential(size=shape) * (rng.random(shape) < 0.6)
     leaves = rhm.sample(num, seed=seed).leaves.astype(int)
-    some = np.where(leaves < 0, rhm.num_symbols, leaves)[..., None]
+    some = np.where(leaves < 0, rhm.num_values(0), leaves)[..., None]
     np.put_along_axis(values, some, rng.random(some.shape) + 0.1, axis=-1)
     return values
 
@@ -36,6 +36,23 @@ def test_torch_and_numpy_are_the_same(rhm, seed):
     np.testing.assert_allclose(got.log_evidence.numpy(), wanted.log_evidence, atol=1e-10)
     assert got.leaves is got.levels[0]
     assert torch.equal(got.classes, got.levels[-1][:, 0])
+
+
+def test_levels_that_differ_and_weights_of_classes_and_rules():
+    rhm = RandomHierarchyModel(
+        num_classes=2,
+        num_symbols=(5, 2, 3),
+        num_synonyms=(4, 1, 3),
+        num_levels=3,
+        class_weights=[1, 4],
+        rule_weights=[[1, 2, 3, 4], [1], [[1, 1, 2], [3, 1, 1]]],
+    )
+    likelihood = soft(rhm, 6, 0)
+    wanted = rhm.posterior(likelihood=likelihood)
+    got = BeliefPropagation(rhm)(torch.from_numpy(likelihood))
+    for here, there in zip(got.levels, wanted.levels, strict=True):
+        np.testing.assert_allclose(here.numpy(), there, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(got.log_evidence.numpy(), wanted.log_evidence, atol=1e-10)
 
 
 def test_single_precision_differs_by_its_rounding_alone():
@@ -96,11 +113,7 @@ def test_impossible_evidence_costs_its_own_row_alone():
 
 def test_rules_follow_the_module_and_are_no_weights():
     belief = BeliefPropagation(MODEL).to("meta")
-    got = belief(torch.ones(2, 8, 4, device="meta"))
-    assert {each.device.type for each in (*got.levels, got.log_evidence)} == {"meta"}
-    assert [tuple(level.shape) for level in got.levels] == [
-        (2, n, v) for n, v in ((8, 4), (4, 4), (2, 4), (1, 3))
-    ]
+    assert {b.device.type for b in belief.buffers()} == {"meta"}
     assert not list(belief.parameters())
     assert not belief.state_dict()
 

@@ -101,6 +101,7 @@ SIGNALS = Signals(NET, PAIRS, RULE)
 LOSSES = SIGNALS.losses[0]
 GOODNESS = Signals(NET, Pairs.from_positive_negative(X, VIEW), rules.ForwardForward()).losses[0]
 SIZES = {"num_classes": 3, "num_symbols": 4, "num_synonyms": 2, "num_levels": 3}
+CLASSES = [1.0, 2.0, 3.0]
 MODEL = rhm.RandomHierarchyModel(**SIZES)
 TREES = MODEL.sample(20, seed=0)
 LEAVES = TREES.leaves
@@ -507,7 +508,7 @@ CALLS = {
         "seed": 0,
     },
     "rhm.diffusion.mean_field": {"grammar": MODEL, "noise": 0.5},
-    "rhm.grammar.Grammar": SIZES,
+    "rhm.grammar.Grammar": {**SIZES, "class_weights": CLASSES},
     "rhm.grammar.Grammar.check_level": {"self": MODEL, "level": 1},
     "rhm.grammar.Grammar.num_nodes": {"self": MODEL, "level": 1},
     "rhm.grammar.Grammar.num_values": {"self": MODEL, "level": 1},
@@ -517,7 +518,7 @@ CALLS = {
     "rhm.inference.bayes_error": {"grammar": MODEL, "visible": 0.5, "num_samples": 20},
     "rhm.inference.posterior": {"grammar": MODEL, "leaves": LEAVES},
     "rhm.inference.sample_posterior": {"grammar": MODEL, "leaves": LEAVES, "seed": 0},
-    "rhm.model.RandomHierarchyModel": SIZES,
+    "rhm.model.RandomHierarchyModel": {**SIZES, "class_weights": CLASSES},
     "rhm.model.RandomHierarchyModel.corrupt": {
         "self": MODEL,
         "leaves": LEAVES,

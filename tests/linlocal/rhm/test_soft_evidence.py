@@ -9,7 +9,7 @@ from linlocal.rhm import RandomHierarchyModel, inference, sample_posterior
 
 def summed(oracle, rhm, likelihood):
     """Sum over all data: for each level (data, places, symbols and blank), and the evidence."""
-    v = rhm.num_symbols
+    v = rhm.num_values(0)
     index = np.where(oracle.leaves < 0, v, oracle.leaves)
     weight = np.array(
         [
@@ -20,7 +20,7 @@ def summed(oracle, rhm, likelihood):
     evidence = weight.sum(axis=1)
     levels = []
     for l, level in enumerate(oracle.levels):
-        values = rhm.num_values(l) if l == rhm.num_levels else v + rhm.sparse
+        values = rhm.num_values(l) + (rhm.sparse and l < rhm.num_levels)
         index = np.where(level < 0, values - 1, level)
         is_symbol = index[:, :, None] == np.arange(values)
         levels.append(np.einsum("np,pja->nja", weight, is_symbol) / evidence[:, None, None])
@@ -30,10 +30,10 @@ def summed(oracle, rhm, likelihood):
 def soft(rhm, num, seed):
     """Likelihoods of all sizes, some of them 0, which at least one datum of the model can have."""
     rng = np.random.default_rng(seed)
-    shape = (num, rhm.num_leaves, rhm.num_symbols + rhm.sparse)
+    shape = (num, rhm.num_leaves, rhm.num_values(0) + rhm.sparse)
     values = rng.exponential(size=shape) ** 3 * (rng.random(shape) < 0.7)
     leaves = rhm.sample(num, seed=seed).leaves.astype(int)
-    some = np.where(leaves < 0, rhm.num_symbols, leaves)[..., None]
+    some = np.where(leaves < 0, rhm.num_values(0), leaves)[..., None]
     np.put_along_axis(values, some, rng.random(some.shape) + 0.1, axis=-1)
     return values
 
@@ -49,9 +49,9 @@ def test_posteriors_of_soft_evidence_are_those_of_the_sum_over_all_data(rhm, wri
 
 def test_leaves_are_a_likelihood_of_0_and_1(rhm):
     data = rhm.sample(10, seed=0)
-    leaves = np.where(data.leaves < 0, rhm.num_symbols, data.leaves.astype(int))
+    leaves = np.where(data.leaves < 0, rhm.num_values(0), data.leaves.astype(int))
     visible = np.random.default_rng(0).random(leaves.shape) < 0.5
-    hard = np.eye(rhm.num_symbols + rhm.sparse)[leaves]
+    hard = np.eye(rhm.num_values(0) + rhm.sparse)[leaves]
     hard[~visible] = 1.0
     one, other = rhm.posterior(likelihood=hard), rhm.posterior(data.leaves, visible)
     for here, there in zip(one.levels, other.levels, strict=True):

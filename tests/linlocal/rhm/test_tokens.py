@@ -75,7 +75,7 @@ def test_the_floors_of_all_next_tokens_add_up_to_the_entropy_of_a_datum():
 
 def test_tokens_and_targets_are_the_leaves(rhm):
     leaves = rhm.sample(20, seed=0).leaves
-    every = np.where(leaves < 0, rhm.num_symbols, leaves)
+    every = np.where(leaves < 0, rhm.num_values(0), leaves)
     nothing = number_of_tokens(rhm) - 1
     assert every.max() < nothing
     tokens, targets = NextToken(rhm)(leaves)
