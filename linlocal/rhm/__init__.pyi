@@ -1,6 +1,7 @@
 from . import (
     diffusion as diffusion,
     encoding as encoding,
+    export as export,
     images as images,
     inference as inference,
     sampling as sampling,
