@@ -116,14 +116,14 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             "class",
             apart.where(below, drop=True),
             1,
-            "leaves change first",
+            "low levels change smoothly",
         ),
         _signed(
             "above the critical noise, in the deepest hierarchy, leaves are more certain than the "
             "class",
             apart.where(above & (data["noise"] < 1), drop=True),
             -1,
-            "leaves outlive the class",
+            "low-level elements survive the transition",
         ),
         Claim(
             f"the mean field is within {CLOSE:g} of the mean belief at all depths and noises",
@@ -184,7 +184,7 @@ def _changes(process: str, changed: xr.DataArray) -> list[Claim]:
                 True if low > 0 else False if high < 0 else None,
                 f"t = {time:g}: class {float(here.sel(level=top)):.3f}, leaves "
                 f"{float(here.sel(level=0)):.3f}",
-                "leaves outlive the class" if sign > 0 else "leaves change first",
+                "low-level elements survive" if sign > 0 else "low levels change smoothly",
             )
         )
     return found

@@ -1,4 +1,4 @@
-"""With more data, networks come down to the smallest loss of ever longer contexts."""
+"""With more data, networks pass the smallest loss of one context after the other."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         for level in data["level"].values:
             floor = float(data["floor"].sel(level=level).mean("repetition"))
             axes.axhline(floor, color="#777777", linewidth=0.8, linestyle="--")
-            if axes is row[0]:
+            if axes is row[-1]:
                 axes.text(
-                    data["count"].values[0],
+                    1.02,
                     floor,
-                    f"floor, context {2**level - 1}",
+                    f"floor of\ncontext {2**level - 1}",
+                    transform=axes.get_yaxis_transform(),
                     size=7,
                     color="#555555",
-                    va="bottom",
+                    va="center",
                 )
         axes.set_xscale("log", base=2)
-        axes.set(title=network, xlabel="training data, none twice in a row", ylim=(0, None))
+        axes.set(title=network, xlabel="training data, drawn anew in each batch", ylim=(0, None))
     row[0].set_ylabel("loss of the last token, nats")
-    panels.headline(figure, "More data let a network use a longer context, down to its floor")
+    panels.headline(figure, "The more data, the longer the context that a network uses")
     return panels.finish(figure, data)
 
 
