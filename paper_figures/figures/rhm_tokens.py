@@ -33,7 +33,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
                 axes.text(
                     1.02,
                     floor,
-                    f"floor of\ncontext {2**level - 1}",
+                    f"floor, context {2**level - 1}",
                     transform=axes.get_yaxis_transform(),
                     size=7,
                     color="#555555",
