@@ -103,7 +103,6 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             _all([low > 0 for low, _ in narrower], [high < 0 for _, high in narrower]),
             f"widths {panels.numbers(width.mean('repetition'))} at L = "
             + " ".join(map(str, depths)),
-            "sharp as L grows",
         ),
         _signed("below the critical noise depth helps the class", deep.where(below, drop=True), 1),
         _signed(
@@ -116,20 +115,17 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             "class",
             apart.where(below, drop=True),
             1,
-            "low levels change smoothly",
         ),
         _signed(
             "above the critical noise, in the deepest hierarchy, leaves are more certain than the "
             "class",
             apart.where(above & (data["noise"] < 1), drop=True),
             -1,
-            "low-level elements survive the transition",
         ),
         Claim(
             f"the mean field is within {CLOSE:g} of the mean belief at all depths and noises",
             away <= CLOSE,
             f"at most {away:.3f} away",
-            "describes the transition",
         ),
     ]
     for process in data["process"].values:
@@ -153,7 +149,7 @@ def _all(holds: list[bool], fails: list[bool]) -> bool | None:
     return True if all(holds) else False if any(fails) else None
 
 
-def _signed(text: str, values: xr.DataArray, sign: int, published: str = "as curves only") -> Claim:
+def _signed(text: str, values: xr.DataArray, sign: int) -> Claim:
     """That every noise has a difference of that sign, by 95 % intervals over grammars."""
     bounds = [comparisons.bounds(sign * values.sel(noise=e)) for e in values["noise"].values]
     means = values.mean("repetition")
@@ -161,7 +157,7 @@ def _signed(text: str, values: xr.DataArray, sign: int, published: str = "as cur
         f"{e:g}" for e in values["noise"].values
     )
     holds = _all([low > 0 for low, _ in bounds], [high < 0 for _, high in bounds])
-    return Claim(text, holds, measured, published)
+    return Claim(text, holds, measured)
 
 
 def _changes(process: str, changed: xr.DataArray) -> list[Claim]:
@@ -184,7 +180,6 @@ def _changes(process: str, changed: xr.DataArray) -> list[Claim]:
                 True if low > 0 else False if high < 0 else None,
                 f"t = {time:g}: class {float(here.sel(level=top)):.3f}, leaves "
                 f"{float(here.sel(level=0)):.3f}",
-                "low-level elements survive" if sign > 0 else "low levels change smoothly",
             )
         )
     return found

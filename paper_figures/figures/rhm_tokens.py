@@ -70,7 +70,6 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 f"{network}: it ends below what its nearest neighbour tells",
                 True if low > 0 else False if high < 0 else None,
                 f"gained {low:+.3f} to {high:+.3f} nats",
-                "effective context grows with data",
             )
         )
         mean, floors = loss.mean("repetition"), data["floor"].mean("repetition")
@@ -84,7 +83,6 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 + " ".join(str(2**level - 1) for level in data["level"].values)
                 + " after "
                 + " ".join("-" if count is None else str(count) for count in first),
-                "in steps, context by context",
             )
         )
     return decided
