@@ -1,4 +1,4 @@
-"""Networks and batches for the Random Hierarchy Model."""
+"""Networks, batches and exact inference for the Random Hierarchy Model."""
 
 from linlocal.doors import lazily
 

@@ -10,25 +10,33 @@ alone, so any number of workers gives the same batches in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from linlocal import inputs
 from linlocal.rhm import RandomHierarchyModel, Trees, sampling, trees
 from linlocal.seeds import generator_for
 
 Encode = Callable[[NDArray[Any]], NDArray[Any]]
+Task = Callable[[NDArray[Any], int], tuple[NDArray[Any], NDArray[Any]]]
+"""From leaves and a seed to what a network reads and what it shall say, as `linlocal.rhm.tokens`
+has them."""
 Batch = tuple[Tensor, Tensor]
 
 
-class _Epochs(Dataset[Batch]):
-    """A data set whose epoch is told to workers that already run (``persistent_workers=True``)."""
+class Epochs(Dataset[Batch], ABC):
+    """Batches of epochs; the epoch is told to workers that already run (persistent_workers=True).
+
+    A batch is a function of the seed, the epoch and its number.
+    """
 
     def __init__(self) -> None:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -52,8 +60,21 @@ class _Epochs(Dataset[Batch]):
         """
         self._epoch.fill_(inputs.whole(epoch, "epoch", 0))
 
+    def __getitem__(self, batch: int) -> Batch:
+        if not 0 <= batch < len(self):
+            raise IndexError(f"Batches are numbered 0..{len(self) - 1}, got {batch}.")
+        return self.at(self.epoch, batch)
 
-class FreshBatches(_Epochs):
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+
+    @abstractmethod
+    def at(self, epoch: int, batch: int) -> Batch:
+        """A batch of any epoch."""
+
+
+class FreshBatches(Epochs):
     """Independent draws, new in every batch.
 
     Args:
@@ -63,10 +84,12 @@ class FreshBatches(_Epochs):
         seed: seeds the draws.
         encode: turns leaves (batch, d) into what the network reads; one-hot (batch, v, d) by
             default.
+        task: gives the network's input and its target from the leaves and a seed, instead of the
+            encoded leaves and the class; for example ``tokens.NextToken(rhm)``.
         exclude: data that must not be drawn, for example the test set.
 
     Raises:
-        ValueError: sizes below 1, or ``exclude`` leaves nothing to draw.
+        ValueError: sizes below 1, both an encode and a task, or ``exclude`` leaves nothing to draw.
         TypeError: a number that is not whole.
     """
 
@@ -78,11 +101,12 @@ class FreshBatches(_Epochs):
         num_batches: int,
         seed: int,
         encode: Encode | None = None,
+        task: Task | None = None,
         exclude: Trees | None = None,
     ) -> None:
         super().__init__()
         inputs.instance(rhm, RandomHierarchyModel, "rhm", "a `RandomHierarchyModel`")
-        self._rhm, self._encode = rhm, _callable(encode or rhm.one_hot)
+        self._rhm, self._maker = rhm, _Maker(encode, task, rhm.one_hot)
         self._batch_size = inputs.whole(batch_size, "batch_size", 1)
         self._num_batches = inputs.whole(num_batches, "num_batches", 1)
         self._seed = inputs.whole(seed, "seed")
@@ -93,13 +117,17 @@ class FreshBatches(_Epochs):
     def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, batch: int) -> Batch:
-        if not 0 <= batch < self._num_batches:
-            raise IndexError(f"Batches are numbered 0..{self._num_batches - 1}, got {batch}.")
-        return _encoded(self._draw(batch), self._encode)
+    def at(self, epoch: int, batch: int) -> Batch:
+        """The batch of that number in an epoch.
 
-    def _draw(self, batch: int) -> Trees:
-        seed = (self._seed, self.epoch, batch)
+        Args:
+            epoch: at least 0.
+            batch: 0..num_batches-1.
+        """
+        seed = self._seed, epoch, batch
+        return self._maker(self._draw(*seed), *seed)
+
+    def _draw(self, *seed: int) -> Trees:
         if self._excluded is None:
             return sampling.sample(self._rhm, self._batch_size, *seed)
         parts: list[Trees] = []
@@ -109,34 +137,42 @@ class FreshBatches(_Epochs):
         return Trees.concatenate(parts)[: self._batch_size]
 
 
-class StoredBatches(_Epochs):
+class StoredBatches(Epochs):
     """A fixed set, shuffled in every epoch; kept as small integers and encoded batch by batch.
 
     Args:
         data: the data of the set.
         batch_size: the number of data in a batch; the last batch of an epoch may be smaller.
         encode: turns leaves (batch, d) into what the network reads, for example ``rhm.one_hot``.
-        seed: seeds the order; None keeps the order of the data.
+        task: gives the network's input and its target from the leaves and a seed, instead of the
+            encoded leaves and the class; for example ``tokens.NextToken(rhm)``.
+        seed: seeds the order and the task; None keeps the order of the data, and seeds the task
+            by 0.
 
     Raises:
-        ValueError: no data, or a batch_size below 1.
+        ValueError: no data, a batch_size below 1, or not one of encode and task.
         TypeError: a number that is not whole, or data that are no `Trees`.
     """
 
     def __init__(
-        self, data: Trees, *, batch_size: int, encode: Encode, seed: int | None = None
+        self,
+        data: Trees,
+        *,
+        batch_size: int,
+        encode: Encode | None = None,
+        task: Task | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         inputs.instance(data, Trees, "data", "`Trees`, as sample and split make them")
         if not len(data):
             raise ValueError("Batches need at least 1 datum, got none.")
-        self._data, self._encode = data, _callable(encode)
+        self._data, self._maker = data, _Maker(encode, task, None)
         self._batch_size = inputs.whole(batch_size, "batch_size", 1)
         self._seed = None if seed is None else inputs.whole(seed, "seed")
         self._ordered: tuple[int, NDArray[np.int64]] | None = None
 
-    def _order(self) -> NDArray[np.int64]:
-        epoch = self.epoch
+    def _order(self, epoch: int) -> NDArray[np.int64]:
         if self._ordered is None or self._ordered[0] != epoch:
             order = np.arange(len(self._data))
             if self._seed is not None:
@@ -147,20 +183,69 @@ class StoredBatches(_Epochs):
     def __len__(self) -> int:
         return -(-len(self._data) // self._batch_size)
 
-    def __getitem__(self, batch: int) -> Batch:
-        if not 0 <= batch < len(self):
-            raise IndexError(f"Batches are numbered 0..{len(self) - 1}, got {batch}.")
+    def at(self, epoch: int, batch: int) -> Batch:
+        """The batch of that number in an epoch.
+
+        Args:
+            epoch: at least 0.
+            batch: from 0 up to the number of batches.
+        """
         start = batch * self._batch_size
-        return _encoded(self._data[self._order()[start : start + self._batch_size]], self._encode)
+        rows = self._order(epoch)[start : start + self._batch_size]
+        return self._maker(self._data[rows], self._seed or 0, epoch, batch)
 
 
-def _callable(encode: Encode) -> Encode:
-    if not callable(encode):
-        raise TypeError(
-            f"encode must be a function of leaves, as rhm.one_hot, got {inputs.described(encode)}."
-        )
-    return encode
+class EndlessBatches(IterableDataset[Batch]):
+    """All batches of epoch 0, then of epoch 1, and so on without end.
+
+    Worker k of w makes the batches k, k + w, ...; a loader takes one of each worker in turn, so any
+    number of workers gives the same batches in the same order.
+
+    Args:
+        batches: `FreshBatches` or `StoredBatches`, whose own epoch plays no part.
+        start: the number of the first batch, to go on where a training stopped.
+
+    Raises:
+        ValueError: a negative start.
+        TypeError: no such batches, or a start that is not whole.
+    """
+
+    def __init__(self, batches: Epochs, start: int = 0) -> None:
+        inputs.instance(batches, Epochs, "batches", "`FreshBatches` or `StoredBatches`")
+        self._batches, self._start = batches, inputs.whole(start, "start", 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for number in count(self._start + first, step):
+            yield self._batches.at(*divmod(number, len(self._batches)))
 
 
-def _encoded(data: Trees, encode: Encode) -> Batch:
-    return torch.from_numpy(encode(data.leaves)), torch.from_numpy(data.labels)
+class _Maker:
+    """Tensors from trees: encoded leaves and classes, or what a task makes of the leaves."""
+
+    def __init__(self, encode: Encode | None, task: Task | None, default: Encode | None) -> None:
+        if task is None:
+            encode = encode or default
+        if (encode is None) == (task is None):
+            raise ValueError(
+                "Give either encode, to learn the classes, or task, such as tokens.NextToken(rhm), "
+                "got " + ("neither." if task is None else "both.")
+            )
+        for each, name, hint in (
+            (encode, "encode", "rhm.one_hot"),
+            (task, "task", "NextToken(rhm)"),
+        ):
+            if each is not None and not callable(each):
+                raise TypeError(
+                    f"{name} must be a function of leaves, as {hint}, got {inputs.described(each)}."
+                )
+        self._encode, self._task = encode, task
+
+    def __call__(self, data: Trees, *seed: int) -> Batch:
+        if self._encode is not None:
+            pair = self._encode(data.leaves), data.labels
+        else:
+            assert self._task is not None
+            pair = self._task(data.leaves, int(generator_for("task", *seed).integers(2**62)))
+        return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])

@@ -4,6 +4,9 @@ Process time of one thread, best of several, at v = n = 16, m = 8, s = 2, L = 4.
 is one gather per level, in numpy with int8 or in torch with its int64 indices; both draw with
 replacement and keep no latents. Memory is the peak that tracemalloc sees against the bytes of
 leaves and latents.
+
+Inference is exact: belief propagation in numpy and in torch (posteriors, and with the gradient of
+the evidence), and the sum over all data where there are few: v = n = 4, m = 2, L = 3 has 512.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from linlocal.rhm import RandomHierarchyModel
+from linlocal.analysis.hierarchy import BeliefPropagation
+from linlocal.rhm import RandomHierarchyModel, Trees
 
 TITLE = "The generator of the Random Hierarchy Model"
 
@@ -31,10 +35,12 @@ class Config:
     Attributes:
         num: number of data.
         repetitions: number of timed calls, the fastest of which counts.
+        inferred: number of data whose posteriors are found.
     """
 
     num: int = 100_000
     repetitions: int = 7
+    inferred: int = 1000
 
 
 CONFIGS = {"cpu": Config()}
@@ -45,7 +51,7 @@ def plain_numpy(rhm: RandomHierarchyModel, num: int) -> NDArray[Any]:
     rng = np.random.default_rng(0)
     x: NDArray[Any] = rng.integers(rhm.num_classes, size=(num, 1), dtype=np.int8)
     for rules in reversed(rhm.rules):
-        x = rules[x, rng.integers(rhm.num_synonyms, size=x.shape, dtype=np.int8)].reshape(num, -1)
+        x = rules[x, rng.integers(rules.shape[1], size=x.shape, dtype=np.int8)].reshape(num, -1)
     return x
 
 
@@ -78,12 +84,59 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return peak
 
 
+def sum_over_all(rhm: RandomHierarchyModel, likelihood: NDArray[Any]) -> NDArray[Any]:
+    """(data, n) the posterior of the classes, from every datum of a uniform grammar."""
+    every = Trees.concatenate(list(rhm.enumerate()))
+    weight = np.ones((len(likelihood), len(every)))
+    for j in range(rhm.num_leaves):
+        weight *= likelihood[:, j, every.leaves[:, j]]
+    joint = weight @ np.eye(rhm.num_classes)[every.labels]
+    return np.asarray(joint / joint.sum(axis=1, keepdims=True))
+
+
+def inferences(num: int) -> dict[str, Callable[[], object]]:
+    """Every way to find posteriors, for the large and the small grammar."""
+    calls: dict[str, Callable[[], object]] = {}
+    for name, sizes in (("large", (16, 8, 4)), ("small", (4, 2, 3))):
+        v, m, levels = sizes
+        rhm = RandomHierarchyModel(num_classes=v, num_symbols=v, num_synonyms=m, num_levels=levels)
+        leaves = rhm.sample(num, seed=0).leaves
+        likelihood = 0.5 * np.eye(v)[leaves] + 0.5 / v
+        tensor = torch.from_numpy(likelihood).requires_grad_()
+        belief = BeliefPropagation(rhm)
+
+        def posterior(
+            rhm: RandomHierarchyModel = rhm, likelihood: NDArray[Any] = likelihood
+        ) -> object:
+            return rhm.posterior(likelihood=likelihood)
+
+        def in_torch(belief: BeliefPropagation = belief, tensor: torch.Tensor = tensor) -> object:
+            with torch.no_grad():
+                return belief(tensor)
+
+        def gradient(belief: BeliefPropagation = belief, tensor: torch.Tensor = tensor) -> object:
+            return torch.autograd.grad(belief(tensor).log_evidence.sum(), tensor)
+
+        def every_datum(
+            rhm: RandomHierarchyModel = rhm, likelihood: NDArray[Any] = likelihood
+        ) -> object:
+            return sum_over_all(rhm, likelihood)
+
+        calls[f"{name}: posterior, numpy"] = posterior
+        calls[f"{name}: posterior, torch"] = in_torch
+        calls[f"{name}: posterior and gradient, torch"] = gradient
+        if name == "small":
+            calls[f"{name}: classes, sum over all {rhm.num_data} data"] = every_datum
+    return calls
+
+
 def measure(config: Config) -> xr.Dataset:
-    """Time generating, splitting, parsing and encoding.
+    """Time generating, splitting, parsing, encoding and inference.
 
     Returns:
         ``milliseconds`` and ``peak`` (in units of the bytes of all latents, NaN for torch, whose
-        memory tracemalloc does not see) over ``operation``.
+        memory tracemalloc does not see) over ``operation``; ``microseconds`` for each datum over
+        ``inference``.
     """
     torch.set_num_threads(1)
     num = config.num
@@ -106,10 +159,16 @@ def measure(config: Config) -> xr.Dataset:
         np.nan if "torch" in name else peak_bytes(call) / data.nbytes
         for name, call in calls.items()
     ]
+    ways = inferences(config.inferred)
+    each = [1e6 * seconds(way, config.repetitions) / config.inferred for way in ways.values()]
     return xr.Dataset(
-        {"milliseconds": ("operation", times), "peak": ("operation", peaks)},
-        {"operation": list(calls)},
-        {"num": num, "megabytes": data.nbytes / 1e6},
+        {
+            "milliseconds": ("operation", times),
+            "peak": ("operation", peaks),
+            "microseconds": ("inference", each),
+        },
+        {"operation": list(calls), "inference": list(ways)},
+        {"num": num, "megabytes": data.nbytes / 1e6, "inferred": config.inferred},
     )
 
 
@@ -137,4 +196,16 @@ def section(data: xr.Dataset) -> list[str]:
         row = data.sel(operation=name)
         peak = "" if np.isnan(row["peak"]) else f"{float(row['peak']):.1f}"
         lines.append(f"| {name} | {float(row['milliseconds']):.1f} | {peak} |")
+    if "inference" not in data.dims:  # a result from before inference was timed
+        return lines
+    lines += [
+        "",
+        f"Posteriors of {data.attrs['inferred']:,} data whose leaves are half certain; the small "
+        "grammar has v = n = 4, m = 2, L = 3.",
+        "",
+        "| | microseconds a datum |",
+        "|---|---:|",
+    ]
+    for name in data["inference"].values:
+        lines.append(f"| {name} | {float(data['microseconds'].sel(inference=name)):.1f} |")
     return lines

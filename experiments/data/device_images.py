@@ -62,7 +62,7 @@ class DeviceImages:
         self.size = images.side(rhm) * patch_size
         self._rules = [self._moved(table.reshape(-1, table.shape[-1])) for table in rhm.rules]
         self._place = self._moved(images.grid(rhm, np.arange(rhm.num_leaves)[None])[0])
-        textures = images.textures(rhm.num_symbols, patch_size, num_channels, seed=seed)
+        textures = images.textures(rhm.num_values(0), patch_size, num_channels, seed=seed)
         self._textures = torch.from_numpy(textures).to(self.device)
         # Odd, so that a single changed leaf changes the sum modulo 2^64.
         drawn = torch.Generator().manual_seed(seed_for(seed, _HASH))
@@ -146,8 +146,9 @@ class DeviceImages:
 
     def _below(self, upper: Levels, level: int, generator: torch.Generator) -> Levels:
         """All levels from 0 on: ``upper`` from ``level`` on, and the levels below drawn anew."""
-        levels, m = list(upper), self.rhm.num_synonyms
-        for rules in reversed(self._rules[:level]):
+        levels = list(upper)
+        tables = zip(self._rules[:level], self.rhm.synonym_counts, strict=False)
+        for rules, m in reversed(list(tables)):
             above = levels[0]
             choice = torch.randint(m, above.shape, generator=generator, device=self.device)
             levels.insert(0, rules[above * m + choice].flatten(1))

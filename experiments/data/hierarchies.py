@@ -44,7 +44,7 @@ class RHMImages:
     ) -> None:
         self.rhm = rhm
         self.train, self.test = rhm.split(train=train, test=test, seed=seed)
-        self._textures = images.textures(rhm.num_symbols, patch_size, num_channels, seed=seed)
+        self._textures = images.textures(rhm.num_values(0), patch_size, num_channels, seed=seed)
         self._test_keys = np.unique(trees.keys_of(rhm, self.test))
         images.side(rhm)
 

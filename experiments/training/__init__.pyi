@@ -36,6 +36,11 @@ from .hierarchy_tasks import (
     learn_task as learn_task,
     one_hot_leaves as one_hot_leaves,
 )
+from .hierarchy_tokens import (
+    Reader as Reader,
+    TokenNet as TokenNet,
+    last_token_losses as last_token_losses,
+)
 from .optimisers import lars as lars
 from .released import released_clapp as released_clapp, released_infonce as released_infonce
 from .robustness import corrupted_accuracy as corrupted_accuracy

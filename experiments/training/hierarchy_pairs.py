@@ -173,7 +173,7 @@ def fit_pairs(
     rng = generator_for("pairs", seed)
     names, built = [f"layers.{l}" for l in range(depth)], _OnRows(rule, siblings, rng)
     options: dict[str, Any] = {
-        "shape": (source.rhm.num_leaves, source.rhm.num_symbols),
+        "shape": (source.rhm.num_leaves, source.rhm.num_values(0)),
         "optimiser": recipe.optimise,
         "fabric": fabric_on(torch.device("cpu")),
         "seed": seed,

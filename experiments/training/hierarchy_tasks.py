@@ -127,7 +127,7 @@ class NetworkRecipe:
         elif self.architecture == "shallow":
             tuple_sizes, width = [rhm.num_leaves], 8 * self.width
         return HierarchicalNet(
-            rhm.num_symbols,
+            rhm.num_values(0),
             [*tuple_sizes, *[1] * self.extra],
             width,
             rhm.num_classes,

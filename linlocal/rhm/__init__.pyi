@@ -1,9 +1,12 @@
 from . import (
+    diffusion as diffusion,
     encoding as encoding,
+    export as export,
     images as images,
     inference as inference,
     sampling as sampling,
     theory as theory,
+    tokens as tokens,
     trees as trees,
 )
 from .grammar import BLANK as BLANK, Grammar as Grammar

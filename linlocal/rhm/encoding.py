@@ -24,9 +24,9 @@ def checked_leaves(grammar: Grammar, leaves: ArrayLike) -> Symbols:
             f"of {array.dtype}."
         )
     lowest = -1 if grammar.sparse else 0
-    if array.size and not lowest <= array.min() <= array.max() < grammar.num_symbols:
+    if array.size and not lowest <= array.min() <= array.max() < grammar.num_values(0):
         raise ValueError(
-            f"Leaves are symbols 0..{grammar.num_symbols - 1}"
+            f"Leaves are symbols 0..{grammar.num_values(0) - 1}"
             + (" or -1 for a blank" if grammar.sparse else "")
             + f", got numbers from {array.min()} to {array.max()}."
             + ("" if grammar.sparse else " Hide unknown leaves with `visible`.")
@@ -49,7 +49,7 @@ def one_hot(
     Raises:
         ValueError: not (data, d) symbols of the grammar.
     """
-    v = grammar.num_symbols
+    v = grammar.num_values(0)
     code = np.eye(v + 1, v)  # the last row is the blank, which index -1 finds
     if centred and v > 1:
         code[:v] = (code[:v] - 1 / v) / np.sqrt((1 - 1 / v) / v)

@@ -10,7 +10,7 @@ from itertools import combinations, product
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from linlocal import inputs
 from linlocal.seeds import generator_for
@@ -36,9 +36,10 @@ class Grammar:
     replacement from all v^s (Cagnetta et al. 2024, PRX 14 031001, arXiv 2307.02129).
 
     Args:
-        num_classes: n, the number of symbols of level L, which are equally probable.
-        num_symbols: v, the number of symbols of every level below.
-        num_synonyms: m, the number of tuples that each symbol (and class) owns.
+        num_classes: n, the number of symbols of level L.
+        num_symbols: v, the number of symbols of every level below, or one v for each level 0..L-1.
+        num_synonyms: m, the number of tuples that each symbol (and class) owns, or one m for each
+            level 1..L.
         num_levels: L, the number of levels that have rules.
         tuple_size: s, or one s for each level 1..L.
         seed: seeds the draw of the rules, and nothing else.
@@ -51,25 +52,36 @@ class Grammar:
         placement: where the symbols of a tuple lie in their patch, each way with equal
             probability. "blocks" puts the i-th symbol anywhere in the i-th block of s_0 + 1
             places, "ordered" puts them anywhere, in their order.
+        class_weights: how probable each class is, n positive numbers in proportion; None for
+            equally probable classes.
+        rule_weights: how probable the rules of each level 1..L are, in proportion: (m,) positive
+            numbers for all symbols, or (symbols, m) for each; None for the law of rule_exponent.
+        given_rules: the rules themselves, whole numbers (symbols, m, s) for each level 1..L, the
+            tuples that each symbol owns; None to draw them by the seed.
 
     Raises:
-        ValueError: a number that is too small, lengths that differ from L, or one of the
-            inequalities m <= v^(s-1), n m <= v^s, v^s < 2^63, (s (s_0 + 1))^s < 2^63 broken.
+        ValueError: a number that is too small, lengths that differ from L, one of the
+            inequalities m <= v^(s-1), n m <= v^s, v^s < 2^63, (s (s_0 + 1))^s < 2^63 broken,
+            weights that are not positive, or given rules that are of another shape, have other
+            symbols or a tuple twice.
         TypeError: something else than a (whole) number.
     """
 
     num_classes: int
-    num_symbols: int
-    num_synonyms: int
+    num_symbols: int | Sequence[int]
+    num_synonyms: int | Sequence[int]
     num_levels: int
     tuple_size: int | Sequence[int] = 2
     seed: int = 0
     rule_exponent: float | Sequence[float] = 0.0
     num_blanks: int = 0
     placement: Placement = "blocks"
+    class_weights: Sequence[float] | None = None
+    rule_weights: Sequence[ArrayLike] | None = None
+    given_rules: Sequence[ArrayLike] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "num_symbols", "num_synonyms", "num_levels", "num_blanks"):
+        for name in ("num_classes", "num_levels", "num_blanks"):
             # Python ints: the number of data exceeds those of numpy, which sweeps tend to pass.
             least = 0 if name == "num_blanks" else 1
             inputs.keep(self, partial(inputs.whole, least=least), name)
@@ -77,9 +89,78 @@ class Grammar:
         if not inputs.is_one_of(self.placement, ("blocks", "ordered")):
             raise ValueError(f'placement must be "blocks" or "ordered", got {self.placement!r}.')
         size = partial(inputs.whole, least=1)
-        inputs.keep(self, partial(self._per_level, check=size), "tuple_size")
+        per_level = partial(self._per_level, check=size)
+        inputs.keep(self, per_level, "num_symbols", "num_synonyms", "tuple_size")
         inputs.keep(self, partial(self._per_level, check=inputs.not_negative), "rule_exponent")
         self._check_inequalities()
+        if self.class_weights is not None:
+            inputs.keep(self, self._checked_class_weights, "class_weights")
+        if self.rule_weights is not None:
+            if any(self.rule_exponents):
+                raise ValueError("Give either rule_weights or a rule_exponent, got both.")
+            inputs.keep(self, self._checked_rule_weights, "rule_weights")
+        if self.given_rules is not None:
+            inputs.keep(self, self._checked_rules, "given_rules")
+
+    def _checked_class_weights(self, value: Any, name: str) -> tuple[float, ...]:
+        each = inputs.sequence(value, name, "numbers")
+        weights = tuple(inputs.positive(v, f"an entry of {name}") for v in each)
+        if len(weights) != self.num_classes:
+            raise ValueError(
+                f"{name} must hold one number for each of the {self.num_classes} classes, got "
+                f"{len(weights)}."
+            )
+        return weights
+
+    def _checked_rule_weights(self, value: Any, name: str) -> tuple[Any, ...]:
+        tables = self._tables(value, name)
+        for l, table in enumerate(tables, start=1):
+            weights, full = inputs.numbers(table, name), self._table_shape(l)
+            if weights.shape not in (full, full[1:]):
+                raise ValueError(
+                    f"{name} of level {l} must have the shape {full[1:]} or {full}, got "
+                    f"{weights.shape}."
+                )
+            if not (np.isfinite(weights) & (weights > 0)).all():
+                raise ValueError(
+                    f"{name} of level {l} must be positive and finite, got numbers from "
+                    f"{weights.min()} to {weights.max()}; leave a rule out that is never used."
+                )
+        return tuple(_nested(inputs.numbers(table, name)) for table in tables)
+
+    def _checked_rules(self, value: Any, name: str) -> tuple[Any, ...]:
+        tables = [inputs.rows(table, name) for table in self._tables(value, name)]
+        for l, table in enumerate(tables, start=1):
+            full, v = (*self._table_shape(l), self.tuple_sizes[l - 1]), self.num_values(l - 1)
+            if table.shape != full:
+                raise ValueError(
+                    f"{name} of level {l} must have the shape {full} (symbols, m, s), got "
+                    f"{table.shape}."
+                )
+            if not 0 <= table.min() <= table.max() < v:
+                raise ValueError(
+                    f"{name} of level {l} must hold the symbols 0..{v - 1} of the level below, got "
+                    f"{table.min()} to {table.max()}."
+                )
+            every, count = np.unique(table.reshape(-1, full[-1]), axis=0, return_counts=True)
+            if count.max() > 1:
+                raise ValueError(
+                    f"{name} of level {l} have the tuple {tuple(every[count.argmax()].tolist())} "
+                    f"{count.max()} times; a tuple has one owner, who owns it once."
+                )
+        return tuple(map(_nested, tables))
+
+    def _tables(self, value: Any, name: str) -> tuple[Any, ...]:
+        tables = inputs.sequence(value, name, "arrays, one for each level 1..L")
+        if len(tables) != self.num_levels:
+            raise ValueError(
+                f"{name} must hold one array for each of the {self.num_levels} levels, got "
+                f"{len(tables)}."
+            )
+        return tables
+
+    def _table_shape(self, level: int) -> tuple[int, int]:
+        return self.num_values(level), self.synonym_counts[level - 1]
 
     def _per_level(self, value: Any, name: str, check: Callable[[Any, str], Any]) -> Any:
         """One checked number, or a tuple of one for each level."""
@@ -94,14 +175,17 @@ class Grammar:
         return each
 
     def _check_inequalities(self) -> None:
-        n, v, m = self.num_classes, self.num_symbols, self.num_synonyms
+        n = self.num_classes
         for l, s in enumerate(self.tuple_sizes, start=1):
+            v, m, owners = self.num_values(l - 1), self.synonym_counts[l - 1], self.num_values(l)
             what = f"num_synonyms={m}, num_symbols={v}, tuple_size={s}"
-            if l < self.num_levels and m > v ** (s - 1):
+            if l < self.num_levels and owners * m > v**s:
+                broken = f"m <= v^(s-1) is broken at level {l}: {m} > {v ** (s - 1)}"
+                if owners != v:
+                    broken = f"q m <= v^s is broken at level {l}: {owners * m} > {v**s}"
                 raise ValueError(
-                    f"m <= v^(s-1) is broken at level {l}: {m} > {v ** (s - 1)} ({what}). The {v} "
-                    f"symbols cannot own {m} tuples each, there are {v**s}; use fewer synonyms, "
-                    "more symbols or larger tuples."
+                    f"{broken} ({what}). The {owners} symbols cannot own {m} tuples each, there "
+                    f"are {v**s}; use fewer synonyms, more symbols or larger tuples."
                 )
             if l == self.num_levels and n * m > v**s:
                 raise ValueError(
@@ -131,6 +215,20 @@ class Grammar:
         return (self.tuple_size,) * self.num_levels
 
     @property
+    def symbol_counts(self) -> tuple[int, ...]:
+        """v of the levels 0..L-1."""
+        if isinstance(self.num_symbols, Sequence):
+            return tuple(self.num_symbols)
+        return (self.num_symbols,) * self.num_levels
+
+    @property
+    def synonym_counts(self) -> tuple[int, ...]:
+        """m of the levels 1..L."""
+        if isinstance(self.num_synonyms, Sequence):
+            return tuple(self.num_synonyms)
+        return (self.num_synonyms,) * self.num_levels
+
+    @property
     def rule_exponents(self) -> tuple[float, ...]:
         """e of the levels 1..L."""
         if isinstance(self.rule_exponent, Sequence):
@@ -145,7 +243,11 @@ class Grammar:
     @property
     def uniform(self) -> bool:
         """Whether all data are equally probable."""
-        return self.num_synonyms == 1 or not any(self.rule_exponents)
+        if any(m > 1 and e for m, e in zip(self.synonym_counts, self.rule_exponents, strict=True)):
+            return False
+        given = [self.class_probabilities] if self.class_weights is not None else []
+        given += self.rule_probabilities if self.rule_weights is not None else []
+        return all(bool((p == p.flat[0]).all()) for p in given)
 
     @property
     def sparse(self) -> bool:
@@ -169,7 +271,7 @@ class Grammar:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The smallest signed integers that hold every symbol, every class and `BLANK`."""
-        return np.dtype(np.min_scalar_type(-max(self.num_classes, self.num_symbols)))
+        return np.dtype(np.min_scalar_type(-max(self.num_classes, *self.symbol_counts)))
 
     def num_nodes(self, level: int) -> int:
         """How many symbols (blanks not counted) a tree has at a level: prod_{h > level} s_h."""
@@ -177,12 +279,13 @@ class Grammar:
 
     def num_values(self, level: int) -> int:
         """How many different symbols a level has: n at level L, v below."""
-        top = self._any_level(level) == self.num_levels
-        return self.num_classes if top else self.num_symbols
+        number = self._any_level(level)
+        return self.num_classes if number == self.num_levels else self.symbol_counts[number]
 
     def radix(self, level: int) -> int:
         """m K_l, the ways to write a given symbol of a level as a patch."""
-        return self.num_synonyms * len(self.placements[self.check_level(level) - 1])
+        level = self.check_level(level)
+        return self.synonym_counts[level - 1] * len(self.placements[level - 1])
 
     def _any_level(self, level: int) -> int:
         number = inputs.whole(level, "level", 0)
@@ -209,26 +312,51 @@ class Grammar:
         """The tuples that each symbol owns, (symbols of the level, m, s) for each level 1..L."""
         tables = []
         for l, s in enumerate(self.tuple_sizes, start=1):
-            shape = (self.num_values(l), self.num_synonyms)
-            code = generator_for("rules", self.seed, l).choice(
-                self.num_symbols**s, size=math.prod(shape), replace=False
-            )
-            table = _digits(code, self.num_symbols, s).reshape(*shape, s).astype(self.dtype)
+            if self.given_rules is not None:
+                table = np.array(self.given_rules[l - 1], dtype=self.dtype)
+            else:
+                shape, v = self._table_shape(l), self.num_values(l - 1)
+                code = generator_for("rules", self.seed, l).choice(
+                    v**s, size=math.prod(shape), replace=False
+                )
+                table = _digits(code, v, s).reshape(*shape, s).astype(self.dtype)
             table.setflags(write=False)
             tables.append(table)
         return tuple(tables)
 
     @cached_property
+    def class_probabilities(self) -> Array:
+        """(n,) how often each class is drawn."""
+        given = self.class_weights
+        weights = np.ones(self.num_classes) if given is None else np.array(given)
+        return np.asarray(weights / weights.sum())
+
+    @cached_property
     def rule_probabilities(self) -> tuple[Array, ...]:
-        """How often each rule of a symbol is used, (m,) for each level 1..L."""
-        weights = [np.arange(1.0, self.num_synonyms + 1) ** -e for e in self.rule_exponents]
-        return tuple(w / w.sum() for w in weights)
+        """How often each rule of a symbol is used, for each level 1..L.
+
+        (m,) if that is the same for all symbols, else (symbols, m).
+        """
+        if self.rule_weights is not None:
+            weights = [np.array(w, dtype=np.float64) for w in self.rule_weights]
+        else:
+            each = zip(self.synonym_counts, self.rule_exponents, strict=True)
+            weights = [np.arange(1.0, m + 1) ** -e for m, e in each]
+        found = tuple(w / w.sum(axis=-1, keepdims=True) for w in weights)
+        for l, p in enumerate(found, start=1):
+            if not (p > 0).all():
+                raise ValueError(
+                    f"At level {l} some rules have the probability 0 in float64, the least likely "
+                    "of all are beyond it; lower rule_exponent or use fewer synonyms."
+                )
+        return found
 
     @cached_property
     def rule_tables(self) -> tuple[TupleTable, ...]:
         """For each level 1..L a table that finds the row m * owner + synonym of a tuple."""
         return tuple(
-            TupleTable(table.reshape(-1, table.shape[-1]), self.num_symbols) for table in self.rules
+            TupleTable(table.reshape(-1, table.shape[-1]), v)
+            for table, v in zip(self.rules, self.symbol_counts, strict=True)
         )
 
     @cached_property
@@ -265,25 +393,27 @@ class Grammar:
         rules, places = self.rules[level - 1], self.placements[level - 1]
         values, m, s = rules.shape
         k, size = len(places), self.patch_sizes[level - 1]
-        patches = np.full((values, m, k, size), self.num_symbols, dtype=np.int64)
+        blank = self.num_values(level - 1)
+        patches = np.full((values, m, k, size), blank, dtype=np.int64)
         np.put_along_axis(
             patches,
             np.broadcast_to(places, (values, m, k, s)),
             rules[:, :, None, :].astype(np.int64),
             axis=-1,
         )
-        each = np.repeat(self.rule_probabilities[level - 1] / k, k)
-        owner, probability = np.repeat(np.arange(values), m * k), np.tile(each, values)
+        each = np.repeat(self.rule_probabilities[level - 1] / k, k, axis=-1)
+        owner = np.repeat(np.arange(values), m * k)
+        probability = each.ravel() if each.ndim == 2 else np.tile(each, values)
         rows = patches.reshape(-1, size)
         if self.sparse and level < self.num_levels:  # a blank is written as blanks; no class is one
-            rows = np.vstack([rows, np.full((1, size), self.num_symbols)])
+            rows = np.vstack([rows, np.full((1, size), blank)])
             owner, probability = np.append(owner, values), np.append(probability, 1.0)
         return Productions(owner, rows, probability)
 
 
 @dataclass(frozen=True, eq=False)
 class Productions:
-    """The rules of one level as a list; here the blank is the symbol numbered v.
+    """The rules of one level as a list; here the blank is the symbol after all others.
 
     Attributes:
         owner: (rules,) the symbol that each rule writes, ascending.
@@ -332,6 +462,11 @@ class TupleTable:
             code *= self._base
             code += tuples[..., i]
         return code
+
+
+def _nested(array: NDArray[Any]) -> Any:
+    """An array as tuples in tuples, which are equal and hashed by their numbers."""
+    return tuple(map(_nested, array)) if array.ndim else array.item()
 
 
 def _digits(code: Index, base: int, size: int) -> Index:

@@ -117,9 +117,9 @@ def render(
         ValueError: the patches of a level are not square, or not one for each symbol, or leaves
             that are not (data, d) symbols of the grammar.
     """
-    if patches.ndim != 4 or len(patches) != grammar.num_symbols:
+    if patches.ndim != 4 or len(patches) != grammar.num_values(0):
         raise ValueError(
-            f"patches must be ({grammar.num_symbols}, channels, patch, patch), got shape "
+            f"patches must be ({grammar.num_values(0)}, channels, patch, patch), got shape "
             f"{patches.shape}."
         )
     looks = np.concatenate([patches, np.zeros_like(patches[:1])])  # found by BLANK = -1

@@ -45,7 +45,7 @@ def parse(grammar: Grammar, leaves: ArrayLike, *, strict: bool = True) -> Trees:
             owner = part.symbols[l]
             tuples = part.symbols[l - 1].reshape(*owner.shape, grammar.tuple_sizes[l - 1])
             # By floor division a tuple that is in no row, -1, has the owner -1.
-            owner[...] = grammar.rule_tables[l - 1].find(tuples) // grammar.num_synonyms
+            owner[...] = grammar.rule_tables[l - 1].find(tuples) // grammar.synonym_counts[l - 1]
     if strict and len(trees) and (bad := trees.symbols[-1][:, 0] == UNKNOWN).any():
         _explain(grammar, trees, int(np.argmax(bad)), int(bad.sum()))
     return trees
@@ -123,85 +123,194 @@ class Posterior:
 
 def posterior(
     grammar: Grammar,
-    leaves: ArrayLike,
+    leaves: ArrayLike | None = None,
     visible: ArrayLike | None = None,
     *,
     corruption: float = 0.0,
+    likelihood: ArrayLike | None = None,
+    strict: bool = True,
 ) -> Posterior:
-    """Exact probabilities of every symbol of the tree, given the visible leaves.
+    """Exact probabilities of every symbol of the tree, given the visible leaves or soft evidence.
 
     Args:
         grammar: the rules.
         leaves: (data, d); what stands at a hidden leaf is not read.
         visible: (data, d) or (d,) booleans, True where a leaf is seen; all of them by default.
         corruption: probability with which a symbol was replaced by another, as by `corrupt`.
+        likelihood: instead of the leaves, (data, d, symbols) p(what was seen | symbol of the leaf)
+            up to a factor for each datum, with the blank as last symbol of a sparse grammar. What
+            was seen at one leaf may depend on the symbol of that leaf alone.
+        strict: whether to raise for data that the grammar cannot have generated. Otherwise they
+            have the log evidence -inf, and NaN for all probabilities.
 
     Raises:
-        ValueError: wrong shapes, or visible leaves that the grammar cannot have generated.
+        ValueError: wrong shapes, both leaves and a likelihood or neither, a likelihood that is
+            negative or not finite, or with ``strict``, evidence that is impossible.
     """
-    corruption = _below_one(corruption)
-    given, seen = _visible(grammar, leaves, visible)
-    parts = [
-        _posterior(grammar, given[rows], seen[rows], corruption) for rows in _parts(grammar, given)
-    ]
-    if not parts:
-        empty = np.empty((0, grammar.num_leaves), dtype=grammar.dtype)
-        parts = [_posterior(grammar, empty, empty >= 0, corruption)]
+    strict = inputs.flag(strict, "strict")
+    evidence = _evidence(grammar, leaves, visible, corruption, likelihood)
+    slices = list(_parts(grammar, len(evidence))) or [slice(0)]
+    parts = [_posterior(grammar, evidence, rows, strict) for rows in slices]
     levels = tuple(map(np.concatenate, zip(*(p.levels for p in parts), strict=True)))
     return Posterior(levels, np.concatenate([p.log_evidence for p in parts]))
 
 
-def _below_one(corruption: float) -> float:
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Leaves, some of them hidden, some perhaps wrong."""
+
+    grammar: Grammar
+    leaves: Symbols
+    visible: Mask
+    corruption: float
+
+    def __len__(self) -> int:
+        return len(self.leaves)
+
+    def likelihood(self, rows: slice) -> tuple[Array, Array]:
+        """p(leaf as seen | symbol), where a blank is never taken for a symbol; 1 at a hidden leaf.
+
+        (data, d, symbols) and (data,) the logarithm of the factor that it lacks.
+        """
+        v = self.grammar.num_values(0)
+        # In 64 bits: the integers of the leaves hold the symbols up to v - 1, but not always v.
+        symbol = self.leaves[rows].astype(np.int64)
+        blank = symbol < 0
+        symbol[blank] = v
+        likelihood = np.zeros((*symbol.shape, v + self.grammar.sparse))
+        likelihood[..., :v] = self.corruption / max(1, v - 1)
+        likelihood[blank] = 0.0
+        hit = np.where(blank, 1.0, 1 - self.corruption)
+        np.put_along_axis(likelihood, symbol[..., None], hit[..., None], axis=-1)
+        likelihood[~self.visible[rows]] = 1.0
+        return likelihood, np.zeros(len(symbol))
+
+    def described(self, row: int) -> str:
+        leaves = self.leaves[row][self.visible[row]].tolist()
+        return f"visible leaves {leaves} of datum {row}"
+
+    hint = "hide wrong leaves, or give the probability of a wrong one as corruption"
+
+
+@dataclass(frozen=True, eq=False)
+class _Soft:
+    """A likelihood of each symbol at each leaf."""
+
+    values: Array
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def likelihood(self, rows: slice) -> tuple[Array, Array]:
+        """The likelihood over its maximum at each leaf, and the logarithm of what was divided."""
+        values = self.values[rows]
+        scale = values.max(axis=-1, keepdims=True)
+        with np.errstate(divide="ignore"):
+            missing = np.log(scale).sum(axis=(1, 2))
+        return values / np.where(scale > 0, scale, 1.0), missing
+
+    def described(self, row: int) -> str:
+        return f"evidence of datum {row}"
+
+    hint = "no datum of the grammar has a likelihood above 0"
+
+
+def _evidence(
+    grammar: Grammar,
+    leaves: ArrayLike | None,
+    visible: ArrayLike | None,
+    corruption: float,
+    likelihood: ArrayLike | None,
+) -> _Seen | _Soft:
     probability = inputs.real(corruption, "corruption")
     if not 0 <= probability < 1:
         raise ValueError(f"corruption must be a probability below 1, got {probability}.")
-    return probability
-
-
-def _posterior(grammar: Grammar, leaves: Symbols, seen: Mask, corruption: float) -> Posterior:
-    up, log_evidence = _upward(grammar, leaves, seen, corruption)
-    if np.isneginf(log_evidence).any():
-        row = int(np.argmax(np.isneginf(log_evidence)))
+    if (leaves is None) == (likelihood is None):
         raise ValueError(
-            f"The grammar cannot generate the visible leaves {leaves[row][seen[row]].tolist()}; "
-            "hide wrong leaves, or give the probability of a wrong one as corruption."
+            "Give either the leaves or a likelihood of their symbols, got "
+            + ("neither." if leaves is None else "both.")
         )
-    down = np.full_like(up[-1], 1.0 / grammar.num_classes)
+    if likelihood is None:
+        return _Seen(grammar, *_visible(grammar, leaves, visible), probability)
+    if visible is not None or probability:
+        raise ValueError(
+            "A likelihood says by itself what is visible and how sure it is: give no visible and "
+            "no corruption with it. A hidden leaf has the likelihood 1 for all symbols."
+        )
+    return _Soft(checked_likelihood(grammar, likelihood))
+
+
+def checked_likelihood(grammar: Grammar, likelihood: ArrayLike, name: str = "likelihood") -> Array:
+    """``likelihood`` as a float64 array (data, d, symbols of level 0, blank included).
+
+    Args:
+        grammar: the rules.
+        likelihood: numbers of at least 0.
+        name: the name of the argument, for the message.
+
+    Raises:
+        ValueError: another shape, or numbers that are negative or not finite.
+        TypeError: no real numbers.
+    """
+    values = inputs.numbers(likelihood, name)
+    wanted = (grammar.num_leaves, grammar.num_values(0) + grammar.sparse)
+    if values.ndim != 3 or values.shape[1:] != wanted:
+        raise ValueError(
+            f"{name} must have the shape (data, {wanted[0]} leaves, {wanted[1]} symbols"
+            + (", the blank last" if grammar.sparse else "")
+            + f"), got {values.shape}. A one-hot code (data, v, d) needs its axes swapped."
+        )
+    inputs.all_finite(values, name)
+    if values.size and values.min() < 0:
+        raise ValueError(
+            f"{name} must not be negative, got {values.min()}; take the exponential of logarithms."
+        )
+    return values
+
+
+def _posterior(grammar: Grammar, evidence: _Seen | _Soft, rows: slice, strict: bool) -> Posterior:
+    up, log_evidence = _upward(grammar, *evidence.likelihood(rows))
+    impossible = np.isneginf(log_evidence)
+    if strict:
+        _refuse(evidence, impossible, rows.start or 0)
+    down = np.broadcast_to(grammar.class_probabilities, up[-1].shape)
     levels = [_normalised(up[-1] * down)]
     for l in reversed(grammar.levels):
         down = _downward(grammar.productions[l - 1], _children(grammar, up[l - 1], l), down)
         levels.append(_normalised(up[l - 1] * down))
+    for level in levels:
+        level[impossible] = np.nan
     return Posterior(tuple(reversed(levels)), log_evidence)
 
 
-def _upward(
-    grammar: Grammar, leaves: Symbols, seen: Mask, corruption: float
-) -> tuple[list[Array], Array]:
-    """Messages up of the levels 0..L, (data, nodes, symbols), and log p(visible leaves)."""
-    v = grammar.num_symbols
-    values = v + grammar.sparse
-    # In 64 bits: the integers of the leaves hold the symbols up to v - 1, but not always v.
-    symbol = leaves.astype(np.int64)
-    blank = symbol < 0
-    symbol[blank] = v
-    # p(leaf as seen | symbol), where a blank is never taken for a symbol; 1 at a hidden leaf.
-    likelihood = np.zeros((*leaves.shape, values))
-    likelihood[..., :v] = corruption / max(1, v - 1)
-    likelihood[blank] = 0.0
-    hit = np.where(blank, 1.0, 1 - corruption)
-    np.put_along_axis(likelihood, symbol[..., None], hit[..., None], axis=-1)
-    likelihood[~seen] = 1.0
-    up = [likelihood]
-    log_evidence = np.zeros(len(leaves))
+def _refuse(evidence: _Seen | _Soft, impossible: Mask, first: int) -> None:
+    if impossible.any():
+        raise ValueError(
+            "The grammar cannot generate the "
+            f"{evidence.described(first + int(np.argmax(impossible)))}; {evidence.hint}."
+        )
+
+
+def _upward(grammar: Grammar, leaves: Array, log_scale: Array) -> tuple[list[Array], Array]:
+    """Messages up of the levels 0..L, (data, nodes, symbols), and log p(evidence).
+
+    ``leaves`` are the messages of level 0, ``log_scale`` (data,) what was divided out of them.
+    """
+    up = [leaves]
+    log_evidence = log_scale
     for l in grammar.levels:
         rules = grammar.productions[l - 1]
         message = _sum_by_owner(rules, _product(_gather(rules, _children(grammar, up[-1], l))))
         scale = message.max(axis=-1, keepdims=True)
         with np.errstate(divide="ignore"):
-            log_evidence += np.log(scale).sum(axis=(1, 2))
+            log_evidence = log_evidence + np.log(scale).sum(axis=(1, 2))
         up.append(message / np.where(scale > 0, scale, 1.0))
     with np.errstate(divide="ignore"):
-        return up, log_evidence + np.log(up[-1][:, 0].mean(axis=-1))
+        # The mean over classes, each as often as it is; equal classes are weighted by 1.
+        weights = grammar.num_classes * grammar.class_probabilities
+        if grammar.class_weights is None:
+            weights = np.ones_like(weights)
+        return up, log_evidence + np.log((up[-1][:, 0] * weights).mean(axis=-1))
 
 
 def _downward(rules: Productions, children: Array, down: Array) -> Array:
@@ -216,11 +325,25 @@ def _downward(rules: Productions, children: Array, down: Array) -> Array:
     for factor in factors[:0:-1]:
         after.append(after[-1] * factor)
     for i in range(size):
-        is_symbol = np.eye(values)[rules.patches[:, i]]
-        result[:, :, i] = (weight * before * after[size - 1 - i]) @ is_symbol
+        product = weight * before * after[size - 1 - i]
+        result[:, :, i] = _sum_by_symbol(product, rules.patches[:, i], values)
         before = before * factors[i]
     data, nodes = result.shape[:2]
     return _normalised(result.reshape(data, nodes * size, values))
+
+
+_INDICATOR = 64
+"""Up to so many symbols a product with an indicator is faster than counting."""
+
+
+def _sum_by_symbol(weights: Array, symbols: Index, values: int) -> Array:
+    """(..., values): the sum of the weights (..., rules) of the rules with each symbol."""
+    if values <= _INDICATOR:
+        return np.asarray(weights @ np.eye(values)[symbols])
+    rows = weights.reshape(-1, len(symbols))
+    cell = np.arange(len(rows))[:, None] * values + symbols
+    total = np.bincount(cell.ravel(), rows.ravel(), minlength=len(rows) * values)
+    return np.asarray(total, dtype=np.float64).reshape(*weights.shape[:-1], values)
 
 
 def _gather(rules: Productions, children: Array) -> list[Array]:
@@ -253,7 +376,7 @@ def _normalised(values: Array) -> Array:
 
 
 def _visible(
-    grammar: Grammar, leaves: ArrayLike, visible: ArrayLike | None
+    grammar: Grammar, leaves: ArrayLike | None, visible: ArrayLike | None
 ) -> tuple[Symbols, Mask]:
     array = np.asarray(inputs.plain(leaves, "leaves"))
     if array.dtype.kind not in "iu":
@@ -268,20 +391,21 @@ def _visible(
     return checked_leaves(grammar, np.where(seen, array, 0)), seen
 
 
-def _parts(grammar: Grammar, leaves: Symbols) -> Iterator[slice]:
+def _parts(grammar: Grammar, num: int) -> Iterator[slice]:
     widest = max(rules.patches.size for rules in grammar.productions)
-    return t.chunks(len(leaves), widest * grammar.num_leaves // grammar.patch_sizes[0], 2**22)
+    return t.chunks(num, widest * grammar.num_leaves // grammar.patch_sizes[0], 2**22)
 
 
 def sample_posterior(
     grammar: Grammar,
-    leaves: ArrayLike,
+    leaves: ArrayLike | None = None,
     visible: ArrayLike | None = None,
     *,
     seed: int,
     corruption: float = 0.0,
+    likelihood: ArrayLike | None = None,
 ) -> Trees:
-    """One tree for each datum, drawn from all trees given its visible leaves.
+    """One tree for each datum, drawn from all trees given its visible leaves or soft evidence.
 
     With leaves hidden below one symbol these are its synonyms; with all hidden, any data.
 
@@ -291,30 +415,29 @@ def sample_posterior(
         visible: as in `posterior`.
         seed: seeds the draws.
         corruption: as in `posterior`; the drawn leaves are those before the corruption.
+        likelihood: as in `posterior`.
 
     Raises:
         ValueError: as `posterior`.
     """
-    corruption = _below_one(corruption)
-    given, seen = _visible(grammar, leaves, visible)
+    evidence = _evidence(grammar, leaves, visible, corruption, likelihood)
     rng = generator_for("sample posterior", seed)
-    drawn = np.empty(given.shape, dtype=grammar.dtype)
-    for rows in _parts(grammar, given):
-        up, log_evidence = _upward(grammar, given[rows], seen[rows], corruption)
-        if np.isneginf(log_evidence).any():
-            raise ValueError("The grammar cannot generate the visible leaves of some data.")
-        symbols = _draw(rng, up[-1])
+    drawn = np.empty((len(evidence), grammar.num_leaves), dtype=grammar.dtype)
+    for rows in _parts(grammar, len(evidence)):
+        up, log_evidence = _upward(grammar, *evidence.likelihood(rows))
+        _refuse(evidence, np.isneginf(log_evidence), rows.start)
+        symbols = draw_index(rng, up[-1] * grammar.class_probabilities)
         for l in reversed(grammar.levels):
             rules = grammar.productions[l - 1]
             weight = rules.probability * _product(_gather(rules, _children(grammar, up[l - 1], l)))
-            rule = _draw(rng, weight * (rules.owner == symbols[..., None]))
+            rule = draw_index(rng, weight * (rules.owner == symbols[..., None]))
             symbols = rules.patches[rule].reshape(len(rule), rule.shape[1] * rules.patches.shape[1])
-        drawn[rows] = np.where(symbols == grammar.num_symbols, -1, symbols)
+        drawn[rows] = np.where(symbols == grammar.num_values(0), -1, symbols)
     return parse(grammar, drawn)
 
 
-def _draw(rng: np.random.Generator, weights: Array) -> Index:
-    """An index of the last axis with probability proportional to its weight."""
+def draw_index(rng: np.random.Generator, weights: Array) -> Index:
+    """(...,) an index of the last axis of (..., k) weights, with probability in proportion."""
     below = np.cumsum(weights, axis=-1)
     u = rng.random(weights.shape[:-1]) * below[..., -1]
     return np.asarray((below <= u[..., None]).sum(axis=-1))

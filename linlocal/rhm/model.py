@@ -65,10 +65,18 @@ class RandomHierarchyModel(Grammar):
         return inference.parse(self, leaves, strict=strict)
 
     def posterior(
-        self, leaves: ArrayLike, visible: ArrayLike | None = None, *, corruption: float = 0.0
+        self,
+        leaves: ArrayLike | None = None,
+        visible: ArrayLike | None = None,
+        *,
+        corruption: float = 0.0,
+        likelihood: ArrayLike | None = None,
+        strict: bool = True,
     ) -> Posterior:
-        """What visible leaves tell about every symbol, see `inference.posterior`."""
-        return inference.posterior(self, leaves, visible, corruption=corruption)
+        """What leaves or soft evidence tell about every symbol, see `inference.posterior`."""
+        return inference.posterior(
+            self, leaves, visible, corruption=corruption, likelihood=likelihood, strict=strict
+        )
 
     def one_hot(
         self, leaves: ArrayLike, *, centred: bool = False, dtype: DTypeLike = np.float32

@@ -32,22 +32,50 @@ def sample(grammar: Grammar, num: int, *seed: int) -> Trees:
     return _sample(grammar, num, generator_for("sample", *seed))
 
 
-def _sample(grammar: Grammar, num: int, rng: np.random.Generator) -> Trees:
+def _sample(
+    grammar: Grammar, num: int, rng: np.random.Generator, keys: t.Keys | None = None
+) -> Trees:
+    """Independent draws; their keys are written to ``keys``."""
     # In pieces that stay in the cache; what is drawn between two levels never exceeds a piece.
     trees = t.empty(grammar, num)
     for rows in t.chunks(num, grammar.num_nodes(0)):
         size = rows.stop - rows.start
-        labels = rng.integers(grammar.num_classes, size=size)
-        choices = [_choices(grammar, l, size, rng) for l in grammar.levels]
+        labels = _labels(grammar, size, rng)
+        choices = _all_choices(grammar, grammar.num_levels, labels[:, None], rng)
         placements = _placements(grammar, size, rng)
         t.derive(grammar, labels, choices, placements, out=trees[rows])
+        if keys is not None:
+            keys[rows] = t.keys_of_choices(grammar, labels, choices, placements)
     return trees
+
+
+def _labels(grammar: Grammar, num: int, rng: np.random.Generator) -> Index:
+    if grammar.class_weights is None:
+        return rng.integers(grammar.num_classes, size=num)
+    below = np.cumsum(grammar.class_probabilities)[:-1]
+    return np.asarray(np.searchsorted(below, rng.random(num), side="right"))
+
+
+def _all_choices(
+    grammar: Grammar, top: int, symbols: Symbols, rng: np.random.Generator
+) -> list[NDArray[np.integer]]:
+    """The rules that write the symbols (data, nodes) of level ``top`` and all below, 1..top."""
+    if grammar.rule_weights is None:  # no choice depends on a symbol
+        return [_choices(grammar, l, len(symbols), rng) for l in range(1, top + 1)]
+    choices: list[NDArray[np.integer]] = []
+    for l in range(top, 0, -1):
+        p, rules = grammar.rule_probabilities[l - 1], grammar.rules[l - 1]
+        below = np.cumsum(np.broadcast_to(p, rules.shape[:2]), axis=1)[:, :-1]
+        choice = (below[symbols] <= rng.random(symbols.shape)[..., None]).sum(axis=-1)
+        choices.insert(0, choice)
+        symbols = rules[symbols, choice].reshape(len(symbols), -1)
+    return choices
 
 
 def _choices(
     grammar: Grammar, level: int, num: int, rng: np.random.Generator
 ) -> NDArray[np.integer]:
-    shape, m = (num, grammar.num_nodes(level)), grammar.num_synonyms
+    shape, m = (num, grammar.num_nodes(level)), grammar.synonym_counts[level - 1]
     if m == 1 or grammar.rule_exponents[level - 1] == 0:
         return rng.integers(m, size=shape, dtype=np.min_scalar_type(m))
     below = np.cumsum(grammar.rule_probabilities[level - 1])[:-1]
@@ -131,8 +159,9 @@ def draw_distinct(grammar: Grammar, num: int, *seed: int) -> Trees:
     seen = np.empty(0, dtype=np.uint64)
     size = _FIRST_ROUND
     while (start := len(seen)) < num:
-        drawn = _sample(grammar, size, rng)
-        keys, first = np.unique(t.keys_of(grammar, drawn), return_index=True)
+        drawn_keys = np.empty(size, dtype=np.uint64)
+        drawn = _sample(grammar, size, rng, drawn_keys)
+        keys, first = np.unique(drawn_keys, return_index=True)
         new = ~np.isin(keys, seen, assume_unique=True)
         if new.sum() < 1e-3 * size:
             raise ValueError(
@@ -176,20 +205,24 @@ def exchange(grammar: Grammar, trees: Trees, level: int, node: int | None, seed:
     Raises:
         ValueError: no such level or node, or m = 1: there is no other tuple.
     """
-    if grammar.num_synonyms == 1:
-        raise ValueError("With num_synonyms=1 no tuple has a synonym to be exchanged with.")
     level = grammar.check_level(level)
+    m = grammar.synonym_counts[level - 1]
+    if m == 1:
+        raise ValueError("With num_synonyms=1 no tuple has a synonym to be exchanged with.")
     columns = _columns(grammar, level, level, node)
     choices = t.choices_of(grammar, trees)
     old = choices[level - 1][:, columns]
-    weight = np.tile(grammar.rule_probabilities[level - 1], (grammar.num_synonyms, 1))
-    np.fill_diagonal(weight, 0.0)
-    below = np.cumsum(weight / weight.sum(axis=1, keepdims=True), axis=1)
+    owners = trees.symbols[level][:, columns]
+    tables = np.atleast_2d(grammar.rule_probabilities[level - 1])
     u = generator_for("exchange", seed).random(old.shape)
     new = np.empty_like(old)
-    for rule in range(grammar.num_synonyms):
-        here = old == rule
-        new[here] = np.searchsorted(below[rule], u[here], side="right")
+    for symbol, probability in enumerate(tables):
+        weight = np.tile(probability, (m, 1))
+        np.fill_diagonal(weight, 0.0)
+        below = np.cumsum(weight / weight.sum(axis=1, keepdims=True), axis=1)
+        for rule in range(m):
+            here = (old == rule) & ((owners == symbol) if len(tables) > 1 else True)
+            new[here] = np.searchsorted(below[rule], u[here], side="right")
     choices[level - 1][:, columns] = new
     return t.derive(grammar, trees.labels, choices, trees.placements)
 
@@ -210,9 +243,10 @@ def resample(grammar: Grammar, trees: Trees, level: int, node: int | None, seed:
     rng, level = generator_for("resample", seed), grammar.check_level(level)
     choices = t.choices_of(grammar, trees)
     placements = [level_.copy() for level_ in trees.placements]
-    for l in range(1, level + 1):
+    drawn_choices = _all_choices(grammar, level, trees.symbols[level], rng)
+    for l, each in enumerate(drawn_choices, start=1):
         columns = _columns(grammar, l, level, node)
-        choices[l - 1][:, columns] = _choices(grammar, l, len(trees), rng)[:, columns]
+        choices[l - 1][:, columns] = each[:, columns]
     for l, drawn in enumerate(_placements(grammar, len(trees), rng)[:level], start=1):
         columns = _columns(grammar, l, level, node)
         placements[l - 1][:, columns] = drawn[:, columns]
@@ -244,11 +278,12 @@ def corrupt(grammar: Grammar, leaves: ArrayLike, fraction: float, seed: int) -> 
         ValueError: not a probability, no other symbol, or not (data, d) symbols of the grammar.
     """
     fraction = share(fraction, "fraction")
-    if grammar.num_symbols == 1:
+    v = grammar.num_values(0)
+    if v == 1:
         raise ValueError("With num_symbols=1 a leaf cannot be another symbol.")
     # Wide, because a symbol plus its shift may not fit into the integers of the leaves.
     old = checked_leaves(grammar, leaves).astype(np.int64)
     rng = generator_for("corrupt", seed)
     hit = (rng.random(old.shape) < fraction) & (old >= 0)
-    shift = rng.integers(1, grammar.num_symbols, size=old.shape)
-    return np.where(hit, (old + shift) % grammar.num_symbols, old).astype(grammar.dtype)
+    shift = rng.integers(1, v, size=old.shape)
+    return np.where(hit, (old + shift) % v, old).astype(grammar.dtype)

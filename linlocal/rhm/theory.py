@@ -31,8 +31,8 @@ def sample_complexity(grammar: Grammar) -> float:
     References:
         arXiv 2307.02129.
     """
-    _require_uniform(grammar, "P*")
-    return float(grammar.num_classes * grammar.num_synonyms**grammar.num_levels)
+    require_uniform(grammar, "P*")
+    return float(grammar.num_classes * grammar.synonym_counts[0] ** grammar.num_levels)
 
 
 def token_sample_complexity(grammar: Grammar, level: int) -> float:
@@ -52,7 +52,7 @@ def token_sample_complexity(grammar: Grammar, level: int) -> float:
         arXiv 2406.00048.
     """
     covariance = published_token_covariance(grammar, level)
-    return math.inf if covariance == 0 else (grammar.num_symbols * covariance) ** -2
+    return math.inf if covariance == 0 else (grammar.num_values(0) * covariance) ** -2
 
 
 def latent_sample_complexity(grammar: Grammar) -> float:
@@ -67,8 +67,8 @@ def latent_sample_complexity(grammar: Grammar) -> float:
     References:
         arXiv 2605.27734.
     """
-    _require_uniform(grammar, "v m^3")
-    return float(grammar.num_symbols * grammar.num_synonyms**3)
+    require_uniform(grammar, "v m^3")
+    return float(grammar.num_values(0) * grammar.synonym_counts[0] ** 3)
 
 
 # -- expected over the draw of the rules -----------------------------------------------------------
@@ -95,9 +95,9 @@ def expected_class_covariance(grammar: Grammar) -> float:
     # are hypergeometric: tuples are drawn without replacement. As the rows of D sum to 0,
     # E[D'^2] = sum_b D^2 (var T - cov(T of two owners)), and that difference is kappa/v. At the
     # top, D = (identity - 1/n) T.
-    _require_uniform(grammar, "The expected covariance")
-    _require_dense(grammar, "The expected covariance")
-    n, v = grammar.num_classes, grammar.num_symbols
+    require_uniform(grammar, "The expected covariance")
+    require_dense(grammar, "The expected covariance")
+    n, v = grammar.num_classes, grammar.num_values(0)
     if v == 1:
         return 0.0
     square = (1 - 1 / n) / (n**2 * v)
@@ -120,7 +120,7 @@ def expected_class_tuple_covariance(grammar: Grammar) -> float:
         ValueError: the rules are not uniform, or there are blanks.
     """
     covariance = expected_class_covariance(grammar)
-    n, v, m = grammar.num_classes, grammar.num_symbols, grammar.num_synonyms
+    n, v, m = grammar.num_classes, grammar.num_values(0), grammar.synonym_counts[0]
     if grammar.num_levels == 1:
         return math.sqrt((1 - 1 / n) / n) / (n * m)
     return 0.0 if v == 1 else covariance / math.sqrt(_shrinkage(grammar, 1)) / m
@@ -142,9 +142,9 @@ def published_token_covariance(grammar: Grammar, level: int) -> float:
     References:
         arXiv 2406.00048, there for q = v.
     """
-    _require_uniform(grammar, "C_l")
-    _require_dense(grammar, "C_l")
-    v, m = grammar.num_symbols, grammar.num_synonyms
+    require_uniform(grammar, "C_l")
+    require_dense(grammar, "C_l")
+    v, m = grammar.num_values(0), grammar.synonym_counts[0]
     level = grammar.check_level(level)
     q, s = grammar.num_values(level), grammar.tuple_sizes[level - 1]
     return math.sqrt((1 - q * m / v**s) / (v**2 * q * float(m) ** (2 * level - 1)))
@@ -181,7 +181,7 @@ def expected_token_covariance(grammar: Grammar, level: int) -> float:
     #    of their own; that they share them is left out, of relative order 1/v.
     published_token_covariance(grammar, level)  # checks
     level = grammar.check_level(level)
-    n_of, v, m = grammar.num_values, grammar.num_symbols, grammar.num_synonyms
+    n_of, v, m = grammar.num_values, grammar.num_values(0), grammar.synonym_counts[0]
     if v == 1:
         return 0.0
     rho = 0.0
@@ -198,8 +198,8 @@ def expected_token_covariance(grammar: Grammar, level: int) -> float:
 
 def _shrinkage(grammar: Grammar, level: int) -> float:
     """kappa_l = (1 - 1/v) v^s / ((v^s - 1) m): E |D T|^2 / |D|^2 of a row D of sum 0, v > 1."""
-    v, s = grammar.num_symbols, grammar.tuple_sizes[level - 1]
-    return (1 - 1 / v) * v**s / ((v**s - 1) * grammar.num_synonyms)
+    v, s = grammar.num_values(0), grammar.tuple_sizes[level - 1]
+    return (1 - 1 / v) * v**s / ((v**s - 1) * grammar.synonym_counts[0])
 
 
 # -- exact, for the rules that are there -----------------------------------------------------------
@@ -243,7 +243,7 @@ def transition(grammar: Grammar, level: int, child: int) -> Array:
     if not 0 <= child < size:
         raise ValueError(f"Children of level {level} are numbered 0..{size - 1}, got {child}.")
     rules = grammar.productions[level - 1]
-    result = np.zeros((int(rules.owner[-1]) + 1, grammar.num_symbols + grammar.sparse))
+    result = np.zeros((int(rules.owner[-1]) + 1, grammar.num_values(level - 1) + grammar.sparse))
     np.add.at(result, (rules.owner, rules.patches[:, child]), rules.probability)
     return result
 
@@ -255,7 +255,8 @@ def leaf_probability(grammar: Grammar, leaf: int) -> Array:
         grammar: the rules.
         leaf: 0..d-1.
     """
-    return np.asarray(_symbol_given_class(grammar, leaf_path(grammar, leaf), 0).mean(axis=0))
+    down = _symbol_given_class(grammar, leaf_path(grammar, leaf), 0)
+    return np.asarray(grammar.class_probabilities @ down)
 
 
 def class_covariance(grammar: Grammar, leaf: int) -> Array:
@@ -265,8 +266,7 @@ def class_covariance(grammar: Grammar, leaf: int) -> Array:
         grammar: the rules.
         leaf: 0..d-1.
     """
-    down = _symbol_given_class(grammar, leaf_path(grammar, leaf), 0)
-    return (down - down.mean(axis=0)) / grammar.num_classes
+    return _with_class(grammar, _symbol_given_class(grammar, leaf_path(grammar, leaf), 0))
 
 
 def class_tuple_covariance(grammar: Grammar, node: int) -> Array:
@@ -282,7 +282,13 @@ def class_tuple_covariance(grammar: Grammar, node: int) -> Array:
     path = leaf_path(grammar, whole(node, "node") * grammar.patch_sizes[0])
     rules = grammar.productions[0]
     down = _symbol_given_class(grammar, path, 1)[:, rules.owner] * rules.probability
-    return (down - down.mean(axis=0)) / grammar.num_classes
+    return _with_class(grammar, down)
+
+
+def _with_class(grammar: Grammar, down: Array) -> Array:
+    """P(class, a) - P(class) P(a) from P(a | class)."""
+    p = grammar.class_probabilities
+    return np.asarray(p[:, None] * (down - p @ down))
 
 
 def token_covariance(grammar: Grammar, first: int, second: int) -> Array:
@@ -299,7 +305,7 @@ def token_covariance(grammar: Grammar, first: int, second: int) -> Array:
     first, second = whole(first, "first"), whole(second, "second")
     path, other = leaf_path(grammar, first), leaf_path(grammar, second)
     level = common_ancestor(grammar, first, second)
-    ancestor = _symbol_given_class(grammar, path, level).mean(axis=0)
+    ancestor = grammar.class_probabilities @ _symbol_given_class(grammar, path, level)
     rules = grammar.productions[level - 1]
     weight = ancestor[rules.owner] * rules.probability
     left, right = (
@@ -337,7 +343,7 @@ def _symbol_given_class(grammar: Grammar, path: tuple[int, ...], level: int) -> 
 
 def _symbols_below(grammar: Grammar, path: tuple[int, ...], level: int) -> Array:
     """(symbols of level - 1, symbols of level 0) of the leaf of a path, given its ancestor."""
-    result = np.eye(grammar.num_symbols + grammar.sparse)
+    result = np.eye(grammar.num_values(level - 1) + grammar.sparse)
     for l in range(level - 1, 0, -1):
         result = result @ transition(grammar, l, path[l - 1])
     return result
@@ -375,15 +381,22 @@ def measured_covariance(first: ArrayLike, second: ArrayLike, shape: tuple[int, i
     return np.asarray(joint - np.outer(joint.sum(axis=1), joint.sum(axis=0)))
 
 
-def _require_uniform(grammar: Grammar, what: str) -> None:
+def require_uniform(grammar: Grammar, what: str) -> None:
+    """Raise a ValueError unless all data are equally probable and all levels have one v and m."""
     if not grammar.uniform:
         raise ValueError(
-            f"{what} is known for uniform rules; this grammar has rule_exponent="
-            f"{grammar.rule_exponent}."
+            f"{what} is known for uniform rules and classes; this grammar has rule_exponent="
+            f"{grammar.rule_exponent}, or weights of rules or classes."
+        )
+    if len(set(grammar.symbol_counts)) > 1 or len(set(grammar.synonym_counts)) > 1:
+        raise ValueError(
+            f"{what} is known for levels that are alike; this grammar has num_symbols="
+            f"{grammar.num_symbols} and num_synonyms={grammar.num_synonyms}."
         )
 
 
-def _require_dense(grammar: Grammar, what: str) -> None:
+def require_dense(grammar: Grammar, what: str) -> None:
+    """Raise a ValueError if there are blanks; ``what`` is not known with them."""
     if grammar.sparse:
         raise ValueError(
             f"{what} is known without blanks; this grammar has num_blanks={grammar.num_blanks}."

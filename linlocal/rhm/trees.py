@@ -136,7 +136,7 @@ def derive(
         above, below = trees.symbols[l], trees.symbols[l - 1]
         rules = grammar.rules[l - 1]
         row = above.astype(np.int64)
-        row *= grammar.num_synonyms
+        row *= grammar.synonym_counts[l - 1]
         row += choices[l - 1]
         # mode="clip" saves numpy a copy of the output; every row is in range.
         np.take(
@@ -181,8 +181,9 @@ def choices_of(grammar: Grammar, trees: Trees) -> list[Index]:
         row = grammar.rule_tables[l - 1].find(
             trees.symbols[l - 1].reshape(*owner.shape, grammar.tuple_sizes[l - 1])
         )
-        choice = row - owner.astype(np.int64) * grammar.num_synonyms
-        foreign = (choice < 0) | (choice >= grammar.num_synonyms) | (row < 0)
+        m = grammar.synonym_counts[l - 1]
+        choice = row - owner.astype(np.int64) * m
+        foreign = (choice < 0) | (choice >= m) | (row < 0)
         if foreign.any():
             _explain_foreign(grammar, trees, l, foreign)
         result.append(choice)
@@ -227,10 +228,12 @@ def _explain_foreign(
 
 def log_probability(grammar: Grammar, trees: Trees) -> Array:
     """(data,) the log probability of each datum, which is -log P_max for uniform rules."""
-    total = np.full(len(trees), -np.log(grammar.num_classes))
-    for l, choice in zip(grammar.levels, choices_of(grammar, trees), strict=True):
+    choices = choices_of(grammar, trees)
+    total = np.log(grammar.class_probabilities)[trees.labels]
+    for l, choice in zip(grammar.levels, choices, strict=True):
         each = np.log(grammar.rule_probabilities[l - 1] / len(grammar.placements[l - 1]))
-        total += each[choice].sum(axis=1)
+        drawn = each[choice] if each.ndim == 1 else each[trees.symbols[l], choice]
+        total += drawn.sum(axis=1)
     return total
 
 
@@ -246,10 +249,15 @@ def digits_of(grammar: Grammar, trees: Trees) -> Index:
 
     The most significant digit comes first.
     """
-    digits = choices_of(grammar, trees)
-    for l, placement in enumerate(trees.placements, start=1):
+    choices = choices_of(grammar, trees)
+    return _as_digits(grammar, trees.labels, choices, trees.placements)
+
+
+def _as_digits(grammar: Grammar, labels: Index, choices: Choices, placements: Choices) -> Index:
+    digits = [choice.astype(np.int64, copy=False) for choice in choices]
+    for l, placement in enumerate(placements, start=1):
         digits[l - 1] = digits[l - 1] * len(grammar.placements[l - 1]) + placement
-    return np.concatenate([trees.labels[:, None], *reversed(digits)], axis=1)
+    return np.concatenate([labels[:, None], *reversed(digits)], axis=1)
 
 
 def radices(grammar: Grammar) -> list[int]:
@@ -332,6 +340,14 @@ def keys_of(grammar: Grammar, trees: Trees) -> Keys:
     for rows in chunks(len(trees), len(weights)):
         keys[rows] = digits_of(grammar, trees[rows]).astype(np.uint64) @ weights
     return keys
+
+
+def keys_of_choices(
+    grammar: Grammar, labels: Index, choices: Choices, placements: Choices = ()
+) -> Keys:
+    """The keys of the data that `derive` makes of the same arguments, without making them."""
+    digits = _as_digits(grammar, labels, choices, placements)
+    return np.asarray(digits.view(np.uint64) @ _key_weights(grammar), dtype=np.uint64)
 
 
 def _key_weights(grammar: Grammar) -> Keys:

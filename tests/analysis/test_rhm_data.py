@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from linlocal.analysis.hierarchy import FreshBatches, StoredBatches
-from linlocal.rhm import RandomHierarchyModel
+from linlocal.analysis.hierarchy import EndlessBatches, FreshBatches, StoredBatches
+from linlocal.rhm import RandomHierarchyModel, tokens
 
 RHM = RandomHierarchyModel(num_classes=4, num_symbols=4, num_synonyms=2, num_levels=3)
 
@@ -119,3 +119,44 @@ def test_sizes_are_checked():
         fresh(batch_size=0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         stored(batch_size=0)
+
+
+@pytest.mark.parametrize("make", [fresh, stored])
+def test_endless_batches_are_the_epochs_one_after_the_other(make):
+    """Whatever the number of workers, and from where a training stopped."""
+    batches = make()
+    wanted = []
+    for number in (0, 1, 2):
+        batches.set_epoch(number)
+        wanted += [x for x, _ in DataLoader(batches, batch_size=None)]
+    for workers, start in ((0, 0), (2, 5)):
+        loader = DataLoader(EndlessBatches(batches, start), batch_size=None, num_workers=workers)
+        found = [x for (x, _), _ in zip(loader, wanted[start:], strict=False)]
+        assert len(found) == len(wanted) - start
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted[start:], strict=True))
+    with pytest.raises(TypeError, match="batches must be `FreshBatches` or `StoredBatches`"):
+        EndlessBatches(RHM)
+
+
+@pytest.mark.parametrize("make", [fresh, stored])
+def test_batches_of_a_task_are_its_tokens_and_targets(make):
+    plain, asked = make(), make(task=tokens.NextToken(RHM), encode=None)
+    leaves = plain[3][0].argmax(dim=1)
+    x, y = asked[3]
+    assert torch.equal(y, leaves)
+    assert torch.equal(x[:, 1:], leaves[:, :-1])
+    masked = make(task=tokens.MaskedToken(RHM, 0.5), encode=None)
+    first, again = masked[3][0], masked[3][0]
+    assert torch.equal(first, again)
+    masked.set_epoch(1)
+    assert not torch.equal(masked[3][0] == 4, first == 4)
+
+
+def test_batches_are_of_one_task():
+    for make in (fresh, stored):
+        with pytest.raises(ValueError, match=r"Give either encode.*got both"):
+            make(task=tokens.NextToken(RHM), encode=RHM.one_hot)
+        with pytest.raises(TypeError, match="task must be a function of leaves"):
+            make(task=3, encode=None)
+    with pytest.raises(ValueError, match="got neither"):
+        stored(encode=None)

@@ -9,14 +9,19 @@ import torch
 from experiments.training import (
     NetworkRecipe,
     Task,
+    TokenNet,
     accuracy,
     class_labels,
     fit_labels,
+    last_token_losses,
     layer_activities,
     learn_task,
     one_hot_leaves,
 )
 from experiments.training.hierarchy_tasks import LARGEST_TEST, LARGEST_VALIDATION
+from linlocal.analysis import results
+from linlocal.rhm import RandomHierarchyModel
+from linlocal.rhm.tokens import LastToken
 
 TINY = Task(num_symbols=4, num_synonyms=2, num_levels=2, multiple=1.5, seed=0)
 RECIPE = NetworkRecipe(width=32, learning_rate=1e-2, steps=400)
@@ -133,3 +138,36 @@ def test_asking_for_activities_changes_nothing():
     # One datum alone is what it is among others: no statistics of the batch.
     torch.testing.assert_close(layers(train.leaves[:1])[-1], first[-1][:1])
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_diffusion_leaves_nothing_at_full_noise_and_everything_valid_in_many_steps(smoke):
+    data = results.read(smoke("rhm_diffusion"))
+    np.testing.assert_allclose(data["belief"].sel(noise=1.0), 1 / 16, atol=1e-12)
+    assert (data["belief"].diff("noise") < 0).all()
+    assert (data["changed"].sel(time=0.9) > data["changed"].sel(time=0.1)).all()
+    valid = data["valid"].sel(level=slice(1, None))
+    assert (valid.isel(steps=-1) >= valid.isel(steps=0)).all()
+    assert data["valid"].sel(level=0).isnull().all()
+
+
+@pytest.mark.parametrize("kind", ["transformer", "convolutional"])
+def test_no_network_beats_the_floor_of_the_last_token(kind):
+    """Trained, it falls below the loss of one who knows the frequencies; never below the floor."""
+    rhm = RandomHierarchyModel(num_classes=4, num_symbols=4, num_synonyms=2, num_levels=3, seed=1)
+    losses = last_token_losses(
+        TokenNet(rhm, kind, 16, seed=0),
+        rhm,
+        counts=(32, 4800),
+        batch_size=32,
+        learning_rate=1e-2,
+        num_test=150,
+        seed=0,
+    )
+    floor = LastToken(rhm).bayes_loss(num_samples=400).value[0]
+    frequencies = LastToken(rhm, 0).bayes_loss(num_samples=400).value[0]
+    assert losses[0] > losses[1]
+    assert frequencies > losses[1] > floor
+    again, other = (TokenNet(rhm, kind, 16, seed=seed) for seed in (0, 1))
+    tokens = torch.zeros(1, 7, dtype=torch.int64)
+    assert not torch.equal(again(tokens), other(tokens))
+    assert torch.equal(again(tokens), TokenNet(rhm, kind, 16, seed=0)(tokens))

@@ -102,6 +102,7 @@ SIGNALS = Signals(NET, PAIRS, RULE)
 LOSSES = SIGNALS.losses[0]
 GOODNESS = Signals(NET, Pairs.from_positive_negative(X, VIEW), rules.ForwardForward()).losses[0]
 SIZES = {"num_classes": 3, "num_symbols": 4, "num_synonyms": 2, "num_levels": 3}
+CLASSES = [1.0, 2.0, 3.0]
 MODEL = rhm.RandomHierarchyModel(**SIZES)
 TREES = MODEL.sample(20, seed=0)
 LEAVES = TREES.leaves
@@ -243,9 +244,12 @@ CALLS = {
         "num_batches": 2,
         "seed": 0,
     },
-    "analysis.hierarchy.batches._Epochs.set_epoch": {
+    "analysis.hierarchy.batches.Epochs.set_epoch": {
         "self": hierarchy.FreshBatches(MODEL, batch_size=4, num_batches=2, seed=0),
         "epoch": 1,
+    },
+    "analysis.hierarchy.batches.EndlessBatches": {
+        "batches": hierarchy.FreshBatches(MODEL, batch_size=4, num_batches=2, seed=0),
     },
     "analysis.hierarchy.batches.StoredBatches": {
         "data": TREES,
@@ -466,7 +470,69 @@ CALLS = {
         "loss": TWO,
         "penalty": 0.1,
     },
-    "rhm.grammar.Grammar": SIZES,
+    "rhm.diffusion.Gaussian.apply": {
+        "self": rhm.diffusion.Gaussian(),
+        "grammar": MODEL,
+        "leaves": LEAVES,
+        "time": 0.5,
+        "seed": 0,
+    },
+    "rhm.diffusion.Gaussian.likelihood": {
+        "self": rhm.diffusion.Gaussian(),
+        "grammar": MODEL,
+        "noisy": np.ones((3, 8, 4)),
+        "time": 0.5,
+    },
+    "rhm.diffusion.Masking.apply": {
+        "self": rhm.diffusion.Masking(),
+        "grammar": MODEL,
+        "leaves": LEAVES,
+        "time": 0.5,
+        "seed": 0,
+    },
+    "rhm.diffusion.Masking.likelihood": {
+        "self": rhm.diffusion.Masking(),
+        "grammar": MODEL,
+        "noisy": LEAVES,
+        "time": 0.5,
+    },
+    "rhm.diffusion.Uniform.apply": {
+        "self": rhm.diffusion.Uniform(),
+        "grammar": MODEL,
+        "leaves": LEAVES,
+        "time": 0.5,
+        "seed": 0,
+    },
+    "rhm.diffusion.Uniform.likelihood": {
+        "self": rhm.diffusion.Uniform(),
+        "grammar": MODEL,
+        "noisy": LEAVES,
+        "time": 0.5,
+    },
+    "rhm.diffusion.Noise.kept": {"self": rhm.diffusion.Masking(), "time": 0.5},
+    "rhm.diffusion.denoise": {
+        "grammar": MODEL,
+        "noise": rhm.diffusion.Masking(),
+        "noisy": LEAVES,
+        "time": 0.5,
+    },
+    "rhm.diffusion.flattened": {"grammar": MODEL, "leaves": LEAVES, "noise": 0.5},
+    "rhm.diffusion.forward_backward": {
+        "grammar": MODEL,
+        "noise": rhm.diffusion.Masking(),
+        "leaves": LEAVES,
+        "time": 0.5,
+        "seed": 0,
+    },
+    "rhm.diffusion.generate": {
+        "grammar": MODEL,
+        "noise": rhm.diffusion.Masking(),
+        "num": 3,
+        "steps": 2,
+        "seed": 0,
+    },
+    "rhm.diffusion.mean_field": {"grammar": MODEL, "noise": 0.5},
+    "rhm.grammar.Grammar": {**SIZES, "class_weights": CLASSES},
     "rhm.grammar.Grammar.check_level": {"self": MODEL, "level": 1},
     "rhm.grammar.Grammar.num_nodes": {"self": MODEL, "level": 1},
     "rhm.grammar.Grammar.num_values": {"self": MODEL, "level": 1},
@@ -476,7 +542,7 @@ CALLS = {
     "rhm.inference.bayes_error": {"grammar": MODEL, "visible": 0.5, "num_samples": 20},
     "rhm.inference.posterior": {"grammar": MODEL, "leaves": LEAVES},
     "rhm.inference.sample_posterior": {"grammar": MODEL, "leaves": LEAVES, "seed": 0},
-    "rhm.model.RandomHierarchyModel": SIZES,
+    "rhm.model.RandomHierarchyModel": {**SIZES, "class_weights": CLASSES},
     "rhm.model.RandomHierarchyModel.corrupt": {
         "self": MODEL,
         "leaves": LEAVES,
@@ -522,6 +588,15 @@ CALLS = {
     "rhm.theory.token_covariance": {"grammar": MODEL, "first": 0, "second": 1},
     "rhm.theory.token_sample_complexity": {"grammar": MODEL, "level": 1},
     "rhm.theory.transition": {"grammar": MODEL, "level": 1, "child": 0},
+    "rhm.tokens.LastToken": {"grammar": MODEL, "context": 2},
+    "rhm.tokens.LastToken.bayes_loss": {"self": rhm.tokens.LastToken(MODEL), "num_samples": 20},
+    "rhm.tokens.MaskedToken": {"grammar": MODEL},
+    "rhm.tokens.MaskedToken.bayes_loss": {
+        "self": rhm.tokens.MaskedToken(MODEL, 0.5),
+        "num_samples": 20,
+    },
+    "rhm.tokens.NextToken": {"grammar": MODEL, "context": 2},
+    "rhm.tokens.NextToken.bayes_loss": {"self": rhm.tokens.NextToken(MODEL), "num_samples": 20},
     "rhm.trees.data_at": {"grammar": MODEL, "index": [0, 3]},
     "rhm.trees.empty": {"grammar": MODEL, "num": 3},
     "conditions.bounds.cosine_bound": {"above": 4.0, "inside": 2.0},
@@ -580,6 +655,9 @@ NOT_CHECKED = {
     "analysis.alignment.recorder.AlignmentRecorder.step": "checks where it is entered; see "
     "test_recorder_company.py",
     "analysis.probing.monitor.Monitor.step": "checks where it is entered; see test_monitor.py",
+    "analysis.hierarchy.batches.Epochs.at": "abstract; its two kinds are the inside of a loader",
+    "analysis.hierarchy.batches.FreshBatches.at": "the inside of a loader, which numbers batches",
+    "analysis.hierarchy.batches.StoredBatches.at": "the inside of a loader, which numbers batches",
     "analysis.local_losses.contract.LocalRule.build": PROTOCOL,
     "analysis.local_losses.pooling.Pool.along": "abstract; its two kinds are checked",
     "analysis.local_losses.heads.HeadedRule": "abstract; its two kinds are checked",
@@ -604,7 +682,14 @@ NOT_CHECKED = {
     "projection.problem.Projection": MADE_BY_US,
     "projection.problem.ScoreProblem": "the inside of optimal_projection, which checks",
     "projection.problem.ScoreProblem.solution": "the inside of optimal_projection, which checks",
+    "rhm.diffusion.Gaussian.back": "asked by `generate`, with times of its own",
+    "rhm.diffusion.Masking.back": "asked by `generate`, with times of its own",
+    "rhm.diffusion.Noise.back": "asked by `generate`, with times of its own",
+    "rhm.diffusion.Uniform.back": "asked by `generate`, with times of its own",
+    "rhm.diffusion.Noise.apply": "abstract; its kinds are checked",
+    "rhm.diffusion.Noise.likelihood": "abstract; its kinds are checked",
     "rhm.inference.BayesError": MADE_BY_US,
+    "rhm.tokens.TokenTask.bayes_loss": PROTOCOL,
     "rhm.trees.chunks": "cuts arrays of the package into pieces",
     "symbolic.proofs.Proof": MADE_BY_US,
     "symbolic.theorems.Theorem": MADE_BY_US,

@@ -9,6 +9,7 @@ import xarray as xr
 from linlocal.analysis import results
 from paper_figures.figures import (
     rhm_covariances,
+    rhm_diffusion,
     rhm_feedback,
     rhm_local_ssl,
     rhm_masks,
@@ -298,3 +299,23 @@ def test_results_of_older_code_get_the_coordinates_that_rules_have_now(stored):
     for key in ("credit", "positives"):
         assert found[key].values.tolist() == data[key].values.tolist()
     assert learners.with_coordinates(data) is data
+
+
+def test_claims_of_diffusion_follow_the_data(stored):
+    """Swapped depths hurt where they should help; levels that are all alike need the same steps."""
+    data, words = stored("rhm_diffusion"), "below the critical noise depth helps"
+    grammars = xr.DataArray(0.001 * np.arange(data.sizes["repetition"]), dims="repetition")
+    theory = (data["mean_field"] + 0 * data["belief"]) * (1 - grammars)
+    data["belief"] = theory.transpose(*data["belief"].dims)
+    assert verdict(rhm_diffusion, data, "the mean field is within") == HOLDS
+    assert verdict(rhm_diffusion, data, words) == HOLDS
+    data["belief"] = (data["belief"].dims, data["belief"].values[::-1])
+    assert verdict(rhm_diffusion, data, words) == FAILS
+    assert verdict(rhm_diffusion, data, "the mean field is within") == FAILS
+    falling = 0 * data["valid"] + 1 / (1 + data["level"]) - grammars
+    data["valid"] = falling.transpose(*data["valid"].dims)
+    assert verdict(rhm_diffusion, data, "masking: as soon as") == HOLDS
+    data["valid"] = (1 - falling).transpose(*data["valid"].dims)
+    assert verdict(rhm_diffusion, data, "masking: as soon as") == FAILS
+    data["valid"] = data["valid"] * 0 + 0.5
+    assert verdict(rhm_diffusion, data, "masking: as soon as") == OPEN

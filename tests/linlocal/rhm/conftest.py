@@ -51,6 +51,33 @@ CASES = {
         "placement": "ordered",
         "rule_exponent": 1.0,
     },
+    "given": {
+        "num_classes": 2,
+        "num_symbols": 2,
+        "num_synonyms": 2,
+        "num_levels": 2,
+        "class_weights": (1.0, 2.0),
+        "rule_weights": ((4, 1), ((1, 2), (3, 1))),
+        "given_rules": (
+            (((0, 1), (1, 0)), ((0, 0), (1, 1))),
+            (((0, 0), (0, 1)), ((1, 1), (1, 0))),
+        ),
+    },
+    "uneven levels": {
+        "num_classes": 2,
+        "num_symbols": (5, 2, 3),
+        "num_synonyms": (4, 1, 3),
+        "num_levels": 3,
+        "class_weights": (1.0, 3.0),
+    },
+    "uneven and sparse": {
+        "num_classes": 2,
+        "num_symbols": (2, 3),
+        "num_synonyms": (1, 2),
+        "num_levels": 2,
+        "num_blanks": 1,
+        "rule_weights": ((1,), ((1, 2), (2, 1))),
+    },
 }
 
 
@@ -80,11 +107,13 @@ def write(grammar, level, symbol):
     else:
         size = grammar.patch_sizes[level - 1]
         places = grammar.placements[level - 1]
-        for k, place in product(range(grammar.num_synonyms), places):
+        rules = grammar.rules[level - 1]
+        probability = np.broadcast_to(grammar.rule_probabilities[level - 1], rules.shape[:2])
+        for k, place in product(range(rules.shape[1]), places):
             patch = [-1] * size
-            for child, where in zip(grammar.rules[level - 1][symbol, k], place, strict=True):
+            for child, where in zip(rules[symbol, k], place, strict=True):
                 patch[where] = int(child)
-            here = grammar.rule_probabilities[level - 1][k] / len(places)
+            here = probability[symbol, k] / len(places)
             for below in product(*(list(write(grammar, level - 1, child)) for child in patch)):
                 joined = [sum(parts, ()) for parts in zip(*(b[0] for b in below), strict=True)]
                 yield [*joined, (symbol,)], here * prod(b[1] for b in below)
@@ -99,7 +128,7 @@ def written():
         for label in range(grammar.num_classes):
             for levels, p in write(grammar, grammar.num_levels, label):
                 trees.append(levels)
-                probability.append(p / grammar.num_classes)
+                probability.append(p * grammar.class_probabilities[label])
         return Written([np.array(l) for l in zip(*trees, strict=True)], np.array(probability))
 
     return make

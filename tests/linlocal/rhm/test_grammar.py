@@ -161,6 +161,65 @@ def test_owned_tuples_are_uniform_over_all_tuples():
     assert np.abs(z).max() < 3.5
 
 
+WEIGHTED = {
+    "num_classes": 2,
+    "num_symbols": 2,
+    "num_synonyms": 2,
+    "num_levels": 2,
+    "class_weights": [1, 3],
+    "rule_weights": [[1, 4], [[1, 1], [2, 6]]],
+    "given_rules": [[[[0, 1], [1, 0]], [[0, 0], [1, 1]]], [[[0, 0], [0, 1]], [[1, 1], [1, 0]]]],
+}
+
+
+def test_rules_and_weights_that_are_given_are_those_of_the_grammar():
+    grammar = Grammar(**WEIGHTED)
+    assert [rules.tolist() for rules in grammar.rules] == WEIGHTED["given_rules"]
+    assert grammar.class_probabilities.tolist() == [0.25, 0.75]
+    below, top = grammar.rule_probabilities
+    assert below.tolist() == [0.2, 0.8]
+    assert top.tolist() == [[0.5, 0.5], [0.25, 0.75]]
+    arrays = {**WEIGHTED, "class_weights": np.array([1, 3]), "rule_weights": iter([below, top])}
+    arrays["given_rules"] = grammar.rules
+    same = Grammar(**arrays)
+    assert same.given_rules == grammar.given_rules
+    assert hash(grammar) == hash(Grammar(**WEIGHTED))
+    other = RandomHierarchyModel(**{**SMALL, "num_levels": 2}, seed=5)
+    assert not grammar.uniform
+    assert Grammar(**{**SMALL, "class_weights": [2.0] * 4}).uniform
+    again = RandomHierarchyModel(**{**SMALL, "num_levels": 2, "given_rules": other.rules}, seed=9)
+    data = other.sample(50, seed=0)
+    assert (again.parse(data.leaves).labels == data.labels).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_weights": [1, 0]}, "an entry of class_weights must be positive and finite, got 0"),
+        ({"class_weights": [1, 2, 3]}, "one number for each of the 2 classes, got 3"),
+        ({"rule_weights": [[1, 1]]}, "one array for each of the 2 levels, got 1"),
+        ({"rule_weights": [[1, 1, 1], [1, 1]]}, r"level 1 must have the shape \(2,\) or \(2, 2\)"),
+        ({"rule_weights": [[1, 1], [0, 1]]}, "rule_weights of level 2 must be positive"),
+        ({"rule_exponent": 1.0}, "either rule_weights or a rule_exponent"),
+        ({"given_rules": [np.zeros((2, 2, 2), int)] * 2}, r"the tuple \(0, 0\) 4 times"),
+        ({"given_rules": [np.full((2, 2, 2), 2)] * 2}, r"symbols 0\.\.1 of the level below, got 2"),
+        ({"given_rules": [np.zeros((2, 2), int)] * 2}, r"level 1 must have the shape \(2, 2, 2\)"),
+        ({"num_symbols": (2, 2, 2)}, "num_symbols must be one number or one for each of the 2"),
+        ({"num_symbols": (2, 3)}, r"q m <= v\^s is broken at level 1: 6 > 4"),
+        ({"num_synonyms": (2, 4)}, r"n m <= v\^s is broken at level 2: 8 > 4"),
+    ],
+)
+def test_rules_and_weights_that_make_no_grammar_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Grammar(**{**WEIGHTED, **changes})
+
+
+def test_rules_so_rare_that_their_probability_is_0_are_refused():
+    steep = Grammar(**SMALL, rule_exponent=2000)
+    with pytest.raises(ValueError, match=r"level 1 some rules have the probability 0.*rule_exp"):
+        _ = steep.rule_probabilities
+
+
 def test_the_same_arguments_are_the_same_model():
     assert RandomHierarchyModel(**SMALL) == RandomHierarchyModel(**SMALL)
     assert len({RandomHierarchyModel(**SMALL), RandomHierarchyModel(**SMALL, seed=1)}) == 2

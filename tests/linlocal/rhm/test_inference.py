@@ -40,14 +40,14 @@ def test_parse_accepts_what_the_grammar_generates_and_nothing_else(rhm, written)
     generated = {tuple(row) for row in written(rhm).leaves.tolist()}
     low = -1 if rhm.sparse else 0
     shape = (3000, rhm.num_leaves)
-    drawn = np.random.default_rng(0).integers(low, rhm.num_symbols, size=shape)
+    drawn = np.random.default_rng(0).integers(low, rhm.num_values(0), size=shape)
     some = np.concatenate([list(generated)[:100], drawn])
     some[:50, 0] = drawn[:50, 0]  # nearly right
     labels = rhm.parse(some, strict=False).labels
     known = [tuple(row) in generated for row in some.tolist()]
     assert ((labels != UNKNOWN) == known).all()
     assert sum(known) > 0
-    assert sum(known) < len(known) or rhm.num_data == rhm.num_symbols**rhm.num_leaves
+    assert sum(known) < len(known) or rhm.num_data == rhm.num_values(0) ** rhm.num_leaves
 
 
 @pytest.mark.parametrize("placement", ["blocks", "ordered"])
@@ -126,7 +126,7 @@ def test_a_failed_parse_says_where():
 
 def exact_posterior(oracle, rhm, leaves, visible, corruption=0.0):
     """Sum over all data: for each level (data, places, symbols and blank), and the evidence."""
-    v = rhm.num_symbols
+    v = rhm.num_values(0)
     same = oracle.leaves[None] == leaves[:, None]
     swapped = (oracle.leaves[None] >= 0) & (leaves[:, None] >= 0)
     right = np.where(oracle.leaves[None] >= 0, 1 - corruption, 1.0)
@@ -136,7 +136,7 @@ def exact_posterior(oracle, rhm, leaves, visible, corruption=0.0):
     evidence = weight.sum(axis=1)
     levels = []
     for l, level in enumerate(oracle.levels):
-        values = rhm.num_values(l) if l == rhm.num_levels else v + rhm.sparse
+        values = rhm.num_values(l) + (rhm.sparse and l < rhm.num_levels)
         index = np.where(level < 0, values - 1, level)
         is_symbol = index[:, :, None] == np.arange(values)
         levels.append(np.einsum("np,pja->nja", weight, is_symbol) / evidence[:, None, None])
@@ -176,7 +176,7 @@ def test_with_all_hidden_the_posterior_is_the_prior(rhm, written):
     nothing = np.zeros((1, rhm.num_leaves), dtype=bool)
     got = rhm.posterior(oracle.leaves[:1], nothing)
     assert got.log_evidence == pytest.approx(0, abs=1e-12)
-    assert got.classes == pytest.approx(np.full((1, rhm.num_classes), 1 / rhm.num_classes))
+    assert got.classes[0] == pytest.approx(rhm.class_probabilities)
     # What stands at a hidden leaf is not read, even nonsense.
     again = rhm.posterior(np.full((1, rhm.num_leaves), 99), nothing[0])
     assert all((a == b).all() for a, b in zip(got.levels, again.levels, strict=True))

@@ -368,7 +368,7 @@ def test_nodes_and_levels_are_checked(rhm):
 def test_one_hot_is_what_it_says(rhm, centred):
     leaves = rhm.sample(50, seed=0).leaves
     x = rhm.one_hot(leaves, centred=centred, dtype=np.float64)
-    v = rhm.num_symbols
+    v = rhm.num_values(0)
     assert x.shape == (50, v, rhm.num_leaves)
     if centred and v > 1:
         # Mean 0 and variance 1 over equally frequent symbols: sum 0, sum of squares v at a leaf.

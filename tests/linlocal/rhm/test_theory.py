@@ -15,7 +15,7 @@ SHAPE = {"num_classes": 4, "num_symbols": 6, "num_synonyms": 3, "num_levels": 3}
 
 def symbols(rhm, level):
     """(data, places) with the blank as last symbol, as theory counts them."""
-    return np.where(level < 0, rhm.num_symbols, level)
+    return np.where(level < 0, rhm.num_values(0), level)
 
 
 def summed(first, second, probability, shape):
@@ -50,7 +50,7 @@ def assert_within_three_standard_errors(z):
 def test_exact_covariances_are_those_of_the_sum_over_all_data(rhm, written):
     oracle = written(rhm)
     leaves, n = symbols(rhm, oracle.leaves), rhm.num_classes
-    v = rhm.num_symbols + rhm.sparse
+    v = rhm.num_values(0) + rhm.sparse
     for leaf in range(rhm.num_leaves):
         wanted = summed(oracle.labels, leaves[:, leaf], oracle.probability, (n, v))
         np.testing.assert_allclose(theory.class_covariance(rhm, leaf), wanted, atol=1e-14)
@@ -107,7 +107,7 @@ def test_measured_covariances_are_within_three_standard_errors(kind):
     rhm = RandomHierarchyModel(**SHAPE, **options, seed=2)
     num = 100_000
     data = rhm.sample(num, seed=0)
-    v = rhm.num_symbols + rhm.sparse
+    v = rhm.num_values(0) + rhm.sparse
     compared = [
         (theory.class_covariance(rhm, leaf), data.labels, np.full(4, 1 / 4), leaf)
         for leaf in (0, 3, rhm.num_leaves - 1)
