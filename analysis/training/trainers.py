@@ -1,4 +1,4 @@
-"""Training by local losses, where the memory of a block is freed before the next one runs.
+"""Training by local losses, where the memory of a block is freed before the next ones run.
 
 `LocalTrainer` and its counterpart `GlobalTrainer` (BP-SSL: the loss of the last block,
 backpropagated through all blocks) have the same interface, take the same batches and draw the same
@@ -8,18 +8,20 @@ views for the same seed. Both need the extra ``train`` (lightning-fabric).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from linlocal.analysis.local_losses import LocalRule, refuse_without_loss
+from linlocal import inputs
+from linlocal.analysis.local_losses import LocalLoss, LocalRule, refuse_without_loss
 from linlocal.analysis.training.batches import Layout
 from linlocal.analysis.training.identity import told
 from linlocal.analysis.training.loop import ADAMW, Log, Trainer
 from linlocal.analysis.training.optimisers import MakeOptimiser, MakeScheduler
+from linlocal.analysis.training.segments import Segments
 from linlocal.analysis.watching import MicroBatches, cut, one_pass, own_pass, untouched
 from linlocal.rules import Rule
 
@@ -46,6 +48,15 @@ class LocalTrainer(Trainer):
     pass serves all losses. This is faster for small networks and for direct feedback, and takes the
     memory of end-to-end training. The gradients are the same.
 
+    With ``window`` = w block l learns from L_e(z_e, z_L), the loss of block e = min(l + w - 1, L),
+    backpropagated through the blocks between, with z_{l-1} cut off (statement 12 of the theory).
+    w = 1 is local training, and w = L is `GlobalTrainer`. The losses of the blocks 1..w-1 teach
+    nothing and are not kept: ``losses`` begins with that of block w. Direct feedback acts where the
+    loss is: the top activity that a loss reads is a constant for it, as without a window. The
+    graphs of w blocks are alive at a time. Windows overlap, and each loss sends its own error
+    through the blocks that they share, so errors go down through (L - w + 1)(w - 1) blocks in all:
+    0 for w = 1, L - 1 for w = L, about L^2 / 4 for w = L / 2.
+
     With ``micro_batch`` a block holds the activities of that many rows at a time, in addition to
     its input, its output and the output's gradient. It pays for this with a second forward pass;
     see `watching.MicroBatches`.
@@ -67,10 +78,12 @@ class LocalTrainer(Trainer):
             takes all. The gradients are the same except for random numbers: dropout draws other
             masks.
         one_pass: whether to keep the graphs of all blocks and run one backward pass.
+        window: the number w of blocks through which a loss is backpropagated, 1..L.
 
     Raises:
-        ValueError: as `Trainer`, a loss has parameters that learn from the backpropagated error
-            signal, or ``micro_batch`` is below 1 or given with ``one_pass``. A step raises it as
+        ValueError: as `Trainer`; a loss has parameters that learn from the backpropagated error
+            signal; ``micro_batch`` is below 1 or given with ``one_pass``; or ``window`` is not in
+            1..L, or is above 1 with ``one_pass`` or ``shard``. A step raises it as
             `watching.MicroBatches` does; the first step also if a trainable parameter of a loss, or
             all parameters of a block, get no gradient.
         TypeError: ``rule`` cannot build losses.
@@ -96,7 +109,21 @@ class LocalTrainer(Trainer):
         views: Layout | None = None,
         micro_batch: int | None = None,
         one_pass: bool = False,
+        window: int = 1,
     ) -> None:
+        self.window = inputs.whole(window, "window", 1)
+        if self.window > 1 and (one_pass or shard):
+            raise ValueError(
+                f"A window of {window} blocks keeps the graphs of so many blocks and runs through "
+                "each several times. "
+                + (
+                    "one_pass keeps the graphs of all blocks for one backward pass: give one of "
+                    "the two."
+                    if one_pass
+                    else "shard gathers the weights of a block for one backward pass: use "
+                    "shard=False, or window=1."
+                )
+            )
         super().__init__(
             model,
             blocks,
@@ -119,8 +146,10 @@ class LocalTrainer(Trainer):
         self.one_pass = one_pass
         self.two_passes = not one_pass and any(loss.reads_top for loss in self._judges[:-1])
         self._unseen = set(range(len(self.blocks)))
-        for l, loss in enumerate(self._judges, start=1):
-            if loss.needs_global_error and not self.knows_global_error:
+        if self.window > 1:
+            self._told["trainer"] += f" with windows of {self.window} blocks"
+        for l, loss in enumerate(self._judges, start=self.window):
+            if loss.needs_global_error and not (self.knows_global_error and self.window == 1):
                 raise ValueError(
                     f"The projection of block {l} is matched: it learns from the backpropagated "
                     "error signal, which local training does not have. Train it with the loss, or "
@@ -130,7 +159,9 @@ class LocalTrainer(Trainer):
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
         # A recorder around this must not take the cut passes for backpropagation.
         with own_pass(), torch.enable_grad():
-            return (self._at_once if self.one_pass else self._in_turn)(views, batch)
+            if self.one_pass:
+                return self._at_once(views, batch)
+            return (self._in_turn if self.window == 1 else self._in_windows)(views, batch)
 
     def _at_once(self, views: Tensor, batch: Any) -> dict[int, Tensor]:
         outputs: list[Tensor] = []
@@ -163,8 +194,36 @@ class LocalTrainer(Trainer):
             self._seen(position)
             values[position + 1] = value.detach()
 
-        self._run(views, visit)
+        self._run(views, cut(self.blocks, visit))
         return values
+
+    def _in_windows(self, views: Tensor, batch: Any) -> dict[int, Tensor]:
+        top = self._top(views) if self.two_passes else None
+        values: dict[int, Tensor] = {}
+        segments, last = Segments(), len(self.blocks) - 1
+
+        def look(position: int, z: Tensor) -> Tensor:
+            self._spread.look(position, z, self.steps)
+            above, loss = segments.add(z), self._teacher(position)
+            if loss is None:
+                return above
+            value = loss(z, z.detach() if position == last else top, batch)
+            values[position + 1] = value.detach()
+            lowest = position - self.window + 1
+            pupils = range(lowest, (position if position == last else lowest) + 1)
+            own = [p for p in loss.parameters() if p.requires_grad]
+            with self._without_autocast():
+                for pupil in segments.send(value, own, pupils, self.fabric.backward):
+                    self._seen(pupil)
+            return above
+
+        self._run(views, one_pass(self.blocks, look))
+        return values
+
+    def _teacher(self, position: int) -> LocalLoss | None:
+        """The loss of a block, if it teaches."""
+        place = position - self._first_teacher()
+        return self._judges[place] if place >= 0 else None
 
     def _seen(self, position: int) -> None:
         if position in self._unseen:
@@ -182,44 +241,59 @@ class LocalTrainer(Trainer):
         # Weights are kept in the first step only, in which a network may initialise them.
         as_before = untouched(self.model, weights=bool(self._unseen), records=False)
         with own_pass(), as_before, torch.no_grad():
-            self._run(views, visit)
+            self._run(views, cut(self.blocks, visit))
         return kept[0]
 
-    def _run(self, views: Tensor, visit: Callable[[int, Tensor], None]) -> None:
+    def _run(self, views: Tensor, watched: AbstractContextManager[None]) -> None:
         parts = self._micro.cut() if self._micro else nullcontext()
-        with self.fabric.autocast(), parts, cut(self.blocks, visit):
+        with self.fabric.autocast(), parts, watched:
             self.model(views)
 
     def _check_that_it_trains(self, position: int) -> None:
         """Raise if the first backward pass of a block missed what it should train."""
-        loss = self._judges[position]
-        own = loss.named_parameters()
-        idle = [name for name, p in own if p.requires_grad and p.grad is None]
-        if idle and not loss.needs_global_error:
+        loss = self._teacher(position)
+        own = dict(loss.named_parameters()) if loss else {}
+        idle = [name for name, p in own.items() if p.requires_grad and p.grad is None]
+        if loss and idle and not loss.needs_global_error:
             raise ValueError(
                 f"The local loss of block {position + 1} does not train its own "
                 f"{', '.join(idle)}: use these parameters in its value, or freeze them."
             )
-        owned = {id(p) for p in loss.parameters()}
+        owned = {id(p) for p in own.values()}
         trained = [p for p in self.parameters[position] if id(p) not in owned]
         # On the device meta a network has other parameters than when the trainer was made.
         moved = any(p.is_meta for p in self.model.parameters())
         if trained and not moved and all(p.grad is None for p in trained):
+            block = f"block {position + 1} ({self.blocks[position].name})"
+            teacher = min(position + self.window, len(self.blocks))
+            which = (
+                f"local loss of {block}"
+                if self.window == 1
+                else f"loss of block {teacher}, from which {block} learns,"
+            )
             raise ValueError(
-                f"The local loss of block {position + 1} ({self.blocks[position].name}) reached "
-                "none of the block's parameters: was its output detached, or does a reentrant "
-                "checkpoint lie inside (use_reentrant=False works)? Freeze the block if it is not "
-                "to be trained."
+                f"The {which} reached none of the block's parameters: was its output detached, or "
+                "does a reentrant checkpoint lie inside (use_reentrant=False works)? Freeze the "
+                "block if it is not to be trained."
             )
         self._unseen.discard(position)
 
     def _parameters(
         self, parameters: Sequence[Sequence[nn.Parameter]]
     ) -> tuple[list[nn.Parameter], ...]:
+        losses = map(self._teacher, range(len(parameters)))
         return tuple(
-            [*own, *(p for p in loss.parameters() if p.requires_grad)]
-            for own, loss in zip(parameters, self.losses, strict=True)
+            [*own, *(p for p in (loss.parameters() if loss else ()) if p.requires_grad)]
+            for own, loss in zip(parameters, losses, strict=True)
         )
+
+    def _first_teacher(self) -> int:
+        if self.window > len(self.blocks):
+            raise ValueError(
+                f"A window of {self.window} blocks in a network of {len(self.blocks)}: window="
+                f"{len(self.blocks)} is backpropagation."
+            )
+        return self.window - 1
 
 
 class GlobalTrainer(Trainer):
@@ -315,6 +389,9 @@ class GlobalTrainer(Trainer):
         head = [p for p in self.model.parameters() if p.requires_grad and id(p) not in owned]
         top = [*parameters[-1], *head, *(p for p in self.losses.parameters() if p.requires_grad)]
         return (*(list(group) for group in parameters[:-1]), top)
+
+    def _first_teacher(self) -> int:
+        return len(self.blocks) - 1
 
 
 def tensorboard_log(folder: str | Path) -> Log:

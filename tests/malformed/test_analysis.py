@@ -460,6 +460,26 @@ CASES = {
             ValueError,
             "block 1 is matched: it learns from the backpropagated error",
         ),
+        "a window of 0": (
+            lambda: train(window=0),
+            ValueError,
+            "window must be at least 1, got 0",
+        ),
+        "a window of more blocks than there are": (
+            lambda: train(window=3),
+            ValueError,
+            "window of 3 blocks in a network of 2: window=2 is backpropagation",
+        ),
+        "a window in one pass": (
+            lambda: train(window=2, one_pass=True),
+            ValueError,
+            "one_pass keeps the graphs of all blocks .* give one of the two",
+        ),
+        "a window of sharded blocks": (
+            lambda: train(window=2, shard=True),
+            ValueError,
+            "shard gathers the weights of a block for one backward pass: use shard=False",
+        ),
         "nan in a batch": (
             lambda: train().step(VIEWS * NAN),
             FloatingPointError,
