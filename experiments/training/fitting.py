@@ -72,6 +72,7 @@ def fit_by_rule(
     seed: int = 0,
     watched: Sequence[Batch] = (),
     terms: bool = False,
+    window: int = 1,
 ) -> tuple[nn.ModuleList, xr.Dataset]:
     """Train the blocks of a network by a rule.
 
@@ -86,10 +87,11 @@ def fit_by_rule(
         watched: batches on which cosines are recorded during local training; without them, none
             are.
         terms: whether `update_cosines` takes the mismatch apart.
+        window: through how many blocks a local loss is backpropagated.
 
     Returns:
-        The losses (after backpropagation, that of the last block alone), and `update_cosines` over
-        ``step``.
+        The losses that taught (after backpropagation, that of the last block), and
+        `update_cosines` over ``step``.
 
     Raises:
         Divergence: a loss, or an activity after training, is not finite.
@@ -105,7 +107,7 @@ def fit_by_rule(
         "seed": seed,
     }
     trainer: Trainer = (
-        local(network, None, rule, one_pass=True, **options)
+        local(network, None, rule, one_pass=window == 1, window=window, **options)
         if credit == "local"
         else GlobalTrainer(network, None, rule, **options)
     )
@@ -115,7 +117,7 @@ def fit_by_rule(
     for step in range(schedule.steps + 1):
         if watched and step in schedule.recorded:
             _require_finite(network, first)
-            recorded[step] = update_cosines(network, trainer.losses, watched, terms)
+            recorded[step] = update_cosines(network, trainer.losses, watched, terms, window)
         if step < schedule.steps:
             try:
                 trainer.step(batches(step))
