@@ -53,9 +53,10 @@ class LocalTrainer(Trainer):
     w = 1 is local training, and w = L is `GlobalTrainer`. The losses of the blocks 1..w-1 teach
     nothing and are not kept: ``losses`` begins with that of block w. Direct feedback acts where the
     loss is: the top activity that a loss reads is a constant for it, as without a window. The
-    graphs of w blocks are alive at a time. Windows overlap, and each loss sends its own error
-    through the blocks that they share, so errors go down through (L - w + 1)(w - 1) blocks in all:
-    0 for w = 1, L - 1 for w = L, about L^2 / 4 for w = L / 2.
+    graphs of w blocks are alive at a time. Later losses need them, so they are not freed while an
+    error goes down, as backpropagation does: nearly L blocks peak above it. Windows overlap, and
+    each loss sends its own error through the blocks that they share, so errors go down through
+    (L - w + 1)(w - 1) blocks in all: 0 for w = 1, L - 1 for w = L, about L^2 / 4 for w = L / 2.
 
     With ``micro_batch`` a block holds the activities of that many rows at a time, in addition to
     its input, its output and the output's gradient. It pays for this with a second forward pass;
