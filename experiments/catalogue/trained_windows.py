@@ -47,7 +47,7 @@ class Config:
 
     images: str = "RHM images"
     width: float = 1 / 16
-    steps: int = 80
+    steps: int = 60
     batch: int = 32
     learning_rate: float = 1e-3
     measured: int = 2
