@@ -148,6 +148,7 @@ class LocalTrainer(Trainer):
         self.two_passes = not one_pass and any(loss.reads_top for loss in self._judges[:-1])
         self._unseen = set(range(len(self.blocks)))
         if self.window > 1:
+            refuse_without_loss(self._judges, "A window of several blocks")
             self._told["trainer"] += f" with windows of {self.window} blocks"
         for l, loss in enumerate(self._judges, start=self.window):
             if loss.needs_global_error and not (self.knows_global_error and self.window == 1):

@@ -102,7 +102,7 @@ def summary(data: xr.Dataset) -> tuple[str, str, str]:
     """In a few words: what was measured, the number, and what stands beside it."""
     time_, memory = data["seconds"] / data["whole_s"], data["bytes"] / data["whole_bytes"]
     first, second = (int(w) for w in data["window"][:2])
-    most = int(time_["window"][int(time_.argmax())])
+    most = int(time_["window"].values[np.argmax(time_.values)])
     return (
         f"a step in windows of {second} of {int(data['window'][-1])} blocks",
         f"{float(time_.sel(window=second)):.2f} times the time and "
