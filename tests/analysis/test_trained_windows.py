@@ -21,6 +21,7 @@ from linlocal.analysis.local_losses import (
     HeadedViews,
     InfoNCE,
     NetworkRule,
+    SoftHebb,
     Views,
 )
 from linlocal.analysis.training import (
@@ -471,6 +472,10 @@ def test_a_window_that_cannot_be_is_refused_in_words():
     with pytest.raises(ValueError, match="projection of block 2 is matched"):
         trainer(CLAPP(projection="matched"), 2)
     trainer(CLAPP(projection="matched"), LAST).step(images())  # at the top nothing is matched
+    layers = [nn.Linear(6, 6, bias=False) for _ in range(3)]
+    hebbian = {"rule": SoftHebb(layers=layers), "shape": (6,)}
+    with pytest.raises(ValueError, match="A window of several blocks needs a loss, which"):
+        LocalTrainer(nn.Sequential(*layers), None, window=2, **hebbian)
     with pytest.raises(ValueError, match="3 optimisers for 4 blocks"):
         trainer(rule, 2, optimiser=[SGD] * 3)
     model = nn.Sequential(nn.Linear(6, 6), nn.Sequential(Cut(), nn.Linear(6, 6)), nn.Linear(6, 6))
