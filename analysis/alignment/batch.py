@@ -40,7 +40,8 @@ def align(
         model: the network.
         names: the names of its blocks, as for `blocks`.
         rule: a `linlocal.Rule`, a `NetworkRule`, or a rule of your own with a method build; or the
-            losses of a rule, one per block; or several of these by name, measured side by side.
+            losses of a rule, one per block (with a window, also those of blocks window..L alone, as
+            a trainer has them); or several of these by name, measured side by side.
         views: the views (N, ...) of the batch, or one tensor with both stacked (2N, ...). Views of
             one shape that follow each other run in one forward pass, crops of another size in one
             of their own (Caron et al. 2021, arXiv 2104.14294).

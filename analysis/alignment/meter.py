@@ -433,7 +433,9 @@ class Meter:
             for r, losses in enumerate(self._losses):
                 errors: list[Sequence[Tensor]] = [
                     _of_passes(error_signal(loss, z, top, self._rescale, self._batch), of)
-                    for loss, z, of in zip(losses, outputs, blocks, strict=True)
+                    for loss, z, of in zip(
+                        losses, outputs[self.window - 1 :], blocks[self.window - 1 :], strict=True
+                    )
                 ]
                 if self.window > 1:
                     errors = windowed(passes, errors, self.window)
@@ -628,14 +630,17 @@ class Meter:
                 losses = rule.build([tuple(z.shape[1:]) for z in outputs])
             dtypes = (p.dtype for p in self._parameters.values() if p.is_floating_point())
             losses = losses.to(outputs[-1].device, next(dtypes, outputs[-1].dtype))
-        if len(losses) != len(self.blocks):
+        # The losses below the top of the lowest window teach nothing; a trainer has none there.
+        idle = self.window - 1
+        if len(losses) not in (len(self.blocks), len(self.blocks) - idle):
+            below = f", or {len(self.blocks) - idle} from block {self.window} on" if idle else ""
             raise ValueError(
-                f"A rule needs one local loss per block: {len(losses)} losses for "
+                f"A rule needs one local loss per block{below}: {len(losses)} losses for "
                 f"{len(self.blocks)} blocks."
             )
         judges = [cast(LocalLoss, loss) for loss in contracted(nn.ModuleList(losses))]
         refuse_without_loss(judges, "A comparison of error signals")
-        return judges
+        return judges[len(losses) - len(self.blocks) + idle :]
 
     def _empty(self) -> Sums:
         return Sums.empty(len(self.rules), self._num_globals, self.views)

@@ -197,7 +197,7 @@ class Trainer(ABC):
                 f"A rule needs one local loss per block: {len(losses)} losses for "
                 f"{len(self.blocks)} blocks."
             )
-        self.losses = nn.ModuleList(losses[-1:] if self.end_to_end else losses)
+        self.losses = nn.ModuleList(losses[self._first_teacher() :])
         self._judges = cast(Sequence[LocalLoss], self.losses)
         if any(loss.remembers for loss in self._judges):
             raise ValueError(
@@ -258,6 +258,10 @@ class Trainer(ABC):
         Returns:
             The loss of each block that has one, by its number 1..L.
         """
+
+    @abstractmethod
+    def _first_teacher(self) -> int:
+        """The position, from 0, of the lowest block whose loss teaches."""
 
     @abstractmethod
     def _parameters(
@@ -589,13 +593,15 @@ class Trainer(ABC):
     def _backpropagate(self, loss: Tensor) -> None:
         if not loss.requires_grad:  # as for a frozen block, which may have nothing to train
             return
+        with self._without_autocast():
+            self.fabric.backward(loss)
+
+    def _without_autocast(self) -> AbstractContextManager[Any]:
+        """For backward passes: a cut pass runs them in the middle of a forward pass."""
         device = self.fabric.device.type
         if not torch.is_autocast_enabled(device):
-            self.fabric.backward(loss)
-            return
-        # A cut pass gets here in the middle of a forward pass under autocast.
-        with torch.autocast(device, enabled=False):
-            self.fabric.backward(loss)
+            return nullcontext()
+        return torch.autocast(device, enabled=False)
 
     def _distribute(self) -> None:
         """Shard the network, at the first step: until then its losses may be run whole."""

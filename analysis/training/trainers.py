@@ -1,4 +1,4 @@
-"""Training by local losses, where the memory of a block is freed before the next one runs.
+"""Training by local losses, where the memory of a block is freed before the next ones run.
 
 `LocalTrainer` and its counterpart `GlobalTrainer` (BP-SSL: the loss of the last block,
 backpropagated through all blocks) have the same interface, take the same batches and draw the same
@@ -8,14 +8,16 @@ views for the same seed. Both need the extra ``train`` (lightning-fabric).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from linlocal import inputs
 from linlocal.analysis.local_losses import (
+    LocalLoss,
     LocalRule,
     ScoredPairs,
     match,
@@ -28,6 +30,7 @@ from linlocal.analysis.training.loop import ADAMW, Log, Trainer
 from linlocal.analysis.training.optimisers import MakeOptimiser, MakeScheduler
 from linlocal.analysis.training.orthogonality import Orthogonality
 from linlocal.analysis.training.placing import Device
+from linlocal.analysis.training.segments import Segments
 from linlocal.analysis.watching import (
     MicroBatches,
     cut,
@@ -75,6 +78,16 @@ class LocalTrainer(Trainer):
     from a pass of its own, every ``refresh`` steps (see `NetworkRule`). That pass backpropagates
     through the whole network, so it takes the memory of end-to-end training.
 
+    With ``window`` = w block l learns from L_e(z_e, z_L), the loss of block e = min(l + w - 1, L),
+    backpropagated through the blocks between, with z_{l-1} cut off (statement 12 of the theory).
+    w = 1 is local training, and w = L is `GlobalTrainer`. The losses of the blocks 1..w-1 teach
+    nothing and are not kept: ``losses`` begins with that of block w. Direct feedback acts where the
+    loss is: the top activity that a loss reads is a constant for it, as without a window. The
+    graphs of w blocks are alive at a time. Later losses need them, so they are not freed while an
+    error goes down, as backpropagation does: nearly L blocks peak above it. Windows overlap, and
+    each loss sends its own error through the blocks that they share, so errors go down through
+    (L - w + 1)(w - 1) blocks in all: 0 for w = 1, L - 1 for w = L, about L^2 / 4 for w = L / 2.
+
     With ``micro_batch`` a block holds the activities of that many rows at a time, in addition to
     its input, its output and the output's gradient. It pays for this with a second forward pass;
     see `watching.MicroBatches`.
@@ -100,13 +113,16 @@ class LocalTrainer(Trainer):
         devices: a device for each block, for a network that does not fit on one: the block, its
             loss and its optimiser lie there, and everything else on the device of ``fabric``, to
             which activities come back between blocks. In one process.
+        window: the number w of blocks through which a loss is backpropagated, 1..L.
 
     Raises:
-        ValueError: as `Trainer`, a loss that is no `ScoredPairs` needs the backpropagated error, or
-            one is sharded, or ``micro_batch`` is below 1 or given with ``one_pass``. A step raises
-            it as `watching.MicroBatches` does; the first step also if a trainable parameter of a
-            loss, or all parameters of a block, get no gradient, or if samples act on each other
-            where the error is estimated from tangents.
+        ValueError: as `Trainer`; a loss that is no `ScoredPairs` needs the backpropagated error, or
+            one is sharded; ``micro_batch`` is below 1 or given with ``one_pass``; ``window`` is not
+            in 1..L, or is above 1 with ``one_pass``, ``shard``, ``devices``, a projection that is
+            matched or a penalty in the downstream metric. A step raises it as
+            `watching.MicroBatches` does; the first step also if a trainable parameter of a loss, or
+            all parameters of a block, get no gradient, or if samples act on each other where the
+            error is estimated from tangents.
         TypeError: ``rule`` cannot build losses.
     """
 
@@ -129,7 +145,26 @@ class LocalTrainer(Trainer):
         micro_batch: int | None = None,
         one_pass: bool = False,
         devices: Sequence[Device] | None = None,
+        window: int = 1,
     ) -> None:
+        self.window = inputs.whole(window, "window", 1)
+        if self.window > 1 and (one_pass or shard):
+            raise ValueError(
+                f"A window of {window} blocks keeps the graphs of so many blocks and runs through "
+                "each several times. "
+                + (
+                    "one_pass keeps the graphs of all blocks for one backward pass: give one of "
+                    "the two."
+                    if one_pass
+                    else "shard gathers the weights of a block for one backward pass: use "
+                    "shard=False, or window=1."
+                )
+            )
+        if self.window > 1 and devices is not None:
+            raise ValueError(
+                f"A window of {window} blocks passes errors from block to block on one device: "
+                "leave devices out, or use window=1."
+            )
         super().__init__(
             model,
             blocks,
@@ -164,6 +199,25 @@ class LocalTrainer(Trainer):
         self._matched = self._check_matched()
         asked = [loss.matching for loss in self._matched if loss.matching is not None]
         self._forward = all(how.tangents is not None for how in asked)
+        if self.window > 1:
+            self._check_windows()
+
+    def _check_windows(self) -> None:
+        refuse_without_loss(self._judges, "A window of several blocks")
+        self._told["trainer"] += f" with windows of {self.window} blocks"
+        for l, loss in enumerate(self._judges, start=self.window):
+            if loss.needs_global_error:
+                raise ValueError(
+                    f"The projection of block {l} is matched to the backpropagated error, which a "
+                    "window of several blocks does not have: train it with the loss, or use "
+                    "window=1."
+                )
+            if isinstance(loss, ScoredPairs) and loss.reads_downstream:
+                raise ValueError(
+                    f"The penalty of block {l} is in the metric of all blocks above, which a "
+                    'window of several blocks does not measure: use the metric "frobenius", or '
+                    "window=1."
+                )
 
     def _check_matched(self) -> list[ScoredPairs]:
         """The losses that are matched to the backpropagated error."""
@@ -194,7 +248,9 @@ class LocalTrainer(Trainer):
         with own_pass(), torch.enable_grad():
             if self._matched:
                 self._match(views, batch)
-            return (self._at_once if self.one_pass else self._in_turn)(views, batch)
+            if self.one_pass:
+                return self._at_once(views, batch)
+            return (self._in_turn if self.window == 1 else self._in_windows)(views, batch)
 
     def _match(self, views: Tensor, batch: Any) -> None:
         """Solve for the projections that are matched to the backpropagated error."""
@@ -273,8 +329,36 @@ class LocalTrainer(Trainer):
             self._seen(position)
             values[position + 1] = value.detach().to(self.fabric.device)
 
-        self._run(views, visit)
+        self._run(views, cut(self.blocks, visit))
         return values
+
+    def _in_windows(self, views: Tensor, batch: Any) -> dict[int, Tensor]:
+        top = self._top(views) if self.two_passes else None
+        values: dict[int, Tensor] = {}
+        segments, last = Segments(), len(self.blocks) - 1
+
+        def look(position: int, z: Tensor) -> Tensor:
+            self._spread.look(position, z, self.steps)
+            above, loss = segments.add(z), self._teacher(position)
+            if loss is None:
+                return above
+            value = loss(z, z.detach() if position == last else top, batch)
+            values[position + 1] = value.detach()
+            lowest = position - self.window + 1
+            pupils = range(lowest, (position if position == last else lowest) + 1)
+            own = [p for p in loss.parameters() if p.requires_grad]
+            with self._without_autocast():
+                for pupil in segments.send(value, own, pupils, self.fabric.backward):
+                    self._seen(pupil)
+            return above
+
+        self._run(views, one_pass(self.blocks, look))
+        return values
+
+    def _teacher(self, position: int) -> LocalLoss | None:
+        """The loss of a block, if it teaches."""
+        place = position - self._first_teacher()
+        return self._judges[place] if place >= 0 else None
 
     def _seen(self, position: int) -> None:
         if position in self._unseen:
@@ -292,45 +376,60 @@ class LocalTrainer(Trainer):
         # Weights are kept in the first step only, in which a network may initialise them.
         as_before = untouched(self.model, weights=bool(self._unseen), records=False)
         with own_pass(), as_before, torch.no_grad():
-            self._run(views, visit)
+            self._run(views, cut(self.blocks, visit))
         return kept[0]
 
-    def _run(self, views: Tensor, visit: Callable[[int, Tensor], None]) -> None:
+    def _run(self, views: Tensor, watched: AbstractContextManager[None]) -> None:
         parts = self._micro.cut() if self._micro else nullcontext()
         placing = self._places.running(self.blocks)
-        with self.fabric.autocast(), parts, cut(self.blocks, visit), placing:
+        with self.fabric.autocast(), parts, watched, placing:
             self.model(views)
 
     def _check_that_it_trains(self, position: int) -> None:
         """Raise if the first backward pass of a block missed what it should train."""
-        loss = self._judges[position]
-        own = loss.named_parameters()
-        idle = [name for name, p in own if p.requires_grad and p.grad is None]
+        loss = self._teacher(position)
+        own = dict(loss.named_parameters()) if loss else {}
+        idle = [name for name, p in own.items() if p.requires_grad and p.grad is None]
         if idle:
             raise ValueError(
                 f"The local loss of block {position + 1} does not train its own "
                 f"{', '.join(idle)}: use these parameters in its value, or freeze them."
             )
-        owned = {id(p) for p in loss.parameters()}
+        owned = {id(p) for p in own.values()}
         trained = [p for p in self.parameters[position] if id(p) not in owned]
         # On the device meta a network has other parameters than when the trainer was made.
         moved = any(p.is_meta for p in self.model.parameters())
         if trained and not moved and all(p.grad is None for p in trained):
+            block = f"block {position + 1} ({self.blocks[position].name})"
+            teacher = min(position + self.window, len(self.blocks))
+            which = (
+                f"local loss of {block}"
+                if self.window == 1
+                else f"loss of block {teacher}, from which {block} learns,"
+            )
             raise ValueError(
-                f"The local loss of block {position + 1} ({self.blocks[position].name}) reached "
-                "none of the block's parameters: was its output detached, or does a reentrant "
-                "checkpoint lie inside (use_reentrant=False works)? Freeze the block if it is not "
-                "to be trained."
+                f"The {which} reached none of the block's parameters: was its output detached, or "
+                "does a reentrant checkpoint lie inside (use_reentrant=False works)? Freeze the "
+                "block if it is not to be trained."
             )
         self._unseen.discard(position)
 
     def _parameters(
         self, parameters: Sequence[Sequence[nn.Parameter]]
     ) -> tuple[list[nn.Parameter], ...]:
+        losses = map(self._teacher, range(len(parameters)))
         return tuple(
-            [*own, *(p for p in loss.parameters() if p.requires_grad)]
-            for own, loss in zip(parameters, self.losses, strict=True)
+            [*own, *(p for p in (loss.parameters() if loss else ()) if p.requires_grad)]
+            for own, loss in zip(parameters, losses, strict=True)
         )
+
+    def _first_teacher(self) -> int:
+        if self.window > len(self.blocks):
+            raise ValueError(
+                f"A window of {self.window} blocks in a network of {len(self.blocks)}: window="
+                f"{len(self.blocks)} is backpropagation."
+            )
+        return self.window - 1
 
 
 class GlobalTrainer(Trainer):
@@ -429,6 +528,9 @@ class GlobalTrainer(Trainer):
         head = [p for p in self.model.parameters() if p.requires_grad and id(p) not in owned]
         top = [*parameters[-1], *head, *(p for p in self.losses.parameters() if p.requires_grad)]
         return (*(list(group) for group in parameters[:-1]), top)
+
+    def _first_teacher(self) -> int:
+        return len(self.blocks) - 1
 
 
 def tensorboard_log(folder: str | Path) -> Log:

@@ -106,21 +106,24 @@ def windowed(
 
     Args:
         passes: the outputs of all blocks with their graph, from one pass or several.
-        errors: the error signal of each block's own loss, for each pass.
-        window: the number of blocks, at least 1.
+        errors: the error signal of each block's own loss, for each pass, from block ``window`` on:
+            those below teach no block.
+        window: the number of blocks, 1..L.
 
     Returns:
         For each block one tensor for each pass.
     """
     through: list[Sequence[Tensor]] = []
-    for l, own in enumerate(errors):
-        end = min(l + window, len(errors)) - 1
+    blocks = len(passes[0])
+    for l in range(blocks):
+        end = min(l + window, blocks) - 1
+        error = errors[end - window + 1]
         if end == l:
-            through.append(own)
+            through.append(error)
             continue
         parts = [
-            errors_below((outputs[l], outputs[end]), error)[0]
-            for outputs, error in zip(passes, errors[end], strict=True)
+            errors_below((outputs[l], outputs[end]), part)[0]
+            for outputs, part in zip(passes, error, strict=True)
         ]
         through.append(parts)
     return through

@@ -51,6 +51,7 @@ def train_blocks(
     schedule: LARSSchedule,
     order: Order,
     *,
+    window: int = 1,
     seed: int = 0,
     before_step: Callable[[int, Trainer], None] | None = None,
     **options: Any,
@@ -65,6 +66,8 @@ def train_blocks(
         order: "simultaneous": all blocks in each step, a stop-gradient between them; "sequential":
             one after the other, those below in eval mode but for the noise; "end to end": the loss
             of the last block through all of them.
+        window: in the simultaneous order, through how many blocks a loss is backpropagated; see
+            `linlocal.analysis.training.LocalTrainer`.
         seed: seeds the heads and the noise.
         before_step: called with the number of each step, and after the last one with ``steps``;
             blocks trained one after the other do not call it.
@@ -72,14 +75,21 @@ def train_blocks(
             ``fabric``.
 
     Returns:
-        The losses of the blocks that have one.
+        The losses of the blocks that have one that teaches.
 
     Raises:
-        ValueError: an unknown order.
+        ValueError: an unknown order, or a window of more than one block in another order than the
+            simultaneous one.
         FloatingPointError: a loss is not finite.
     """
     if order not in get_args(Order):
         raise ValueError(f"order must be one of {', '.join(get_args(Order))}, got {order!r}.")
+    if order != "simultaneous" and window != 1:
+        raise ValueError(
+            f"A window of {window} blocks belongs to the simultaneous order: in the sequential one "
+            "the blocks above are not trained yet, and end to end is the window of all blocks. Got "
+            f"order={order!r}."
+        )
     names = [name for name, _ in network.named_children()]
     shape = tuple(batches(0)[0].shape[1:])
     options |= {"shape": shape, "seed": seed, **schedule.options}
@@ -92,8 +102,10 @@ def train_blocks(
             losses.extend(trainer.losses)
         network.requires_grad_(True).train()
         return losses
-    kind = LocalTrainer if order == "simultaneous" else GlobalTrainer
-    trainer = kind(network, names, rule, **options)
+    if order == "simultaneous":
+        trainer = LocalTrainer(network, names, rule, window=window, **options)
+    else:
+        trainer = GlobalTrainer(network, names, rule, **options)
     _run(trainer, batches, schedule.steps, before_step)
     return trainer.losses
 

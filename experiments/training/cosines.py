@@ -22,7 +22,11 @@ APPROXIMATE_MASKS: tuple[Masks, ...] = ("batch", "none")
 
 
 def update_cosines(
-    network: nn.Module, losses: nn.ModuleList, watched: Sequence[Batch], terms: bool = False
+    network: nn.Module,
+    losses: nn.ModuleList,
+    watched: Sequence[Batch],
+    terms: bool = False,
+    window: int = 1,
 ) -> xr.Dataset:
     """Cosine of the local and the global update per ``layer``, averaged over batches.
 
@@ -32,8 +36,12 @@ def update_cosines(
         watched: batches, each of both views, stacked (2N, ...), and what else the losses read.
         terms: whether to add what masks, feedback and slopes take from the cosine, see
             `linlocal.analysis.align`.
+        window: through how many blocks a loss is backpropagated.
     """
-    measured = [align(network, None, losses, each[0], batch=each, terms=terms) for each in watched]
+    measured = [
+        align(network, None, losses, each[0], batch=each, terms=terms, window=window)
+        for each in watched
+    ]
     names = ["cosine", *(["error_cosine", *OF_TERMS] if terms else [])]
     parts = [each[names] for each in measured]
     return xr.concat(parts, "batch").mean("batch").drop_vars(("parameter", "view"), errors="ignore")

@@ -85,6 +85,7 @@ def fit_by_rule(
     look: Callable[[nn.ModuleList], xr.Dataset] | None = None,
     orthogonality: Orthogonality | None = None,
     speed: float = 1.0,
+    window: int = 1,
 ) -> tuple[nn.ModuleList, xr.Dataset]:
     """Train the blocks of a network by a rule.
 
@@ -103,9 +104,12 @@ def fit_by_rule(
         orthogonality: keeps weights orthogonal; None leaves them free.
         speed: how many times as fast as the network its losses' projections learn.
 
+        window: through how many blocks a local loss is backpropagated.
+
+
     Returns:
-        The losses (after backpropagation, that of the last block alone), and what was recorded
-        over ``step``.
+        The losses that taught (after backpropagation, that of the last block), and what was
+        recorded over ``step``.
 
     Raises:
         Divergence: a loss, or an activity after training, is not finite.
@@ -124,11 +128,11 @@ def fit_by_rule(
         "orthogonality": orthogonality,
     }
     trainer: Trainer = (
-        LocalTrainer(network, None, rule, one_pass=True, **options)
+        LocalTrainer(network, None, rule, one_pass=window == 1, window=window, **options)
         if credit == "local"
         else GlobalTrainer(network, None, rule, **options)
     )
-    if credit == "local":  # cosines are recorded before the first step measures it
+    if credit == "local" and window == 1:  # cosines are recorded before the first step measures it
         measure_downstream(network, None, trainer.losses, first)
     recorded = {}
     for step in range(schedule.steps + 1):
@@ -137,7 +141,7 @@ def fit_by_rule(
             recorded[step] = (
                 look(trainer.losses)
                 if look
-                else update_cosines(network, trainer.losses, watched, terms)
+                else update_cosines(network, trainer.losses, watched, terms, window)
             )
         if step < schedule.steps:
             try:

@@ -15,7 +15,7 @@ from linlocal.analysis.training import Checkpoints, LocalTrainer, SeededLoader
 DATA = TensorDataset(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).double())
 
 
-def train(fabric, folder, batch_size):
+def train(fabric, folder, batch_size, window=1):
     folder = Path(folder)
     # Other weights in each process, until the trainer gives them those of the first.
     torch.manual_seed(fabric.global_rank)
@@ -28,6 +28,7 @@ def train(fabric, folder, batch_size):
         augment=lambda x: torch.cat([x, -x.square()]),
         optimiser=partial(torch.optim.SGD, lr=0.5),
         fabric=fabric,
+        window=window,
         log=lambda step, values: logged.append(values),
     )
     loader = SeededLoader(DATA, batch_size, rank=fabric.global_rank, world_size=fabric.world_size)
@@ -36,18 +37,19 @@ def train(fabric, folder, batch_size):
     torch.save(logged, folder / f"logged{fabric.global_rank}")
 
 
-def in_two(fabric, folder):
-    train(fabric, folder, 5)
+def in_two(fabric, folder, window):
+    train(fabric, folder, 5, int(window))
 
 
 @pytest.mark.xdist_group("two processes")
-def test_two_processes_equal_one_on_the_joined_batches(tmp_path, pair):
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_two_processes_equal_one_on_the_joined_batches(tmp_path, pair, window):
     for name in ("one", "two", "half"):
         (tmp_path / name).mkdir()
-    pair(__file__, "in_two", tmp_path / "two")
+    pair(__file__, "in_two", tmp_path / "two", window)
     alone = Fabric(accelerator="cpu", devices=1)
-    train(alone, tmp_path / "one", 10)
-    train(alone, tmp_path / "half", 5)
+    train(alone, tmp_path / "one", 10, window)
+    train(alone, tmp_path / "half", 5, window)
     one, two, half = (Checkpoints(tmp_path / name).load() for name in ("one", "two", "half"))
     torch.testing.assert_close(two["model"], one["model"], rtol=1e-12, atol=1e-12)
     assert two["place"] == one["place"]

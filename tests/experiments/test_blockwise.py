@@ -106,6 +106,23 @@ def test_no_loss_reaches_another_block_but_end_to_end_reaches_all(kind, noise):
     assert gradients()[:4] == [True] * 4
 
 
+def test_a_window_of_all_blocks_is_end_to_end_and_belongs_to_the_simultaneous_order():
+    def trained(order, **options):
+        network = small()
+        losses = train_blocks(network, RULE, batches, SCHEDULE, order, **options)
+        return network, losses
+
+    (whole, last), (all_blocks, top) = trained("end to end"), trained("simultaneous", window=4)
+    narrow, losses = trained("simultaneous", window=2)
+    assert len(top) == len(last) == 1
+    assert len(losses) == 3
+    assert all(same(weights(whole) + weights(last), nn.ModuleList([all_blocks, top])))
+    assert not any(same(weights(whole[0]), narrow[0])[:1])
+    for order in ("sequential", "end to end"):
+        with pytest.raises(ValueError, match="belongs to the simultaneous order"):
+            trained(order, window=2)
+
+
 def judged(rule, z, batch, weight):
     return weight * rule.judge(z, batch)
 

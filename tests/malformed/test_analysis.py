@@ -498,6 +498,51 @@ CASES = {
             ValueError,
             "3 optimisers for 2 blocks",
         ),
+        "a window of 0": (
+            lambda: train(window=0),
+            ValueError,
+            "window must be at least 1, got 0",
+        ),
+        "a window of more blocks than there are": (
+            lambda: train(window=3),
+            ValueError,
+            "window of 3 blocks in a network of 2: window=2 is backpropagation",
+        ),
+        "a window in one pass": (
+            lambda: train(window=2, one_pass=True),
+            ValueError,
+            "one_pass keeps the graphs of all blocks .* give one of the two",
+        ),
+        "a window of sharded blocks": (
+            lambda: train(window=2, shard=True),
+            ValueError,
+            "shard gathers the weights of a block for one backward pass: use shard=False",
+        ),
+        "a window over devices": (
+            lambda: train(window=2, devices=["cpu", "cpu"]),
+            ValueError,
+            "passes errors from block to block on one device: leave devices out, or use window=1",
+        ),
+        "a window below a matched projection": (
+            lambda: train(
+                rule=local_losses.CLAPP(projection="least_squares", pooling=1),
+                model=nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))),
+                names=["0", "1", "2"],
+                window=2,
+            ),
+            ValueError,
+            "block 2 is matched to the backpropagated error, which a window",
+        ),
+        "a window below a penalty in the downstream metric": (
+            lambda: train(
+                rule=local_losses.CLAPP(metric="downstream", pooling=1),
+                model=nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))),
+                names=["0", "1", "2"],
+                window=2,
+            ),
+            ValueError,
+            "block 2 is in the metric of all blocks above, which a window",
+        ),
         "nan in a batch": (
             lambda: train().step(VIEWS * NAN),
             FloatingPointError,

@@ -1,0 +1,192 @@
+"""Training in windows: cosine, accuracy, memory and work, from local learning to backpropagation.
+
+Block l of a convolutional encoder learns from the loss of block e = min(l + w - 1, L), sent down
+through the blocks between: w = 1 is local training, w = L backpropagation. Every window trains the
+same networks on the same batches by the same AdamW. A linear classifier then reads the class from
+each block. What a pass costs is counted in this encoder and in one with its blocks repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.data import in_batches, source
+from experiments.networks import encoders as networks
+from experiments.runner import Sweep, grid
+from experiments.training import Schedule, fabric_on, fit_by_rule, update_cosines
+from linlocal import losses
+from linlocal.analysis.local_losses import CLAPP, LocalRule, Views
+from linlocal.analysis.probing import probe_blocks
+from linlocal.analysis.training import LocalTrainer, peak_bytes
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        images: name of an embedded data set with labels.
+        width: factor on the numbers of channels 128, 256, 256, 512, 1024, 1024.
+        steps: steps of training.
+        batch: images per batch.
+        learning_rate: learning rate of AdamW, the same for all windows.
+        measured: number of batches for cosines; they are never trained on.
+        deep: windows in which costs alone are counted, in a second encoder that has as many
+            blocks as the last of them.
+        repetitions: number of networks.
+        device: name of the torch device.
+        seed: seeds the images, the views and the networks.
+    """
+
+    images: str = "RHM images"
+    width: float = 1 / 16
+    steps: int = 60
+    batch: int = 32
+    learning_rate: float = 1e-3
+    measured: int = 2
+    deep: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 20, 24)
+    repetitions: int = 5
+    device: str = "cpu"
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Config(width=1 / 64, steps=1, batch=16, measured=1, deep=(1, 4, 8), repetitions=2),
+    "cpu": Config(),
+    "paper": Config(
+        width=1.0, steps=20_000, learning_rate=2e-4, measured=16, repetitions=10, device="cuda"
+    ),
+}
+PUBLISHED = "ours: statement 12 of the theory"
+
+RULES: dict[str, LocalRule] = {
+    "CLAPP++ DFB": CLAPP(context="top", negatives="stacked", penalty=0.0),
+    "VICReg": Views(losses.VICReg()),
+}
+BLOCKS = networks.block_names("vgg6")
+TIMES = ("start", "end")
+
+
+def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
+    """Train in every window, probe, and count what a pass costs.
+
+    Returns:
+        Over rule, window, repetition and layer: ``cosine`` of the update and backpropagation over
+        time ("start" and "end" of training), and ``accuracy`` of a probe; ``joint_accuracy`` of a
+        probe on all blocks. Over repetition and layer ``untrained_accuracy``. Over rule and window
+        ``bytes``, the peak of a forward and backward pass above weights and gradients, and
+        ``multiplications``, those of convolutions and matrix products in it; for the deep encoder
+        ``deep_bytes`` and ``deep_multiplications`` over ``deep_window``.
+    """
+    windows = list(range(1, len(BLOCKS) + 1))
+    repetitions = list(range(config.repetitions))
+
+    def untrained(repetition: int) -> xr.Dataset:
+        seed = config.seed + repetition
+        accuracy, _ = probed(config, encoder(config, len(BLOCKS), seed), seed)
+        return xr.Dataset({"untrained_accuracy": accuracy})
+
+    def train(rule: str, window: int, repetition: int) -> xr.Dataset:
+        return trained(config, rule, window, config.seed + repetition)
+
+    def cost(rule: str, window: int) -> xr.Dataset:
+        return xr.Dataset(costs(config, len(BLOCKS), rule, window))
+
+    def deep_cost(rule: str, deep_window: int) -> xr.Dataset:
+        found = costs(config, config.deep[-1], rule, deep_window)
+        return xr.Dataset({f"deep_{name}": value for name, value in found.items()})
+
+    names = tuple(RULES)
+    parts = [
+        grid(sweep, train, "trained", rule=names, window=windows, repetition=repetitions),
+        grid(sweep, untrained, "untrained", repetition=repetitions),
+        grid(sweep, cost, "costs", rule=names, window=windows),
+        grid(
+            sweep,
+            deep_cost,
+            "costs of the deep encoder",
+            rule=names,
+            deep_window=list(config.deep),
+        ),
+    ]
+    images = source(config.images, config.seed)
+    return xr.merge(parts, join="exact").assign_coords(
+        data=config.images, chance=1 / images.num_classes
+    )
+
+
+def trained(config: Config, rule: str, window: int, seed: int) -> xr.Dataset:
+    """The ``cosine``, ``accuracy`` and ``joint_accuracy`` of one network."""
+    images = source(config.images, seed, device=config.device)
+    network = encoder(config, len(BLOCKS), seed)
+    watched = [images.held_out_views(k, config.batch, seed) for k in range(config.measured)]
+
+    def batches(step: int) -> Tensor:
+        return images.views(step, config.batch, seed)
+
+    fit = partial(fit_by_rule, network, RULES[rule], batches, seed=seed, window=window)
+    _, before = fit(Schedule(0, config.learning_rate, weight_decay=0.0), watched=watched)
+    taught, _ = fit(Schedule(config.steps, config.learning_rate, weight_decay=0.0))
+    after = update_cosines(network, taught, watched, window=window)
+    cosines = [before["cosine"].isel(step=0, drop=True), after["cosine"]]
+    accuracy, together = probed(config, network, seed)
+    return xr.Dataset(
+        {
+            "cosine": xr.concat(cosines, "time").assign_coords(time=list(TIMES)),
+            "accuracy": accuracy,
+            "joint_accuracy": together,
+        }
+    ).drop_vars("block", errors="ignore")
+
+
+def encoder(config: Config, depth: int, seed: int) -> nn.Sequential:
+    """The encoder of that many blocks."""
+    images = source(config.images, config.seed).test[0]
+    made = networks.build(
+        "vgg6",
+        width=config.width,
+        num_channels=images.shape[1],
+        image_size=images.shape[2],
+        depth=depth,
+        seed=seed,
+    )
+    return cast(nn.Sequential, made.to(config.device))
+
+
+def probed(config: Config, network: nn.Module, seed: int) -> tuple[xr.DataArray, float]:
+    """The test accuracy of a linear probe on each block, and of one on all together."""
+    images = source(config.images, seed, device=config.device)
+    parts = {"test": in_batches(images.test)}
+    found = probe_blocks(network, BLOCKS, in_batches(images.train), parts, seed=seed)
+    accuracy = found["accuracy"].sel(part="test")
+    each = xr.DataArray(accuracy.values[:-1], {"layer": range(1, len(BLOCKS) + 1)}, ("layer",))
+    return each, float(accuracy.sel(block="all"))
+
+
+def costs(config: Config, depth: int, rule: str, window: int) -> dict[str, int]:
+    """The ``bytes`` and ``multiplications`` of a forward and backward pass."""
+    torch.set_num_threads(1)
+    images = source(config.images, config.seed, device=config.device)
+    views = images.views(0, config.batch, config.seed)
+    made = LocalTrainer(
+        encoder(config, depth, config.seed),
+        None,
+        RULES[rule],
+        shape=views.shape[1:],
+        fabric=fabric_on(views.device),
+        window=window,
+    )
+    made.backward(views)  # so that the gradients exist
+    with FlopCounterMode(display=False) as counted:
+        made.backward(views)
+    return {
+        "bytes": peak_bytes(partial(made.backward, views), views.device),
+        "multiplications": counted.get_total_flops() // 2,
+    }
