@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -30,7 +30,8 @@ from linlocal.analysis.alignment.sums import (
     dense,
     views,
 )
-from linlocal.analysis.block import refuse_inference, resolve
+from linlocal.analysis.block import Block, refuse_inference, resolve
+from linlocal.analysis.feedback import FeedbackWeight, backpropagation, is_fed
 from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network, views_of
 from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import (
@@ -110,7 +111,7 @@ class Meter:
         window: int = 1,
     ) -> None:
         self.model, self.backward, self.view_parts = model, backward, view_parts
-        self.blocks = resolve(model, names)
+        self.blocks = _compared(resolve(model, names))
         self.single = not isinstance(rule, Mapping)
         self.rules = dict(rule) if isinstance(rule, Mapping) else {"": rule}
         if not self.rules:
@@ -182,7 +183,14 @@ class Meter:
             batches: the largest number of batches of both views that may come.
         """
         # Resolved again, because parts of the network may have been replaced meanwhile.
-        self.blocks = resolve(self.model, {block.name: block.layout for block in self.blocks})
+        named = {block.name: block.layout for block in self.blocks}
+        self.blocks = _compared(resolve(self.model, named))
+        if self.orders and is_fed(self.model):
+            raise ValueError(
+                "The terms of a mismatch are those of local losses against backpropagation, but "
+                "this network has feedback weights (feedback_alignment): leave the terms out, or "
+                "undo the transformation."
+            )
         refuse_inference(self.model)
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch
@@ -367,13 +375,14 @@ class Meter:
         ]
         if not (trained or below):
             return
-        gradients = torch.autograd.grad(
-            [outputs[-1] for outputs in passes],
-            [*trained.values(), *(passes[p][l] for l, p in below)],
-            error.chunk(len(passes)),
-            retain_graph=True,
-            materialize_grads=True,
-        )
+        with backpropagation():
+            gradients = torch.autograd.grad(
+                [outputs[-1] for outputs in passes],
+                [*trained.values(), *(passes[p][l] for l, p in below)],
+                error.chunk(len(passes)),
+                retain_graph=True,
+                materialize_grads=True,
+            )
         for name, gradient in zip(trained, gradients, strict=False):
             add(self._sums.global_[r], name, gradient)
         for (l, p), gradient in zip(below, gradients[len(trained) :], strict=True):
@@ -386,7 +395,8 @@ class Meter:
     def differentiate(self, loss: Tensor) -> None:
         """Take the gradient of a global loss without touching ``.grad``, and count it."""
         trained = [p for p in self._parameters.values() if p.requires_grad]
-        torch.autograd.grad(loss, trained, allow_unused=True)
+        with backpropagation():
+            torch.autograd.grad(loss, trained, allow_unused=True)
         self._run.accumulates = True
 
     def _on_parameter(self, name: str, gradient: Tensor) -> None:
@@ -438,6 +448,19 @@ class Meter:
 
     def _empty(self) -> Sums:
         return Sums.empty(len(self.rules), 1 if self.backward else len(self.rules))
+
+
+def _compared(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The blocks without feedback weights, whose gradient is that of the weights once more."""
+    return tuple(
+        replace(
+            block,
+            parameters={
+                name: p for name, p in block.parameters.items() if not isinstance(p, FeedbackWeight)
+            },
+        )
+        for block in blocks
+    )
 
 
 def _of_rows(error: Tensor, rows: slice) -> Tensor:

@@ -28,6 +28,7 @@ from linlocal.analysis.alignment import series
 from linlocal.analysis.alignment.batch import to_dataset
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.sums import Measurement
+from linlocal.analysis.feedback import is_fed
 from linlocal.analysis.results import Provenance, ResultError
 from linlocal.analysis.training import told
 
@@ -185,7 +186,8 @@ class AlignmentRecorder:
         Raises:
             RuntimeError: a recorded step enclosed no forward or no backward pass of the network, or
                 more forward passes than were declared, or one view without the other; its blocks
-                did not run once each in order; or another process has no recorder.
+                did not run once each in order; or another process has no recorder; or the backward
+                pass in the step is not backpropagation, but that of `feedback_alignment`.
             ValueError, TypeError: separate views have different shapes, or a number is none.
         """
         weight = inputs.positive(weight, "weight")
@@ -195,6 +197,12 @@ class AlignmentRecorder:
         if not due:
             yield False
             return
+        if self._meter.backward and is_fed(self._meter.model):
+            raise RuntimeError(
+                "The backward pass of this network is not backpropagation, because layers have "
+                "feedback weights (feedback_alignment), so it gives no global gradient: record "
+                'with against="rule".'
+            )
 
         def factor(value: Tensor) -> Tensor:
             return value if scaler is None else scaler.scale(value)
