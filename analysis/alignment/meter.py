@@ -31,7 +31,7 @@ from linlocal.analysis.alignment.sums import (
     views,
 )
 from linlocal.analysis.block import Block, refuse_inference, resolve
-from linlocal.analysis.feedback import FeedbackWeight, backpropagation, is_fed
+from linlocal.analysis.feedback import backpropagation, feedback_parameters, is_fed
 from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network, views_of
 from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import (
@@ -111,7 +111,7 @@ class Meter:
         window: int = 1,
     ) -> None:
         self.model, self.backward, self.view_parts = model, backward, view_parts
-        self.blocks = _compared(resolve(model, names))
+        self.blocks = _compared(model, resolve(model, names))
         self.single = not isinstance(rule, Mapping)
         self.rules = dict(rule) if isinstance(rule, Mapping) else {"": rule}
         if not self.rules:
@@ -184,7 +184,7 @@ class Meter:
         """
         # Resolved again, because parts of the network may have been replaced meanwhile.
         named = {block.name: block.layout for block in self.blocks}
-        self.blocks = _compared(resolve(self.model, named))
+        self.blocks = _compared(self.model, resolve(self.model, named))
         if self.orders and is_fed(self.model):
             raise ValueError(
                 "The terms of a mismatch are those of local losses against backpropagation, but "
@@ -450,15 +450,11 @@ class Meter:
         return Sums.empty(len(self.rules), 1 if self.backward else len(self.rules))
 
 
-def _compared(blocks: Sequence[Block]) -> tuple[Block, ...]:
+def _compared(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
     """The blocks without feedback weights, whose gradient is that of the weights once more."""
+    aside = {id(p) for p in feedback_parameters(model)}
     return tuple(
-        replace(
-            block,
-            parameters={
-                name: p for name, p in block.parameters.items() if not isinstance(p, FeedbackWeight)
-            },
-        )
+        replace(block, parameters={n: p for n, p in block.parameters.items() if id(p) not in aside})
         for block in blocks
     )
 

@@ -8,7 +8,7 @@ from .direct import (
     sent_directly as sent_directly,
     target_error as target_error,
 )
-from .layers import FeedbackWeight as FeedbackWeight, is_fed as is_fed
+from .layers import feedback_parameters as feedback_parameters, is_fed as is_fed
 from .transformation import (
     FeedbackAlignment as FeedbackAlignment,
     Method as Method,

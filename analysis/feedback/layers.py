@@ -21,17 +21,13 @@ from linlocal.analysis.feedback.carrying import carried, is_exact
 Feedback = Callable[[Tensor, Tensor | None], Tensor]
 
 
-class FeedbackWeight(nn.Parameter):
-    """Feedback weights that are trained (Kolen-Pollack): they carry errors, not activities."""
-
-
 class FedLayer(nn.Module):
     """The part that all layers with feedback weights share.
 
     Attributes:
         feedback: gives B, in the shape of the weight.
-        feedback_weight: what was drawn for it, a buffer; a `FeedbackWeight` if it is trained; None
-            if B is a function of the weight alone.
+        feedback_weight: what was drawn for it, a buffer; a parameter if it is trained; None if B is
+            a function of the weight alone.
     """
 
     weight: Tensor
@@ -40,7 +36,7 @@ class FedLayer(nn.Module):
 
     def _through(self, x: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         weight, drawn = self.weight, self.feedback_weight
-        if isinstance(drawn, FeedbackWeight) and torch.is_grad_enabled():
+        if isinstance(drawn, nn.Parameter) and torch.is_grad_enabled():
             weight = _Twins.apply(weight, drawn)  # type: ignore[no-untyped-call]
         y = product(x.detach(), weight)
         if not (x.requires_grad and torch.is_grad_enabled()):
@@ -181,6 +177,13 @@ FED: Mapping[type[nn.Module], type[FedLayer]] = {
     nn.ConvTranspose3d: FedConvTranspose3d,
 }
 """The class that takes the place of another."""
+
+
+def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Feedback weights that are trained (Kolen-Pollack): they carry errors, not activities."""
+    layers = (module for module in model.modules() if isinstance(module, FedLayer))
+    drawn = (layer.feedback_weight for layer in layers)
+    return [weight for weight in drawn if isinstance(weight, nn.Parameter)]
 
 
 def is_fed(model: nn.Module) -> bool:

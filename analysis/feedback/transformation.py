@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from linlocal import inputs
 from linlocal.analysis.block import refuse_inference, refuse_lazy, unwrap
-from linlocal.analysis.feedback.layers import FED, Feedback, FedLayer, FeedbackWeight
+from linlocal.analysis.feedback.layers import FED, FedLayer, Feedback
 from linlocal.analysis.warned import warn
 from linlocal.seeds import generator_for
 
@@ -184,7 +184,7 @@ def feedback_alignment(
         drawn = _drawn(weight, name, seed) if draws else None
         if method == "kolen_pollack" and drawn is not None:
             layer.register_parameter(
-                "feedback_weight", FeedbackWeight(drawn, requires_grad=weight.requires_grad)
+                "feedback_weight", nn.Parameter(drawn, requires_grad=weight.requires_grad)
             )
         else:
             layer.register_buffer("feedback_weight", drawn)
