@@ -7,9 +7,10 @@ sent to each layer directly. In all of them the last layer learns from the loss 
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from experiments.data import handwriting_identities, handwritten, rows_of
+from experiments.data import handwriting_identities, handwritten
 from experiments.runner import Sweep, grid
 from experiments.training import Schedule, fabric_on
 from linlocal.analysis import GlobalTrainer, LocalTrainer, align
 from linlocal.analysis.feedback import DirectFeedback, Method, feedback_alignment
+from linlocal.seeds import generator_for
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Config:
 PRESETS = {
     "smoke": Config(width=16, hidden=2, steps=20, batch=20, measured=40, repetitions=2),
     "cpu": Config(),
-    "paper": Config(steps=3600),
+    "paper": Config(steps=3000),
 }
 PUBLISHED = "arXiv 1609.01596 (its networks for MNIST)"
 
@@ -80,19 +82,19 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     """Train a network by every method.
 
     Returns:
-        Over method, repetition and ``step`` of the training: ``test_accuracy``, and over layer too
+        Over rule, repetition and ``step`` of the training: ``test_accuracy``, and over layer too
         ``cosine`` of the gradients by the method and by backpropagation; ``data``: what was trained
         on.
     """
 
-    def measure(method: str, repetition: int) -> xr.Dataset:
-        return _trained(config, METHODS[method], config.seed + repetition)
+    def measure(rule: str, repetition: int) -> xr.Dataset:
+        return _trained(config, METHODS[rule], config.seed + repetition)
 
     result = grid(
         sweep,
         measure,
         "feedback_alignment",
-        method=tuple(METHODS),
+        rule=tuple(METHODS),
         repetition=range(config.repetitions),
     )
     return result.assign_coords(data="digits" if config.data is None else "mnist")
@@ -124,6 +126,7 @@ def _trained(config: Config, method: DirectFeedback | Method | None, seed: int) 
         trainer = GlobalTrainer(network, None, of_output, **options)
         losses, window = of_output.build(trainer.shapes), len(network)
     watched = train[: config.measured], labels[: config.measured]
+    order = _batches(len(train), config.batch, seed)
     parts = {}
     for step in range(config.steps + 1):
         if step in schedule.recorded:
@@ -132,7 +135,7 @@ def _trained(config: Config, method: DirectFeedback | Method | None, seed: int) 
             found = align(network, None, losses, watched[0], batch=watched, window=window)
             parts[step] = found[["cosine"]].assign(test_accuracy=float(right.double().mean()))
         if step < config.steps:
-            rows = rows_of(step, len(train), config.batch, seed)
+            rows = next(order)
             trainer.step((train[rows], labels[rows]))
     return xr.concat([part.assign_coords(step=step) for step, part in parts.items()], "step")
 
@@ -142,7 +145,7 @@ def tanh_network(widths: list[int], seed: int) -> nn.Sequential:
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
         blocks = OrderedDict[str, nn.Module]()
-        for l, (below, here) in enumerate(pairwise(widths), start=1):
+        for l, (below, here) in enumerate(itertools.pairwise(widths), start=1):
             last = [nn.Tanh()] if l < len(widths) - 1 else []
             blocks[f"block{l}"] = nn.Sequential(nn.Linear(below, here), *last)
         return nn.Sequential(blocks)
@@ -150,6 +153,13 @@ def tanh_network(widths: list[int], seed: int) -> nn.Sequential:
 
 def _standardised(*parts: Tensor) -> list[Tensor]:
     """Images as rows, in units of the deviation of the first part's pixels from their mean."""
-    first = parts[0].double()
-    mean, deviation = first.mean(), first.std()
-    return [((part.double() - mean) / deviation).flatten(1).float() for part in parts]
+    rows = [part.flatten(1).float() for part in parts]
+    mean, deviation = rows[0].mean(), rows[0].std()
+    return [(part - mean) / deviation for part in rows]
+
+
+def _batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
+    """Rows of one batch after the other, all of them in another order in each epoch."""
+    for epoch in itertools.count():
+        order = torch.from_numpy(generator_for("epoch", seed, epoch).permutation(count))
+        yield from order.split(size)

@@ -30,7 +30,7 @@ ACCURACY = 0.97
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     """Test accuracy along training; the cosines along training, and of each layer at the end."""
-    data = datasets["feedback_alignment"].rename(method="rule")
+    data = datasets["feedback_alignment"]
     figure = Figure(figsize=(style.PAGE, 3.0))
     learned, along, trained = figure.subplots(1, 3)
     _accuracy(learned, data)
@@ -69,9 +69,9 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """Which feedback comes nearer to backpropagation, and what accuracy it reaches."""
     data = datasets["feedback_alignment"]
     hidden = data["cosine"].isel(layer=slice(-1))
-    after = {name: hidden.sel(method=name, drop=True).isel(step=-1) for name in COLORS}
-    before = {name: hidden.sel(method=name, drop=True).isel(step=0) for name in COLORS}
-    apart = float(abs(data["cosine"].sel(method="backpropagation") - 1).max())
+    after = {name: hidden.sel(rule=name, drop=True).isel(step=-1) for name in COLORS}
+    before = {name: hidden.sel(rule=name, drop=True).isel(step=0) for name in COLORS}
+    apart = float(abs(data["cosine"].sel(rule="backpropagation") - 1).max())
     found = [
         Claim(
             f"backpropagation through the instruments has cosine 1 to {ROUNDING:g}",
@@ -79,25 +79,25 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             f"differs by at most {apart:.1e}",
         )
     ]
-    for name in ("feedback alignment", _DIRECT, "Kolen-Pollack"):
-        found.append(
-            comparisons.raises(
-                f"{name}: training turns the gradients of hidden layers towards backpropagation",
-                after[name],
-                before[name],
-                "repetition",
-            )
+    found += [
+        comparisons.raises(
+            f"{name}: training turns the gradients of hidden layers towards backpropagation",
+            after[name],
+            before[name],
+            "repetition",
         )
-    for better in ("Kolen-Pollack", "signs of the weights"):
-        found.append(
-            comparisons.raises(
-                f"{better}: nearer to backpropagation than fixed random feedback weights",
-                after[better],
-                after["feedback alignment"],
-                "repetition",
-            )
+        for name in ("feedback alignment", _DIRECT, "Kolen-Pollack")
+    ]
+    found += [
+        comparisons.raises(
+            f"{better}: nearer to backpropagation than fixed random feedback weights",
+            after[better],
+            after["feedback alignment"],
+            "repetition",
         )
-    accuracy = data["test_accuracy"].isel(step=-1).rename(method="variant")
+        for better in ("Kolen-Pollack", "signs of the weights")
+    ]
+    accuracy = data["test_accuracy"].isel(step=-1).rename(rule="variant")
     found.append(
         comparisons.difference(
             accuracy,
