@@ -29,39 +29,37 @@ ACCURACY = 0.97
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
-    """Test accuracy along training; the cosines along training, and of each layer at the end."""
+    """Test error along training; the cosines along training, and of each layer at the end."""
     data = datasets["feedback_alignment"]
     figure = Figure(figsize=(style.PAGE, 3.0))
     learned, along, trained = figure.subplots(1, 3)
-    _accuracy(learned, data)
+    _errors(learned, data)
     training_panels.cosines(trained, along, data, COLORS)
     trained.set_ylabel("")
     along.set_ylabel("cosine with backpropagation")
     panels.legend_below(figure, learned, columns=3)
     kind = {"mnist": "MNIST", "digits": "small digits"}[str(data["data"].values)]
-    panels.headline(figure, f"Without transposed weights: {_headline(data)} ({kind})")
+    panels.headline(figure, f"{_headline(data)} ({kind})")
     return panels.finish(figure, data)
 
 
 def _headline(data: xr.Dataset) -> str:
-    """How accurate and how near the learned and the fixed random feedback end."""
-    last = data.isel(step=-1)
-    words = []
-    for rule in ("Kolen-Pollack", _DIRECT):
-        here = last.sel(rule=rule)
-        cosine = float(here["cosine"].isel(layer=slice(-1)).mean())
-        name = {"Kolen-Pollack": "learned feedback", _DIRECT: "direct feedback"}[rule]
-        words.append(f"{name} {100 * float(here['test_accuracy'].mean()):.1f} %, cos {cosine:.2f}")
-    return "; ".join(words)
+    """How near learned and direct feedback come to backpropagation below the top."""
+    cosine = data["cosine"].isel(step=-1, layer=slice(-1)).mean(("layer", "repetition"))
+    learned, direct = (float(cosine.sel(rule=rule)) for rule in ("Kolen-Pollack", _DIRECT))
+    return f"Learned feedback ends at a cosine of {learned:.2f}, direct feedback at {direct:.2f}"
 
 
-def _accuracy(axes: Axes, data: xr.Dataset) -> None:
+def _errors(axes: Axes, data: xr.Dataset) -> None:
     for rule, color in COLORS.items():
-        accuracy = 100 * data["test_accuracy"].sel(rule=rule, drop=True)
-        style.band(axes, accuracy, "repetition", color=color, label=rule)
-    axes.set_ylim(top=100)
-    axes.set_ylabel("test accuracy in %")
-    axes.set_title("test images")
+        error = 100 * (1 - data["test_accuracy"].sel(rule=rule, drop=True))
+        style.band(axes, error, "repetition", color=color, label=rule)
+    axes.set_yscale("log")
+    axes.set_ylim(1, 100)
+    axes.set_yticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+    axes.minorticks_off()
+    axes.set_ylabel("test error in %")
+    axes.set_title("what is learned")
     training_panels.step_axis(axes)
 
 
