@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, cast, get_args
 
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from linlocal import inputs
-from linlocal.analysis.local_losses import LocalLoss, labels_of
+from linlocal.analysis.local_losses import LocalLoss, Shape, labels_of, shapes_of
 from linlocal.seeds import generator_for
 
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
@@ -121,7 +121,7 @@ class DirectFeedback:
     """
 
     sends: Sends = "error"
-    loss: OutputLoss = F.cross_entropy
+    loss: OutputLoss = field(default_factory=lambda: F.cross_entropy)
     maps: Maps = "whole"
     bias: bool = False
 
@@ -139,7 +139,7 @@ class DirectFeedback:
             )
         inputs.keep(self, inputs.flag, "bias")
 
-    def build(self, shapes: Sequence[tuple[int, ...]], seed: int = 0) -> nn.ModuleList:
+    def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
         """One local loss for each block.
 
         The entries of B_l and b_l are normal with the standard deviation 1 / sqrt(units that B_l
@@ -150,16 +150,17 @@ class DirectFeedback:
             seed: seeds the matrices.
 
         Raises:
-            ValueError: the last block has no flat output.
+            ValueError: there are no blocks, or the last one has no flat output.
         """
         seed = inputs.whole(seed, "seed", 0)
-        *below, top = shapes
-        if len(top) != 1:
+        shapes = shapes_of(shapes)
+        if not shapes or len(shapes[-1]) != 1:
             raise ValueError(
-                f"The last block gives outputs of shape {tuple(top)}, expected one number for each "
-                "class: direct feedback sends the error of the network's output, so name the head "
-                "as the last block, as in blocks=[..., 'fc']."
+                f"The outputs of the blocks have shapes {shapes}, of which the last one must be "
+                "(classes,): direct feedback sends the error of the network's output, so name the "
+                "head as the last block, as in blocks=[..., 'fc']."
             )
+        *below, top = shapes
         losses: list[LocalLoss] = []
         for l, shape in enumerate(below, start=1):
             if self.sends == "nothing":
@@ -218,7 +219,7 @@ class _Fed(LocalLoss):
         return (read * signal.to(here.dtype)).sum()
 
 
-def _channels(shape: tuple[int, ...]) -> int:
+def _channels(shape: Shape) -> int:
     """The channels of an output in standard form: (C,), (tokens, C) or (C, height, width)."""
     return shape[0] if len(shape) == 3 else shape[-1]
 

@@ -26,5 +26,10 @@ from .named import (
     Views as Views,
 )
 from .network_rule import NetworkRule as NetworkRule, on_network as on_network
-from .pooling import Cells as Cells, Shape as Shape, Window as Window
+from .pooling import (
+    Cells as Cells,
+    Shape as Shape,
+    Window as Window,
+    shapes_of as shapes_of,
+)
 from .scored_pairs import ScoredPairs as ScoredPairs

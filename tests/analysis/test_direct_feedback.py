@@ -231,6 +231,8 @@ def test_rules_and_networks_that_do_not_fit_are_refused_in_words():
     x, labels = data(2, 4, 4)
     with pytest.raises(ValueError, match=r"name the head as the last block"):
         LocalTrainer(made(residual), NAMES[:2], DirectFeedback(), shape=x.shape[1:])
+    with pytest.raises(ValueError, match=r"shapes \(\), of which the last one must be"):
+        DirectFeedback().build([])
     with pytest.raises(ValueError, match="reads labels"):
         trained(made(residual), DirectFeedback(), x, labels)[0].backward(x)
 

@@ -466,6 +466,14 @@ def test_networks_that_cannot_be_changed_are_refused_in_words():
     assert list(feedback_alignment(partly, modules=["0"]).layers) == ["0"]
 
 
+@pytest.mark.parametrize("seed", [2.5, float("nan"), "a", None, True])
+def test_a_seed_that_is_no_whole_number_changes_nothing(seed):
+    model = mlp()
+    with pytest.raises(TypeError, match="seed must be a whole number"):
+        feedback_alignment(model, seed=seed)
+    assert not is_fed(model)
+
+
 def test_matrices_of_other_modules_are_named_in_a_warning():
     class Own(nn.Module):
         def __init__(self):
