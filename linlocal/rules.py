@@ -19,7 +19,16 @@ from numpy.typing import ArrayLike
 
 from linlocal import inputs, losses
 from linlocal.inputs import Array
-from linlocal.losses import Goodness, PairLoss, Score, SupervisedLoss, VICRegForm, ViewLoss, scores
+from linlocal.losses import (
+    Goodness,
+    LPLForm,
+    PairLoss,
+    Score,
+    SupervisedLoss,
+    VICRegForm,
+    ViewLoss,
+    scores,
+)
 from linlocal.losses.shape import Line, shape_of, summand_of
 
 Context = Literal["same", "top", "both", "each", "self", "sum", "views"]
@@ -327,6 +336,13 @@ def of_each_layer(rule: Rules, depth: int) -> tuple[Rule, ...]:
     several = not isinstance(rule, Rule) and inputs.is_several(rule)
     given = inputs.sequence(rule, "rule", "`Rule`s") if several else (rule,) * depth
     for each in given:
+        if not isinstance(each, Rule) and callable(getattr(each, "build", None)):
+            raise TypeError(
+                f"{inputs.described(each)} builds losses of a network's blocks; theory takes a "
+                "`Rule`: of pairs, goodness or views. A NetworkRule holds one, its .rule; a "
+                "supervised loss can be the goal, as in compare(..., "
+                "goal=losses.CrossEntropy(labels, readout))."
+            )
         inputs.instance(each, Rule, "an entry of rule" if several else "rule", hint)
     if len(given) != depth:
         raise ValueError(
@@ -503,14 +519,44 @@ def VICReg(form: VICRegForm = "mixed", **weights: float) -> Rule:
     return _view_rule("VICReg", loss, "Bardes 2022, arXiv 2105.04906")
 
 
+def VISReg(
+    trade_off: float = 0.9,
+    scale: float = 1.0,
+    shape: float = 1.0,
+    center: float = 1.0,
+    slices: int = 256,
+    seed: int = 0,
+) -> Rule:
+    """Variance, invariance and a sketch of the shape: sliced Wasserstein distance to normal.
+
+    Units are standardised one by one: not exact above isometries, unlike `SIGReg`.
+
+    Args:
+        trade_off: the weight of all other terms against that of invariance.
+        scale: the weight of the standard deviations.
+        shape: the weight of the distance to the normal distribution.
+        center: the weight of the means.
+        slices: the number of random slices.
+        seed: seeds the slices.
+    """
+    loss = losses.VISReg(trade_off, scale, shape, center, slices, seed)
+    return _view_rule("VISReg", loss, "Wu, Balestriero & Levine 2026, arXiv 2606.02572")
+
+
 def BarlowTwins(weight: float = 5e-3) -> Rule:
     """Cross-correlation of both views towards the identity."""
     return _view_rule("Barlow Twins", losses.BarlowTwins(weight), "Zbontar 2021, arXiv 2103.03230")
 
 
-def LPL(**weights: float) -> Rule:
-    """Latent predictive learning: prediction, variance and decorrelation per unit."""
-    return _view_rule("LPL", losses.LPL(**weights), "Halvagal & Zenke 2023")
+def LPL(form: LPLForm = "mixed", **weights: float) -> Rule:
+    """Latent predictive learning: prediction, variance and decorrelation per unit.
+
+    Args:
+        form: "article" as printed, "released" as in the authors' code, or "mixed"; see
+            `losses.LPL`.
+        **weights: the other fields of `losses.LPL`.
+    """
+    return _view_rule("LPL", losses.LPL(**weights, form=form), "Halvagal & Zenke 2023")
 
 
 NAMES: tuple[str, ...] = (
@@ -529,17 +575,33 @@ NAMES: tuple[str, ...] = (
     "LogDet",
     "SIGReg",
     "VICReg",
+    "VISReg",
     "BarlowTwins",
     "LPL",
 )
+
+
+# What is no loss of pairs, goodness or views, and so no `Rule`.
+_ON_NETWORKS = {
+    "MonoForward": "reads labels: on a network take "
+    "linlocal.analysis.local_losses.MonoForward(classes=...); in theory such a loss is a goal, "
+    "losses.CrossEntropy(labels, readout)",
+    "MaskedReconstruction": "reads targets and a mask: on a network take "
+    "linlocal.analysis.local_losses.MaskedReconstruction(shape=...); in theory such a loss is a "
+    "goal, losses.SquaredError(targets, readout, mask)",
+    "SoftHebb": "has no loss: on a network take "
+    "linlocal.analysis.local_losses.SoftHebb(layers=...)",
+}
 
 
 def from_name(name: str, **options: Any) -> Rule:
     """The rule called ``name``, one of `NAMES`, with the options of its constructor.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or that of a rule which theory does not have.
     """
+    if inputs.is_one_of(name, _ON_NETWORKS):
+        raise ValueError(f"{name} {_ON_NETWORKS[name]}.")
     if not inputs.is_one_of(name, NAMES):
         near = get_close_matches(str(name), NAMES, n=1, cutoff=0.5)
         hint = f" did you mean {near[0]!r}?" if near else ""

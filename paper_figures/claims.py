@@ -16,35 +16,63 @@ from typing import Any, Literal
 
 from linlocal.analysis.results import replacing
 
-Verdict = Literal["reproduced", "not reproduced", "open"]
+# Three for what a paper says, two for what we say, one for either.
+Verdict = Literal["reproduced", "contradicted", "not comparable", "holds", "fails", "undecided"]
 
 
 @dataclass(frozen=True)
 class Claim:
     """A statement that a result supports or not.
 
+    A statement of a paper is reproduced or contradicted only where it was published on what we
+    measured. Elsewhere it is not comparable, whatever comes out. Our own statements hold or fail.
+    Either is undecided where the result cannot tell.
+
     Attributes:
         text: the statement.
         holds: whether the result supports it; None if it cannot tell.
         measured: the numbers that decide, as text.
-        published: the numbers in the paper, where it has any.
+        published: what the paper says, in numbers or words; None for a statement of our own.
+        elsewhere: what it was published on, where we measured on something else.
     """
 
     text: str
     holds: bool | None
     measured: str
     published: str | None = None
+    elsewhere: str | None = None
+
+    @property
+    def here(self) -> Verdict:
+        """What the result says by itself."""
+        return "undecided" if self.holds is None else "holds" if self.holds else "fails"
 
     @property
     def verdict(self) -> Verdict:
         """The decision in words."""
-        if self.holds is None:
-            return "open"
-        return "reproduced" if self.holds else "not reproduced"
+        if self._foreign:
+            return "not comparable"
+        if self.published is None or self.holds is None:
+            return self.here
+        return "reproduced" if self.holds else "contradicted"
+
+    @property
+    def _foreign(self) -> bool:
+        return self.published is not None and self.elsewhere is not None
+
+    @property
+    def evidence(self) -> str:
+        """The numbers that decide, and what they say where nothing can be compared."""
+        return f"{self.here} here: {self.measured}" if self._foreign else self.measured
+
+    @property
+    def source(self) -> str | None:
+        """What the paper says, and what of."""
+        return f"{self.published} (on {self.elsewhere})" if self._foreign else self.published
 
     def __str__(self) -> str:
-        published = f"; published {self.published}" if self.published else ""
-        return f"{self.verdict}: {self.text} (measured {self.measured}{published})"
+        published = f"; published {self.source}" if self.source else ""
+        return f"{self.verdict}: {self.text} (measured {self.evidence}{published})"
 
 
 def entries(folder: Path) -> dict[str, Any]:
@@ -82,8 +110,8 @@ def record(
         {
             "claim": claim.text,
             "verdict": claim.verdict,
-            "measured": claim.measured,
-            "published": claim.published,
+            "measured": claim.evidence,
+            "published": claim.source,
         }
         for claim in claims
     ]

@@ -38,7 +38,7 @@ def test_tables_are_replaced_between_their_markers_and_nowhere_else(tmp_path: Pa
     (figures / "claims.md").write_text("edited by hand")
     page = tmp_path / "README.md"
     parts = [
-        "{}\nold\n{}".format(*readme.markers(name)) for name in (readme.VERIFIED, readme.MEASURED)
+        "{}\nstale\n{}".format(*readme.markers(name)) for name in (readme.VERIFIED, readme.MEASURED)
     ]
     page.write_text("\n".join(["before", *parts, "after\n"]))
     (tmp_path / "docs").mkdir()
@@ -52,9 +52,9 @@ def test_tables_are_replaced_between_their_markers_and_nowhere_else(tmp_path: Pa
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "old" not in text
-    assert "| toy | 0 | 0 | 1 |" in text
-    assert "| all | 0 | 0 | 1 |" in text
+    assert "stale" not in text
+    assert "| toy | 0 | 0 | 0 | 0 | 0 | 1 |" in text
+    assert "| all | 0 | 0 | 0 | 0 | 0 | 1 |" in text
     assert "| fast |" in text
     assert "| slow |" not in text
     assert (tmp_path / "docs" / "claims.md").read_text() == written
@@ -81,7 +81,7 @@ def test_verdicts_that_were_edited_by_hand_do_not_reach_the_readme(tmp_path: Pat
 
     claims.record("toy", [claims.Claim("a", False, "1")], "preset smoke, seed 0", tmp_path)
     file = tmp_path / "claims.json"
-    file.write_text(file.read_text().replace('"not reproduced"', '"reproduced"'))
+    file.write_text(file.read_text().replace('"fails"', '"holds"'))
     app = typer.Typer()
     app.command()(readme.main)
     done = CliRunner().invoke(app, ["--figures", str(tmp_path)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from linlocal import inputs
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.products import COUNT, divide, metrics
-from linlocal.analysis.alignment.sums import VIEWS, Measurement
+from linlocal.analysis.alignment.sums import Measurement
 from linlocal.analysis.alignment.terms import explained
 from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import gated, own_pass, untouched
@@ -25,7 +26,7 @@ def align(
     names: Iterable[str] | None,
     rule: RuleOrLosses | Mapping[str, RuleOrLosses],
     *views: Tensor,
-    global_loss: Callable[[Tensor], Tensor] | None = None,
+    global_loss: Callable[..., Tensor] | None = None,
     batch: Any = None,
     terms: bool = False,
     window: int = 1,
@@ -40,9 +41,11 @@ def align(
         names: the names of its blocks, as for `blocks`.
         rule: a `linlocal.Rule`, a `NetworkRule`, or a rule of your own with a method build; or the
             losses of a rule, one per block; or several of these by name, measured side by side.
-        views: both views (N, ...) of the batch, or one tensor with them stacked (2N, ...).
-        global_loss: a function of the network's output. By default the global loss of a rule is its
-            local loss on the last block, backpropagated.
+        views: the views (N, ...) of the batch, or one tensor with both stacked (2N, ...). Views of
+            one shape that follow each other run in one forward pass, crops of another size in one
+            of their own (Caron et al. 2021, arXiv 2104.14294).
+        global_loss: a function of the network's output, or of the outputs of all passes. By default
+            the global loss of a rule is its local loss on the last block, backpropagated.
         batch: (inputs, labels), for local losses that read labels.
         window: through how many blocks the loss of a block is backpropagated: block l takes the
             loss of block min(l + window - 1, L). 1 is local learning, L is backpropagation.
@@ -71,28 +74,31 @@ def align(
 
     Raises:
         ValueError, RuntimeError: as `watching.watch`; or not one loss per block, or views of
-            different shapes; or terms of a rule without scored pairs, of another global loss, or of
-            a network whose masks cannot be averaged.
+            different data, or of another number or other sizes than the rule takes; or terms of a
+            rule without scored pairs, of another global loss, or of a network whose masks cannot
+            be averaged.
         TypeError: views are missing, or an argument is no tensor, rule or module.
     """
-    if not 1 <= len(views) <= 2:
+    if not views:
         raise TypeError(
-            "align needs both views of a batch, or one tensor with them stacked, got "
-            f"{len(views)} tensors: a local loss compares two views."
+            "align needs both views of a batch, or one tensor with them stacked, got no tensor: a "
+            "local loss compares views."
         )
     for view in views:
         inputs.instance(view, Tensor, "a view", "a tensor (samples, ...)")
-    if len({view.shape for view in views}) > 1:
+    if len({view.shape[:1] for view in views}) > 1:
         raise ValueError(
             f"The views have shapes {' and '.join(str(tuple(v.shape)) for v in views)}: row k of "
-            "both must be the same datum, so both have the same shape."
+            "each must be the same datum, so all have as many rows."
         )
+    groups = [[*group] for _, group in groupby(views, key=lambda view: view.shape)]
     meter = Meter(
         model,
         names,
         rule,
         backward=global_loss is not None,
         view_parts=True,
+        views=[len(group) for group in groups] if len(views) > 1 else [2],
         orders="all orders" if terms else None,
         window=window,
     )
@@ -105,10 +111,12 @@ def align(
         alone,
         meter.watching(batch=batch),
     ):
-        stacked = torch.cat(views) if len(views) > 1 else views[0]
-        output = model(stacked.clone() if stacked.is_inference() else stacked)
+        outputs = []
+        for group in groups:
+            stacked = torch.cat(group) if len(group) > 1 else group[0]
+            outputs.append(model(stacked.clone() if stacked.is_inference() else stacked))
         if global_loss is not None:
-            meter.differentiate(global_loss(output))
+            meter.differentiate(global_loss(*outputs))
     return to_dataset(meter, meter.finish())
 
 
@@ -151,7 +159,7 @@ def to_dataset(meter: Meter, measured: Measurement) -> xr.Dataset:
             "block": ("layer", [block.name for block in meter.blocks]),
             "parameter": meter.parameter_names,
             "parameter_layer": ("parameter", np.repeat(np.arange(len(lengths)) + 1, lengths)),
-            "view": np.arange(VIEWS) + 1,
+            "view": np.arange(sum(meter.views)) + 1,
         },
     )
     return dataset.isel(rule=0, drop=True) if meter.single else dataset

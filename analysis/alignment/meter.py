@@ -9,8 +9,9 @@ sums of their products are kept, in float64 on the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -21,18 +22,26 @@ from torch import Tensor, nn
 from linlocal import inputs
 from linlocal.analysis.alignment import terms
 from linlocal.analysis.alignment.meeting import Meeting
+from linlocal.analysis.alignment.passes import Outputs, Passes
 from linlocal.analysis.alignment.sums import (
-    VIEWS,
     ErrorSignals,
     Measurement,
     Sums,
     add,
     dense,
-    views,
+    rows_of_views,
 )
-from linlocal.analysis.block import Block, refuse_inference, resolve
+from linlocal.analysis.block import Block, refuse_inference, resolve, unwrap
 from linlocal.analysis.feedback import backpropagation, feedback_parameters, is_fed
-from linlocal.analysis.local_losses import LocalLoss, LocalRule, contracted, on_network, views_of
+from linlocal.analysis.local_losses import (
+    Activity,
+    LocalLoss,
+    LocalRule,
+    contracted,
+    on_network,
+    refuse_without_loss,
+    views_of,
+)
 from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import (
     Rescale,
@@ -62,12 +71,14 @@ class _Run:
         number: identifies it.
         gradients: by parameter.
         errors: batch, block, pass and error signal.
+        strays: the blocks that it ran through outside of a forward pass of the network.
         accumulates: whether it adds to ``.grad``.
     """
 
     number: int = -1
     gradients: dict[str, Tensor] = field(default_factory=dict)
     errors: list[tuple[ErrorSignals, int, int, Tensor]] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
     accumulates: bool = False
 
 
@@ -85,7 +96,10 @@ class Meter:
             always split.
         trains_rule: whether the caller backpropagates exactly the loss of the one rule on the last
             block; the gradient of that block is then not computed twice.
-        separate: whether each view runs in a forward pass of its own, first view first.
+        views: the number of views in each forward pass of a batch, in the order of the passes.
+        teacher: the network whose passes without gradients give more views, which local losses
+            compare with and nothing is learned from; the network itself if it is its own teacher.
+        teacher_views: the number of views in each forward pass of the teacher for a batch.
         orders: whether to take the mismatch apart (`terms`), in one order of the steps, "ordered",
             or in "all orders".
         window: through how many blocks local losses are backpropagated.
@@ -94,7 +108,8 @@ class Meter:
         TypeError: ``rule`` is no rule.
         ValueError: as `linlocal.analysis.blocks`; no rule was given, or ``trains_rule`` with
             several rules, without ``backward`` or with ``view_parts``; terms of a global loss that
-            is not the rule's, or of a window; or more blocks in a window than there are.
+            is not the rule's, of a window, or of other than two views; more blocks in a window than
+            there are; or a teacher without views, or the other way round.
     """
 
     def __init__(
@@ -106,7 +121,9 @@ class Meter:
         backward: bool,
         view_parts: bool,
         trains_rule: bool = False,
-        separate: bool = False,
+        views: Sequence[int] = (2,),
+        teacher: nn.Module | None = None,
+        teacher_views: Sequence[int] = (),
         orders: Literal["ordered", "all orders"] | None = None,
         window: int = 1,
     ) -> None:
@@ -142,19 +159,34 @@ class Meter:
                 "The terms of a mismatch are those of a block's own loss: take window=1, or leave "
                 "the terms out."
             )
+        if (teacher is None) != (not teacher_views):
+            raise ValueError(
+                "A teacher gives views of a batch: declare both the network, teacher=..., and the "
+                "number of views in each of its forward passes, teacher_views=(1,)."
+            )
+        if orders and (sum(views) != 2 or teacher is not None):
+            raise ValueError(
+                "The terms of a mismatch are defined for two views of the network itself: leave "
+                "the terms out, or record two views without a teacher."
+            )
         self.trains_rule, self.orders, self.window = trains_rule, orders, window
-        self._passes_of_batch = VIEWS if separate else 1
+        self.views, self.teacher, self.teacher_views = (*views,), teacher, (*teacher_views,)
         self._losses: list[list[LocalLoss]] = []
+        self._checked = False
+        self._memories: dict[str, Sequence[Any]] = {}
         self._meeting = Meeting()
         self._sums = self._empty()
         self._busy = False
         self._rescale: Rescale = _unchanged
         self._factor: Rescale = _unchanged
         self._batch: Any = None
-        self._batches = 1
-        self._begun: list[tuple[Tensor, ...]] = []
-        self._signals = ErrorSignals([])
+        self._passes = self._expected(1)
+        self._stray = ""
         self._run = _Run()
+
+    @property
+    def _all_losses(self) -> list[LocalLoss]:
+        return [loss for losses in self._losses for loss in losses]
 
     @property
     def _parameters(self) -> dict[str, nn.Parameter]:
@@ -180,7 +212,7 @@ class Meter:
             factor: the part of that scale that must not show in the norms (the factor of a
                 gradient scaler).
             batch: (inputs, labels), for local losses that read labels.
-            batches: the largest number of batches of both views that may come.
+            batches: the largest number of batches of all views that may come.
         """
         # Resolved again, because parts of the network may have been replaced meanwhile.
         named = {block.name: block.layout for block in self.blocks}
@@ -194,21 +226,81 @@ class Meter:
         refuse_inference(self.model)
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch
-        self._batches, self._begun, self._run = batches, [], _Run()
+        self._passes = self._expected(batches)
+        self._run, self._stray = _Run(), ""
         handles = self._sums.handles
         trained = {n: p for n, p in self._parameters.items() if p.requires_grad}
         try:
-            with gated(trained.values(), lambda: self._busy):
+            with (
+                gated(trained.values(), lambda: self._busy),
+                self._watching_teacher(self._on_teacher),
+            ):
                 if self.backward:
                     for name, parameter in trained.items():
                         handles.append(hooked(parameter, partial(self._on_parameter, name)))
                         handles.append(accumulated(parameter, self._on_accumulation))
-                with watch(self.model, self.blocks, self._on_forward):
+                with watch(self.model, self.blocks, self._on_forward, on_stray=self._on_stray):
                     yield
         finally:
             for handle in handles:
                 handle.remove()
             handles.clear()
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a loss keeps what the teacher gives; until the losses are built, one may."""
+        unknown = not self._losses
+        return self.teacher is not None and (unknown or any(l.remembers for l in self._all_losses))
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Let the losses remember what the teacher gives inside; nothing is measured."""
+        taught: list[Outputs] = []
+
+        def keep(blocks: Sequence[Block], outputs: Outputs) -> None:
+            with torch.inference_mode(False):
+                taught.append(tuple(z.clone() if z.is_inference() else z for z in outputs))
+                self._build(taught[-1])
+                if len(taught) == len(self.teacher_views):
+                    self._remember(taught)
+                    taught.clear()
+
+        with self._watching_teacher(keep):
+            yield
+
+    def memories(self) -> dict[str, list[Any]]:
+        """What the losses remember, by rule."""
+        return {
+            name: [deepcopy(loss.state_dict()) for loss in losses]
+            for name, losses in zip(self.rules, self._losses, strict=False)
+            if any(loss.remembers for loss in losses)
+        }
+
+    def recall(self, memories: Mapping[str, Sequence[Any]]) -> None:
+        """Give the losses back what `memories` gave, now or when they are built."""
+        self._memories = dict(memories)
+        for name, losses in zip(self.rules, self._losses, strict=False):
+            for loss, state in zip(losses, self._memories.pop(name, []), strict=False):
+                loss.load_state_dict(state)
+
+    @contextmanager
+    def _watching_teacher(
+        self, on_forward: Callable[[Sequence[Block], Outputs], None]
+    ) -> Iterator[None]:
+        if self.teacher is None:
+            yield
+            return
+        try:
+            blocks = resolve(self.teacher, {b.name: b.layout for b in self.blocks})
+        except ValueError as error:
+            raise ValueError(f"A teacher has the blocks of the network. {error}") from error
+        shared = unwrap(self.teacher) is unwrap(self.model)
+
+        def counts() -> bool:
+            return not (shared and torch.is_grad_enabled())
+
+        with watch(self.teacher, blocks, partial(on_forward, blocks), counts=counts):
+            yield
 
     @torch.no_grad()
     def finish(self, step: int = 0) -> Measurement:
@@ -223,14 +315,8 @@ class Meter:
         """
         sums = self._sums
         self._close_run()
-        if self._begun:
-            raise RuntimeError(
-                f"After {sums.passes} forward passes the second view of the last batch is missing: "
-                'views="separate" takes the passes in pairs, first view first.'
-            )
-        for signals in [*sums.open]:
-            sums.reduce(signals)
-        if sums.errors is None or sums.factor is None:
+        self._passes.check_complete()
+        if sums.factor is None:
             raise RuntimeError(
                 "No forward pass with gradients was seen: call the network itself (not one of its "
                 "methods, nor a copy that torch.compile made of it) inside, once per batch of both "
@@ -244,97 +330,92 @@ class Meter:
                 "loss of the network's output. In a step that skips its batch on purpose, call "
                 "recorder.skip()."
             )
+        if self._stray:
+            raise RuntimeError(
+                f"Block {self._stray!r} also ran outside of the forward passes of the network, and "
+                "what was backpropagated through it is in .grad, so local and global gradients "
+                "would be of different data. Call the network itself for every view, not one of "
+                "its methods or parts; what is not trained belongs under torch.no_grad()."
+            )
+        for signals in [*sums.open]:
+            self._reduce(signals)
         if self.trains_rule:
             last = self.blocks[-1].parameters
             sums.local[0].update({n: g for n, g in sums.global_[0].items() if n in last})
         self._meeting.attend(step)
         measured = sums.measured(self._parameters, self.view_parts)
-        self._sums, self._signals = self._empty(), ErrorSignals([])
+        self._sums = self._empty()
         return measured
 
     # -- during the step -----------------------------------------------------------------------
 
-    def _on_forward(self, outputs: tuple[Tensor, ...]) -> None:
+    def _on_forward(self, outputs: Outputs) -> None:
         self._close_run()
         sums = self._sums
-        sums.passes += 1
-        self._check_pass(outputs)
-        if not self._begun:
-            sums.settle()
-            each = range(self._passes_of_batch)
-            self._signals = ErrorSignals(
-                [[[None for _ in each] for _ in outputs] for _ in sums.global_]
-            )
-            sums.open.append(self._signals)
+        batch = self._passes.add(outputs, self.blocks)
+        if len(batch.passes) == 1:
+            for signals in [each for each in sums.open if each.complete]:
+                self._reduce(signals)  # as they take memory
+            sums.open.append(batch.signals)
         if self.backward:
+            pass_ = len(batch.passes) - 1
             for l, z in enumerate(outputs):
                 if z.requires_grad:
-                    keep = partial(self._on_error, self._signals, l, len(self._begun))
+                    batch.signals.awaited.add(pass_)
+                    keep = partial(self._on_error, batch.signals, l, pass_)
                     sums.handles.append(hooked(z, keep))
-        self._begun.append(outputs)
-        if len(self._begun) == self._passes_of_batch:
-            passes, self._begun = self._begun, []
+        self._judge_complete()
+
+    def _on_teacher(self, blocks: Sequence[Block], outputs: Outputs) -> None:
+        self._close_run()
+        self._passes.teach(outputs, blocks)
+        self._judge_complete()
+
+    def _judge_complete(self) -> None:
+        for batch, taught in self._passes.complete():
             self._busy = True
             try:
-                self._judge(self._signals, passes)
+                # The last pass may be a teacher's, without gradients.
+                with torch.inference_mode(False), torch.enable_grad():
+                    self._judge(batch.signals, batch.passes, taught)
             finally:
                 self._busy = False
 
-    def _check_pass(self, outputs: tuple[Tensor, ...]) -> None:
-        declared = self._batches * self._passes_of_batch
-        if self._sums.passes > declared:
-            raise RuntimeError(
-                f"This is forward pass {self._sums.passes} of the network in a step that was "
-                f"declared to have {declared}. Where each view runs in a pass of its own, say so: "
-                'AlignmentRecorder(views="separate"). Micro-batches, of both views each, are '
-                "declared by step(micro_batches=...). What is not trained belongs under "
-                "torch.no_grad()."
-            )
-        if not self._begun:
-            return
-        if self._signals.complete:
-            raise RuntimeError(
-                "A backward pass came between the forward passes of the two views. A local loss "
-                "compares the views: run both forward passes, then the backward pass."
-            )
-        first, second = (tuple(z[-1].shape) for z in (self._begun[0], outputs))
-        if first != second:
-            raise ValueError(
-                f"The views of a batch gave outputs {first} and {second} in the last block: both "
-                "views of the same data, with as many rows, are expected one after the other."
-            )
+    def _reduce(self, signals: ErrorSignals) -> None:
+        if any(p.requires_grad for p in self._parameters.values()):
+            self._passes.check_reached(signals)
+        self._sums.reduce(signals)
 
-    def _judge(self, signals: ErrorSignals, passes: Sequence[tuple[Tensor, ...]]) -> None:
-        """Compute what the local losses say of a batch of both views."""
+    def _judge(
+        self,
+        signals: ErrorSignals,
+        passes: Sequence[tuple[Tensor, ...]],
+        taught: Sequence[tuple[Tensor, ...]],
+    ) -> None:
+        """Compute what the local losses say of a batch of all views."""
         blocks = list(zip(*passes, strict=True))
-        # Joined rows, because a loss compares both views. One pass needs no copy.
-        outputs = [terms.joined(z).detach() for z in blocks]
+        # Joined rows, because a loss compares the views. One pass needs no copy.
+        outputs = [_joined(z) for z in zip(*passes, *taught, strict=True)]
         top, sums = outputs[-1], self._sums
-        if not self._losses:
-            self._losses = [self._built(each, outputs) for each in self._builders.values()]
-            compares = any(loss.compares for losses in self._losses for loss in losses)
-            if compares and torch.equal(*views_of(top)):
-                warn(
-                    f"Both views gave equal outputs in the last block ({len(top) // 2} rows each, "
-                    "difference 0): local losses compare every datum with itself. Were the same "
-                    "inputs stacked twice, or is the augmentation off?"
-                )
+        self._build(passes[0])
+        if not self._checked:
+            self._check_outputs(outputs)
         if sums.factor is None:
-            sums.factor = self._factor(top.new_ones((), dtype=torch.float32)).double()
+            sums.factor = self._factor(passes[0][-1].new_ones((), dtype=torch.float32)).double()
         # A block under activation checkpointing runs once more here, and writes no weights.
-        judges = [loss for losses in self._losses for loss in losses]
-        modules = (*(block.module for block in self.blocks), *judges)
+        modules = (*(block.module for block in self.blocks), *self._all_losses)
         with untouched(*modules, weights=False, records=False):
             for r, losses in enumerate(self._losses):
-                errors = [
-                    error_signal(loss, z, top, self._rescale, self._batch)
-                    for loss, z in zip(losses, outputs, strict=True)
+                errors: list[Sequence[Tensor]] = [
+                    _of_passes(error_signal(loss, z, top, self._rescale, self._batch), of)
+                    for loss, z, of in zip(losses, outputs, blocks, strict=True)
                 ]
                 if self.window > 1:
                     errors = windowed(passes, errors, self.window)
-                signals.local.append(errors)
+                signals.local.append([[*error] for error in errors])
                 if self.orders:
-                    found = terms.between(losses, passes, errors[-1], self._rescale, self.orders)
+                    whole = terms.joined(errors[-1])
+                    found = terms.between(losses, passes, whole, self._rescale, self.orders)
                     signals.between.append(found)
                 for l, (z, error) in enumerate(zip(blocks, errors, strict=True)):
                     if not (self.trains_rule and l == len(outputs) - 1):
@@ -342,12 +423,67 @@ class Meter:
                 if not self.backward:
                     self._add_global(signals, r, passes, errors[-1])
             signals.complete = not self.backward
+        self._remember(taught)
 
-    def _add_local(self, r: int, l: int, z: tuple[Tensor, ...], error: Tensor) -> None:
+    def _remember(self, taught: Sequence[Outputs]) -> None:
+        """Give the losses that remember what the teacher gave for a batch."""
+        for losses, rule in zip(self._losses, self.rules.values(), strict=True):
+            # What the caller built and trains, the caller's own loop lets remember.
+            for loss, keys in zip(losses, zip(*taught, strict=True), strict=False):
+                if loss.remembers and not isinstance(rule, nn.ModuleList):
+                    loss.remember(terms.joined(keys).detach())
+
+    def _build(self, outputs: Outputs) -> None:
+        """Build the losses, once; raise if they do not compare the views that were declared."""
+        if self._losses:
+            return
+        self._losses = [self._built(each, outputs) for each in self._builders.values()]
+        self.recall(self._memories)
+        count = sum(self.views) + sum(self.teacher_views)
+        for loss in self._all_losses:
+            if loss.remembers and self.teacher is None:
+                raise ValueError(
+                    f"{loss.title} compares with keys of a teacher and remembers them: declare it, "
+                    "AlignmentRecorder(views=(1,), teacher=..., teacher_views=(1,))."
+                )
+            if loss.compares and loss.num_views != count:
+                raise ValueError(
+                    f"{loss.title} compares {loss.num_views} views, and a batch was declared to "
+                    f"have {count}, those of a teacher included: declare its forward passes "
+                    "(views=..., teacher_views=...), or take ManyViewsRule(rule, views="
+                    f"{count}), which compares pairs of them."
+                )
+
+    def _check_outputs(self, outputs: Sequence[Activity]) -> None:
+        """Raise if the losses cannot compare outputs of these shapes; warn if views are equal."""
+        self._checked, losses = True, self._all_losses
+        count = sum(self.views) + sum(self.teacher_views)
+        apart = next((z for z in outputs if isinstance(z, tuple)), None)
+        if apart and not all(loss.per_pass for loss in losses):
+            loss = next(loss for loss in losses if not loss.per_pass)
+            shapes = " and ".join(str(tuple(z.shape)) for z in apart)
+            raise ValueError(
+                f"The views of a batch gave outputs {shapes} in one block, which {loss.title} "
+                f"cannot compare: take ManyViewsRule(rule, views={count}), which pools each of "
+                "them, or views of one size."
+            )
+        top = outputs[-1]
+        compares = any(loss.compares for loss in losses) and count == 2
+        if compares and isinstance(top, Tensor) and torch.equal(*views_of(top)):
+            warn(
+                f"Both views gave equal outputs in the last block ({len(top) // 2} rows each, "
+                "difference 0): local losses compare every datum with itself. Were the same "
+                "inputs stacked twice, or is the augmentation off?"
+            )
+
+    def _add_local(self, r: int, l: int, z: tuple[Tensor, ...], errors: Sequence[Tensor]) -> None:
         trained = {n: p for n, p in self.blocks[l].parameters.items() if p.requires_grad}
-        pieces = list(zip(z, error.chunk(len(z)), strict=True))
-        if self.view_parts and len(z) == 1:
-            pieces = [(z[0], _of_rows(error, rows)) for rows in views(error)]
+        pieces = []
+        for of, error, count in zip(z, errors, self.views, strict=True):
+            if self.view_parts and count > 1:
+                pieces += [(of, _of_rows(error, rows)) for rows in rows_of_views(error, count)]
+            else:
+                pieces.append((of, error))
         taken = [local_gradient(of, list(trained.values()), piece) for of, piece in pieces]
         parts = [[dense(gradient) for gradient in part] for part in taken]
         for i, name in enumerate(trained):
@@ -363,9 +499,9 @@ class Meter:
         signals: ErrorSignals,
         r: int,
         passes: Sequence[tuple[Tensor, ...]],
-        error: Tensor,
+        errors: Sequence[Tensor],
     ) -> None:
-        signals.global_[r][-1] = [*error.chunk(len(passes))]
+        signals.global_[r][-1] = [*errors]
         trained = {n: p for n, p in self._parameters.items() if p.requires_grad}
         below = [
             (l, p)
@@ -379,7 +515,7 @@ class Meter:
             gradients = torch.autograd.grad(
                 [outputs[-1] for outputs in passes],
                 [*trained.values(), *(passes[p][l] for l, p in below)],
-                error.chunk(len(passes)),
+                errors,
                 retain_graph=True,
                 materialize_grads=True,
             )
@@ -409,6 +545,15 @@ class Meter:
         if not self._busy:
             self._present_run().errors.append((of, l, p, gradient))
 
+    def _on_stray(self, l: int, z: Tensor) -> None:
+        if self.backward and z.requires_grad and not self._busy:
+            name = self.blocks[l].name
+            self._sums.handles.append(hooked(z, lambda gradient: self._on_stray_error(name)))
+
+    def _on_stray_error(self, name: str) -> None:
+        if not self._busy:
+            self._present_run().strays.append(name)
+
     def _on_accumulation(self, parameter: Tensor) -> None:
         if not self._busy:
             self._present_run().accumulates = True
@@ -427,9 +572,16 @@ class Meter:
         for name, gradient in run.gradients.items():
             add(self._sums.global_[0], name, gradient)
         for of, l, p, gradient in run.errors:
+            if of not in self._sums.open:
+                raise RuntimeError(
+                    "A backward pass came back to a batch after the forward pass of the next one, "
+                    "when its error signals were summed up already: run all backward passes of a "
+                    "batch before the next forward pass, or one backward pass for all batches."
+                )
             before = of.global_[0][l][p]
             of.global_[0][l][p] = gradient if before is None else before + gradient
             of.complete = True
+        self._stray = self._stray or next(iter(run.strays), "")
 
     def _built(self, rule: LocalRule | nn.ModuleList, outputs: Sequence[Tensor]) -> list[LocalLoss]:
         if isinstance(rule, nn.ModuleList):
@@ -444,10 +596,36 @@ class Meter:
                 f"A rule needs one local loss per block: {len(losses)} losses for "
                 f"{len(self.blocks)} blocks."
             )
-        return [cast(LocalLoss, loss) for loss in contracted(nn.ModuleList(losses))]
+        judges = [cast(LocalLoss, loss) for loss in contracted(nn.ModuleList(losses))]
+        refuse_without_loss(judges, "A comparison of error signals")
+        return judges
 
     def _empty(self) -> Sums:
-        return Sums.empty(len(self.rules), 1 if self.backward else len(self.rules))
+        return Sums.empty(len(self.rules), self._num_globals, self.views)
+
+    def _expected(self, batches: int) -> Passes:
+        return Passes(self.views, self.teacher_views, batches, self._num_globals)
+
+    @property
+    def _num_globals(self) -> int:
+        return 1 if self.backward else len(self.rules)
+
+
+def _joined(passes: Sequence[Tensor]) -> Activity:
+    """The rows of all passes, stacked and detached; by pass where they have other shapes."""
+    if len({z.shape[1:] for z in passes}) > 1:
+        return tuple(z.detach() for z in passes)
+    return terms.joined(passes).detach()
+
+
+def _of_passes(error: Activity, passes: Sequence[Tensor]) -> list[Tensor]:
+    """The error signals of the network's own passes, which come before those of a teacher."""
+    if isinstance(error, Tensor):
+        if len(passes) == 1 and len(error) == len(passes[0]):
+            return [error]
+        first = error[: sum(map(len, passes))]
+        error = first.split([len(z) for z in passes])
+    return [e.to(z.dtype) for e, z in zip(error, passes, strict=False)]
 
 
 def _compared(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:

@@ -12,8 +12,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,8 +66,20 @@ class AlignmentRecorder:
 
     By default the forward pass is one call of the network on both views, stacked along the batch.
     With ``views="separate"`` it is one call for each view, the first view first, and batch
-    statistics are then those of one view. Several batches in a step (gradient accumulation) add up,
-    if `step` is told how many. Passes without gradients (a momentum encoder) do not count.
+    statistics are then those of one view. Other loops say how many views each of their forward
+    passes has, for losses of so many views (`ManyViewsRule`): (3,) is one pass of three stacked
+    views, (1, 1, 1) a pass for each, (2, 6) two large crops in one pass and six small ones in
+    another (Caron et al. 2021, arXiv 2104.14294). Several batches in a step (gradient accumulation)
+    add up, if `step` is told how many.
+
+    Passes without gradients do not count, unless they are those of a ``teacher``: the keys of a
+    momentum encoder (He et al. 2020, arXiv 1911.05722), or of the network itself where it gives
+    targets without gradients. Local losses then see the views of the network and after them those
+    of the teacher, and only the network's own rows are measured. A loss with a bank of earlier keys
+    (`MomentumContrast`) gets those of every step, so the teacher is watched in all of them. MoCo is
+    ``views=(1,), teacher=momentum_encoder, teacher_views=(1,)``, and BYOL ``views=(1, 1)`` with
+    ``teacher_views=(1, 1)``. What does not fit the declaration raises: another number of passes, a
+    pass in another mode, one to which no gradient came back, a block called by itself.
 
     What counts is what a backward pass adds to ``.grad``, not the gradients that somebody takes on
     the way. It is recorded as the pass gives it, before hooks on parameters change it; these hooks
@@ -93,7 +105,14 @@ class AlignmentRecorder:
             views, as for `alignment.meter.Meter`; error signals are always split.
         trains_rule: whether the training backpropagates exactly the rule's loss on the last block;
             the gradient there is then not computed twice. This is checked at every write.
-        views: whether both views run in one forward pass, "stacked", or in a pass each, "separate".
+        views: whether both views run in one forward pass, "stacked", or in a pass each, "separate";
+            or the number of views in each forward pass of a batch, in the order of the passes.
+        teacher: a network with the same blocks whose forward passes, all without gradients, give
+            more views to compare with; ``model`` itself if these are its passes under
+            `torch.no_grad`.
+        teacher_views: the number of views in each forward pass of the teacher for a batch. Its rows
+            are the same data in the same order: local losses cannot know of a teacher whose batch
+            was shuffled (the shuffled batch normalisation of MoCo's code).
         terms: whether to record why local and global error signals differ, as ``slopes``,
             ``feedback`` and ``masks`` (see `align`; in one order of the steps). It needs the rule's
             own loss as the global one, so ``against="rule"`` or ``trains_rule``, and costs one more
@@ -102,7 +121,8 @@ class AlignmentRecorder:
         window: through how many blocks the loss of a block is backpropagated, as for `align`.
 
     Raises:
-        ValueError: as `linlocal.analysis.blocks`, or a cadence is below 1.
+        ValueError: as `linlocal.analysis.blocks`; a cadence is below 1; or views, a teacher, terms
+            or a window do not go together.
         ResultError: ``path`` holds a series of another rule, or one that was recorded in another
             way; the message names what differs. Of other parameters: when the recorder writes.
     """
@@ -119,7 +139,9 @@ class AlignmentRecorder:
         against: Literal["backward", "rule"] = "backward",
         view_parts: bool = False,
         trains_rule: bool = False,
-        views: Literal["stacked", "separate"] = "stacked",
+        views: Literal["stacked", "separate"] | Sequence[int] = "stacked",
+        teacher: nn.Module | None = None,
+        teacher_views: Sequence[int] | None = None,
         terms: bool = False,
         window: int = 1,
     ) -> None:
@@ -128,8 +150,10 @@ class AlignmentRecorder:
         inputs.whole(flush_every, "flush_every", 1)
         if against not in ("backward", "rule"):
             raise ValueError(f'against must be "backward" or "rule", got {against!r}.')
-        if views not in ("stacked", "separate"):
-            raise ValueError(f'views must be "stacked" or "separate", got {views!r}.')
+        passes = _passes(views)
+        taught: tuple[int, ...] = ()
+        if teacher_views is not None:
+            taught = inputs.wholes(teacher_views, "teacher_views", 1)
         self._every, self._flush_every = every, flush_every
         self._meter = Meter(
             model,
@@ -138,7 +162,9 @@ class AlignmentRecorder:
             backward=against == "backward",
             view_parts=view_parts,
             trains_rule=trains_rule,
-            separate=views == "separate",
+            views=passes,
+            teacher=teacher,
+            teacher_views=taught,
             orders="ordered" if inputs.flag(terms, "terms") else None,
             window=window,
         )
@@ -152,10 +178,12 @@ class AlignmentRecorder:
             "against": against,
             "view_parts": view_parts,
             "trains_rule": trains_rule,
-            "views": views,
+            "views": {(2,): "stacked", (1, 1): "separate"}.get(passes, list(passes)),
             "terms": terms,
             "window": window,
         }
+        if taught:
+            config["teacher_views"] = list(taught)
         self._step, self._skipped = 0, False
         if self._path is not None:
             self._provenance = Provenance.collect("alignment", "recorded", 0, config)
@@ -177,25 +205,29 @@ class AlignmentRecorder:
             weight: the factor by which the training multiplies its loss (1/k for k micro-batches).
             scaler: the gradient scaler of the training; norms are recorded without its factor.
             batch: (inputs, labels), for local losses that read labels.
-            micro_batches: the number of batches in the step, each of both views of other data, and
-                each of one forward pass (of two, if the views are separate).
+            micro_batches: the number of batches in the step, each of all views of other data, and
+                each of as many forward passes as ``views`` declares.
 
         Yields:
             Whether this step is recorded.
 
         Raises:
             RuntimeError: a recorded step enclosed no forward or no backward pass of the network, or
-                more forward passes than were declared, or one view without the other; its blocks
-                did not run once each in order; or another process has no recorder; or the backward
-                pass in the step is not backpropagation, but that of `feedback_alignment`.
-            ValueError, TypeError: separate views have different shapes, or a number is none.
+                more forward passes than were declared, or one view without the other; a pass ran
+                in another mode than the others, or no gradient came back to it; its blocks did not
+                run once each in order, or ran by themselves; a teacher ran with gradients; or
+                another process has no recorder; or the backward pass in the step is not
+                backpropagation, but that of `feedback_alignment`.
+            ValueError, TypeError: the passes have rows of other data, or views that the rule does
+                not compare; or a number is none.
         """
         weight = inputs.positive(weight, "weight")
         micro_batches = inputs.whole(micro_batches, "micro_batches", 1)
         step, self._step = self._step, self._step + 1
         due = step % self._every == 0 if isinstance(self._every, int) else self._every(step)
         if not due:
-            yield False
+            with self._meter.remembering() if self._meter.remembers else nullcontext():
+                yield False
             return
         if self._meter.backward and is_fed(self._meter.model):
             raise RuntimeError(
@@ -267,9 +299,13 @@ class AlignmentRecorder:
         return self._kept[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of the next step, for a checkpoint; writes the waiting measurements first."""
+        """The number of the next step, for a checkpoint; writes the waiting measurements first.
+
+        With it come the keys that losses with a bank remember.
+        """
         self.flush()
-        return {"step": self._step}
+        memories = self._meter.memories()
+        return {"step": self._step} | ({"memories": memories} if memories else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where the checkpoint was made; steps recorded after it are recorded again.
@@ -284,6 +320,9 @@ class AlignmentRecorder:
         if "step" not in state:
             raise ValueError(f"The state of a recorder has a step, got {sorted(map(str, state))}.")
         self._step = inputs.whole(state["step"], "step", 0)
+        memories = state.get("memories", {})
+        inputs.instance(memories, Mapping, "memories", "the keys by rule")
+        self._meter.recall(memories)
         self._waiting = [each for each in self._waiting if each[0] < self._step]
         before = [piece.isel(step=piece.step.values < self._step) for piece in self._kept]
         self._kept = [piece for piece in before if piece.sizes["step"]]
@@ -293,6 +332,19 @@ class AlignmentRecorder:
 
     def __exit__(self, *exception: object) -> None:
         self.flush()
+
+
+def _passes(views: Any) -> tuple[int, ...]:
+    """The number of views in each forward pass of a batch."""
+    if not isinstance(views, str):
+        return inputs.wholes(views, "views", 1)
+    named = {"stacked": (2,), "separate": (1, 1)}
+    if views not in named:
+        raise ValueError(
+            'views must be "stacked" or "separate", or the number of views in each forward pass of '
+            f"a batch, such as (1, 1, 1), got {views!r}."
+        )
+    return named[views]
 
 
 def _told_rule(rule: RuleOrLosses) -> str:

@@ -13,32 +13,38 @@ from torch import Tensor, nn
 from linlocal.analysis.alignment import terms
 from linlocal.analysis.alignment.products import COUNT, gram, inner, products
 
-VIEWS = 2
-
 
 @dataclass(eq=False)
 class ErrorSignals:
-    """The error signals of one batch of both views, from one forward pass or one for each view.
+    """The error signals of one batch of all views, from one forward pass or several.
 
     Attributes:
         global_: [rule][block][pass] the global error signals, None where none has arrived.
-        local: [rule][block] the local error signals of both views, stacked.
+        local: [rule][block][pass] the local error signals.
         between: [rule][block] what lies between the local and the global ones, see `terms.between`;
             empty if it is not asked for.
-        complete: whether a backward pass has brought the global ones.
+        awaited: the passes to which a backward pass may bring global ones.
+        complete: whether it has brought some.
     """
 
     global_: list[list[list[Tensor | None]]]
-    local: list[list[Tensor]] = field(default_factory=list)
+    local: list[list[list[Tensor]]] = field(default_factory=list)
     between: list[list[list[Tensor]]] = field(default_factory=list)
+    awaited: set[int] = field(default_factory=set)
     complete: bool = False
 
-    def both(self, r: int, l: int) -> Tensor:
-        """The global error signal of both views, stacked; zero where none has arrived."""
-        error, passes = self.local[r][l], self.global_[r if len(self.global_) > 1 else 0][l]
-        parts = zip(error.chunk(len(passes)), passes, strict=True)
-        whole = [torch.zeros_like(own) if part is None else part for own, part in parts]
-        return whole[0] if len(whole) == 1 else torch.cat(whole)
+    @classmethod
+    def empty(cls, num_globals: int, blocks: int, passes: int) -> ErrorSignals:
+        """Error signals of which none has arrived."""
+        return cls([[[None] * passes for _ in range(blocks)] for _ in range(num_globals)])
+
+    def of_passes(self, r: int, l: int) -> list[tuple[Tensor, Tensor]]:
+        """For each pass the local and the global error signal, zero where none has arrived."""
+        passes = self.global_[r if len(self.global_) > 1 else 0][l]
+        return [
+            (own, torch.zeros_like(own) if part is None else part)
+            for own, part in zip(self.local[r][l], passes, strict=True)
+        ]
 
 
 class Measurement(NamedTuple):
@@ -67,41 +73,39 @@ class Sums:
         global_: [rule] the global gradients; one entry if all rules are compared with the same.
         errors: (rule x block x view, 4) products of the error signals.
         terms: (rule x block, signals, signals) inner products of `terms.signals`.
+        views: the number of views in each forward pass of a batch.
         factor: what the norms are to be divided by.
         open: the error signals of passes whose global ones may still come.
-        passes: how many forward passes there were.
     """
 
     local: list[dict[str, Tensor]]
     parts: list[dict[str, list[Tensor]]]
     global_: list[dict[str, Tensor]]
+    views: Sequence[int]
     errors: Tensor | None = None
     terms: Tensor | None = None
     factor: Tensor | None = None
     open: list[ErrorSignals] = field(default_factory=list)
-    passes: int = 0
     handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, num_rules: int, num_globals: int) -> Sums:
+    def empty(cls, num_rules: int, num_globals: int, views: Sequence[int]) -> Sums:
         """Sums to which nothing has been added."""
         rules = range(num_rules)
-        return cls([{} for _ in rules], [{} for _ in rules], [{} for _ in range(num_globals)])
-
-    def settle(self) -> None:
-        """Reduce the error signals of passes whose global ones have come, as they take memory."""
-        for signals in [each for each in self.open if each.complete]:
-            self.reduce(signals)
+        global_: list[dict[str, Tensor]] = [{} for _ in range(num_globals)]
+        return cls([{} for _ in rules], [{} for _ in rules], global_, views)
 
     def reduce(self, signals: ErrorSignals) -> None:
         """Add up the error signals of a pass."""
         rows: list[Tensor] = []
         grams: list[Tensor] = []
         for r, errors in enumerate(signals.local):
-            for l, error in enumerate(errors):
-                global_ = signals.both(r, l)
-                rows += [products(error[v], global_[v]) for v in views(error)]
+            for l in range(len(errors)):
+                pairs = signals.of_passes(r, l)
+                for (error, global_), count in zip(pairs, self.views, strict=True):
+                    rows += [products(error[v], global_[v]) for v in rows_of_views(error, count)]
                 if signals.between:
+                    error, global_ = map(terms.joined, zip(*pairs, strict=True))
                     grams.append(gram(terms.signals(error, signals.between[r][l], global_)))
         stacked = torch.stack(rows)
         self.errors = stacked if self.errors is None else self.errors + stacked
@@ -124,7 +128,7 @@ class Sums:
                     row = torch.cat([row, torch.stack([inner(p, global_) for p in parts[name]])])
                 rows.append(row)
         squared, rules = self.factor**2, len(self.local)
-        errors = self.errors.view(rules, -1, VIEWS, COUNT)
+        errors = self.errors.view(rules, -1, sum(self.views), COUNT)
         explained = errors.new_empty(*errors.shape[:2], 0, 0)
         if self.terms is not None:
             explained = self.terms.unflatten(0, (rules, -1))
@@ -141,7 +145,7 @@ class Sums:
         self.local = [{n: g.get(n, zero) for n, zero in zeros.items()} for g in self.local]
         self.global_ = [{n: g.get(n, zero) for n, zero in zeros.items()} for g in self.global_]
         self.parts = [
-            {n: g.get(n, [zero] * VIEWS) for n, zero in zeros.items()} for g in self.parts
+            {n: g.get(n, [zero] * sum(self.views)) for n, zero in zeros.items()} for g in self.parts
         ]
 
     def _average(self, view_parts: bool) -> None:
@@ -163,10 +167,11 @@ class Sums:
                 products_ /= world**2
 
 
-def views(stacked: Tensor) -> tuple[slice, slice]:
-    """The rows of the first and of the second view."""
-    half = len(stacked) // 2
-    return slice(0, half), slice(half, None)
+def rows_of_views(stacked: Tensor, count: int) -> list[slice]:
+    """The rows of each of ``count`` views that are stacked."""
+    samples = len(stacked) // count
+    starts = [view * samples for view in range(count)]
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], None], strict=True)]
 
 
 def add(group: dict[str, Tensor], name: str, gradient: Tensor) -> None:

@@ -1,9 +1,12 @@
+from .bank import MomentumContrast as MomentumContrast
 from .closed_form import LeastSquares as LeastSquares, least_squares as least_squares
 from .contract import (
+    Activity as Activity,
     LocalLoss as LocalLoss,
     LocalRule as LocalRule,
     contracted as contracted,
     labels_of as labels_of,
+    refuse_without_loss as refuse_without_loss,
     views_of as views_of,
 )
 from .gather import GatheredRule as GatheredRule
@@ -17,6 +20,14 @@ from .heads import (
 )
 from .hebbian import hebbian_update as hebbian_update
 from .hybrids import hybrid_images as hybrid_images
+from .many_views import ManyViewsRule as ManyViewsRule
+from .masked import (
+    MaskedReconstruction as MaskedReconstruction,
+    Reconstruction as Reconstruction,
+    mask_patches as mask_patches,
+    pixel_decoder as pixel_decoder,
+)
+from .mono_forward import ClassScores as ClassScores, MonoForward as MonoForward
 from .named import (
     CLAPP as CLAPP,
     SCFF as SCFF,
@@ -33,3 +44,8 @@ from .pooling import (
     shapes_of as shapes_of,
 )
 from .scored_pairs import ScoredPairs as ScoredPairs
+from .soft_hebb import (
+    SoftHebb as SoftHebb,
+    SoftHebbUpdate as SoftHebbUpdate,
+    soft_hebb_update as soft_hebb_update,
+)

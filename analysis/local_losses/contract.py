@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from linlocal import inputs
 from linlocal.analysis.local_losses.pooling import Shape
+
+Activity = Tensor | tuple[Tensor, ...]
+"""A block's output: one tensor, or one of each forward pass where these give other shapes."""
 
 
 class LocalLoss(nn.Module, ABC):
@@ -27,11 +30,22 @@ class LocalLoss(nn.Module, ABC):
         compares: what the first half of the rows is to the last half: the other "views" of the same
             data, row by row, which then have the same labels; or "contrasts", positive and negative
             data. None: a batch is not checked for it.
+        is_loss: False of a rule without a loss (`SoftHebb`): the value carries an update, which is
+            minus its gradient by the block's parameters, and says nothing about other blocks. Local
+            training takes it; what backpropagates it, or compares error signals, refuses it.
+        num_views: the number of views, or contrasts, that are compared.
+        per_pass: whether ``here`` and ``top`` may be tuples with a tensor for each forward pass,
+            where the passes of a step give outputs of other shapes (crops of several sizes).
+        remembers: whether the loss keeps what a teacher gives, see `remember`.
     """
 
     reads_top: bool = False
     needs_global_error: bool = False
     compares: Literal["views", "contrasts"] | None = None
+    is_loss: bool = True
+    num_views: int = 2
+    per_pass: bool = False
+    remembers: bool = False
 
     def __call__(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss, which is given the top activity only where it says that it reads it.
@@ -70,6 +84,14 @@ class LocalLoss(nn.Module, ABC):
     def activity_loss(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The part of the loss that depends on ``here``, cheaper where a penalty does not."""
         return self(here, top, batch)
+
+    def remember(self, keys: Tensor) -> None:
+        """Keep the outputs of this block of a teacher, after the loss of their batch.
+
+        Args:
+            keys: (views N, ...) the outputs, stacked.
+        """
+        raise NotImplementedError(f"{self.title} remembers nothing.")
 
 
 class PlainLoss(LocalLoss):
@@ -114,6 +136,25 @@ def contracted(losses: nn.ModuleList) -> nn.ModuleList:
         if not isinstance(loss, LocalLoss):
             losses[l] = PlainLoss(loss)
     return losses
+
+
+def refuse_without_loss(losses: Iterable[LocalLoss], what: str) -> None:
+    """Raise if one of the losses is none.
+
+    Args:
+        losses: the losses.
+        what: what needs them to be losses, for the message.
+
+    Raises:
+        ValueError: one of them only carries an update.
+    """
+    for loss in losses:
+        if not loss.is_loss:
+            raise ValueError(
+                f"{what} needs a loss, which {loss.title} is not: it carries the update of a rule "
+                "without a loss, and what is backpropagated from it means nothing. Train it by "
+                "LocalTrainer."
+            )
 
 
 def labels_of(batch: Any, rows: int, device: torch.device) -> Tensor:

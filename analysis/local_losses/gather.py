@@ -86,7 +86,7 @@ class Gathered(LocalLoss):
         super().__init__()
         self.loss = loss
         self.reads_top, self.needs_global_error = loss.reads_top, loss.needs_global_error
-        self.compares = loss.compares
+        self.compares, self.is_loss = loss.compares, loss.is_loss
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         """The loss of the joined batch; ``batch`` is that of this process alone."""
@@ -108,6 +108,11 @@ class GatheredRule:
         """One gathered loss for each block; see `local_losses.LocalRule`."""
         seed = inputs.whole(seed, "seed", 0)
         losses = contracted(on_network(self.rule).build(shapes, seed))
+        if any(loss.num_views != 2 or loss.remembers for loss in losses):
+            raise ValueError(
+                "Only losses of two views that remember nothing are gathered: take the rule as it "
+                "is."
+            )
         return nn.ModuleList(Gathered(cast(LocalLoss, loss)) for loss in losses)
 
 

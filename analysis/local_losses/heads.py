@@ -20,7 +20,8 @@ from linlocal import inputs
 from linlocal.analysis.local_losses.contract import LocalLoss, labels_of, views_of
 from linlocal.analysis.local_losses.gather import gather_views
 from linlocal.analysis.local_losses.pooling import Cells, Shape, as_map, shapes_of
-from linlocal.autodiff import view_formula
+from linlocal.analysis.local_losses.slices import FreshSlices, sliced
+from linlocal.autodiff import ViewFormula, view_formula
 from linlocal.losses import BarlowTwins, ViewLoss
 
 HeadKind = Literal["expansion", "local", "global"]
@@ -193,6 +194,10 @@ class HeadedRule(ABC):
     def judge(self, z: Tensor, batch: Any) -> Tensor:
         """The loss of projected activities, (2N, features), and of the batch with its labels."""
 
+    def _judge_of_block(self) -> Callable[[Tensor, Any], Tensor]:
+        """The judge of one block; a module if it has a state of its own."""
+        return self.judge
+
     def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
         """One `HeadedLoss` for each block; the global random state stays as it is.
 
@@ -208,7 +213,7 @@ class HeadedRule(ABC):
                 with torch.no_grad():
                     features = first.eval()(torch.zeros(1, *shape)).shape[1]
                 after = projector(features, self.widths)
-                loss = HeadedLoss(first.train(), after, self.judge)
+                loss = HeadedLoss(first.train(), after, self._judge_of_block())
                 loss.compares = self.compares
                 losses.append(loss)
         return losses
@@ -225,22 +230,47 @@ class HeadedViews(HeadedRule):
         scale: the factor of the loss.
         gathered: whether the loss is that of the joined batch of all processes, see
             `GatheredRule`.
+        fresh_slices: whether random slices are drawn anew in each step, as for `NetworkRule`. So
+            SIGReg and VISReg are published, behind a projector.
+
+    Raises:
+        ValueError, TypeError: as `HeadedRule`, or the loss has no random slices.
     """
 
     loss: ViewLoss = field(default_factory=lambda: BarlowTwins(weight=0.0051))
     scale: float = 0.024
     gathered: bool = False
+    fresh_slices: bool = False
     compares: ClassVar[Literal["views", "contrasts"] | None] = "views"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         inputs.keep(self, inputs.finite, "scale")
-        inputs.keep(self, inputs.flag, "gathered")
+        inputs.keep(self, inputs.flag, "gathered", "fresh_slices")
+        if self.fresh_slices:
+            sliced(self.loss)
 
     def judge(self, z: Tensor, batch: Any) -> Tensor:
+        return self._judged(z, view_formula(self.loss))
+
+    def _judge_of_block(self) -> Callable[[Tensor, Any], Tensor]:
+        return _FreshJudge(self) if self.fresh_slices else self.judge
+
+    def _judged(self, z: Tensor, formula: ViewFormula) -> Tensor:
         # Gathered behind the projector, where outputs are small.
         z = gather_views(z) if self.gathered else z
-        return self.scale * view_formula(self.loss)(*views_of(z))
+        return self.scale * formula(*views_of(z))
+
+
+class _FreshJudge(nn.Module):
+    """`HeadedViews.judge` with slices that are drawn anew in each step."""
+
+    def __init__(self, rule: HeadedViews) -> None:
+        super().__init__()
+        self.rule, self.formula = rule, FreshSlices(rule.loss)
+
+    def forward(self, z: Tensor, batch: Any) -> Tensor:
+        return self.rule._judged(z, self.formula)
 
 
 @dataclass(frozen=True, kw_only=True)

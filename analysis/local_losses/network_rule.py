@@ -28,8 +28,9 @@ from linlocal.analysis.local_losses.projections import (
     useful_rank,
 )
 from linlocal.analysis.local_losses.scored_pairs import Negatives, ScoredPairs, check_negatives
+from linlocal.analysis.local_losses.slices import FreshSlices, sliced
 from linlocal.analysis.warned import warn
-from linlocal.autodiff import goodness_formula, view_formula
+from linlocal.autodiff import ViewFormula, goodness_formula, view_formula
 from linlocal.losses import Goodness, InfoNCE, ViewLoss
 from linlocal.rules import Rule
 
@@ -71,6 +72,8 @@ class NetworkRule:
         penalty: lam, if it is not the rule's; 0 trains B without a penalty.
         goodness: "sum" for the sum of squares, or "mean" for their mean, which lets one threshold
             serve all widths.
+        fresh_slices: whether random slices are drawn anew in each step of a training, those of the
+            loss's seed + t in step t; see `local_losses.slices`. Otherwise they stay the same.
 
     Raises:
         TypeError: ``rule`` is no `linlocal.Rule`.
@@ -86,6 +89,7 @@ class NetworkRule:
     negatives: Negatives | None = None
     penalty: float | None = None
     goodness: Literal["sum", "mean"] = "sum"
+    fresh_slices: bool = False
 
     def __post_init__(self) -> None:
         inputs.instance(self.rule, Rule, "rule", "a `linlocal.Rule`, one of linlocal.rules")
@@ -105,6 +109,9 @@ class NetworkRule:
             raise ValueError(f'goodness must be "sum" or "mean", got {self.goodness!r}.')
         if self.goodness == "mean" and self.rule.kind != "goodness":
             raise ValueError(f"{self.rule.name} judges no goodness: leave goodness out.")
+        inputs.keep(self, inputs.flag, "fresh_slices")
+        if self.fresh_slices:
+            sliced(self.rule.loss)
         if self.negatives is not None:
             check_negatives(self.negatives)
         if self.rank is not None and self.budget is not None:
@@ -144,13 +151,13 @@ class NetworkRule:
             ValueError: there are no blocks, a pooling does not fit, or the budget is too small.
         """
         seed, shapes = inputs.whole(seed, "seed", 0), shapes_of(shapes)
-        own = self._pools(len(shapes))
+        own = self.pools_of(shapes)
         loss: Any = self.rule.loss
         if isinstance(loss, Goodness):
             summed, mean = self.rule.context == "sum", self.goodness == "mean"
             return nn.ModuleList(_GoodnessLoss(loss, p, summed, mean) for p in own)
         if self.rule.kind == "view":
-            return nn.ModuleList(_PooledViews(loss, p) for p in own)
+            return nn.ModuleList(_PooledViews(self._views_formula(loss), p) for p in own)
         generator = torch.Generator().manual_seed(seed)
         last = len(shapes) - 1
         return nn.ModuleList(
@@ -196,7 +203,12 @@ class NetworkRule:
         )
         return module.requires_grad_(kind != "random" or last)
 
-    def _pools(self, blocks: int) -> tuple[Pool, ...]:
+    def _views_formula(self, loss: ViewLoss) -> ViewFormula:
+        return FreshSlices(loss) if self.fresh_slices else view_formula(loss)
+
+    def pools_of(self, shapes: Sequence[Shape]) -> tuple[Pool, ...]:
+        """The pooling P of each block, for outputs of these shapes."""
+        blocks = len(shapes)
         if self.pooling is not None:
             return pools(self.pooling, blocks)
         windows = self.rule.pooling
@@ -206,7 +218,7 @@ class NetworkRule:
         """(is it the top?, P', features) of each context of a block."""
         blocks = len(shapes)
         seen = self.context_pooling
-        windows, last = self._pools(blocks) if seen is None else pools(seen, blocks), blocks - 1
+        windows, last = self.pools_of(shapes) if seen is None else pools(seen, blocks), blocks - 1
         here = (False, windows[block], windows[block].features(shapes[block]))
         top = (True, windows[last], windows[last].features(shapes[last]))
         if self.rule.context == "each" and block == last:
@@ -216,7 +228,7 @@ class NetworkRule:
         return [top] if self.rule.context == "top" else [here, top]
 
     def _sides(self, shapes: Sequence[Shape], block: int) -> list[tuple[int, int]]:
-        features = self._pools(len(shapes))[block].features(shapes[block])
+        features = self.pools_of(shapes)[block].features(shapes[block])
         if self.rule.projection == "identity":
             return []
         return [(features, c) for _, _, c in self._contexts(shapes, block)]
@@ -297,9 +309,9 @@ class _PooledViews(LocalLoss):
 
     compares = "views"
 
-    def __init__(self, loss: ViewLoss, pool: Pool) -> None:
+    def __init__(self, formula: ViewFormula, pool: Pool) -> None:
         super().__init__()
-        self.formula, self.pool = view_formula(loss), pool
+        self.formula, self.pool = formula, pool
 
     def forward(self, here: Tensor, top: Tensor | None, batch: Any = None) -> Tensor:
         return self.formula(*views_of(self.pool(here)))

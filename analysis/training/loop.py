@@ -183,6 +183,16 @@ class Trainer(ABC):
             )
         self.losses = nn.ModuleList(losses[-1:] if self.end_to_end else losses)
         self._judges = cast(Sequence[LocalLoss], self.losses)
+        if any(loss.remembers for loss in self._judges):
+            raise ValueError(
+                "A loss that remembers keys of a teacher came to a trainer, which has no teacher: "
+                "train in your own loop, which AlignmentRecorder(teacher=...) records."
+            )
+        if more := next((loss for loss in self._judges if loss.num_views != 2), None):
+            raise ValueError(
+                f"{more.title} compares {more.num_views} views, and trainers take batches of two: "
+                "train in your own loop, which AlignmentRecorder(views=...) records."
+            )
         judged = found.dtypes[len(found.dtypes) - len(self.losses) :]
         for loss, dtype in zip(self.losses, judged, strict=True):
             # A norm in float32 may stand before layers in 16 bits; autocast casts by itself.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from linlocal.analysis.local_losses import LocalRule
+from linlocal.analysis.local_losses import LocalRule, refuse_without_loss
 from linlocal.analysis.training.batches import Layout
 from linlocal.analysis.training.identity import told
 from linlocal.analysis.training.loop import ADAMW, Log, Trainer
@@ -242,7 +242,8 @@ class GlobalTrainer(Trainer):
         views: as for `Trainer`.
 
     Raises:
-        ValueError: as `Trainer`, or not exactly one of rule and loss is given.
+        ValueError: as `Trainer`, not exactly one of rule and loss is given, or the rule has no
+            loss.
     """
 
     end_to_end = True
@@ -281,6 +282,7 @@ class GlobalTrainer(Trainer):
             log=log,
             views=views,
         )
+        refuse_without_loss(self._judges, "Backpropagation")
         self._told["loss"] = told(loss)
 
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:

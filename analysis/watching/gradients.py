@@ -6,19 +6,19 @@ Symbols: z_l output of block l, theta_l its parameters, delta_l = dLoss_l/dz_l t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from linlocal.analysis.local_losses import LocalLoss
+from linlocal.analysis.local_losses import Activity, LocalLoss
 
 Rescale = Callable[[Tensor], Tensor]
 
 
 def error_signal(
-    loss: LocalLoss, here: Tensor, top: Tensor | None, rescale: Rescale, batch: Any = None
-) -> Tensor:
+    loss: LocalLoss, here: Activity, top: Activity | None, rescale: Rescale, batch: Any = None
+) -> Activity:
     """dLoss_l/dz_l of a block's local loss, in the shape of z_l.
 
     The loss sees a copy of the output without its graph, so no gradient leaves the block whatever
@@ -27,7 +27,7 @@ def error_signal(
 
     Args:
         loss: the local loss of the block.
-        here: the block's output.
+        here: the block's output; of several passes, if they give other shapes.
         top: the last block's output, detached.
         rescale: scales the loss.
         batch: the batch as the loader gave it.
@@ -35,12 +35,15 @@ def error_signal(
     Raises:
         ValueError: the loss is no scalar.
     """
-    leaf = here.detach().requires_grad_()
-    value = loss.activity_loss(leaf, top if loss.reads_top else None, batch)
-    if not value.requires_grad:
-        return torch.zeros_like(leaf)
-    (error,) = torch.autograd.grad(rescale(value), leaf, materialize_grads=True)
-    return error
+    leaves = [z.detach().requires_grad_() for z in ([here] if isinstance(here, Tensor) else here)]
+    top = top if loss.reads_top else None
+    leaf: Activity = leaves[0] if isinstance(here, Tensor) else tuple(leaves)
+    # A loss says by ``per_pass`` whether it takes several tensors.
+    value = loss.activity_loss(cast(Tensor, leaf), cast(Tensor, top), batch)
+    errors = tuple(map(torch.zeros_like, leaves))
+    if value.requires_grad:
+        errors = torch.autograd.grad(rescale(value), leaves, materialize_grads=True)
+    return errors[0] if isinstance(here, Tensor) else errors
 
 
 def local_gradient(
@@ -94,31 +97,30 @@ def errors_below(outputs: Sequence[Tensor], error: Tensor) -> tuple[Tensor, ...]
 
 
 def windowed(
-    passes: Sequence[Sequence[Tensor]], errors: Sequence[Tensor], window: int
-) -> list[Tensor]:
+    passes: Sequence[Sequence[Tensor]], errors: Sequence[Sequence[Tensor]], window: int
+) -> list[Sequence[Tensor]]:
     """The error signal of every block when losses are backpropagated through ``window`` blocks.
 
     Block l takes the loss of block e = min(l + window - 1, L): window 1 is local learning, window L
     backpropagation (statement 12 of docs/theory.md). The graphs are kept.
 
     Args:
-        passes: the outputs of all blocks with their graph, from one pass or one for each view.
-        errors: the error signal of each block's own loss, both views stacked.
+        passes: the outputs of all blocks with their graph, from one pass or several.
+        errors: the error signal of each block's own loss, for each pass.
         window: the number of blocks, at least 1.
 
     Returns:
-        One tensor for each block, both views stacked.
+        For each block one tensor for each pass.
     """
-    through = []
+    through: list[Sequence[Tensor]] = []
     for l, own in enumerate(errors):
         end = min(l + window, len(errors)) - 1
         if end == l:
             through.append(own)
             continue
-        sent = errors[end].chunk(len(passes))
         parts = [
             errors_below((outputs[l], outputs[end]), error)[0]
-            for outputs, error in zip(passes, sent, strict=True)
+            for outputs, error in zip(passes, errors[end], strict=True)
         ]
-        through.append(torch.cat(parts))
+        through.append(parts)
     return through

@@ -165,17 +165,27 @@ def cut(
 
 
 @contextmanager
-def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> Iterator[None]:
+def watch(
+    model: nn.Module,
+    blocks: Sequence[Block],
+    on_forward: OnForward,
+    *,
+    counts: Callable[[], bool] = torch.is_grad_enabled,
+    on_stray: Callable[[int, Tensor], None] | None = None,
+) -> Iterator[None]:
     """Call ``on_forward`` with all block outputs at the end of every forward pass of the network.
 
     The rest of the network gets copies, so an in-place activation there overwrites the copy and not
-    the captured output. Passes without gradients (a validation, a teacher) do not count, nor do the
-    blocks that activation checkpointing runs again.
+    the captured output. By default passes without gradients (a validation, a teacher) do not count.
+    The blocks that activation checkpointing runs again never do.
 
     Args:
         model: the network.
         blocks: as for `window`.
         on_forward: called with z_1..z_L.
+        counts: asked when the network and when a block has begun, whether the pass counts.
+        on_stray: called with the position and output of a block that runs with gradients outside of
+            a forward pass of the network.
 
     Raises:
         RuntimeError: the blocks did not run once each, in this order.
@@ -188,15 +198,24 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
     def begin(module: nn.Module, args: Any) -> None:
         nonlocal running, rows
         rows = rows_of(args[0]) if args else None
-        running = torch.is_grad_enabled() and depth() == entered
+        running = counts() and depth() == entered
         outputs.clear()
 
     def look(position: int, z: Tensor) -> Tensor | None:
-        if not (running and torch.is_grad_enabled()):
+        if on_stray and not running and torch.is_grad_enabled() and depth() == entered:
+            on_stray(position, z)
+        if not (running and counts()):
             return None
         if position != len(outputs):
             ran = [block.name for block in blocks[: len(outputs)]] + [blocks[position].name]
-            raise RuntimeError(disorder(blocks, ran))
+            again = (
+                " All of them ran, and one once more: where a module runs its network for each "
+                "view, give the network inside it, and say how many views each of its passes has "
+                '(views="separate").'
+            )
+            raise RuntimeError(
+                disorder(blocks, ran) + (again if len(outputs) == len(blocks) else "")
+            )
         outputs.append(z)
         return z.clone()
 
@@ -205,8 +224,9 @@ def watch(model: nn.Module, blocks: Sequence[Block], on_forward: OnForward) -> I
         if running:
             running = False
             if len(outputs) < len(blocks):
+                how = " with gradients enabled" if counts is torch.is_grad_enabled else ""
                 raise RuntimeError(
-                    f"Block {blocks[len(outputs)].name!r} did not run with gradients enabled. "
+                    f"Block {blocks[len(outputs)].name!r} did not run{how}. "
                     "It was not called, or called through a compiled copy or a reentrant "
                     "checkpoint (use_reentrant=False works)."
                 )

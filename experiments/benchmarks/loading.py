@@ -24,8 +24,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 
-from experiments.data.folder import ImageFolder
-from experiments.data.shards import TarShards
+from experiments.data import ImageFolder, TarShards
 from experiments.networks import import_torchvision
 from linlocal.analysis.training import SeededLoader
 from linlocal.seeds import generator_for

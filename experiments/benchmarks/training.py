@@ -20,7 +20,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from experiments.data.augmentation import simclr, two_views
+from experiments.data import simclr, two_views
 from experiments.networks import build
 from experiments.training import Schedule, fabric_on, released_clapp
 from linlocal.analysis.training import GlobalTrainer, LocalTrainer, Trainer

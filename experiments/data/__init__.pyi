@@ -1,6 +1,8 @@
+from .augmentation import simclr as simclr, two_views as two_views
 from .contract import Array as Array, Labelled as Labelled
 from .corruptions import CORRUPTIONS as CORRUPTIONS, SEVERITIES as SEVERITIES, corrupt as corrupt
 from .errors import DataError as DataError
+from .folder import ImageFolder as ImageFolder
 from .grey_images import augmented_views as augmented_views
 from .grey_register import (
     default_source as default_source,
@@ -33,6 +35,7 @@ from .patches import (
     standardised as standardised,
 )
 from .pixels import LabelledPixels as LabelledPixels, Pixels as Pixels
+from .shards import TarShards as TarShards
 from .streams import (
     NUM_CHANNELS as NUM_CHANNELS,
     Origin as Origin,

@@ -37,6 +37,17 @@ def sliced_normality(loss: SlicedNormality, first: Tensor, second: Tensor) -> Te
 def _of_slices(loss: SlicedNormality, z: Tensor) -> Tensor:
     t = torch.linspace(0.0, loss.limit, loss.nodes, dtype=z.dtype, device=z.device)
     directions = torch.tensor(loss.directions(z.shape[1]), dtype=z.dtype, device=z.device)
+    pieces = directions.split(max(1, CHUNK // (len(z) * loss.nodes)))
+    if len(pieces) == 1:
+        return _mean_over_slices(z, directions, t)
+    total = z.new_zeros(())
+    for piece in pieces:
+        mean = checkpoint(_mean_over_slices, z, piece, t, use_reentrant=False)
+        total = total + len(piece) / len(directions) * mean
+    return total
+
+
+def _mean_over_slices(z: Tensor, directions: Tensor, t: Tensor) -> Tensor:
     phases = (z @ directions.T)[..., None] * t
     normal = torch.exp(-t.square() / 2.0)
     apart = torch.polar(torch.ones_like(phases), phases).mean(0) - normal

@@ -29,7 +29,13 @@ def supervised_formula(loss: SupervisedLoss) -> SupervisedFormula:
         return lambda z: F.cross_entropy(_outputs(loss.readout, z), index(loss.labels))
     if type(loss) is SquaredError:
         targets = tensor(loss.targets)
-        return lambda z: 0.5 * (_outputs(loss.readout, z) - targets).square().sum(1).mean()
+        weights = 1.0 if loss.mask is None else tensor(loss.mask)
+
+        def squared_error(z: Tensor) -> Tensor:
+            squares = (_outputs(loss.readout, z) - targets).square()
+            return 0.5 * (weights * squares).sum(1).mean()
+
+        return squared_error
     return lambda z: _by_numpy(loss, z)
 
 

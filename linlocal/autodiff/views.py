@@ -29,6 +29,7 @@ from linlocal.losses import (
     SpectralContrastive,
     VICReg,
     ViewLoss,
+    VISReg,
     Whitening,
 )
 
@@ -136,11 +137,54 @@ def _lpl(loss: LPL, first: Tensor, second: Tensor) -> Tensor:
         log_variance = (variance + loss.epsilon).log().mean()
         return loss.decorrelation * off / (width * max(1, width - 1)) - loss.hebbian * log_variance
 
+    if loss.form == "released":
+        mean = (first - second).square().mean()
+        return loss.predictive * mean + 0.5 * (spread(first) + spread(second))
+    if loss.form == "article":
+        views = ((first, second), (second, first))
+        return 0.5 * torch.stack([_lpl_as_printed(loss, *pair) for pair in views]).sum()
     # Each view predicts the other, which is detached.
     forward = (first - second.detach()).square().mean()
     backward = (first.detach() - second).square().mean()
     pull = 0.5 * (forward + backward)
     return loss.predictive * pull + spread(first) + spread(second)
+
+
+def _lpl_as_printed(loss: LPL, present: Tensor, past: Tensor) -> Tensor:
+    width = present.shape[1]
+    square = (present - present.detach().mean(0)).square()
+    together = square.sum(1).square().sum() - square.square().sum()
+    decorrelation = together / ((len(present) - 1) * width * max(1, width - 1))
+    variance = square.sum(0) / (len(present) - 1) + loss.epsilon
+    predictive = (present - past.detach()).square().mean()
+    return (
+        0.5 * loss.predictive * predictive
+        - 0.5 * loss.hebbian * variance.log().mean()
+        + loss.decorrelation * decorrelation
+    )
+
+
+def _visreg(loss: VISReg, first: Tensor, second: Tensor) -> Tensor:
+    samples, width = first.shape
+    slices = torch.tensor(loss.directions(width), dtype=first.dtype, device=first.device)
+    rank = torch.arange(1, samples + 1, dtype=torch.float64, device=first.device)
+    quantiles = torch.special.ndtri(rank / (samples + 1)).to(first.dtype)[:, None]
+
+    def regulariser(z: Tensor) -> Tensor:
+        mean = z.mean(0)
+        std = (torch.linalg.vector_norm(z - mean, dim=0) / samples**0.5).clamp_min(loss.floor)
+        standard = (z - mean) / std.detach()
+        sliced = (standard @ slices.T).sort(stable=True, dim=0).values
+        return (
+            loss.scale * (std - 1.0).square().mean()
+            + loss.shape * (sliced - quantiles).square().mean()
+            + loss.center * mean.square().mean()
+        )
+
+    middle = (first + second) / 2.0
+    pull = torch.stack([first - middle, second - middle]).square().mean()
+    both = torch.stack([regulariser(first), regulariser(second)]).mean()
+    return (1.0 - loss.trade_off) * pull + loss.trade_off * both
 
 
 def _directions(z: Tensor) -> Tensor:
@@ -188,4 +232,5 @@ _FORMULAS: dict[type, Callable[..., Tensor]] = {
     BarlowTwins: _barlow_twins,
     LPL: _lpl,
     SlicedNormality: sliced_normality,
+    VISReg: _visreg,
 }

@@ -17,6 +17,7 @@ from .scores import (
     SmoothedHinge as SmoothedHinge,
     Softplus as Softplus,
 )
+from .sketched import VISReg as VISReg
 from .supervised import (
     CrossEntropy as CrossEntropy,
     SquaredError as SquaredError,
@@ -27,6 +28,7 @@ from .views import (
     BarlowTwins as BarlowTwins,
     CosineInfoNCE as CosineInfoNCE,
     LogDet as LogDet,
+    LPLForm as LPLForm,
     NTXent as NTXent,
     SpectralContrastive as SpectralContrastive,
     VICReg as VICReg,

@@ -48,7 +48,8 @@ class SlicedNormality:
         nodes: nodes of the trapezoid rule on [0, limit], both ends included; the rest is symmetric.
             The released code has 17 up to 3, the listing in the article 9 up to 5.
         limit: the largest t.
-        seed: seeds the slices, which are the same in each call.
+        seed: seeds the slices, which are the same in each call (a training draws them anew with
+            ``NetworkRule(rule=..., fresh_slices=True)`` of `linlocal.analysis.local_losses`).
 
     Raises:
         ValueError: fewer than 2 nodes, dimension or slices below 1, a limit that is not positive;
@@ -96,7 +97,7 @@ class SlicedNormality:
         space = self.space(width)
         if self.slices is None:
             raise ValueError("slices=None averages over all directions; there are none to list.")
-        return _unit_vectors(self.slices, space, self.seed)[:, :width]
+        return unit_vectors(self.slices, space, self.seed)[:, :width]
 
     def space(self, width: int) -> int:
         """D, for a layer of this width.
@@ -225,8 +226,14 @@ def _recurrence(dimension: int, count: int) -> Array:
 
 
 @lru_cache(maxsize=4)
-def _unit_vectors(count: int, dimension: int, seed: int) -> Array:
-    """Random points on the unit sphere, (count, dimension); more keep those of fewer."""
+def unit_vectors(count: int, dimension: int, seed: int) -> Array:
+    """Random points on the unit sphere, (count, dimension); more keep those of fewer.
+
+    Args:
+        count: how many.
+        dimension: of the space.
+        seed: seeds them.
+    """
     inputs.room(count * dimension, f"{count} slices of {dimension} dimensions")
     drawn = np.random.default_rng(seed).standard_normal((count, dimension))
     return inputs.frozen(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))

@@ -80,28 +80,45 @@ class CrossEntropy:
 
 @dataclass(frozen=True, eq=False)
 class SquaredError:
-    """1/2 mean over k of ||R z_k - t_k||^2.
+    """1/2 mean over k of ||m_k * (R z_k - t_k)||^2.
+
+    With a mask it is masked reconstruction (He et al. 2022, arXiv 2111.06377), where the activities
+    are those of inputs with these entries hidden.
 
     Attributes:
         targets: t, (samples, outputs), one row for each row of the batch; the batch of
             `Pairs.from_views` has both views, one after the other.
         readout: R, (outputs, width), fixed; None takes the units themselves as outputs.
+        mask: m, of 0 and 1 (or True) in the shape of the targets: which errors count; None counts
+            all.
 
     Raises:
-        ValueError: targets or readout are no finite matrix.
+        ValueError: targets, readout or mask are no finite matrix, or the mask has another shape
+            than the targets or other entries than 0 and 1.
         TypeError: they are not real numbers.
     """
 
     targets: Array
     readout: Array | None = None
+    mask: Array | None = None
 
     def __post_init__(self) -> None:
         targets = inputs.matrix(self.targets, "targets", "(samples, outputs)")
         object.__setattr__(self, "targets", targets)
         _keep_readout(self)
+        if self.mask is not None:
+            given = np.asarray(self.mask)
+            given = given.astype(np.float64) if given.dtype == bool else self.mask
+            mask = inputs.matrix(given, "mask", "(samples, outputs)")
+            if mask.shape != targets.shape or not np.isin(mask, (0.0, 1.0)).all():
+                raise ValueError(
+                    f"mask must be of 0 and 1 in the shape of the targets, {targets.shape}, got "
+                    f"shape {mask.shape} with entries from {mask.min()} to {mask.max()}."
+                )
+            object.__setattr__(self, "mask", mask)
 
     def errors(self, z: Array) -> Array:
-        """R z_k - t_k, (samples, outputs).
+        """m_k * (R z_k - t_k), (samples, outputs).
 
         Raises:
             ValueError: targets and readout do not fit the activities.
@@ -112,7 +129,8 @@ class SquaredError:
                 f"The targets have {self.targets.shape[1]} columns, but there are "
                 f"{outputs.shape[1]} outputs; give a readout with one row for each column."
             )
-        return np.asarray(outputs - self.targets)
+        errors = np.asarray(outputs - self.targets)
+        return errors if self.mask is None else self.mask * errors
 
     def value(self, z: Array) -> float:
         errors = self.errors(z)

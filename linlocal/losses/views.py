@@ -12,6 +12,7 @@ from linlocal import inputs
 from linlocal.inputs import Array
 
 VICRegForm = Literal["article", "released", "mixed"]
+LPLForm = Literal["article", "released", "mixed"]
 
 
 @runtime_checkable
@@ -206,10 +207,7 @@ class VICReg:
     def __post_init__(self) -> None:
         inputs.keep(self, inputs.positive, "epsilon")
         inputs.keep(self, inputs.finite, "invariance", "variance", "covariance", "target_std")
-        if not inputs.is_one_of(self.form, get_args(VICRegForm)):
-            raise ValueError(
-                f"form must be one of {', '.join(get_args(VICRegForm))}, got {self.form!r}."
-            )
+        _check_form(self.form, VICRegForm)
 
     def value(self, z: Array, z_view: Array) -> float:
         pull = float(np.sum((z - z_view) ** 2)) / self._pulled(z)
@@ -296,42 +294,82 @@ class BarlowTwins:
 class LPL:
     """Latent predictive learning: prediction - Hebbian variance + decorrelation, in each view.
 
-    mean-square(z - stop(z_view)) - mean log var + decorrelation sum of squared off-diagonal
-    covariance per unit; Halvagal and Zenke 2023 (Nat. Neurosci. 26, 1906), eqs. 1-4. Each view
-    predicts the other, detached. Terms are per unit: not invariant.
+    Three forms of predictive p(z, z_view) + hebbian h(z) + decorrelation d(z), with var and C the
+    unbiased variances (plus epsilon) and covariances of the units. Halvagal and Zenke 2023 (Nat.
+    Neurosci. 26, 1906) print one form and released another; they balance prediction and variance
+    differently, so no form is a multiple of another. Terms are per unit: not invariant.
+
+    Attributes:
+        predictive, hebbian, decorrelation: the weights of the three terms.
+        epsilon: what is added to a variance under the logarithm.
+        form: "released", as the authors' ``models/module.py``: p is the mean square of z - z_view
+            over samples and units, and gradients run into both views; h = -mean log var and d =
+            the mean of C_ij^2 over pairs of different units, each the mean over both views.
+            "article", the mean over both views as the present one: p is half the mean square of
+            z - stop(z_view), so each view predicts the other, which is constant; h is half of the
+            released one, as in the learning rule (eqs. 1 and 7, whose constant alpha is then
+            samples/(samples - 1)); d is eq. 6 as printed, the sum over samples of
+            (z_i - mean_i)^2 (z_j - mean_j)^2 over (samples - 1) and pairs, means constant. It does
+            not vanish for independent units. The authors' erratum replaces eq. 6 by the released d.
+            "mixed": each view predicts the other with half of the released p, h and d are sums over
+            both views. Its updates are twice those of "released" with a quarter of its
+            ``predictive``.
+
+    Raises:
+        ValueError: an unknown form, a number that is not finite, or an epsilon that is not
+            positive.
     """
 
     predictive: float = 1.0
     hebbian: float = 1.0
     decorrelation: float = 10.0
     epsilon: float = 1e-4
+    form: LPLForm = "mixed"
 
     def __post_init__(self) -> None:
         inputs.keep(self, inputs.positive, "epsilon")
-        _keep_numbers(self)
+        inputs.keep(self, inputs.finite, "predictive", "hebbian", "decorrelation")
+        _check_form(self.form, LPLForm)
 
     def value(self, z: Array, z_view: Array) -> float:
         predictive = float(np.mean((z - z_view) ** 2))
-        return self.predictive * predictive + self._view_value(z) + self._view_value(z_view)
+        both = self._view_value(z) + self._view_value(z_view)
+        if self.form == "article":
+            return 0.5 * (self.predictive * predictive + both)
+        return self.predictive * predictive + (0.5 * both if self.form == "released" else both)
 
     def gradients(self, z: Array, z_view: Array) -> tuple[Array, Array]:
-        # Each view predicts the other, detached, with half the weight: the sum of both halves has
-        # half the gradient of the attached square.
+        # Where each view predicts the other, detached, both with half the weight, the sum of both
+        # halves has half the gradient of the attached square.
         pull = self.predictive * (z - z_view) / z.size
-        return pull + self._view_gradient(z), -pull + self._view_gradient(z_view)
+        first, second = self._view_gradient(z), self._view_gradient(z_view)
+        if self.form == "mixed":
+            return pull + first, -pull + second
+        if self.form == "released":
+            return 2.0 * pull + 0.5 * first, -2.0 * pull + 0.5 * second
+        return 0.5 * (pull + first), 0.5 * (-pull + second)
 
     def _view_value(self, z: Array) -> float:
-        _, variance, off = self._moments(z)
-        return float(
-            -self.hebbian * np.mean(np.log(variance))
-            + self.decorrelation * np.sum(off**2) / (z.shape[1] * max(1, z.shape[1] - 1))
-        )
+        centred, variance, off = self._moments(z)
+        pairs_of_units = z.shape[1] * max(1, z.shape[1] - 1)
+        spread = -self.hebbian * np.mean(np.log(variance))
+        if self.form != "article":
+            return float(spread + self.decorrelation * np.sum(off**2) / pairs_of_units)
+        square = centred**2
+        together = np.sum(square.sum(axis=1) ** 2 - np.sum(square**2, axis=1))
+        printed = together / ((len(z) - 1) * pairs_of_units)
+        return float(0.5 * spread + self.decorrelation * printed)
 
     def _view_gradient(self, z: Array) -> Array:
         centred, variance, off = self._moments(z)
         samples, width = z.shape
         by_variance = -2.0 * centred / (variance * (samples - 1) * width)
         pairs_of_units = width * max(1, width - 1)
+        scale = 4.0 / ((samples - 1) * pairs_of_units)
+        if self.form == "article":
+            square = centred**2
+            printed = scale * centred * (square.sum(axis=1, keepdims=True) - square)
+            return 0.5 * self.hebbian * by_variance + self.decorrelation * printed
         by_covariance = 4.0 * centred @ off / ((samples - 1) * pairs_of_units)
         return self.hebbian * by_variance + self.decorrelation * by_covariance
 
@@ -340,6 +378,11 @@ class LPL:
         centred = z - z.mean(axis=0)
         cov = centred.T @ centred / (len(z) - 1)
         return centred, np.diag(cov) + self.epsilon, cov - np.diag(np.diag(cov))
+
+
+def _check_form(form: Any, forms: Any) -> None:
+    if not inputs.is_one_of(form, get_args(forms)):
+        raise ValueError(f"form must be one of {', '.join(get_args(forms))}, got {form!r}.")
 
 
 def _directions(z: Array) -> tuple[Array, Array]:

@@ -112,6 +112,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                     _all_of_sign(row.diff("layer"), 1),
                     panels.numbers(row.mean("network")),
                     " ".join(f"{value:.2f}" for value in published) if published else None,
+                    _elsewhere(source) if published else None,
                 )
             )
         decided += _against_published(str(source), here)
@@ -143,16 +144,16 @@ def _against_published(source: str, cosines: xr.DataArray) -> list[Claim]:
         row = below.sel(condition=condition)
         mean, half = style.spread(row, "network", 1 - FALSE_ALARM / layers)
         outside = np.abs(mean - published) > half
-        decidable = source == "mnist" and networks > 1
         names = ", ".join(str(int(l)) for l in below["layer"][outside])
         decided.append(
             Claim(
                 f"{source}, {condition}: the published cosines (one network, MNIST) lie inside the "
                 f"spread of {networks} networks, in all layers together with 95 %",
-                not bool(outside.any()) if decidable else None,
+                not bool(outside.any()) if networks > 1 else None,
                 f"{panels.numbers(mean)}, spread up to {float(half.max()):.2f}"
                 + (f"; outside in layers {names}" if names else ""),
                 " ".join(f"{value:.2f}" for value in values),
+                _elsewhere(source),
             )
         )
     gap = np.subtract(PUBLISHED["ReLU + orthogonal"], PUBLISHED["default init"])[:-1]
@@ -165,9 +166,14 @@ def _against_published(source: str, cosines: xr.DataArray) -> list[Claim]:
             f"difference {panels.numbers(ours.mean('network'), sign='+')} in layers "
             f"{panels.span(ours['layer'])}",
             " ".join(f"{value:+.2f}" for value in gap),
+            _elsewhere(source),
         )
     )
     return decided
+
+
+def _elsewhere(source: str) -> str | None:
+    return None if source == "mnist" else "MNIST"
 
 
 def _all_of_sign(values: xr.DataArray, sign: ArrayLike) -> bool | None:

@@ -19,6 +19,7 @@ COLORS = {
     "2D dependence + direct feedback": style.PALETTE[0],
 }
 NONE, PLACE, FEEDBACK = COLORS
+PUBLISHED_ON = "crops of natural images"
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
@@ -76,5 +77,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             ("direct feedback raises it further", feedback, place),
         ):
             claim = f"{source}: {text} in every layer below the top"
-            decided.append(comparisons.raises(claim, better, worse, "batch", digits=4))
+            decided.append(
+                comparisons.raises(claim, better, worse, "batch", digits=4, elsewhere=PUBLISHED_ON)
+            )
     return decided

@@ -83,6 +83,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     decided = []
     for name in data["data"].values:
         accuracy = data["accuracy"].sel(data=name)
+        elsewhere = None if name == "cifar10" else "CIFAR-10"
         untrained = data["reference_accuracy"].sel(data=name, reference="untrained", drop=True)
         local = accuracy.sel(credit="local", drop=True)
         family = [rule for rule in local["rule"].values if rule.startswith("CLAPP++")]
@@ -92,6 +93,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 f"{MARGIN:g}",
                 local.sel(rule=rule) - accuracy.sel(rule=rule, credit="backpropagation"),
                 _difference(rule),
+                elsewhere,
                 -MARGIN,
             )
             for rule in local["rule"].values
@@ -100,9 +102,10 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             _decided(
                 f"{name}: {rule} is better than CLAPP++",
                 local.sel(rule=rule) - local.sel(rule="CLAPP++"),
-                f"{PUBLISHED[rule][0]} against {PUBLISHED['CLAPP++'][0]} on CIFAR-10"
+                f"{PUBLISHED[rule][0]} against {PUBLISHED['CLAPP++'][0]}"
                 if rule in PUBLISHED
                 else None,
+                elsewhere,
             )
             for rule in family[1:]
         ]
@@ -110,7 +113,6 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             _decided(
                 f"{name}: {rule} is better than an untrained network",
                 local.sel(rule=rule) - untrained,
-                None,
             )
             for rule in local["rule"].values
         ]
@@ -121,13 +123,19 @@ def _difference(rule: str) -> str | None:
     local, backpropagated = PUBLISHED.get(rule, (None, None))
     if local is None or backpropagated is None:
         return None
-    return f"{local} against {backpropagated} on CIFAR-10"
+    return f"{local} against {backpropagated}"
 
 
-def _decided(text: str, gain: xr.DataArray, published: str | None, at_least: float = 0.0) -> Claim:
+def _decided(
+    text: str,
+    gain: xr.DataArray,
+    published: str | None = None,
+    elsewhere: str | None = None,
+    at_least: float = 0.0,
+) -> Claim:
     """By the 95 % interval of the paired difference: above, below or around ``at_least``."""
     mean, half = (float(value) for value in style.interval(gain, "repetition"))
     if not np.isfinite(half):
-        return Claim(text, None, f"{mean:+.3f}, one repetition", published)
+        return Claim(text, None, f"{mean:+.3f}, one repetition", published, elsewhere)
     holds = True if mean - half > at_least else False if mean + half < at_least else None
-    return Claim(text, holds, f"{mean:+.3f} ± {half:.3f}", published)
+    return Claim(text, holds, f"{mean:+.3f} ± {half:.3f}", published, elsewhere)

@@ -71,6 +71,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             taken("feedback", direct),
             "repetition",
             published="direct feedback comes nearer to what is backpropagated (arXiv 2601.21683)",
+            elsewhere=None if str(data["data"].values) == "stl10" else "STL-10",
         ),
         comparisons.raises(
             "trained encoder, direct feedback: feedback takes less once B is matched to the "
@@ -86,7 +87,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             taken("masks", direct),
             taken("feedback", direct),
             "repetition",
-            published="masks are why direct feedback fails (arXiv 2605.18557, on hierarchies)",
+            published="masks are why direct feedback fails (arXiv 2605.18557)",
+            elsewhere="random hierarchies",
         ),
     ]
 

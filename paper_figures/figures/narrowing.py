@@ -80,6 +80,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                     feedback["cosine"],
                     same["cosine"],
                     "batch",
+                    elsewhere=None if source == "mnist" else "MNIST",
                 )
             )
             nearer = same["relative_error"] - feedback["relative_error"]

@@ -90,6 +90,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 f"backpropagation reaches at most {float(taught.max()):.2f} here: nothing "
                 "to compare",
                 "all fail (arXiv 2605.18557)",
+                feedback.SETTINGS,
             )
         ]
     failing = (best < FAILED) & solved
@@ -105,7 +106,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             f"learns (above {feedback.LEARNED:g})",
             bool(failing[solved].all()),
             f"best direct-feedback rule {listed}",
-            "all fail (arXiv 2605.18557, no numbers known)",
+            "all fail (arXiv 2605.18557)",
+            feedback.SETTINGS,
         ),
         Claim(
             "backpropagation is better than every direct-feedback rule in every setting that it "
@@ -120,6 +122,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 f"{float(mean.sel(rule=rule)[solved].min()):.2f} to "
                 f"{float(mean.sel(rule=rule)[solved].max()):.2f}",
                 "fails (arXiv 2605.18557)",
+                feedback.SETTINGS,
             )
             for rule in DIRECT
         ),

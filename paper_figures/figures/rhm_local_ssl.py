@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.look import feedback, panels, style
 
 INPUTS = ("rhm_local_ssl",)
 PAPER = "B"
@@ -118,7 +118,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                     bool((gain >= -0.02).all()),
                     f"differences {_by_loss(gain)}; supervised "
                     f"{float(taught.sel(multiple=multiple).mean()):.2f}",
-                    "as data-efficient (arXiv 2605.18557, no numbers known)",
+                    "as data-efficient (arXiv 2605.18557)",
+                    feedback.SETTINGS,
                 )
             )
         untrained = _only(usual["hidden_accuracy"], positives=NOTHING)
@@ -130,6 +131,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 bool((lift >= 0.2).all()),
                 _by_loss(lift.min("grammar")),
                 "they learn it (arXiv 2605.18557)",
+                feedback.SETTINGS,
             )
         )
         for loss in _losses(data, "end to end", "views"):

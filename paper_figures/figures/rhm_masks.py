@@ -91,6 +91,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 f"backpropagation reaches at most {float(taught.max()):.2f} here: nothing "
                 "to explain",
                 "they do (arXiv 2605.18557)",
+                feedback.SETTINGS,
             )
         ]
     return [
@@ -102,6 +103,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             f"masks cost {_range(masks, solved)}, the gap is {_range(gap, solved)}; at least half "
             f"of it in: {_where(data, (masks >= HALF * gap).values & solved)}",
             "they do (arXiv 2605.18557)",
+            feedback.SETTINGS,
         ),
         Claim(
             "giving direct feedback the true masks restores it: feedback alignment with them "

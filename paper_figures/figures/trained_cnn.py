@@ -51,6 +51,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     data = datasets["trained_cnn"]
     below = data["cosine"].isel(step=-1, layer=slice(-1))
     rule = {name: below.sel(rule=name, drop=True) for name in COLORS}
+    elsewhere = None if str(data["data"].values) == "stl10" else "STL-10"
     masked = data["masked_cosine"].sel(rule=MASKED_IN, drop=True).isel(layer=slice(-1))
     return [
         comparisons.raises(
@@ -58,12 +59,14 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             rule["CLAPP++ DFB"],
             rule["CLAPP++"],
             "repetition",
+            elsewhere=elsewhere,
         ),
         comparisons.raises(
             "trained encoder: B trained to match the backpropagated error raises it further",
             rule["CLAPP++ DFB, matched B"],
             rule["CLAPP++ DFB"],
             "repetition",
+            elsewhere=elsewhere,
         ),
         *(
             comparisons.raises(

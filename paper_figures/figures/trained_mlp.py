@@ -35,11 +35,18 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """The order of the rules in the trained network, layer by layer."""
-    last = datasets["trained_mlp"]["cosine"].isel(step=-1)
-    below = last.isel(layer=slice(-1))
+    data = datasets["trained_mlp"]
+    below = data["cosine"].isel(step=-1, layer=slice(-1))
+    elsewhere = None if str(data["data"].values) == "mnist" else "MNIST"
     rule = {name: below.sel(rule=name, drop=True) for name in COLORS}
     return [
-        comparisons.raises(f"trained network: {text}", rule[better], rule[worse], "repetition")
+        comparisons.raises(
+            f"trained network: {text}",
+            rule[better],
+            rule[worse],
+            "repetition",
+            elsewhere=elsewhere,
+        )
         for text, better, worse in (
             ("direct feedback raises the cosine", "direct feedback", "same layer"),
             (

@@ -172,8 +172,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 here >= share - CLOSE,
                 f"{here:.0%}; the largest block decides what is saved; in micro-batches of {rows} "
                 f"rows {_percent(saved, setting, MICRO)}",
-                f"{share:.0%} of the peak memory (arXiv 2601.21683, secondary source; how it was "
-                "measured is not said)",
+                f"{share:.0%} of the peak memory (arXiv 2601.21683, secondary source)",
+                "a measure that the paper does not describe",
             )
         )
     return decided

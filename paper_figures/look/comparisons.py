@@ -16,6 +16,7 @@ def raises(
     over: str,
     digits: int = 3,
     published: str | None = "as curves only",
+    elsewhere: str | None = None,
 ) -> Claim:
     """The claim that ``better`` exceeds ``worse`` in every layer, by paired 95 % intervals.
 
@@ -29,6 +30,7 @@ def raises(
         over: the dimension of the repetitions.
         digits: number of printed decimals.
         published: what the papers say about it.
+        elsewhere: as of `Claim`.
     """
     mean, half = style.interval(better - worse, over)
     wins, losses = mean - half > 0, mean + half < 0
@@ -45,13 +47,19 @@ def raises(
     if notes:
         measured += "; " + ", ".join(notes)
     holds = True if bool(wins.all()) else False if bool(losses.any()) else None
-    return Claim(text, holds, measured, published)
+    return Claim(text, holds, measured, published, elsewhere)
 
 
 def difference(
-    values: xr.DataArray, better: str, worse: str, text: str, least: float, published: str
+    values: xr.DataArray,
+    better: str,
+    worse: str,
+    text: str,
+    least: float,
+    published: str | None = None,
+    elsewhere: str | None = None,
 ) -> Claim:
-    """The claim that a paired difference is above ``least``; open where the 95 % interval is not.
+    """The claim that a paired difference is above ``least``, decided by its 95 % interval.
 
     Args:
         values: numbers over variant and repetition.
@@ -60,13 +68,15 @@ def difference(
         text: the claim.
         least: what the difference must exceed.
         published: what the papers say about it.
+        elsewhere: as of `Claim`.
     """
     low, high = bounds(values.sel(variant=better) - values.sel(variant=worse))
     holds = True if low > least else False if high <= least else None
     measured = " against ".join(
         f"{float(values.sel(variant=v).mean()):.3f}" for v in (better, worse)
     )
-    return Claim(text, holds, f"{measured}, difference {low:+.3f} to {high:+.3f}", published)
+    measured = f"{measured}, difference {low:+.3f} to {high:+.3f}"
+    return Claim(text, holds, measured, published, elsewhere)
 
 
 def bounds(values: xr.DataArray) -> tuple[float, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import xarray as xr
 
 BACKPROPAGATION = "backpropagation"
+# On which arXiv 2605.18557 was published.
+SETTINGS = "settings that are not public to us, who know the abstract only"
 LEARNED = 0.9  # a setting counts as solved from this test accuracy on
 
 

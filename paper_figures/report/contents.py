@@ -97,8 +97,10 @@ def write(
     }
     preface = [
         f"Runs of preset {preset} with seed {seed}. A verdict is what a check on the saved "
-        "numbers said: “open” means that intervals do not decide, or that data or hardware are "
-        "lacking. Where the published data differ from ours, so may the verdicts.",
+        "numbers said. Statements of papers are reproduced, contradicted or undecided; what was "
+        "published on other data or measured otherwise is not comparable, whatever comes out here. "
+        "Our own statements hold, fail or are undecided. Undecided means that intervals do not "
+        "decide, or that data or hardware are lacking.",
         "Below each figure stand the result files that its numbers come from, with the first 12 "
         "digits of their SHA-256, and the commands that make them; `python` is the interpreter "
         "of the environment `.venv`. `python -m experiments verify` computes some of the files "

@@ -11,7 +11,12 @@ from paper_figures.report.exhibit import Exhibit
 
 LARGER = "The results of a larger run are there, too. To draw them:"
 
-_SIGNS = {"reproduced": "✓", "not reproduced": "✗", "open": "?", "missing": "–"}
+_SIGNS = {
+    **dict.fromkeys(("reproduced", "holds"), "✓"),
+    **dict.fromkeys(("contradicted", "fails"), "✗"),
+    "undecided": "?",
+    **dict.fromkeys(("not comparable", "missing"), "–"),
+}
 
 _STYLE = """
 :root {
@@ -54,9 +59,9 @@ th { color: var(--quiet); font-weight: 600; }
 .claims th:nth-child(1) { width: 32%; }
 .claims th:nth-child(2) { width: 9.5rem; }
 .verdict { font-weight: 600; white-space: nowrap; }
-.reproduced { color: var(--good); }
-.not-reproduced { color: var(--bad); }
-.open, .missing { color: var(--open); }
+.reproduced, .holds { color: var(--good); }
+.contradicted, .fails { color: var(--bad); }
+.undecided, .not-comparable, .missing { color: var(--open); }
 .source { margin-top: 1rem; padding: .8rem 1rem; background: var(--panel); border-radius: .5rem;
   font-size: .85rem; }
 .source dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 0; }

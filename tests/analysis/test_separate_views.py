@@ -172,7 +172,7 @@ def a_third(model, first, second):
     ("loop", "error", "message"),
     [
         (one_view_only, RuntimeError, "second view of the last batch is missing"),
-        (backward_between, RuntimeError, "both forward passes, then the backward pass"),
+        (backward_between, RuntimeError, "passes of both views .*, then the backward pass"),
         (unequal, ValueError, r"\(7, 4\) and \(6, 4\)"),
         (a_third, RuntimeError, "forward pass 3 .* declared to have 2"),
     ],
@@ -185,6 +185,8 @@ def test_what_is_no_pair_of_views_is_refused(loop, error, message):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_the_way_of_the_views_is_one_of_two():
-    with pytest.raises(ValueError, match='"stacked" or "separate", got 2'):
+def test_the_way_of_the_views_is_one_of_two_or_numbers():
+    with pytest.raises(ValueError, match=r'"stacked" or "separate", .* got \'both\''):
+        AlignmentRecorder(network(), rule=losses(), views="both")
+    with pytest.raises(TypeError, match="views"):
         AlignmentRecorder(network(), rule=losses(), views=2)

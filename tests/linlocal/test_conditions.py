@@ -99,7 +99,7 @@ def test_isometry_is_the_remedy_for_rules_of_inner_products(name: str) -> None:
     assert worst_error(*explanation.remedy("isometry").apply()) <= EXACT
 
 
-@pytest.mark.parametrize("name", ["VICReg", "BarlowTwins", "LPL"])
+@pytest.mark.parametrize("name", ["VICReg", "VISReg", "BarlowTwins", "LPL"])
 def test_rules_per_unit_have_no_remedy_and_fail_the_invariance_condition(name: str) -> None:
     network, pairs = ll.DeepLinear.orthogonal([20, 10, 10, 10], seed=2), views(20)
     explanation = ll.explain(network, pairs, rules.from_name(name))

@@ -334,6 +334,14 @@ OPTIONS = {
         "target_std": 1.2,
         "epsilon": 1e-3,
     },
+    losses.VISReg: {
+        "trade_off": 0.4,
+        "scale": 2.0,
+        "shape": 3.0,
+        "center": 0.5,
+        "slices": 7,
+        "seed": 2,
+    },
     losses.BarlowTwins: {"weight": 0.1, "epsilon": 1e-3},
     losses.LPL: {"predictive": 0.5, "hebbian": 2.0, "decorrelation": 3.0, "epsilon": 1e-3},
 }
@@ -341,6 +349,8 @@ VIEW_LOSSES = {
     **{f"{kind.__name__}, defaults": kind() for kind in OPTIONS},
     **{f"{kind.__name__}, options": kind(**options) for kind, options in OPTIONS.items()},
     "SlicedNormality, all slices of one dimension": losses.SlicedNormality(0.7, 600),
+    "LPL, released": losses.LPL(0.5, 2.0, 3.0, form="released"),
+    "LPL, article": losses.LPL(0.5, 2.0, 3.0, form="article"),
     "of one's own": Cubes(),
     "subclass of Whitening": Farther(0.7),
 }

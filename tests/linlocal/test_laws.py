@@ -29,7 +29,7 @@ SCORES = {
     "hinge": scores.Hinge(1.0),
 }
 INVARIANT = ("SimCLR", "CosineInfoNCE", "SpectralContrastive", "Whitening", "LogDet")
-NOT_INVARIANT = ("VICReg", "BarlowTwins", "LPL")
+NOT_INVARIANT = ("VICReg", "VISReg", "BarlowTwins", "LPL")
 
 
 def views(width, n=12, seed=0, size=2.0, **options):
@@ -339,6 +339,8 @@ def test_5_losses_per_unit_are_not_even_exact_for_square_orthogonal_weights(name
     network = ll.DeepLinear.orthogonal([6, 5, 5, 5], 1)
     errors = relative_errors(network, views(6, size=1.0), ll.rules.from_name(name))
     assert errors[:-1].min() > VISIBLE
+    if name == "VISReg":
+        return  # its random slices are not relabelled with the units: see test_sketched.py
     # But for permutations with signs, which relabel the units, they are.
     rng = np.random.default_rng(0)
     signed = [np.eye(5)[rng.permutation(5)] * rng.choice([-1, 1], 5) for _ in range(2)]

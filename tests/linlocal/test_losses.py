@@ -28,6 +28,7 @@ VIEW_LOSSES = {
     "VICReg": losses.VICReg(3.0, 5.0, 0.7, 0.8, 1e-3),
     "BarlowTwins": losses.BarlowTwins(0.02, 1e-3),
     "LPL": losses.LPL(0.5, 0.7, 3.0, 1e-3),
+    "LPL, released": losses.LPL(0.5, 0.7, 3.0, 1e-3, "released"),
 }
 
 

@@ -300,6 +300,105 @@ def test_an_unknown_form_of_vicreg_is_refused():
         rules.VICReg(form="paper")
 
 
+# -- LPL -------------------------------------------------------------------------------------------
+
+
+def moments_by_sums(a):
+    n, d = a.shape
+    mean = sum(a) / n
+    c = sum(np.outer(row - mean, row - mean) for row in a) / (n - 1)
+    log_variance = sum(np.log(c[i, i] + 1e-4) for i in range(d)) / d
+    covariance = sum(c[i, j] ** 2 for i in range(d) for j in range(d) if i != j) / (d * d - d)
+    return mean, log_variance, covariance
+
+
+def lpl_as_released(z, view):
+    """Mean square, log-variances and covariances of Halvagal & Zenke's code, by sums."""
+    pull = sum(np.sum((a - b) ** 2) for a, b in zip(z, view, strict=True)) / z.size
+    (_, v, c), (_, v_view, c_view) = moments_by_sums(z), moments_by_sums(view)
+    return pull - 0.5 * (v + v_view) + 10.0 * 0.5 * (c + c_view)
+
+
+def lpl_as_printed(present, past):
+    """Halvagal & Zenke 2023 with eq. 6 as printed, before the erratum; one present view."""
+    n, d = present.shape
+    mean, log_variance, _ = moments_by_sums(present)
+    pull = sum(np.sum((a - b) ** 2) for a, b in zip(present, past, strict=True)) / (2 * d * n)
+    decorrelation = sum(
+        (row[i] - mean[i]) ** 2 * (row[k] - mean[k]) ** 2
+        for row in present
+        for i in range(d)
+        for k in range(d)
+        if k != i
+    ) / ((n - 1) * (d * d - d))
+    return pull - 0.5 * log_variance + 10.0 * decorrelation
+
+
+def lpl_update(present, past):
+    """The activity's part of the learning rule, eq. 7 with the printed decorrelation, times -1."""
+    n, d = present.shape
+    centred = present - present.mean(0)
+    variance = np.sum(centred**2, 0) / (n - 1) + 1e-4
+    others = np.sum(centred**2, 1, keepdims=True) - centred**2
+    alpha, beta = n / (n - 1), 4 * n / ((n - 1) * (d - 1))
+    rule = past - present + alpha * centred / variance - 10.0 * beta * centred * others
+    return -rule / (d * n)
+
+
+def test_the_forms_of_lpl_are_those_of_the_code_and_of_the_article():
+    z, view = some_views()
+    released, article = (losses.LPL(form=form) for form in ("released", "article"))
+    assert released.value(z, view) == pytest.approx(lpl_as_released(z, view), rel=1e-12)
+    printed = 0.5 * (lpl_as_printed(z, view) + lpl_as_printed(view, z))
+    assert article.value(z, view) == pytest.approx(printed, rel=1e-12)
+    for mine, update in zip(
+        article.gradients(z, view), (lpl_update(z, view), lpl_update(view, z)), strict=True
+    ):
+        np.testing.assert_allclose(mine, update / 2, rtol=1e-11, atol=1e-14)
+    for form in ("released", "article", "mixed"):
+        assert rules.LPL(form, hebbian=2.0).loss == losses.LPL(hebbian=2.0, form=form)
+
+
+def test_no_form_of_lpl_is_a_multiple_of_another():
+    z, view = some_views()
+    gradients = {
+        form: np.concatenate(losses.LPL(form=form).gradients(z, view)).ravel()
+        for form in ("article", "released", "mixed")
+    }
+    for a, b in (("article", "released"), ("article", "mixed"), ("released", "mixed")):
+        x, y = gradients[a], gradients[b]
+        assert x @ y / np.linalg.norm(x) / np.linalg.norm(y) < 1.0 - VISIBLE
+
+
+def test_the_mixed_form_of_lpl_is_twice_the_released_one_with_a_quarter_of_the_prediction():
+    z, view = some_views()
+    mixed = losses.LPL(predictive=3.0).gradients(z, view)
+    released = losses.LPL(predictive=0.75, form="released").gradients(z, view)
+    for a, b in zip(mixed, released, strict=True):
+        np.testing.assert_allclose(a, 2.0 * b, rtol=1e-12, atol=1e-15)
+
+
+def test_without_decorrelation_the_article_has_half_of_the_released_prediction():
+    z, view = some_views()
+    article = losses.LPL(predictive=2.0, decorrelation=0.0, form="article").gradients(z, view)
+    released = losses.LPL(decorrelation=0.0, form="released").gradients(z, view)
+    for a, b in zip(article, released, strict=True):
+        np.testing.assert_allclose(2.0 * a, b, rtol=1e-12, atol=1e-15)
+
+
+def test_only_the_printed_decorrelation_pushes_at_independent_units():
+    """All sign patterns of three units, the same number of times: no covariance at all."""
+    z = np.array([[a, b, c] for a in (-1.0, 1.0) for b in (-1.0, 1.0) for c in (-1.0, 1.0)])
+    for form, pushes in (("released", False), ("mixed", False), ("article", True)):
+        (gradient, _) = losses.LPL(0.0, 0.0, 1.0, form=form).gradients(z, z)
+        assert (np.linalg.norm(gradient) > VISIBLE) == pushes
+
+
+def test_an_unknown_form_of_lpl_is_refused():
+    with pytest.raises(ValueError, match="form must be one of article, released, mixed"):
+        rules.LPL("erratum")
+
+
 # -- the penalty -----------------------------------------------------------------------------------
 
 

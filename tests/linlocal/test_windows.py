@@ -379,6 +379,9 @@ def supervised(width):
         "cross-entropy of a readout": losses.CrossEntropy(LABELS, readout),
         "squared error of the units": losses.SquaredError(targets),
         "squared error of a readout": losses.SquaredError(targets[:, :3], readout),
+        "masked reconstruction": losses.SquaredError(
+            targets[:, :3], readout, np.arange(3 * len(targets)).reshape(-1, 3) % 4 == 0
+        ),
         "one's own": Cubes(targets),
     }
 
@@ -657,6 +660,9 @@ def test_labels_and_targets_that_do_not_fit():
         losses.SquaredError([1.0, 2.0])
     with pytest.raises(ValueError, match="readout has 1 non-finite entries"):
         losses.SquaredError(np.ones((2, 2)), [[1.0, np.nan]])
+    for mask in (np.ones((2, 3)), np.full((2, 2), 0.5)):
+        with pytest.raises(ValueError, match=r"mask must be of 0 and 1 in the shape .*\(2, 2\)"):
+            losses.SquaredError(np.ones((2, 2)), mask=mask)
 
 
 def test_losses_without_a_common_dual_form():

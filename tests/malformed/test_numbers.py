@@ -105,6 +105,7 @@ MODEL = rhm.RandomHierarchyModel(**SIZES)
 TREES = MODEL.sample(20, seed=0)
 LEAVES = TREES.leaves
 NETWORK_RULE = local_losses.CLAPP(score="softplus")
+PLAIN_LAYER = nn.Linear(5, 3, bias=False)
 HEAD = {"kind": "expansion", "width": 4, "widths": (5, 3)}
 LABELS = np.arange(20) % 2
 POINTS = np.random.default_rng(0).standard_normal((20, 3))
@@ -191,6 +192,23 @@ CALLS = {
         "blocks": ["0", "2"],
         "rule": RULE,
         "every": 1,
+        "views": (1,),
+        "teacher": MODULE,
+        "teacher_views": (1,),
+    },
+    "analysis.local_losses.bank.MomentumContrast": {"size": 8, "temperature": 0.1},
+    "analysis.local_losses.bank.MomentumContrast.build": {
+        "self": local_losses.MomentumContrast(size=8),
+        "shapes": [(4,), (3,)],
+    },
+    "analysis.local_losses.many_views.ManyViewsRule": {
+        "rule": RULE,
+        "views": 3,
+        "pairs": [(1, 2), (1, 3)],
+    },
+    "analysis.local_losses.many_views.ManyViewsRule.build": {
+        "self": local_losses.ManyViewsRule(rule=RULE, views=3),
+        "shapes": [(4,), (3,)],
     },
     "analysis.alignment.recorder.log_spaced": {"per_decade": 3},
     "analysis.training.loop.Trainer.fit": {
@@ -249,6 +267,21 @@ CALLS = {
     "analysis.local_losses.hybrids.hybrid_images": {
         "images": torch.rand(3, 1, 16, 16),
         "generator": torch.Generator().manual_seed(0),
+    },
+    "analysis.local_losses.masked.MaskedReconstruction": {"shape": (1, 4, 4)},
+    "analysis.local_losses.masked.MaskedReconstruction.build": {
+        "self": local_losses.MaskedReconstruction(shape=(1, 4, 4)),
+        "shapes": [(4,)],
+    },
+    "analysis.local_losses.masked.mask_patches": {
+        "images": torch.zeros(2, 1, 4, 4),
+        "generator": torch.Generator(),
+        "side": 2,
+    },
+    "analysis.local_losses.mono_forward.MonoForward": {"classes": 3},
+    "analysis.local_losses.mono_forward.MonoForward.build": {
+        "self": local_losses.MonoForward(classes=3),
+        "shapes": [(4,)],
     },
     "analysis.local_losses.network_rule.NetworkRule": {
         "rule": RULE,
@@ -366,6 +399,15 @@ CALLS = {
         "activities": NET.activities(X),
         "error": GRADIENT,
     },
+    "analysis.local_losses.soft_hebb.SoftHebb": {"layers": [PLAIN_LAYER]},
+    "analysis.local_losses.soft_hebb.SoftHebb.build": {
+        "self": local_losses.SoftHebb(layers=[PLAIN_LAYER]),
+        "shapes": [(3,)],
+    },
+    "analysis.local_losses.soft_hebb.soft_hebb_update": {
+        "layer": PLAIN_LAYER,
+        "below": torch.zeros(4, 5),
+    },
     "networks.network.Network.map_shape": {"self": NET, "layer": 1},
     "networks.network.Network.matrix": {"self": NET, "layer": 1},
     "networks.network.Network.orthogonal": {"cls": ll.DeepLinear, "widths": [4, 3]},
@@ -386,6 +428,8 @@ CALLS = {
         "width": 2,
     },
     "losses.normality.SlicedNormality.space": {"self": losses.SlicedNormality(), "width": 2},
+    "losses.sketched.VISReg.directions": {"self": losses.VISReg(), "width": 2},
+    "losses.sketched.VISReg.quantiles": {"self": losses.VISReg(), "samples": 4},
     "networks.nonlinear.DeepNonlinear.downstream": {"self": RELU, "layer": 1, "x": X},
     "pairs.batch.Pairs.from_image_patches": {
         "cls": Pairs,
@@ -522,6 +566,7 @@ NOT_CHECKED = {
     "analysis.local_losses.contract.LocalRule.build": PROTOCOL,
     "analysis.local_losses.pooling.Pool.along": "abstract; its two kinds are checked",
     "analysis.local_losses.heads.HeadedRule": "abstract; its two kinds are checked",
+    "analysis.local_losses.soft_hebb.SoftHebbUpdate": "made by SoftHebb, which checks",
     "analysis.results.provenance.Provenance": MADE_BY_US,
     "analysis.training.checkpoints.Checkpoints.save": "writes files; see test_analysis.py",
     "analysis.training.loaders.Loader.batches": PROTOCOL,
@@ -535,6 +580,8 @@ NOT_CHECKED = {
     "networks.linear.IsometryBound": MADE_BY_US,
     "projection.descent.descend": "the inside of a rule with `Trained`, which checks",
     "projection.problem.NewtonMatrix.largest": "the inside of a Projection",
+    "projection.scratch.Scratch": "the inside of `sweep`, which checks",
+    "projection.scratch.Scratch.empty": "the inside of `sweep`, which checks",
     "projection.stacked.StackedLoss.solve": "the inside of `sweep`, which checks",
     "projection.problem.Projection": MADE_BY_US,
     "projection.problem.ScoreProblem": "the inside of optimal_projection, which checks",

@@ -11,7 +11,7 @@ from paper_figures.figures.blockwise_robustness import NOISE
 from paper_figures.look import style
 from paper_figures.look.blockwise import BASE, END_TO_END, UNTRAINED
 
-HOLDS, FAILS, OPEN = "reproduced", "not reproduced", "open"
+HOLDS, FAILS, OPEN = "holds", "fails", "undecided"
 LOSSES = ("Barlow Twins", "VICReg", "SimCLR", "supervised")
 NAMES = [
     *(f"{loss}, {order}" for loss in LOSSES for order in ("simultaneous", "end to end")),
@@ -70,7 +70,7 @@ def result(noise=NOISES, clean=None, **harmed):
 def verdict(module, data, words):
     (claim,) = [c for c in module.claims({module.INPUTS[0]: data}) if words in c.text]
     assert "nan" not in claim.measured
-    return claim.verdict
+    return claim.here
 
 
 def headline(module, data):
@@ -126,7 +126,7 @@ def test_the_headline_says_what_came_out(shift, words):
 
 def test_published_numbers_stand_beside_ours():
     claims = blockwise_ssl.claims({"blockwise_ssl": result()})
-    published = " ".join(claim.published for claim in claims if claim.published)
+    published = " ".join(claim.source for claim in claims if claim.source)
     assert all(number in published for number in ("70.48", "70.15", "71.57", "accuracies cannot"))
 
 

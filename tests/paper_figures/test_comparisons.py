@@ -27,13 +27,13 @@ def raised(gains):
 
 @pytest.mark.parametrize("others", [[], [2.0], [1.01, 5.0]])
 def test_a_rise_counts_where_the_interval_lies_above_0_in_every_layer(others):
-    assert raised([*others, 1.01]).verdict == "reproduced"
+    assert raised([*others, 1.01]).here == "holds"
     for gain in (0.99, 0.0, -0.99):
         within = raised([*others, gain])
-        assert within.verdict == "open"
+        assert within.here == "undecided"
         assert within.measured.endswith(f"; undecided in layer {len(others) + 1}")
     lower = raised([*others, -1.01])
-    assert lower.verdict == "not reproduced"
+    assert lower.here == "fails"
     assert lower.measured.endswith(f"; lower in layer {len(others) + 1}")
 
 
@@ -49,16 +49,16 @@ def test_layers_are_named_with_what_became_of_them():
 
 def test_what_the_repetitions_share_does_not_widen_the_interval():
     better, worse = rules([1.5])
-    assert comparisons.raises("x", better, worse, "draw").verdict == "reproduced"
+    assert comparisons.raises("x", better, worse, "draw").here == "holds"
     # The same numbers in another order are not paired.
     other = worse.copy(data=np.roll(worse.values, 1, axis=0))
-    assert comparisons.raises("x", better, other, "draw").verdict != "reproduced"
+    assert comparisons.raises("x", better, other, "draw").here != "holds"
 
 
 def test_a_single_repetition_raises_nothing():
     better, worse = (each.isel(draw=[0]) for each in rules([1e6, 1e6]))
     claim = comparisons.raises("x", better, worse, "draw")
-    assert claim.verdict == "open"
+    assert claim.here == "undecided"
     assert claim.measured.endswith("in layers 1-2; undecided in layers 1, 2")
 
 
@@ -66,7 +66,7 @@ def test_equal_rules_do_not_raise_each_other():
     """Without any spread the interval is the point 0, which is neither above nor below."""
     better, _ = rules([1.0, 2.0])
     claim = comparisons.raises("x", better, better, "draw")
-    assert claim.verdict == "open"
+    assert claim.here == "undecided"
     assert claim.measured.endswith("half intervals up to 0.000; undecided in layers 1, 2")
 
 
@@ -80,17 +80,17 @@ def variants(gain):
 @pytest.mark.parametrize(
     ("beyond", "verdict"),
     [
-        (1.01, "reproduced"),
-        (0.99, "open"),
-        (0.0, "open"),
-        (-0.99, "open"),
-        (-1.01, "not reproduced"),
+        (1.01, "holds"),
+        (0.99, "undecided"),
+        (0.0, "undecided"),
+        (-0.99, "undecided"),
+        (-1.01, "fails"),
     ],
 )
 def test_a_difference_is_decided_by_its_interval_and_open_within(least, beyond, verdict):
     values = variants(least + beyond)
     claim = comparisons.difference(values, "new", "base", "x", least, "y")
-    assert claim.verdict == verdict
+    assert claim.here == verdict
     low, high = least + beyond - 1, least + beyond + 1
     assert claim.measured.endswith(f", difference {low:+.3f} to {high:+.3f}")
     means = [float(values.sel(variant=name).mean()) for name in ("new", "base")]
@@ -100,7 +100,7 @@ def test_a_difference_is_decided_by_its_interval_and_open_within(least, beyond, 
 
 def test_a_difference_of_one_repetition_is_open():
     values = variants(1e6).isel(repetition=[0])
-    assert comparisons.difference(values, "new", "base", "x", 0.0, "y").verdict == "open"
+    assert comparisons.difference(values, "new", "base", "x", 0.0, "y").here == "undecided"
 
 
 def test_bounds_are_those_of_students_interval():

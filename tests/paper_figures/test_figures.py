@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from typer.testing import CliRunner
 from linlocal.analysis import results
 from paper_figures import registry
 from paper_figures.__main__ import app
+from paper_figures.claims import Verdict
 from paper_figures.look import style
 
-VERDICTS = {"reproduced", "not reproduced", "open"}
+VERDICTS = {*get_args(Verdict)}
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_no_legend_or_footer_of_a_saved_figure_covers_a_panel(name, load, tmp_pa
 
 
 def verdicts(name, datasets):
-    return [claim.verdict for claim in registry.load(name).claims(datasets)]
+    return [claim.here for claim in registry.load(name).claims(datasets)]
 
 
 def find(name, datasets, text):
@@ -115,20 +117,20 @@ SPOILED = {
 )
 def test_a_spoiled_result_loses_its_claim(name, text, variable, factor, load):
     datasets = load(name)
-    assert find(name, datasets, text).verdict == "reproduced"
+    assert find(name, datasets, text).here == "holds"
     (dataset,) = datasets.values()
     dataset[variable] = dataset[variable] * factor
-    assert find(name, datasets, text).verdict == "not reproduced"
+    assert find(name, datasets, text).here == "fails"
 
 
 def test_the_exponent_of_slices_is_fitted(load):
     datasets = load("sliced_normality")
     deviation = datasets["sliced_normality"]["deviation"]
     rooted = deviation.isel(slices=0) * deviation["slices"] ** -0.5
-    for exponent, verdict in ((0.0, "reproduced"), (-0.2, "not reproduced")):
+    for exponent, verdict in ((0.0, "holds"), (-0.2, "fails")):
         deviation[:] = (rooted * deviation["slices"] ** exponent).transpose(*deviation.dims)
         claim = find("sliced_normality", datasets, "slices^(-1/2)")
-        assert claim.verdict == verdict
+        assert claim.here == verdict
         assert claim.measured.startswith(f"{-0.5 + exponent:.3f} ± 0.000")
 
 
@@ -140,14 +142,14 @@ def test_a_gain_counts_only_beyond_its_interval(load):
     better = {"data": "photographs", "condition": "2D dependence + direct feedback"}
     base = cosine.sel(data="photographs", condition="2D dependence").values
     cosine.loc[better] = base + 0.1
-    assert find("linear_cnn", datasets, text).verdict == "reproduced"
+    assert find("linear_cnn", datasets, text).here == "holds"
     cosine.loc[better] = base - 0.1
     lower = find("linear_cnn", datasets, text)
-    assert lower.verdict == "not reproduced"
+    assert lower.here == "fails"
     assert "lower in layers 1, 2, 3" in lower.measured
     cosine.loc[better] = base
     cosine.loc[better][0] += 0.1
-    assert find("linear_cnn", datasets, text).verdict == "open"
+    assert find("linear_cnn", datasets, text).here == "undecided"
     assert "undecided" in find("linear_cnn", datasets, text).measured
 
 
@@ -155,21 +157,21 @@ def test_a_single_counterexample_decides(load):
     datasets = load("feedback_map")
     dataset = datasets["feedback_map"]
     dataset["holds"][:] = True
-    assert verdicts("feedback_map", datasets) == ["reproduced", "reproduced"]
+    assert verdicts("feedback_map", datasets) == ["holds", "holds"]
     dataset["holds"][0, 0, 0, 0] = False
-    assert verdicts("feedback_map", datasets) == ["not reproduced", "reproduced"]
+    assert verdicts("feedback_map", datasets) == ["fails", "holds"]
 
 
 def test_published_numbers_bind_mnist_only(load):
     datasets = load("linear_alignment")
     text = "digits, default init: the published cosines"
-    assert find("linear_alignment", datasets, text).verdict == "open"
+    assert find("linear_alignment", datasets, text).here == "undecided"
     dataset = datasets["linear_alignment"]
     as_mnist = dataset.assign_coords(data=["photographs", "mnist"])
     claim = find(
         "linear_alignment", {"linear_alignment": as_mnist}, text.replace("digits", "mnist")
     )
-    assert claim.verdict in ("reproduced", "not reproduced")
+    assert claim.here in ("holds", "fails")
 
 
 def test_a_published_row_is_judged_by_the_spread_of_networks_in_each_layer(load):
@@ -183,13 +185,13 @@ def test_a_published_row_is_judged_by_the_spread_of_networks_in_each_layer(load)
     where = {"data": "mnist", "condition": "default init"}
     cosine.loc[where] = rows
     inside = find("linear_alignment", {"linear_alignment": dataset}, text)
-    assert inside.verdict == "reproduced"
+    assert inside.here == "holds"
     cosine.loc[where | {"layer": 2}] = rows[..., 1] + 0.3
     outside = find("linear_alignment", {"linear_alignment": dataset}, text)
-    assert outside.verdict == "not reproduced"
+    assert outside.here == "fails"
     assert outside.measured.endswith("outside in layers 2")
     one = dataset.isel(network=[0])
-    assert find("linear_alignment", {"linear_alignment": one}, text).verdict == "open"
+    assert find("linear_alignment", {"linear_alignment": one}, text).here == "undecided"
 
 
 def test_a_window_that_falls_costs_its_claim(load):
@@ -202,20 +204,20 @@ def test_a_window_that_falls_costs_its_claim(load):
         cosine.loc[{**where, "window": window}] = value
     for window, value in ((1, 0.3), (2, 1.0)):
         cosine.loc[{**where, "layer": 2, "window": window}] = value
-    assert find("windows", datasets, text).verdict == "reproduced"
-    assert find("windows", datasets, "ReLU, same layer: a layer in").verdict == "reproduced"
+    assert find("windows", datasets, text).here == "holds"
+    assert find("windows", datasets, "ReLU, same layer: a layer in").here == "holds"
     cosine.loc[{**where, "window": 2}] = 0.1
     fallen = find("windows", datasets, text)
-    assert fallen.verdict == "not reproduced"
+    assert fallen.here == "fails"
     assert "falls: layer 1 from w = 1" in fallen.measured
-    assert find("windows", datasets, "ReLU, same layer: a layer in").verdict == "not reproduced"
+    assert find("windows", datasets, "ReLU, same layer: a layer in").here == "fails"
     # One network of two that falls decides nothing.
     cosine.loc[{**where, "window": 2, "repetition": 0}] = 0.9
-    assert find("windows", datasets, text).verdict == "open"
+    assert find("windows", datasets, text).here == "undecided"
     kept = "ReLU: smaller windows"
-    assert find("windows", datasets, kept).verdict == "reproduced"
+    assert find("windows", datasets, kept).here == "holds"
     dataset["units_kept"][:] = 1
-    assert find("windows", datasets, kept).verdict == "not reproduced"
+    assert find("windows", datasets, kept).here == "fails"
 
 
 def test_the_layers_of_fig_2_are_judged_together(load):
@@ -240,14 +242,14 @@ def test_the_layers_of_fig_2_are_judged_together(load):
         cosine.loc[where] = (noise + np.array(published)[:, None] + shift).T.values
     text = "mnist, default init: the published cosines"
     datasets = {"linear_alignment": dataset}
-    assert find("linear_alignment", datasets, text).verdict == "reproduced"
+    assert find("linear_alignment", datasets, text).here == "holds"
 
     rises = between(style.interval)
     steps = (noise + rises).T.values.cumsum(axis=1)
     cosine.loc[{"data": "mnist", "condition": "ReLU + default"}] = steps
     text = "mnist, ReLU + default: the cosine increases"
-    assert find("linear_alignment", datasets, text).verdict == "open"
+    assert find("linear_alignment", datasets, text).here == "undecided"
     cosine.loc[{"data": "mnist", "condition": "ReLU + default"}] = (
         2 * steps - noise.T.values.cumsum(axis=1)
     )
-    assert find("linear_alignment", datasets, text).verdict == "reproduced"
+    assert find("linear_alignment", datasets, text).here == "holds"

@@ -175,19 +175,36 @@ def test_claims_are_printed_and_recorded_with_their_verdicts(toy):
     printed = cli("toy").output
     assert "  reproduced: cosines are positive (measured 0." in printed
     assert "published 1)" in printed
-    assert "  not reproduced: cosines exceed 2" in printed
-    assert "  open: holds at size | paper (measured not run)" in printed
+    assert "  fails: cosines exceed 2" in printed
+    assert "  undecided: holds at size | paper (measured not run)" in printed
     entry = json.loads(Path("figures/claims.json").read_text())["toy"]
     assert entry["run"] == "preset cpu, seed 0"
     verdicts = [claim["verdict"] for claim in entry["claims"]]
-    assert verdicts == ["reproduced", "not reproduced", "open"]
+    assert verdicts == ["reproduced", "fails", "undecided"]
     table = [line for line in Path("figures/claims.md").read_text().splitlines() if "|" in line]
-    assert table[-1] == r"| holds at size \| paper | open | not run |  |"
+    assert table[-1] == r"| holds at size \| paper | undecided | not run |  |"
 
 
 def test_a_verdict_accepts_the_booleans_of_numpy():
     verdicts = [Claim("x", np.float64(1) > limit, "1").verdict for limit in (0, 2)]
-    assert verdicts == ["reproduced", "not reproduced"]
+    assert verdicts == ["holds", "fails"]
+
+
+@pytest.mark.parametrize(
+    ("published", "elsewhere", "words"),
+    [
+        (None, None, ("holds", "fails", "undecided")),
+        ("1", None, ("reproduced", "contradicted", "undecided")),
+        ("1", "other data", ("not comparable",) * 3),
+    ],
+)
+def test_what_a_paper_says_is_judged_on_its_own_data_only(published, elsewhere, words):
+    decided = [Claim("x", holds, "2", published, elsewhere) for holds in (True, False, None)]
+    assert tuple(claim.verdict for claim in decided) == words
+    assert [claim.here for claim in decided] == ["holds", "fails", "undecided"]
+    if elsewhere:  # what came out is told all the same, and what it cannot be compared with
+        assert [claim.evidence for claim in decided] == [f"{c.here} here: 2" for c in decided]
+        assert {claim.source for claim in decided} == {"1 (on other data)"}
 
 
 def test_recording_one_figure_keeps_the_others_whatever_the_order(tmp_path):

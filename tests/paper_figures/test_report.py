@@ -153,9 +153,9 @@ def test_claims_are_shown_as_they_are_written(toy):
 
 def test_the_verdicts_are_counted(toy):
     html, markdown = draw_report()
-    assert "| [toy](#toy) | 1 | 1 | 2 |" in markdown
-    assert "| all | 1 | 1 | 2 |" in markdown
-    assert "toy A toy <of> a figure. 1 1 2 all 1 1 2" in Page(html).text
+    assert "| [toy](#toy) | 1 | 0 | 0 | 0 | 1 | 2 |" in markdown
+    assert "| all | 1 | 0 | 0 | 0 | 1 | 2 |" in markdown
+    assert "toy A toy <of> a figure. 1 0 0 0 1 2 all 1 0 0 0 1 2" in Page(html).text
 
 
 def test_every_number_is_traced_to_a_file_and_a_command(toy):
@@ -215,7 +215,7 @@ def test_a_missing_figure_is_listed_with_the_commands_that_make_it(toy, monkeypa
     monkeypatch.setattr(registry, "NAMES", ("lacking", "toy"))
     html, markdown = draw_report(code=2)
     assert "| [lacking](#lacking) | missing |  |  |" in markdown
-    assert "| [toy](#toy) | 1 | 1 | 2 |" in markdown
+    assert "| [toy](#toy) | 1 | 0 | 0 | 0 | 1 | 2 |" in markdown
     made_by = "python -m experiments run absent --preset cpu --seed 0 --out results"
     assert made_by in markdown.partition("### lacking")[2].partition("### toy")[0]
     assert made_by in Page(html).text
@@ -332,7 +332,7 @@ def edited(known, name):
     entry, other = known["toy"], known["other"]
     first, second, *rest = entry["claims"]
     entry |= {
-        "a verdict": {"claims": [first, second | {"verdict": "reproduced"}, *rest]},
+        "a verdict": {"claims": [first, second | {"verdict": "holds"}, *rest]},
         "a number": {"claims": [first, second | {"measured": "3.000"}, *rest]},
         "a dropped claim": {"claims": [first, *rest]},
         "other columns": {"claims": [dict(reversed(first.items())), second, *rest]},
@@ -506,11 +506,11 @@ def test_a_result_of_another_run_is_not_drawn(toy, field):
 def test_an_edited_verdict_is_decided_again(toy):
     draw_report()
     path = Path("figures/claims.json")
-    path.write_text(path.read_text().replace('"not reproduced"', '"reproduced"'))
+    path.write_text(path.read_text().replace('"fails"', '"holds"'))
     assert claims.entries(Path("figures")) == {}
     cli("toy")
     found = [each["verdict"] for each in claims.entries(Path("figures"))["toy"]["claims"]]
-    assert found == ["reproduced", "not reproduced", "open", "open"]
+    assert found == ["reproduced", "fails", "undecided", "undecided"]
 
 
 def test_of_results_from_several_data_one_is_chosen_by_name(toy):

@@ -17,7 +17,7 @@ from paper_figures.figures import (
 )
 from paper_figures.look import learners
 
-HOLDS, FAILS, OPEN = "reproduced", "not reproduced", "open"
+HOLDS, FAILS, OPEN = "holds", "fails", "undecided"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def verdict(module, dataset, words):
     """The verdict of the one claim with these words."""
     (name,) = module.INPUTS
     (claim,) = (claim for claim in module.claims({name: dataset}) if words in claim.text)
-    return claim.verdict
+    return claim.here
 
 
 def assigned(dataset, variable, numbers, default, dim="rule"):
@@ -72,7 +72,7 @@ def test_direct_feedback_fails_where_it_stays_low_and_backpropagation_learns(sto
 @pytest.mark.parametrize("module", [rhm_feedback, rhm_masks], ids=["feedback", "masks"])
 def test_where_backpropagation_learned_nothing_the_question_stays_open(stored, module):
     claims = module.claims({"rhm_feedback": feedback(stored, backpropagation=0.8)})
-    assert [claim.verdict for claim in claims] == [OPEN]
+    assert [claim.here for claim in claims] == [OPEN]
 
 
 MASKS_EXPLAIN = "missing masks explain the failure"
