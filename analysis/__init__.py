@@ -7,8 +7,9 @@
     audit_locality              proof that no local loss reaches another block
     blocks                      the names of a network's blocks
 
-Local losses are in `local_losses`, networks for the Random Hierarchy Model in `hierarchy`. Names
-are imported when first used, so reading a result file never loads torch.
+Local losses are in `local_losses`, feedback other than the transposed weights in `feedback`,
+networks for the Random Hierarchy Model in `hierarchy`. Names are imported when first used, so
+reading a result file never loads torch.
 """
 
 from linlocal.doors import lazily

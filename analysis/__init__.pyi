@@ -1,6 +1,7 @@
 from . import (
     alignment as alignment,
     explore as explore,
+    feedback as feedback,
     hierarchy as hierarchy,
     local_losses as local_losses,
     probing as probing,

@@ -62,7 +62,7 @@ REGISTERS = (
 # How many rooms a newcomer has to look into.
 MOST_ROOMS = {
     "linlocal": 16,
-    "linlocal.analysis": 12,
+    "linlocal.analysis": 13,
     "experiments": 9,
     "paper_figures": 7,
 }

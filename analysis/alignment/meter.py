@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -32,6 +32,7 @@ from linlocal.analysis.alignment.sums import (
     rows_of_views,
 )
 from linlocal.analysis.block import Block, refuse_inference, resolve, unwrap
+from linlocal.analysis.feedback import backpropagation, feedback_parameters, is_fed
 from linlocal.analysis.local_losses import (
     Activity,
     LocalLoss,
@@ -129,7 +130,7 @@ class Meter:
         window: int = 1,
     ) -> None:
         self.model, self.backward, self.view_parts = model, backward, view_parts
-        self.blocks = resolve(model, names)
+        self.blocks = _compared(model, resolve(model, names))
         self.single = not isinstance(rule, Mapping)
         self.rules = dict(rule) if isinstance(rule, Mapping) else {"": rule}
         if not self.rules:
@@ -217,7 +218,14 @@ class Meter:
             batches: the largest number of batches of all views that may come.
         """
         # Resolved again, because parts of the network may have been replaced meanwhile.
-        self.blocks = resolve(self.model, {block.name: block.layout for block in self.blocks})
+        named = {block.name: block.layout for block in self.blocks}
+        self.blocks = _compared(self.model, resolve(self.model, named))
+        if self.orders and is_fed(self.model):
+            raise ValueError(
+                "The terms of a mismatch are those of local losses against backpropagation, but "
+                "this network has feedback weights (feedback_alignment): leave the terms out, or "
+                "undo the transformation."
+            )
         refuse_inference(self.model)
         self._sums = self._empty()
         self._rescale, self._factor, self._batch = rescale, factor, batch
@@ -552,13 +560,14 @@ class Meter:
         ]
         if not (trained or below):
             return
-        gradients = torch.autograd.grad(
-            [outputs[-1] for outputs in passes],
-            [*trained.values(), *(passes[p][l] for l, p in below)],
-            errors,
-            retain_graph=True,
-            materialize_grads=True,
-        )
+        with backpropagation():
+            gradients = torch.autograd.grad(
+                [outputs[-1] for outputs in passes],
+                [*trained.values(), *(passes[p][l] for l, p in below)],
+                errors,
+                retain_graph=True,
+                materialize_grads=True,
+            )
         for name, gradient in zip(trained, gradients, strict=False):
             add(self._sums.global_[r], name, gradient)
         for (l, p), gradient in zip(below, gradients[len(trained) :], strict=True):
@@ -571,7 +580,8 @@ class Meter:
     def differentiate(self, loss: Tensor) -> None:
         """Take the gradient of a global loss without touching ``.grad``, and count it."""
         trained = [p for p in self._parameters.values() if p.requires_grad]
-        torch.autograd.grad(loss, trained, allow_unused=True)
+        with backpropagation():
+            torch.autograd.grad(loss, trained, allow_unused=True)
         self._run.accumulates = True
 
     def _on_parameter(self, name: str, gradient: Tensor) -> None:
@@ -668,6 +678,15 @@ def _of_passes(error: Activity, passes: Sequence[Tensor]) -> list[Tensor]:
         first = error[: sum(map(len, passes))]
         error = first.split([len(z) for z in passes])
     return [e.to(z.dtype) for e, z in zip(error, passes, strict=False)]
+
+
+def _compared(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The blocks without feedback weights, whose gradient is that of the weights once more."""
+    aside = {id(p) for p in feedback_parameters(model)}
+    return tuple(
+        replace(block, parameters={n: p for n, p in block.parameters.items() if id(p) not in aside})
+        for block in blocks
+    )
 
 
 def _of_rows(error: Tensor, rows: slice) -> Tensor:

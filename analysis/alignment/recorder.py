@@ -28,6 +28,7 @@ from linlocal.analysis.alignment import series
 from linlocal.analysis.alignment.batch import to_dataset
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.sums import Measurement
+from linlocal.analysis.feedback import is_fed
 from linlocal.analysis.results import Provenance, ResultError
 from linlocal.analysis.training import told
 
@@ -215,7 +216,8 @@ class AlignmentRecorder:
                 more forward passes than were declared, or one view without the other; a pass ran
                 in another mode than the others, or no gradient came back to it; its blocks did not
                 run once each in order, or ran by themselves; a teacher ran with gradients; or
-                another process has no recorder.
+                another process has no recorder; or the backward pass in the step is not
+                backpropagation, but that of `feedback_alignment`.
             ValueError, TypeError: the passes have rows of other data, or views that the rule does
                 not compare; or a number is none.
         """
@@ -227,6 +229,12 @@ class AlignmentRecorder:
             with self._meter.remembering() if self._meter.remembers else nullcontext():
                 yield False
             return
+        if self._meter.backward and is_fed(self._meter.model):
+            raise RuntimeError(
+                "The backward pass of this network is not backpropagation, because layers have "
+                "feedback weights (feedback_alignment), so it gives no global gradient: record "
+                'with against="rule".'
+            )
 
         def factor(value: Tensor) -> Tensor:
             return value if scaler is None else scaler.scale(value)

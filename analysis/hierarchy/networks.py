@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from linlocal import inputs
+from linlocal.analysis.feedback import carried, sent_directly, target_error
 from linlocal.networks import Masks
 
 Weights = Literal["transposed", "random", "direct", "target"]
@@ -219,12 +220,8 @@ class HierarchicalNet(nn.Module):
             logits: Tensor = self.readout(top)
             return logits
         matrices = [self.get_buffer(f"direct_{l}") for l in range(1, len(outputs) + 1)]
-        sent = None
-        if self.feedback.weights == "target":
-            sent = _Targets(labels)
-        logits = self.readout(top.detach())
-        joined: Tensor = _Direct.apply(logits, sent, matrices, *outputs)  # type: ignore[no-untyped-call]
-        return joined
+        sent = _Targets(labels) if self.feedback.weights == "target" else None
+        return sent_directly(self.readout(top.detach()), outputs, matrices, sent)
 
     def _check(self, x: Tensor) -> None:
         """Raise unless x is a batch that the first layer can read."""
@@ -253,36 +250,13 @@ class _Targets:
 
     labels: Tensor | None
 
-    def like(self, error: Tensor) -> Tensor:
+    def __call__(self, error: Tensor) -> Tensor:
         if self.labels is None:
             raise RuntimeError(
                 '"target" feedback sends the labels down, which the loss does not tell: call '
                 "net.backward(x, labels) instead of loss.backward()."
             )
-        return -F.one_hot(self.labels, error.shape[1]).to(error.dtype) / len(self.labels)
-
-
-class _Direct(torch.autograd.Function):
-    """The logits; their error jumps to the output of each layer through a matrix of its own."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, sent: _Targets | None, matrices: list[Tensor], *outputs: Tensor
-    ) -> Tensor:
-        ctx.sent, ctx.outputs = sent, [(z.shape, z.dtype) for z in outputs]
-        ctx.save_for_backward(*matrices)
-        return logits.view_as(logits)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (error,) = gradients
-        sent = error if ctx.sent is None else ctx.sent.like(error)
-        below = [
-            (sent @ matrix.to(sent.dtype)).view(shape).to(dtype)
-            for matrix, (shape, dtype) in zip(ctx.saved_tensors, ctx.outputs, strict=True)
-        ]
-        return error, None, None, *below
+        return target_error(self.labels, error.shape[1], error.dtype)
 
 
 class _Layer(nn.Module):
@@ -320,8 +294,9 @@ class _Layer(nn.Module):
         # The layer's own error and what it passes down differ: two paths of equal value.
         own = self._normalised(_affine(patches.detach(), self.weight, self.bias))
         weight, bias = self.weight.detach(), self.bias.detach()
-        carrier = self.carrier if feedback.weights == "random" else weight
-        down = _Carried.apply(patches, weight, carrier) + bias  # type: ignore[no-untyped-call]
+        carrier = self.get_buffer("carrier") if feedback.weights == "random" else weight
+        passed = _linear(patches.detach(), weight)
+        down = carried(passed, patches, _linear_transposed, carrier) + bias
         if self.norm is not None:
             # In evaluation by the running statistics, as the value; in training they are updated
             # by the first path alone.
@@ -358,24 +333,7 @@ def _linear(patches: Tensor, weight: Tensor) -> Tensor:
     return torch.einsum("npi,poi->npo", patches, weight)
 
 
-class _Carried(torch.autograd.Function):
-    """W h forwards; the error passes back through another matrix."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, carrier: Tensor) -> Tensor:
-        ctx.save_for_backward(carrier)
-        return _linear(h, weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (carrier,) = ctx.saved_tensors
-        (error,) = gradients
-        # Under autocast the error is narrower than the weights.
-        return _linear_transposed(error, carrier.to(error.dtype)), None, None
-
-
-def _linear_transposed(error: Tensor, weight: Tensor) -> Tensor:
+def _linear_transposed(error: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
     if len(weight) == 1:
         return error @ weight[0]
     return torch.einsum("npo,poi->npi", error, weight)

@@ -42,7 +42,12 @@ from .named import (
     Views as Views,
 )
 from .network_rule import NetworkRule as NetworkRule, on_network as on_network
-from .pooling import Cells as Cells, Shape as Shape, Window as Window
+from .pooling import (
+    Cells as Cells,
+    Shape as Shape,
+    Window as Window,
+    shapes_of as shapes_of,
+)
 from .regression import LeastSquares as LeastSquares
 from .scored_pairs import ScoredPairs as ScoredPairs
 from .soft_hebb import (

@@ -9,6 +9,10 @@ from .grey_register import (
     grey_identities as grey_identities,
     load_images as load_images,
 )
+from .handwriting import (
+    handwriting_identities as handwriting_identities,
+    handwritten as handwritten,
+)
 from .hierarchies import RHMImages as RHMImages
 from .image_sources import (
     HELD_OUT as HELD_OUT,

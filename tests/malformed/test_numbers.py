@@ -19,7 +19,7 @@ from torch import nn
 
 import linlocal as ll
 from linlocal import analysis, losses, rhm, rules, testing
-from linlocal.analysis import hierarchy, local_losses, training
+from linlocal.analysis import feedback, hierarchy, local_losses, training
 from linlocal.analysis.block import resolve
 from linlocal.pairs import Pairs
 from linlocal.symbolic import derive
@@ -138,6 +138,11 @@ CALLS = {
         "rule": RULE,
         "views": torch.randn(8, 4),
         "window": 2,
+    },
+    "analysis.feedback.direct.DirectFeedback.build": {
+        "self": feedback.DirectFeedback(),
+        "shapes": [(4,), (3,)],
+        "seed": 1,
     },
     "analysis.local_losses.closed_form.penalty_optimal": {
         "loss": TWO_LOSSES[0],
@@ -651,6 +656,9 @@ BY_HYPOTHESIS = "a strategy: hypothesis checks the ranges that it is given when 
 IN_THE_HOUSE = "used by the instruments alone, with the number of rows of a tensor"
 ABSTRACT_TRAINER = "abstract; its two kinds are checked"
 NOT_CHECKED = {
+    "analysis.feedback.direct.target_error": "used by rules and networks, with their own numbers",
+    "analysis.feedback.transformation.feedback_alignment": "changes its network, so a second call "
+    "with it is refused; see test_feedback_alignment.py",
     "analysis.watching.gradients.windowed": "used by the meter alone, which checks the window",
     "analysis.alignment.recorder.AlignmentRecorder.step": "checks where it is entered; see "
     "test_recorder_company.py",
