@@ -103,13 +103,14 @@ class Remedy:
         start: what is changed of the weights before: nothing, or blocks 2..L become "orthogonal",
             or the residual branches are "scaled" by 1/sqrt(branches).
         kept: how the weights of blocks 2..L are kept orthogonal, by "retraction" or "penalty".
-        metric: whether B is penalised in the metric of the averaged Jacobian.
+        projection: how B is chosen: "trained" with the network, trained with its penalty in the
+            "metric" of the averaged Jacobian, or solved for in each step by "least squares".
     """
 
     network: Network
     start: Literal["", "orthogonal", "scaled"] = ""
     kept: Literal["", "retraction", "penalty"] = ""
-    metric: bool = False
+    projection: Literal["trained", "metric", "least squares"] = "trained"
 
 
 REMEDIES = {
@@ -117,11 +118,15 @@ REMEDIES = {
     "plain: orthogonal start": Remedy("plain", start="orthogonal"),
     "plain: orthogonality penalty": Remedy("plain", start="orthogonal", kept="penalty"),
     "plain: retraction": Remedy("plain", start="orthogonal", kept="retraction"),
-    "plain: metric penalty": Remedy("plain", metric=True),
-    "plain: orthogonal start, metric penalty": Remedy("plain", start="orthogonal", metric=True),
+    "plain: metric penalty": Remedy("plain", projection="metric"),
+    "plain: orthogonal start, metric penalty": Remedy(
+        "plain", start="orthogonal", projection="metric"
+    ),
+    "plain: least-squares B": Remedy("plain", projection="least squares"),
     "residual: none": Remedy("residual"),
     "residual: scaled branches": Remedy("residual", start="scaled"),
-    "residual: metric penalty": Remedy("residual", metric=True),
+    "residual: metric penalty": Remedy("residual", projection="metric"),
+    "residual: least-squares B": Remedy("residual", projection="least squares"),
 }
 
 
@@ -243,6 +248,7 @@ def _rule(config: Config, remedy: Remedy) -> NetworkRule:
         margin=config.margin,
         penalty=config.penalty,
         pooling=Cells(config.cells),
-        metric="downstream" if remedy.metric else None,
+        projection="least_squares" if remedy.projection == "least squares" else "trained",
+        metric="downstream" if remedy.projection == "metric" else None,
         refresh=config.refresh,
     )

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from paper_figures.claims import Claim
 from paper_figures.look import comparisons, panels, style, training_panels
@@ -25,7 +26,10 @@ COLORS = {
     "metric penalty": style.PALETTE[1],
     "orthogonal start, metric penalty": style.PALETTE[4],
     "scaled branches": style.PALETTE[2],
+    "least-squares B": "#8C564B",
 }
+# Its cosines lie on those of an orthogonal start: it stands among the gains alone.
+ALONE = "orthogonality penalty"
 KINDS = {"plain": "convolutions with ReLU", "residual": "residual blocks"}
 
 
@@ -36,6 +40,8 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     along, per_block, ends = figure.subplots(3, 2, sharey="row")
     for kind, upper, middle, lower in zip(KINDS, along, per_block, ends, strict=True):
         for name in _remedies(data, kind):
+            if name == ALONE:
+                continue
             color = COLORS[name]
             cosine = _below(data, kind, name)
             style.band(upper, cosine.mean("layer"), "repetition", color=color, label=name)
@@ -51,7 +57,10 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     per_block[0].set_ylabel("cosine, mean of\nthe recorded steps")
     ends[0].set_ylabel("accuracy minus that\nwithout a remedy")
     shown = along[0].get_legend_handles_labels()[1]
-    more = zip(*along[1].get_legend_handles_labels(), strict=True)
+    more = [
+        *zip(*along[1].get_legend_handles_labels(), strict=True),
+        (Line2D([], [], color=COLORS[ALONE], marker="o", linestyle=""), ALONE),
+    ]
     extra = [(handle, label) for handle, label in more if label not in shown]
     panels.legend_below(figure, along[0], columns=3, extra=extra)
     panels.headline(
