@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from linlocal import inputs
 from linlocal.analysis.block import Block, resolve
@@ -93,6 +93,10 @@ class Places:
             if id(module) not in inside:
                 module._apply(lambda tensor: tensor.to(self.home), recurse=False)
         return resolve(model, {block.name: block.layout for block in blocks})
+
+    def brought_home(self, value: Tensor) -> Tensor:
+        """A value of a block on the device of everything else, if blocks lie elsewhere."""
+        return value if self._devices is None else value.to(self.home)
 
     def running(self, blocks: Sequence[Block]) -> AbstractContextManager[None]:
         """Enclose forward passes, inside of the windows that look at the blocks."""

@@ -306,7 +306,7 @@ class LocalTrainer(Trainer):
                 self.model(views)
             top = outputs[-1].detach()
             values = [
-                loss(z, top.to(z.device), batch).to(self.fabric.device)
+                self._places.brought_home(loss(z, top.to(z.device), batch))
                 for loss, z in zip(self._judges, outputs, strict=True)
             ]
         for position, z in enumerate(outputs):
@@ -327,7 +327,7 @@ class LocalTrainer(Trainer):
             value = self._judges[position](z, above, batch)
             self._backpropagate(value)
             self._seen(position)
-            values[position + 1] = value.detach().to(self.fabric.device)
+            values[position + 1] = self._places.brought_home(value.detach())
 
         self._run(views, cut(self.blocks, visit))
         return values

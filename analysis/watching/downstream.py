@@ -130,6 +130,6 @@ def _refuse_dependent_rows(top: Tensor, sent: Callable[[Tensor], tuple[Tensor, .
         raise ValueError(
             "Rows of a batch depend on each other on the way to the top, as through batch "
             "normalisation in training mode, so no sample has a Jacobian of its own: use group or "
-            "layer normalisation, call eval() on the batch normalisations, or take the metric "
+            "layer normalisation, put batch normalisations in evaluation mode, or take the metric "
             '"frobenius".'
         )

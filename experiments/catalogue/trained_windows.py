@@ -58,7 +58,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(width=1 / 64, steps=1, batch=16, measured=1, deep=(1, 4, 8), repetitions=2),
+    "smoke": Config(width=1 / 64, steps=1, batch=16, measured=1, deep=(1, 3, 7), repetitions=2),
     "cpu": Config(),
     "paper": Config(
         width=1.0, steps=20_000, learning_rate=2e-4, measured=16, repetitions=10, device="cuda"

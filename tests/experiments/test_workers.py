@@ -280,7 +280,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("begun", [0, 2], ids=["starting", "busy"])
+@pytest.mark.parametrize(
+    "begun", [pytest.param(0, marks=pytest.mark.slow), 2], ids=["starting", "busy"]
+)
 def test_impatience_costs_one_line_and_leaves_no_process(begun, tmp_path, notes):
     script = tmp_path / "impatient.py"
     toy = Path(__file__).with_name("toy.py")

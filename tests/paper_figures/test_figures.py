@@ -166,13 +166,13 @@ def test_a_single_counterexample_decides(load):
 def test_published_numbers_bind_mnist_only(load):
     datasets = load("linear_alignment")
     text = "digits, default init: the published cosines"
-    assert find("linear_alignment", datasets, text).here == "undecided"
+    assert find("linear_alignment", datasets, text).verdict == "not comparable"
     dataset = datasets["linear_alignment"]
     as_mnist = dataset.assign_coords(data=["photographs", "mnist"])
     claim = find(
         "linear_alignment", {"linear_alignment": as_mnist}, text.replace("digits", "mnist")
     )
-    assert claim.here in ("holds", "fails")
+    assert claim.verdict in ("reproduced", "contradicted")
 
 
 def test_a_published_row_is_judged_by_the_spread_of_networks_in_each_layer(load):

@@ -2,9 +2,12 @@
 
 import os
 
+import pytest
+
 from experiments.benchmarks import workers
 
 
+@pytest.mark.slow
 def test_both_kinds_are_measured_and_shown():
     before = dict(os.environ)
     data = workers.measure(workers.Config(steps=1, repetitions=1))
