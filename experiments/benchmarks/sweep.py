@@ -30,7 +30,7 @@ class Config:
     Attributes:
         networks: number of networks, for each condition.
         batches: number of batches of 32 images.
-        workers: numbers of threads of the sweep.
+        workers: numbers of workers of the sweep.
         seed: seeds the images, the weights and the random projections.
     """
 

@@ -322,8 +322,7 @@ class _Steps:
                 if not factorise(newton):
                     self.able[i] = False
                     continue
-            step[i] = load[i]
-            solve(self.factors[i], step[i])
+            step[i] = solve(self.factors[i], load[i])
         self.taken += going
         # (lam I + H Q)^-1 = H^(1/2) (lam I + H^(1/2) Q H^(1/2))^-1 H^(-1/2)
         return np.asarray(self.root * step / -self.scale[:, None])

@@ -2,15 +2,23 @@
 
 The unit of work is a network on several batches of the same pairs. What can be stacked is computed
 for all of them at once (`updates.stacked`), and the rest by `compare`, one after the other. Units
-are independent, so threads take them side by side, with one BLAS thread each.
+are independent, so workers take them side by side, with one BLAS thread each.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    Executor,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -65,7 +73,8 @@ def sweep(
             metric of the rule; None keeps the penalty of the rule.
         window: as in `compare`.
         goal: as in `compare`, the same global loss for all.
-        workers: number of threads.
+        workers: number of processes, or of threads where processes cannot be forked from this one
+            (elsewhere than on Linux): these take turns in Python and in LAPACK.
         progress: called with the number of cells that are done and that of all cells, whenever
             all rules and penalties of a network on some batches are done.
 
@@ -99,17 +108,12 @@ def sweep(
     grid.check()
 
     found: dict[tuple[Label, Label], _Found] = {}
-    # One BLAS thread for all: the threads inside must not set a limit each for itself.
-    with one_if_small(0), ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(grid.run, *work) for work in grid.work()]
-        try:
-            for future in as_completed(futures):
-                found |= future.result()
-                if progress is not None:
-                    progress(len(found) * len(grid.cells), len(grid.units) * len(grid.cells))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun never begins
-            raise
+    # One BLAS thread for all: the workers must not set a limit each for itself.
+    with one_if_small(0):
+        for units in _side_by_side(grid, workers):
+            found |= units
+            if progress is not None:
+                progress(len(found) * len(grid.cells), len(grid.units) * len(grid.cells))
     grid.warn_of_failures(found)
     return xr.Dataset(grid.variables(found), grid.axes)
 
@@ -272,6 +276,41 @@ class _Grid:
             shown = [*lines[:SHOWN], *(["..."] if len(lines) > SHOWN else [])]
             message = f"{len(lines)} of {count} cells are NaN:"
             warnings.warn("\n".join([message, *shown]), RuntimeWarning, stacklevel=3)
+
+
+def _side_by_side(grid: _Grid, workers: int) -> Iterator[dict[tuple[Label, Label], _Found]]:
+    """What each piece of work gives, in the order in which they are done."""
+    if workers == 1:
+        yield from (grid.run(*work) for work in grid.work())
+        return
+    pool: Executor
+    if sys.platform == "linux":
+        # Forked processes have the grid already: nothing of a user's needs to be pickled.
+        fork = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(workers, fork, _inherit, (grid,))
+        run: Callable[..., dict[tuple[Label, Label], _Found]] = _run_inherited
+    else:
+        pool, run = ThreadPoolExecutor(workers), grid.run
+    with pool:
+        futures = [pool.submit(run, *work) for work in grid.work()]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun never begins
+            raise
+
+
+_inherited: list[_Grid] = []
+
+
+def _inherit(grid: _Grid) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was forked from ends them
+    _inherited[:] = [grid]
+
+
+def _run_inherited(network: Label, batches: list[Label]) -> dict[tuple[Label, Label], _Found]:
+    return _inherited[0].run(network, batches)
 
 
 SHOWN = 10  # failures that a warning spells out
