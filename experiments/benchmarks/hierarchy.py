@@ -196,8 +196,6 @@ def section(data: xr.Dataset) -> list[str]:
         row = data.sel(operation=name)
         peak = "" if np.isnan(row["peak"]) else f"{float(row['peak']):.1f}"
         lines.append(f"| {name} | {float(row['milliseconds']):.1f} | {peak} |")
-    if "inference" not in data.dims:  # a result from before inference was timed
-        return lines
     lines += [
         "",
         f"Posteriors of {data.attrs['inferred']:,} data whose leaves are half certain; the small "
