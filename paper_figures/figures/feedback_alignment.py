@@ -69,6 +69,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     hidden = data["cosine"].isel(layer=slice(-1))
     after = {name: hidden.sel(rule=name, drop=True).isel(step=-1) for name in COLORS}
     before = {name: hidden.sel(rule=name, drop=True).isel(step=0) for name in COLORS}
+    elsewhere = None if str(data["data"].values) == "mnist" else "MNIST"
     apart = float(abs(data["cosine"].sel(rule="backpropagation") - 1).max())
     found = [
         Claim(
@@ -83,6 +84,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             after[name],
             before[name],
             "repetition",
+            elsewhere=elsewhere,
         )
         for name in ("feedback alignment", _DIRECT, "Kolen-Pollack")
     ]
@@ -92,6 +94,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             after[better],
             after["feedback alignment"],
             "repetition",
+            elsewhere=elsewhere,
         )
         for better in ("Kolen-Pollack", "signs of the weights")
     ]
@@ -104,9 +107,10 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             "errors teach better than targets: direct feedback is more accurate",
             0.0,
             "as a table",
+            elsewhere,
         )
     )
-    if str(data["data"].values) == "mnist":
+    if elsewhere is None:
         low, high = comparisons.bounds(accuracy.sel(variant=_DIRECT))
         found.append(
             Claim(
