@@ -64,7 +64,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     extra = [(handle, label) for handle, label in more if label not in shown]
     panels.legend_below(figure, along[0], columns=3, extra=extra)
     panels.headline(
-        figure, "Orthogonal weights and the metric penalty raise the cosine, not the accuracy"
+        figure, "Orthogonal weights and least-squares B raise the cosine, not the accuracy"
     )
     return panels.finish(figure, data)
 
