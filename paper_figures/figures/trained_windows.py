@@ -112,9 +112,9 @@ def _headline(data: xr.Dataset) -> str:
     for rule in data["rule"].values:
         own, whole = (accuracy.sel(rule=rule).isel(window=w) for w in (0, -1))
         low, high = comparisons.bounds(whole - own)
-        verdict = "better" if low > 0 else "worse" if high < 0 else "open"
+        verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
         found.append(f"{rule} {float((whole - own).mean()):+.2f} ({verdict})")
-    return f"Last block, backpropagation instead of w = 1: {', '.join(found)}"
+    return f"Last block, widest window against w = 1: {', '.join(found)}"
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
