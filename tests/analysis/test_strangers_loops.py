@@ -400,8 +400,10 @@ def in_one_process(fabric, folder, name):
         loop(wrapped, half(fabric.global_rank, views)).backward()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.xdist_group("two processes")
-@some(("resnetv2", "vit"), "resnetv2")
+@pytest.mark.parametrize("name", ["resnetv2", "vit"])
 def test_two_processes_average_their_gradients(name, tmp_path, pair):
     pair(__file__, "in_one_process", tmp_path / "series", name)
     network, views = made(*SMALL[name], rows=2 * ROWS)
