@@ -17,8 +17,8 @@ from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.products import COUNT, divide, metrics
 from linlocal.analysis.alignment.sums import Measurement
 from linlocal.analysis.alignment.terms import explained
-from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import gated, own_pass, untouched
+from linlocal.inputs import warn
 
 
 def align(

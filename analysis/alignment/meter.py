@@ -43,7 +43,6 @@ from linlocal.analysis.local_losses import (
     refuse_without_loss,
     views_of,
 )
-from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import (
     Rescale,
     accumulated,
@@ -56,6 +55,7 @@ from linlocal.analysis.watching import (
     watch,
     windowed,
 )
+from linlocal.inputs import warn
 from linlocal.rules import Rule
 
 RuleOrLosses = Rule | LocalRule | nn.ModuleList

@@ -20,7 +20,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from linlocal import inputs
 from linlocal.analysis.block import refuse_inference, refuse_lazy, unwrap
 from linlocal.analysis.feedback.layers import FED, FedLayer, Feedback
-from linlocal.analysis.warned import warn
+from linlocal.inputs import warn
 from linlocal.seeds import generator_for
 
 Method = Literal["random", "sign", "scaled_sign", "random_sign", "kolen_pollack"]

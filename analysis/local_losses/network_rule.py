@@ -31,8 +31,8 @@ from linlocal.analysis.local_losses.projections import (
 from linlocal.analysis.local_losses.regression import LeastSquares
 from linlocal.analysis.local_losses.scored_pairs import Negatives, ScoredPairs, check_negatives
 from linlocal.analysis.local_losses.slices import FreshSlices, sliced
-from linlocal.analysis.warned import warn
 from linlocal.autodiff import ViewFormula, goodness_formula, view_formula
+from linlocal.inputs import warn
 from linlocal.losses import Goodness, InfoNCE, ViewLoss
 from linlocal.rules import Metric, Rule
 from linlocal.seeds import seed_for

@@ -39,8 +39,8 @@ from linlocal.analysis.probing.representations import (
 from linlocal.analysis.probing.while_training import Bank, RunningProbe, knn_accuracy
 from linlocal.analysis.results import Provenance, ResultError
 from linlocal.analysis.training import told
-from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import overlook
+from linlocal.inputs import warn
 
 _DEAD = 10  # units of rounding by which the values of a dead unit may differ
 

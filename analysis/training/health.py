@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from linlocal.analysis.block import Block
-from linlocal.analysis.warned import warn
+from linlocal.inputs import warn
 
 EVERY = 25
 """The number of steps between looks at the outputs."""

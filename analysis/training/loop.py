@@ -58,8 +58,8 @@ from linlocal.analysis.training.sharding import (
     whole,
 )
 from linlocal.analysis.training.synchronise import GradientMeans
-from linlocal.analysis.warned import warn
 from linlocal.analysis.watching import complete_from_above, survey
+from linlocal.inputs import warn
 from linlocal.rules import Rule
 from linlocal.seeds import seed_for
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -167,6 +167,24 @@ def cut(
 
 
 @contextmanager
+def _around_passes(
+    network: nn.Module,
+    begin: Callable[[nn.Module, Any], None],
+    end: Callable[[nn.Module, Any, Any], None],
+    looking: AbstractContextManager[None],
+) -> Iterator[None]:
+    """Call ``begin`` before and ``end`` after all else that a forward pass of the network runs."""
+    handles = [network.register_forward_pre_hook(Hook(begin))]
+    try:
+        with looking:
+            handles.append(network.register_forward_hook(Hook(end)))
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def watch(
     model: nn.Module,
     blocks: Sequence[Block],
@@ -235,14 +253,9 @@ def watch(
             on_forward(tuple(outputs))
             outputs.clear()
 
-    handles = [network.register_forward_pre_hook(Hook(begin))]
-    try:
-        with window(blocks, look, tuples=True, rows=lambda: rows):
-            handles.append(network.register_forward_hook(Hook(end)))
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    looking = window(blocks, look, tuples=True, rows=lambda: rows)
+    with _around_passes(network, begin, end, looking):
+        yield
 
 
 @contextmanager
@@ -319,14 +332,9 @@ def overlook(
                 raise RuntimeError(disorder(blocks, ran))
             on_end()
 
-    handles = [network.register_forward_pre_hook(Hook(begin))]
-    try:
-        with window(blocks, look, tuples=True, rows=lambda: rows):
-            handles.append(network.register_forward_hook(Hook(end)))
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    looking = window(blocks, look, tuples=True, rows=lambda: rows)
+    with _around_passes(network, begin, end, looking):
+        yield
 
 
 @contextmanager

@@ -221,6 +221,15 @@ def test_pooling_is_what_tells_the_first_two_rules_apart(smoke):
     assert float(np.abs(feedback - place).max()) > 1e-6
 
 
+@pytest.mark.parametrize("name", ["linear_alignment", "linear_cnn", "narrowing"])
+def test_every_network_has_weights_of_its_own(name, smoke):
+    networks = results.read(smoke(name))["cosine"].isel(layer=0).transpose("network", ...)
+    below = networks.values.reshape(len(networks), -1)
+    unequal = np.abs(below - below[0]).max(axis=1)
+    assert len(below) > 1
+    assert (unequal[1:] > 1e-6).all()
+
+
 RNG = np.random.default_rng
 
 

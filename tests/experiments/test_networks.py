@@ -78,6 +78,14 @@ def test_the_encoders_have_the_published_blocks(name, shapes):
     assert all(out.min() == 0 for _, out in found)
 
 
+@pytest.mark.parametrize("name", ["vgg6", "resnet18"])
+def test_kernels_lie_with_channels_last(name):
+    network = build(name, width=1 / 16 if name == "vgg6" else 1)
+    kernels = [m.weight for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
 def test_the_width_scales_the_channels():
     found, _ = outputs(build("vgg6", width=1 / 64), block_names("vgg6"), torch.randn(1, 3, 96, 96))
     assert [out.shape[1:] for _, out in found] == [
