@@ -154,6 +154,43 @@ def test_a_gain_counts_only_beyond_its_interval(load):
     assert "undecided" in find("linear_cnn", datasets, text).measured
 
 
+@pytest.mark.parametrize(
+    ("name", "feedback"),
+    [
+        ("narrowing", {"feedback": "direct feedback"}),
+        ("linear_cnn", {"condition": "2D dependence"}),
+    ],
+)
+def test_networks_decide_and_not_the_batches_of_one(name, feedback, load):
+    datasets = load(name)
+    cosine = datasets[name]["cosine"]
+    (axis,) = feedback
+    gains = np.linspace(0.3, -0.1, cosine.sizes["network"])
+    # The same in every batch, so that an interval over batches would have no width.
+    base = 0.0 * cosine.isel({axis: 0}, drop=True)
+    cosine[:] = base
+    cosine.loc[feedback] = base + xr.DataArray(gains, dims="network")
+    raised = [c for c in registry.load(name).claims(datasets) if " raises the cosine" in c.text]
+    assert raised
+    assert {claim.here for claim in raised} == {"undecided"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("alignment_accuracy", "blockwise_robustness", "blockwise_ssl", "feedback_alignment"),
+        *("linear_cnn", "local_rules_table", "mismatch_terms", "narrowing", "rhm_feedback"),
+        *("rhm_masks", "trained_cnn", "trained_mlp", "training_cost"),
+    ],
+)
+def test_what_was_published_on_other_data_is_never_compared(name, load):
+    claims = registry.load(name).claims(load(name))
+    # What is stated for all data binds on any.
+    bound = [c for c in claims if c.published and not c.published.startswith("stated for")]
+    assert bound
+    assert {claim.verdict for claim in bound} == {"not comparable"}
+
+
 def test_a_single_counterexample_decides(load):
     datasets = load("feedback_map")
     dataset = datasets["feedback_map"]

@@ -70,6 +70,19 @@ def test_direct_feedback_fails_where_it_stays_low_and_backpropagation_learns(sto
     assert verdict(rhm_feedback, above, "better than every") == FAILS
 
 
+def test_of_a_paper_whose_abstract_alone_is_known_nothing_is_reproduced(stored):
+    learned = {"rhm_feedback": feedback(stored, backpropagation=0.95)}
+    local = {"rhm_local_ssl": ssl(stored, local=0.9, end_to_end=0.9, supervised=0.9)}
+    for module, datasets in (
+        (rhm_feedback, learned),
+        (rhm_masks, learned),
+        (rhm_local_ssl, local),
+    ):
+        said = [c for c in module.claims(datasets) if "2605.18557" in (c.published or "")]
+        assert said
+        assert {claim.verdict for claim in said} == {"not comparable"}
+
+
 @pytest.mark.parametrize("module", [rhm_feedback, rhm_masks], ids=["feedback", "masks"])
 def test_where_backpropagation_learned_nothing_the_question_stays_open(stored, module):
     claims = module.claims({"rhm_feedback": feedback(stored, backpropagation=0.8)})
