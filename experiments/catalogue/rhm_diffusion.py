@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from experiments.runner import Sweep, grid
-from linlocal.rhm import RandomHierarchyModel, diffusion
+from linlocal.rhm import RandomHierarchyModel, diffusion, noises
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ PRESETS = {
 PUBLISHED = "arXiv 2402.16991, transition of the class under diffusion"
 
 NOISES = {
-    "masking": diffusion.Masking(),
-    "uniform": diffusion.Uniform(),
-    "Gaussian": diffusion.Gaussian("cosine"),
+    "masking": noises.Masking(),
+    "uniform": noises.Uniform(),
+    "Gaussian": noises.Gaussian("cosine"),
 }
 
 

@@ -4,6 +4,7 @@ from . import (
     export as export,
     images as images,
     inference as inference,
+    noises as noises,
     sampling as sampling,
     theory as theory,
     tokens as tokens,

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from linlocal import testing
 from linlocal.analysis.hierarchy import BeliefPropagation
-from linlocal.rhm import RandomHierarchyModel, diffusion
+from linlocal.rhm import RandomHierarchyModel, diffusion, noises
 
 MODEL = RandomHierarchyModel(
     num_classes=3, num_symbols=4, num_synonyms=2, num_levels=3, rule_exponent=0.7, seed=1
@@ -88,7 +88,7 @@ def test_derivatives_of_posteriors_are_differences():
 
 def test_the_denoiser_is_the_score():
     """Tweedie: d log p(x) / dx = (sqrt(k) E[x_0 | x] - x) / (1 - k) under Gaussian noise."""
-    noise, time = diffusion.Gaussian(), 0.4
+    noise, time = noises.Gaussian(), 0.4
     noisy = torch.from_numpy(noise.apply(MODEL, MODEL.sample(3, seed=0).leaves, time, seed=0))
     x, kept = noisy.requires_grad_(), float(noise.kept(time))
     belief = BeliefPropagation(MODEL)

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from linlocal.rhm import RandomHierarchyModel, diffusion
-from linlocal.rhm.diffusion import Gaussian, Masking, Uniform
+from linlocal.rhm.noises import Gaussian, Masking, Uniform
 
 NOISES = [
     Masking(),
