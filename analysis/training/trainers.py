@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,12 @@ from linlocal.analysis.local_losses import (
     LocalLoss,
     LocalRule,
     ScoredPairs,
-    match,
-    match_forward,
     refuse_without_loss,
 )
 from linlocal.analysis.training.batches import Layout
 from linlocal.analysis.training.identity import told
 from linlocal.analysis.training.loop import ADAMW, Log, Trainer
+from linlocal.analysis.training.matching import Matching
 from linlocal.analysis.training.optimisers import MakeOptimiser, MakeScheduler
 from linlocal.analysis.training.orthogonality import Orthogonality
 from linlocal.analysis.training.placing import Device
@@ -35,12 +34,8 @@ from linlocal.analysis.watching import (
     MicroBatches,
     cut,
     downstream,
-    error_signal,
-    errors_below,
     one_pass,
     own_pass,
-    pushed_forward,
-    refuse_interaction,
     untouched,
 )
 from linlocal.rules import Rule
@@ -119,7 +114,8 @@ class LocalTrainer(Trainer):
         ValueError: as `Trainer`; a loss that is no `ScoredPairs` needs the backpropagated error, or
             one is sharded; ``micro_batch`` is below 1 or given with ``one_pass``; ``window`` is not
             in 1..L, or is above 1 with ``one_pass``, ``shard``, ``devices``, a projection that is
-            matched or a penalty in the downstream metric. A step raises it as
+            matched or a penalty in the downstream metric; or ``devices`` or ``shard`` come with
+            one of the last two. A step raises it as
             `watching.MicroBatches` does; the first step also if a trainable parameter of a loss, or
             all parameters of a block, get no gradient, or if samples act on each other where the
             error is estimated from tangents.
@@ -196,9 +192,19 @@ class LocalTrainer(Trainer):
                 "A penalty in the downstream metric measures the map of the whole network, which "
                 'sharded training never holds: use shard=False, or the metric "frobenius".'
             )
-        self._matched = self._check_matched()
-        asked = [loss.matching for loss in self._matched if loss.matching is not None]
-        self._forward = all(how.tangents is not None for how in asked)
+        self._matching = Matching(self.model, self.blocks, self._judges, self.fabric.autocast)
+        if self._matching.losses and shard:
+            raise ValueError(
+                "A projection that is matched to the backpropagated error needs a pass through "
+                "the whole network, which sharded blocks do not have: take shard=False, or train "
+                "the projection with the loss."
+            )
+        if devices is not None and (metric or self._matching.losses):
+            raise ValueError(
+                "A projection that is matched, or penalised in the downstream metric, needs a pass "
+                "through the whole network on one device: leave devices out, or train the "
+                "projection with the loss."
+            )
         if self.window > 1:
             self._check_windows()
 
@@ -219,73 +225,16 @@ class LocalTrainer(Trainer):
                     "window=1."
                 )
 
-    def _check_matched(self) -> list[ScoredPairs]:
-        """The losses that are matched to the backpropagated error."""
-        found = [loss for loss in self._judges if loss.needs_global_error]
-        if not found:
-            return []
-        matched = [loss for loss in found if isinstance(loss, ScoredPairs)]
-        others = [*found, self._judges[-1]]
-        if not all(isinstance(loss, ScoredPairs) for loss in others):
-            names = ", ".join(dict.fromkeys(loss.title for loss in others))
-            raise ValueError(
-                f"{names}: a loss here needs the backpropagated error, which local training gives "
-                "to losses of scored pairs alone, with one of the last block as the global loss: "
-                "train its parameters with the loss instead."
-            )
-        if self._shard:
-            raise ValueError(
-                "A projection that is matched to the backpropagated error needs a pass through "
-                "the whole network, which sharded blocks do not have: take shard=False, or train "
-                "the projection with the loss."
-            )
-        return matched
-
     def backward(self, views: Tensor, batch: Any = None) -> dict[int, Tensor]:
         if self._refresh and self.steps % self._refresh == 0:
             self._measure_downstream(views)
         # A recorder around this must not take the cut passes for backpropagation.
         with own_pass(), torch.enable_grad():
-            if self._matched:
-                self._match(views, batch)
+            if self._matching.losses:
+                self._matching.solve(views, batch, first=bool(self._unseen))
             if self.one_pass:
                 return self._at_once(views, batch)
             return (self._in_turn if self.window == 1 else self._in_windows)(views, batch)
-
-    def _match(self, views: Tensor, batch: Any) -> None:
-        """Solve for the projections that are matched to the backpropagated error."""
-        outputs: list[Tensor] = []
-
-        def keep(position: int, z: Tensor) -> Tensor:
-            outputs.append(z)
-            return z.clone()  # what follows may work on it in place
-
-        def run() -> None:
-            # Random numbers and statistics as they will be in the step itself.
-            as_before = untouched(self.model, weights=bool(self._unseen), records=False)
-            with as_before, self.fabric.autocast():
-                self.model(views)
-
-        with torch.set_grad_enabled(not self._forward), one_pass(self.blocks, keep):
-            run()
-        top = outputs[-1].detach()
-        with self.fabric.autocast():
-            # A tensor, as the top is one.
-            error = cast(
-                Tensor, error_signal(self._judges[-1], top, top, lambda value: value, batch)
-            )
-        if not self._forward:
-            match(self._judges, outputs, errors_below(outputs, error))
-            return
-        if self._unseen:
-            refuse_interaction(self.blocks, run, 0, outputs[0])
-
-        def product(position: int, tangent: Tensor) -> Tensor:
-            moved = pushed_forward(self.blocks, run, position, tangent)
-            wide = torch.promote_types(moved.dtype, torch.float32)
-            return (moved.to(wide) * error.to(wide)).flatten(1).sum(1)
-
-        match_forward(self._judges, outputs, product)
 
     def _measure_downstream(self, views: Tensor) -> None:
         with self.fabric.autocast():

@@ -518,6 +518,21 @@ CASES = {
             ValueError,
             "shard gathers the weights of a block for one backward pass: use shard=False",
         ),
+        "matched projections over devices": (
+            lambda: train(
+                rule=local_losses.CLAPP(projection="least_squares", pooling=1),
+                devices=["cpu", "cpu"],
+            ),
+            ValueError,
+            "needs a pass through the whole network on one device: leave devices out",
+        ),
+        "a penalty in the downstream metric over devices": (
+            lambda: train(
+                rule=local_losses.CLAPP(metric="downstream", pooling=1), devices=["cpu", "cpu"]
+            ),
+            ValueError,
+            "needs a pass through the whole network on one device: leave devices out",
+        ),
         "a window over devices": (
             lambda: train(window=2, devices=["cpu", "cpu"]),
             ValueError,
