@@ -139,7 +139,8 @@ def verify_results(
         typer.Option(min=0, help="Seeds the choice of files; without it, another each time."),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Take results of this size only: smoke, cpu or paper.")
+        str | None,
+        typer.Option(help="Take results of this size only: smoke, cpu, workstation or paper."),
     ] = None,
     out: Out = Path("results"),
     tolerance: Annotated[

@@ -38,7 +38,9 @@ def main(
             " to see what there is.",
         ),
     ],
-    preset: Annotated[str, typer.Option(help="Size of the runs: smoke, cpu or paper.")] = "cpu",
+    preset: Annotated[
+        str, typer.Option(help="Size of the runs: smoke, cpu, workstation or paper.")
+    ] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the runs.")] = 0,
     results_folder: Annotated[
         Path, typer.Option("--results", help="Folder that `python -m experiments run` filled.")

@@ -26,7 +26,7 @@ SCHEMA = 2
 _RUN = "run_"
 # The root of the checkout, if this is one.
 ROOT = Path(__file__).resolve().parents[2]
-PRESETS = ("smoke", "cpu", "paper")
+PRESETS = ("smoke", "cpu", "workstation", "paper")
 _PACKAGES = ("numpy", "scipy", "torch", "xarray", "linlocal")
 
 

@@ -398,7 +398,7 @@ def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_computed(toy, cl
 def test_all_registered_experiments_load():
     for name in registry.NAMES:
         experiment = registry.load(name)
-        assert set(experiment.PRESETS) == set(results.PRESETS)
+        assert {"smoke", "cpu", "paper"} <= set(experiment.PRESETS) <= set(results.PRESETS)
         assert registry.summary(experiment)
         assert experiment.PUBLISHED
         # Without it, results of different data would have the same name.

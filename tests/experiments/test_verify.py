@@ -272,7 +272,7 @@ def test_only_results_of_the_wanted_size_are_computed(toy):
     assert "1 of 1 results" in cli("verify --preset smoke").output
     assert toy.evaluated == [0, 1, 2]
     assert "2 of 2 results" in cli("verify").output
-    assert "Possible: smoke, cpu, paper." in cli("verify --preset smok").output
+    assert "Possible: smoke, cpu, workstation, paper." in cli("verify --preset smok").output
 
 
 def compare(one, other, tolerance=1e-6):

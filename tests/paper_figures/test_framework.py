@@ -157,7 +157,10 @@ def test_a_damaged_result_costs_one_line(toy):
 
 @pytest.mark.parametrize(
     ("line", "hint"),
-    [("toi", "did you mean 'toy'? Possible: toy."), ("all --preset big", "smoke, cpu, paper.")],
+    [
+        ("toi", "did you mean 'toy'? Possible: toy."),
+        ("all --preset big", "smoke, cpu, workstation, paper."),
+    ],
 )
 def test_an_unknown_name_costs_one_line(toy, line, hint):
     done = cli(line)
