@@ -30,6 +30,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!linlocal).*")]
 # Docstrings are written for `help`: a word in backticks is a name if it is one, else code.
 default_role = "py:obj"
 autosummary_generate = False
+autodoc_mock_imports = ["lightning"]  # the page of the callback needs only its docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 # Shown by their names, not by what numpy spells them out to.

@@ -38,6 +38,7 @@ MAY_USE = {
     "linlocal.testing": ("hypothesis",),
     "linlocal.analysis": ("torch",),
     "linlocal.analysis.results": ("h5py",),
+    "linlocal.analysis.lightning": ("lightning", "pytorch_lightning"),
     "linlocal.analysis.training": ("lightning_fabric", "tqdm"),
     "linlocal.analysis.explore": ("IPython", "ipywidgets", "matplotlib"),
     "experiments": (
@@ -62,7 +63,7 @@ REGISTERS = (
 # How many rooms a newcomer has to look into.
 MOST_ROOMS = {
     "linlocal": 16,
-    "linlocal.analysis": 13,
+    "linlocal.analysis": 14,
     "experiments": 9,
     "paper_figures": 7,
 }

@@ -4,6 +4,7 @@ from .blockwise_losses import (
     VIEW_LOSSES as VIEW_LOSSES,
     headed_rule as headed_rule,
 )
+from .convergence import Convergence as Convergence, Progress as Progress
 from .cosines import (
     Batch as Batch,
     masked_cosines as masked_cosines,
@@ -42,5 +43,9 @@ from .hierarchy_tokens import (
     last_token_losses as last_token_losses,
 )
 from .optimisers import lars as lars
-from .released import released_clapp as released_clapp, released_infonce as released_infonce
+from .released import (
+    MatchedInTraining as MatchedInTraining,
+    released_clapp as released_clapp,
+    released_infonce as released_infonce,
+)
 from .robustness import corrupted_accuracy as corrupted_accuracy

@@ -35,6 +35,8 @@ class Projections:
     matrices: tuple[tuple[Array, ...], ...]
     _losses: LayerLosses
 
+    __repr__ = inputs.brief
+
     @cached_property
     def alignment(self) -> xr.Dataset:
         """The distance of B_l from V_l^T B_L V_l or V_l^T B_L: *projection alignment*.
