@@ -43,7 +43,7 @@ hierarchy: $(BASE) ## draw docs/hierarchy from the kept results of the paper pre
 readme: figures ## make figures, then bring README, claims and gallery up to date
 	$(RUN) paper_figures kept --preset paper --out figures/paper
 	$(RUN) paper_figures.report.readme
-	$(RUN) paper_figures.report.printed README.md docs/quickstart.md docs/tutorial.md
+	$(RUN) paper_figures.report.printed README.md docs/index.md docs/quickstart.md docs/tutorial.md
 
 fuzz: $(DEV) ## read 100 seconds of damaged and hostile files of every format
 	OMP_NUM_THREADS=1 $(RUN) tests.fuzz

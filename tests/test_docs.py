@@ -212,6 +212,38 @@ def missing(door: str, documented: set[str]) -> list[str]:
     return found
 
 
+# Objects that are formulas: their first line is the formula itself.
+FORMULAS = ("linlocal.losses", "linlocal.networks.activations", "local_losses")
+
+
+def says_what_for(line: str) -> bool:
+    """Whether a docstring begins with a word and not in the middle of a formula."""
+    return re.match(r"([A-Z][A-Za-z-]*|`+[\w.]+`+)[ ,:.]", line) is not None
+
+
+def test_the_first_line_of_what_a_door_offers_says_what_it_is_for():
+    offered = [
+        getattr(import_module(door), name)
+        for door in doors_of("linlocal")
+        for name in import_module(door).__all__
+    ]
+    described = [
+        each
+        for each in offered
+        if isinstance(each, type | FunctionType)
+        and not any(part in each.__module__ for part in (*FORMULAS, "projection.problem"))
+    ]
+    assert len(described) > 150
+    assert [each for each in described if not says_what_for((each.__doc__ or "").strip())] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["exp(-m).", "z_l = W_l z_{l-1}.", "-dLoss/dW of x.", "J^T e: errors.", "rate dW."]
+)
+def test_a_formula_says_not_what_for(line):
+    assert not says_what_for(line)
+
+
 def test_what_no_page_shows_is_found():
     shown = {"linlocal.Pairs", *(f"linlocal.pairs.{n}" for n in ("Contrasts", "Groups", "Table"))}
     assert missing("linlocal.pairs", shown) == ["linlocal.pairs.Direction"]

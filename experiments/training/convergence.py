@@ -18,7 +18,7 @@ SMOOTHING = 0.95
 
 @dataclass(frozen=True)
 class Convergence:
-    """A training is finished after step t if one of these holds:
+    """A training is finished after step t if one of these holds.
 
         smoothed loss < floor
         t >= least and mean(t - w, t) > (1 - improvement) mean(t - 2 w, t - w),    w = t / 4

@@ -33,13 +33,16 @@ from the top? Here are the answers, each with a proof and, for each hypothesis, 
 fails without it.
 
 ```text
-            W_1        W_2             W_{l+1}             W_L
-    input -------> z_1 ----> ... z_l ---------> ... z_{L-1} ----> z_L   loss of the top layer
-                                  |
-                                  |     V_l = W_L ... W_{l+1}
-                                  |
-                          loss of layer l        local:  W_l follows this loss
-                                                 global: W_l follows the top's, through V_l^T
+  input
+    |
+  W_1 ... W_l     which learns
+    |
+   z_l  <-- loss of layer l:  local update
+    |
+  W_{l+1} ... W_L = V_l
+    |
+   z_L  <-- loss of the top, sent down
+            by V_l^T:  global update
 ```
 
 | if | then the two updates of a layer | |
