@@ -74,9 +74,9 @@ def list_experiments(out: Out = Path("results"), seed: Seed = 0, data: Data = No
             typer.echo(f"{name}  ({experiment.PUBLISHED})\n  {registry.summary(experiment)}")
             for preset, size in registry.sizes(experiment).items():
                 values = " ".join(f"{key}={value}" for key, value in size.items())
-                typer.echo(f"  {preset:<6} {values:<50} {listed(name, preset, seed, data, out)}")
+                typer.echo(f"  {preset:<11} {values:<50} {listed(name, preset, seed, data, out)}")
             typer.echo()
-    typer.echo("Run one with: python -m experiments run NAME --preset smoke|cpu|paper")
+    typer.echo("Run one with: python -m experiments run NAME --preset smoke|cpu|workstation|paper")
 
 
 @app.command()
@@ -85,7 +85,9 @@ def run(
     preset: Annotated[
         str,
         typer.Option(
-            help="Size: smoke takes seconds, cpu minutes on a laptop, paper is the published size."
+            help="Size: smoke takes seconds, cpu minutes on a laptop, workstation hours on two"
+            " cores (best with --data; `all` leaves out experiments without it), paper is the"
+            " published size."
         ),
     ] = "cpu",
     seed: Seed = 0,
@@ -110,7 +112,7 @@ def run(
     run keeps its finished points; the same command resumes it.
     """
     with one_line_errors(data), first_interrupt_only():
-        names = registry.NAMES if name == "all" else (name,)
+        names = in_size(preset) if name == "all" else (name,)
         # All planned before any runs: a typo or data that are not there must not cost an hour, nor
         # an edit mix two versions.
         plans = [registry.plan(each, preset, seed, data) for each in names]
@@ -130,6 +132,19 @@ def run(
             words += ["--scheduler", scheduler] if scheduler else []
             typer.echo(f"interrupted; resume with: {commands.line(*words)}", err=True)
             raise typer.Exit(130) from None
+
+
+def in_size(preset: str) -> list[str]:
+    """The experiments that have a preset; one line names the others.
+
+    Raises:
+        ResultError: unknown preset.
+    """
+    known_name("preset", preset, PRESETS)
+    lacking = [name for name in registry.NAMES if preset not in registry.load(name).PRESETS]
+    if lacking:
+        typer.echo(f"no preset {preset}, left out: {', '.join(lacking)}")
+    return [name for name in registry.NAMES if name not in lacking]
 
 
 @app.command("verify")

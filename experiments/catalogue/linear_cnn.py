@@ -57,7 +57,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(networks=2, batches=2, images_per_batch=8),
-    "cpu": Config(),
+    "cpu": Config(batches=4),
     "paper": Config(networks=20, batches=32),
 }
 PUBLISHED = "Fig. 4b of arXiv 2601.21683"
