@@ -65,4 +65,5 @@ from .released import (
     released_clapp as released_clapp,
     released_infonce as released_infonce,
 )
+from .released_fit import ReleasedFit as ReleasedFit
 from .robustness import corrupted_accuracy as corrupted_accuracy

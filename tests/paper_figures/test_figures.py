@@ -239,6 +239,33 @@ def test_a_published_row_is_reproduced_only_by_means_that_are_surely_near(load):
     assert find("linear_alignment", {"linear_alignment": one}, text).here == "undecided"
 
 
+def test_the_released_fit_is_judged_beside_the_optimum():
+    figure = registry.load("released_fit")
+    published = np.array(figure.PUBLISHED)
+    fits = [figure.OPTIMUM, figure.FITTED, figure.BEFORE, figure.DRAWN]
+    conditions = [figure.EXACT, "default init", "ReLU + orthogonal", figure.SMALL]
+    levels = np.zeros((4, 4, 1, 6)) + np.array([0.5, 0.5, -0.2, -0.1])[:, None, None]
+    levels[3, :2] = np.stack([2 * published, published])[:, None]
+    noise = np.linspace(-0.01, 0.01, 5)[:, None]
+    data = xr.Dataset(
+        {"cosine": (("condition", "fit", "network", "layer"), levels + noise)},
+        {"condition": conditions, "fit": fits, "layer": range(1, 7), "data": "mnist"},
+    )
+
+    def verdicts(dataset):
+        return [claim.verdict for claim in figure.claims({"released_fit": dataset})]
+
+    assert verdicts(data) == ["reproduced", "contradicted", *["holds"] * 5]
+    assert verdicts(data.assign_coords(data="digits"))[:2] == ["not comparable"] * 2
+    assert set(verdicts(data.isel(network=[0]))) == {"undecided"}
+    # The optimum and the released fit change places, and so do the last two.
+    swapped = data.assign_coords(fit=[fits[k] for k in (1, 0, 3, 2)])
+    assert verdicts(swapped) == ["contradicted", "reproduced", "fails", *["holds"] * 3, "fails"]
+    away = data.copy(deep=True)
+    away["cosine"].loc[{"condition": "default init", "fit": figure.FITTED, "layer": 2}] += 0.1
+    assert verdicts(away)[3:6] == ["holds", "fails", "holds"]
+
+
 def test_a_window_that_falls_costs_its_claim(load):
     datasets = load("windows")
     dataset = datasets["windows"]
