@@ -21,7 +21,7 @@ extensions = [
     "myst_nb",
     "linlocal_docs",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results/*/report.md"]
 suppress_warnings = ["toc.empty_glob"]  # a pattern may stand for a page that is optional
 nitpicky = True
 # Other packages' objects: linking to them would need their inventories from the network.

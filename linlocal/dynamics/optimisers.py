@@ -21,6 +21,7 @@ from linlocal.dynamics.weights import are_in_range, matrices_of, require_matrice
 from linlocal.inputs import Array
 from linlocal.networks import Network
 from linlocal.rules import Rule
+from linlocal.vocabulary import described
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -241,10 +242,13 @@ def compare_steps(
             pairs = list(zip(local, other, strict=True))
             columns.setdefault(f"{name}_cosine", []).append([_cosine(a, b) for a, b in pairs])
             columns.setdefault(f"{name}_error", []).append([_error(a, b) for a, b in pairs])
-    return xr.Dataset(
-        {name: (("step", "layer"), rows) for name, rows in columns.items()},
-        coords={"step": range(1, steps + 1), "layer": list(network.layers)},
-        attrs={"rule": rule.name, "against": against, "optimiser": repr(optimiser)},
+    return described(
+        xr.Dataset(
+            {name: (("step", "layer"), rows) for name, rows in columns.items()},
+            coords={"step": range(1, steps + 1), "layer": list(network.layers)},
+            attrs={"rule": rule.name, "against": against, "optimiser": repr(optimiser)},
+        ),
+        "dynamics",
     )
 
 

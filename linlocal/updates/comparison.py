@@ -16,6 +16,7 @@ from linlocal.rules import Goal, Rules
 from linlocal.threads import one_if_small
 from linlocal.updates.rounding import Rounding
 from linlocal.updates.signals import Signals
+from linlocal.vocabulary import described
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -178,18 +179,20 @@ def compare_signals(signals: Signals) -> xr.Dataset:
     network, rules = signals.network, signals.rules
     with one_if_small(signals.size):
         columns = compared(signals)
-    return xr.Dataset(
-        {name: ("layer", values) for name, values in columns.items()},
-        coords={"layer": list(network.layers)},
-        attrs={
-            "rule": _joined(rule.name for rule in rules),
-            "context": _joined(rule.context for rule in rules),
-            "projection": _joined(rule.projection_name for rule in rules),
-            "window": signals.window,
-            "goal": signals.goal_name,
-            "network": repr(network),
-            "pairs": signals.pairs.num_pairs,
-        },
+    return described(
+        xr.Dataset(
+            {name: ("layer", values) for name, values in columns.items()},
+            coords={"layer": list(network.layers)},
+            attrs={
+                "rule": _joined(rule.name for rule in rules),
+                "context": _joined(rule.context for rule in rules),
+                "projection": _joined(rule.projection_name for rule in rules),
+                "window": signals.window,
+                "goal": signals.goal_name,
+                "network": repr(network),
+                "pairs": signals.pairs.num_pairs,
+            },
+        )
     )
 
 
