@@ -25,7 +25,7 @@ DOCS = Path(__file__).parent
 REPORT = DOCS.parent / "figures" / "report.html"
 # "arXiv 1312.6120", and in a list the numbers alone, which begin with year and month.
 ARXIV = re.compile(r"(\barXiv \d{4}\.\d{4,5}\b|\b[012]\d(?:0[1-9]|1[0-2])\.\d{5}\b)")
-VERBATIM = (nodes.reference, nodes.literal, nodes.literal_block, nodes.title, nodes.raw)
+VERBATIM = (nodes.reference, nodes.literal, nodes.literal_block, nodes.raw)
 
 
 def read_notebook(text: str) -> nbformat.NotebookNode:
