@@ -183,7 +183,7 @@ def draw_one(
     try:
         with style.house():
             figure = module.draw(datasets)
-        decided = module.claims(datasets)
+        decided = claims.decided(module.claims(datasets))
         pictures = style.save(figure, out / name)
     except OSError as error:
         raise ResultError(f"cannot be written into {out} ({error.strerror}).") from error

@@ -1,4 +1,10 @@
-from . import commands as commands, registry as registry, verify as verify
+from . import (
+    commands as commands,
+    listing as listing,
+    registry as registry,
+    settings as settings,
+    verify as verify,
+)
 from .comparing import compare_batches as compare_batches
 from .grids import grid as grid, stack as stack
 from .interrupts import first_interrupt_only as first_interrupt_only

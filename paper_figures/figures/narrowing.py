@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, of_cases
 from paper_figures.look import comparisons, panels, style
 
 INPUTS = ("narrowing",)
@@ -61,12 +60,12 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """The prediction for linear f, and what direct feedback gains."""
     results = datasets["narrowing"]
     linear = results["cosine"].sel(score="linear", feedback="direct feedback")
-    worst = float(np.abs(linear - results["predicted_cosine"]).max())
+    apart = abs(linear - results["predicted_cosine"])
     decided = [
         Claim(
             f"linear f with direct feedback: cosine = ||PX|| / ||X|| to {LIMIT:g}",
-            worst <= LIMIT,
-            f"differs by at most {worst:.1e}",
+            of_cases(apart, most=LIMIT),
+            f"differs by at most {float(apart.max()):.1e}",
         )
     ]
     below = results.sel(layer=results["layer"][:-1])
@@ -89,7 +88,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 Claim(
                     f"{source}, {score} f: direct feedback is at least as near to the global "
                     "update in every network, layer and batch",
-                    bool((nearer >= 0).all()),
+                    of_cases(nearer, least=0),
                     f"in {int((nearer >= 0).sum())} of {nearer.size} cases",
                     "stated for narrowing semi-orthogonal weights",
                 )

@@ -209,7 +209,7 @@ def test_claims_are_printed_and_recorded_with_their_verdicts(toy):
     verdicts = [claim["verdict"] for claim in entry["claims"]]
     assert verdicts == ["reproduced", "fails", "undecided"]
     table = [line for line in Path("figures/claims.md").read_text().splitlines() if "|" in line]
-    assert table[-1] == r"| holds at size \| paper | undecided | not run |  |"
+    assert table[-1] == r"| holds at size \| paper | undecided | not run |  |  |"
 
 
 def test_a_verdict_accepts_the_booleans_of_numpy():
