@@ -75,7 +75,16 @@ PRESETS = {
         steps=5,
         num_labelled=64,
     ),
-    "cpu": Config(masked=("VICReg",)),
+    "cpu": Config(
+        grammars=((6, 3, 3), (6, 6, 2)),
+        multiples=(4.0,),
+        end_to_end=("VICReg",),
+        fresh=(),
+        siblings=("InfoNCE",),
+        masked=("VICReg",),
+        steps=200,
+        repetitions=5,
+    ),
     "paper": Config(
         grammars=((8, 4, 3), (8, 4, 4), (8, 8, 2)),
         multiples=(0.5, 1.0, 4.0),
