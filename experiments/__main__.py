@@ -19,6 +19,7 @@ import typer
 from tqdm import tqdm
 
 from experiments.data import DataError
+from experiments.downloads import PUBLIC, fetch, missing
 from experiments.runner import (
     Parts,
     Sweep,
@@ -73,9 +74,9 @@ def list_experiments(out: Out = Path("results"), seed: Seed = 0, data: Data = No
             typer.echo(f"{name}  ({experiment.PUBLISHED})\n  {registry.summary(experiment)}")
             for preset, size in registry.sizes(experiment).items():
                 values = " ".join(f"{key}={value}" for key, value in size.items())
-                typer.echo(f"  {preset:<6} {values:<50} {listed(name, preset, seed, data, out)}")
+                typer.echo(f"  {preset:<11} {values:<50} {listed(name, preset, seed, data, out)}")
             typer.echo()
-    typer.echo("Run one with: python -m experiments run NAME --preset smoke|cpu|paper")
+    typer.echo("Run one with: python -m experiments run NAME --preset smoke|cpu|workstation|paper")
 
 
 @app.command()
@@ -84,7 +85,9 @@ def run(
     preset: Annotated[
         str,
         typer.Option(
-            help="Size: smoke takes seconds, cpu minutes on a laptop, paper is the published size."
+            help="Size: smoke takes seconds, cpu minutes on a laptop, workstation hours on two"
+            " cores (best with --data; `all` leaves out experiments without it), paper is the"
+            " published size."
         ),
     ] = "cpu",
     seed: Seed = 0,
@@ -108,8 +111,8 @@ def run(
     A result is up to date if the same parameters went through the same source code. An interrupted
     run keeps its finished points; the same command resumes it.
     """
-    with one_line_errors(), first_interrupt_only():
-        names = registry.NAMES if name == "all" else (name,)
+    with one_line_errors(data), first_interrupt_only():
+        names = in_size(preset) if name == "all" else (name,)
         # All planned before any runs: a typo or data that are not there must not cost an hour, nor
         # an edit mix two versions.
         plans = [registry.plan(each, preset, seed, data) for each in names]
@@ -129,6 +132,19 @@ def run(
             words += ["--scheduler", scheduler] if scheduler else []
             typer.echo(f"interrupted; resume with: {commands.line(*words)}", err=True)
             raise typer.Exit(130) from None
+
+
+def in_size(preset: str) -> list[str]:
+    """The experiments that have a preset; one line names the others.
+
+    Raises:
+        ResultError: unknown preset.
+    """
+    known_name("preset", preset, PRESETS)
+    lacking = [name for name in registry.NAMES if preset not in registry.load(name).PRESETS]
+    if lacking:
+        typer.echo(f"no preset {preset}, left out: {', '.join(lacking)}")
+    return [name for name in registry.NAMES if name not in lacking]
 
 
 @app.command("verify")
@@ -204,6 +220,59 @@ def verify_results(
         verify.forget(out)
     if found.damaged or "different" in verdicts:
         raise typer.Exit(1)
+
+
+_DATA_HELP = """Download public data sets, check them, and unpack them as `run --data` reads them.
+
+What is there already is left as it is. An interrupted download goes on where it broke off. An
+archive that lies in the folder under its published name is taken instead of a download.
+
+\b
+  python -m experiments data mnist cifar10 --out data
+  python -m experiments run linear_alignment --data data
+"""
+
+
+@app.command("data", help=_DATA_HELP)
+def download_data(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help=f"Data sets: {', '.join(PUBLIC)}. Without a name, they are listed.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the data, for `run --data`.", file_okay=False)
+    ] = Path("data"),
+) -> None:
+    """Download public data sets, check them, and unpack them as `run --data` reads them."""
+    with one_line_errors(), first_interrupt_only():
+        # All names before the first download: a typo must not cost an hour.
+        wanted = [known_name("data set", name, PUBLIC) for name in names or ()]
+        failed = False
+        for name in wanted:
+            there = not missing(name, out)
+            try:
+                fetch(name, out)
+            except DataError as error:
+                # The others are still worth having.
+                failed = True
+                typer.echo(f"error: {name}: {error}", err=True)
+            except KeyboardInterrupt:
+                line = commands.line("data", *wanted, "--out", out)
+                typer.echo(f"interrupted; resume with: {line}", err=True)
+                raise typer.Exit(130) from None
+            else:
+                typer.echo(f"{name}: {'already in' if there else 'written to'} {out}")
+    if failed:
+        raise typer.Exit(2)
+    if not wanted:
+        for name, public in PUBLIC.items():
+            state = f"in {out}" if not missing(name, out) else f"not in {out}"
+            size = f"{public.size / 1e6:.0f} MB"
+            typer.echo(f"{name:<14} {size:>8}  {public.title}; {state}")
+        typer.echo("Download one with: python -m experiments data NAME")
 
 
 def verify_one(
@@ -293,12 +362,20 @@ def progress(items: Collection[T], description: str) -> Iterable[T]:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn mistakes of the user into one line and exit code 2."""
+def one_line_errors(data: Path | None = None) -> Iterator[None]:
+    """Turn mistakes of the user into one line and exit code 2.
+
+    Args:
+        data: the folder of data sets that the user named.
+    """
     try:
         yield
     except (ResultError, DataError) as error:
-        typer.echo(f"error: {error}", err=True)
+        hint = ""
+        if data is not None and isinstance(error, DataError):
+            line = commands.line("data", "NAME", "--out", data)
+            hint = f" Public data sets ({', '.join(PUBLIC)}) are downloaded by: {line}"
+        typer.echo(f"error: {error}{hint}", err=True)
         raise typer.Exit(2) from None
     except OSError as error:
         # A disk that fills up, a folder that vanishes: what is finished is kept.

@@ -58,7 +58,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(networks=2, batches=2, images_per_batch=8),
-    "cpu": Config(),
+    "cpu": Config(batches=4),
     "workstation": Config(networks=20),
     "paper": Config(networks=20, batches=32),
 }

@@ -59,7 +59,7 @@ PRESETS = {
         extras=(0,),
         steps=40,
     ),
-    "cpu": Config(),
+    "cpu": Config(levels=(3, 2), steps=800, repetitions=5),
     "paper": Config(
         levels=(4, 2, 3),
         synonyms=(4, 2, 6),

@@ -48,7 +48,7 @@ PRESETS = {
         width=8,
         steps=30,
     ),
-    "cpu": Config(),
+    "cpu": Config(grammars=((8, 2, 3), (8, 3, 3), (6, 4, 3)), steps=600),
     "paper": Config(
         grammars=(
             (8, 2, 3),

@@ -4,6 +4,7 @@ from .blockwise_losses import (
     VIEW_LOSSES as VIEW_LOSSES,
     headed_rule as headed_rule,
 )
+from .convergence import Convergence as Convergence, Progress as Progress
 from .cosines import (
     Batch as Batch,
     masked_cosines as masked_cosines,

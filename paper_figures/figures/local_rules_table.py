@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.look import comparisons, panels, style
 
 INPUTS = ("local_rules",)
 PAPER = "A"
@@ -133,9 +133,6 @@ def _decided(
     elsewhere: str | None = None,
     at_least: float = 0.0,
 ) -> Claim:
-    """By the 95 % interval of the paired difference: above, below or around ``at_least``."""
-    mean, half = (float(value) for value in style.interval(gain, "repetition"))
-    if not np.isfinite(half):
-        return Claim(text, None, f"{mean:+.3f}, one repetition", published, elsewhere)
-    holds = True if mean - half > at_least else False if mean + half < at_least else None
-    return Claim(text, holds, f"{mean:+.3f} ± {half:.3f}", published, elsewhere)
+    """That the paired difference exceeds ``at_least``."""
+    measured = f"{float(gain.mean()):+.3f}"
+    return Claim(text, comparisons.above(gain, at_least), measured, published, elsewhere)

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, of_networks
 from paper_figures.look import feedback, panels, style
 
 INPUTS = ("rhm_feedback",)
@@ -64,15 +64,13 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 
 def contributions(data: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     """What removing masks and randomising weights cost in accuracy, and masks given back."""
-    mean = data["test_accuracy"].mean("repetition")
-    masks = mean.sel(rule=feedback.BACKPROPAGATION) - mean.sel(
-        rule="backpropagation, masks removed"
+    of = data["test_accuracy"].sel
+    taught, aligned = (
+        of(rule=rule, drop=True) for rule in (feedback.BACKPROPAGATION, "feedback alignment")
     )
-    weights = mean.sel(rule=feedback.BACKPROPAGATION) - mean.sel(rule="feedback alignment")
-    restored = mean.sel(rule="feedback alignment") - mean.sel(
-        rule="feedback alignment, masks removed"
-    )
-    return masks, weights, restored
+    masks = taught - of(rule="backpropagation, masks removed", drop=True)
+    restored = aligned - of(rule="feedback alignment, masks removed", drop=True)
+    return masks, taught - aligned, restored
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
@@ -81,7 +79,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     mean = data["test_accuracy"].mean("repetition")
     taught = mean.sel(rule=feedback.BACKPROPAGATION)
     solved = (taught >= feedback.LEARNED).values
-    masks, weights, restored = contributions(data)
+    each = contributions(data)
+    masks, weights, restored = (part.mean("repetition") for part in each)
     gap = taught - mean.sel(rule="direct feedback alignment")
     if not solved.any():
         return [
@@ -94,12 +93,21 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 feedback.SETTINGS,
             )
         ]
+    names = {"setting": feedback.setting_names(data)}
+    accuracy, lost, scrambled = (
+        part.assign_coords(names).isel(setting=solved)
+        for part in (data["test_accuracy"], *each[:2])
+    )
+    apart = accuracy.sel(rule=feedback.BACKPROPAGATION, drop=True) - accuracy.sel(
+        rule="direct feedback alignment", drop=True
+    )
+    aligned = accuracy.sel(rule="feedback alignment", drop=True)
     return [
         Claim(
             "missing masks explain the failure: removing the downstream masks from "
             "backpropagation costs at least half of the gap to direct feedback alignment, in "
             "every setting that backpropagation solves",
-            bool((masks >= HALF * gap)[solved].all()),
+            of_networks(lost - HALF * apart, "repetition", above=0),
             f"masks cost {_range(masks, solved)}, the gap is {_range(gap, solved)}; at least half "
             f"of it in: {_where(data, (masks >= HALF * gap).values & solved)}",
             "they do (arXiv 2605.18557)",
@@ -108,14 +116,14 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         Claim(
             "giving direct feedback the true masks restores it: feedback alignment with them "
             f"reaches {feedback.LEARNED:g} in every setting that backpropagation solves",
-            bool((mean.sel(rule="feedback alignment") >= feedback.LEARNED)[solved].all()),
+            of_networks(aligned, "repetition", above=feedback.LEARNED),
             f"{_range(mean.sel(rule='feedback alignment'), solved)}; the masks give "
             f"{_range(restored, solved, '+')}",
         ),
         Claim(
             "random weights on the way down cost more than missing masks, in every setting that "
             "backpropagation solves",
-            bool((weights > masks)[solved].all()),
+            of_networks(scrambled - lost, "repetition", above=0),
             f"random weights cost {_range(weights, solved)}, missing masks {_range(masks, solved)}",
         ),
     ]
