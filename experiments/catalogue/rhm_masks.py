@@ -81,7 +81,6 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         See `experiments.training.terms_along_training`, over rule and grammar too; layers that a
         grammar has not are NaN, as are times after the end of a training.
     """
-
     grammars = {f"v={v} m={m} L={levels}": (v, m, levels) for v, m, levels in config.grammars}
 
     def measure(rule: str, grammar: str) -> xr.Dataset:

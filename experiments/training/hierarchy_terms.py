@@ -10,10 +10,9 @@ place of e, the error signals of layer l and their difference are
                      + D_l (Jbar_l^T e - s B_l e)  feedback
                      + s D_l B_l (e - e')          slopes
 
-with the scale s that fits the sent signal to the backpropagated one best. For feedback that passes
-through the layers and their masks, B_l e is the signal with averaged masks, and the masks' part of
-what it sends counts as masks too. The terms are those of `linlocal.analysis.align`, for labels in
-place of pairs.
+with the scale s that fits the sent signal to the backpropagated one best. For a rule that passes
+errors through the layers, what it sends takes the place of B_l e. The terms are those of
+`linlocal.analysis.align`, for labels in place of pairs.
 """
 
 from __future__ import annotations

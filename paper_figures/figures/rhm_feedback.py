@@ -63,6 +63,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             for rule in data["rule"].values
             if rule != feedback.BACKPROPAGATION
         ),
+        *_compared(data, solved),
         _rates(data),
     ]
 
@@ -90,19 +91,57 @@ def _failure(data: xr.Dataset, rule: str, solved: xr.DataArray) -> Claim:
 
 def _more(data: xr.Dataset, rule: str, solved: xr.DataArray) -> Claim:
     factor = feedback.ratios(data).sel(rule=rule)
-    surely_more = (factor["low"] > 1)[solved]
-    surely_not = (factor["high"] < 1)[solved]
-    verdict = True if bool(surely_more.all()) else False if bool(surely_not.any()) else None
-    verdict, note = needed.decided(data.sel(rule=["backpropagation", rule]), verdict)
-    listed = []
-    for name, setting in zip(feedback.setting_names(data), data["setting"].values, strict=True):
-        if not bool(solved.sel(setting=setting)):
-            continue
-        listed.append(f"{name} {needed.words(factor.sel(setting=setting))}")
+    verdict, note = needed.decided(
+        data.sel(rule=[feedback.BACKPROPAGATION, rule]), _above_one(factor, solved)
+    )
     return Claim(
         f"{rule} needs more data than backpropagation on every grammar that backpropagation learns",
         verdict,
-        "; ".join(listed) + note,
+        _listed(data, factor, solved) + note,
+    )
+
+
+def _compared(data: xr.Dataset, solved: xr.DataArray) -> list[Claim]:
+    """Random matrices against missing masks, and direct feedback that is given the masks."""
+    decided = []
+    for rule, other, text in (
+        (
+            "feedback alignment",
+            "backpropagation, masks removed",
+            "random matrices on the way down cost more data than missing masks, on every grammar "
+            "that backpropagation learns",
+        ),
+        (
+            feedback.DIRECT,
+            "direct feedback, true masks",
+            "giving direct feedback the true masks saves data, on every grammar that "
+            "backpropagation learns",
+        ),
+    ):
+        if not {rule, other} <= set(data["rule"].values.tolist()):
+            continue
+        factor = needed.ratio(feedback.sizes(data), {"rule": other}).sel(rule=rule)
+        verdict = _above_one(factor, solved)
+        verdict, note = needed.decided(data.sel(rule=[rule, other]), verdict)
+        measured = _listed(data, factor, solved)
+        decided.append(
+            Claim(text, verdict, f"{rule} needs, times the data of {other}: {measured}{note}")
+        )
+    return decided
+
+
+def _above_one(factor: xr.Dataset, solved: xr.DataArray) -> bool | None:
+    """Whether more data are needed in every solved setting, not in one of them, or open."""
+    if bool((factor["low"] > 1)[solved].all()):
+        return True
+    return False if bool((factor["high"] < 1)[solved].any()) else None
+
+
+def _listed(data: xr.Dataset, factor: xr.Dataset, solved: xr.DataArray) -> str:
+    return "; ".join(
+        f"{name} {needed.words(factor.isel(setting=place))}"
+        for place, name in enumerate(feedback.setting_names(data))
+        if bool(solved[place])
     )
 
 

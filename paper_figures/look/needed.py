@@ -114,8 +114,10 @@ def decided(data: xr.Dataset, verdict: bool | None) -> tuple[bool | None, str]:
 
 
 def words(size: xr.Dataset) -> str:
-    """One size with its interval: "2.4 (2.0 to 2.8)", "at most 0.5", "above 16"."""
+    """One size with its interval: "2.4 (2.0 to 2.8)", "at most 0.5", "above 16", "unknown"."""
     estimate, low, high = (float(size[key]) for key in ("estimate", "low", "high"))
+    if np.isnan(low):
+        return "unknown"
     if not np.isfinite(estimate) and not np.isfinite(high):
         return f"above {low:.1f}"
     if low == 0:
