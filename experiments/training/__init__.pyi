@@ -24,6 +24,7 @@ from .hierarchy_pairs import (
     PairSource as PairSource,
     Positives as Positives,
     fit_pairs as fit_pairs,
+    fit_told as fit_told,
 )
 from .hierarchy_tasks import (
     Architecture as Architecture,
