@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,9 +23,10 @@ Architecture = Literal["convolutional", "locally connected", "fully connected", 
 Optimiser = Literal["adam", "sgd"]
 
 BATCH = 128
-CONVERGENCE = Convergence()
 LARGEST_TEST = 2000
 LARGEST_VALIDATION = 1000
+# What every supervised training on hierarchies uses.
+CONVERGENCE = Convergence()
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ class Task:
     def num_train(self) -> int:
         """Data in the training set."""
         return max(1, round(self.multiple * theory.sample_complexity(self.rhm)))
+
+    @property
+    def largest(self) -> float:
+        """The largest multiple that leaves a fifth of all data for validation and test."""
+        rhm = self.rhm
+        return int(0.8 * rhm.num_data) / theory.sample_complexity(rhm)
 
     @property
     def possible(self) -> bool:
@@ -213,23 +219,3 @@ def accuracy(net: HierarchicalNet, inputs: Tensor, labels: Tensor) -> float:
     net.eval()
     with torch.no_grad():
         return float((net(inputs).argmax(dim=1) == labels).double().mean())
-
-
-def learn_task(
-    task: Task, recipe: NetworkRecipe, seed: int, feedback: Feedback = Feedback()
-) -> xr.Dataset:
-    """Train one network on the labels of a task and measure what it has learned."""
-    rhm = task.rhm
-    train, validation, test = task.split()
-    net = recipe.network(rhm, seed, feedback)
-    fit = fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
-    return xr.Dataset(
-        {
-            "test_accuracy": accuracy(net, one_hot_leaves(rhm, test.leaves), class_labels(test)),
-            "validation_accuracy": accuracy(
-                net, one_hot_leaves(rhm, validation.leaves), class_labels(validation)
-            ),
-            "steps": fit.steps,
-            "train_loss": fit.loss,
-        }
-    )
