@@ -177,8 +177,7 @@ def grid_of(config: Config, grammar: int, rule: dict[str, Any]) -> tuple[float, 
     loss, credit, positives = rule.values()
     dense = config.grids[grammar]
     if loss == COUNTS:
-        silent = m == v and positives == "siblings"
-        return tuple(sorted({*dense, *config.alone_grid})) if not silent else dense
+        return dense if m == v else tuple(sorted({*dense, *config.alone_grid}))
     if loss == SUPERVISED:
         return dense if positives == "labels" else (() if grammar or m == v else config.sparse)
     if not positives:
