@@ -55,6 +55,10 @@ from .hierarchy_tasks import (
     layer_activities as layer_activities,
     one_hot_leaves as one_hot_leaves,
 )
+from .hierarchy_terms import (
+    error_terms as error_terms,
+    terms_along_training as terms_along_training,
+)
 from .hierarchy_tokens import (
     Reader as Reader,
     TokenNet as TokenNet,
