@@ -30,6 +30,7 @@ from .hierarchy_pairs import (
     PairSource as PairSource,
     Positives as Positives,
     fit_pairs as fit_pairs,
+    fit_told as fit_told,
 )
 from .hierarchy_rules import (
     FEEDBACK_RULES as FEEDBACK_RULES,
