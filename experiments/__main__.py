@@ -115,11 +115,14 @@ def typed(value: object) -> str:
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="An experiment (see `list`), or `all`.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="An experiment (see `list`), or `all`.")
+    ],
     preset: Annotated[
         str,
         typer.Option(
-            help="Size: smoke takes seconds, cpu minutes on a laptop, paper is the published size."
+            help="Size: smoke takes seconds, cpu minutes on a laptop, workstation hours; paper is"
+            " the published size. Not every experiment has all."
         ),
     ] = "cpu",
     seed: Seed = 0,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -104,7 +105,7 @@ def entries(name: str, preset: str, seed: int, data: Path | None, folder: Path) 
         address = registry.address(run, given, folder)
         # Results from other data have other names.
         if address.data == label:
-            yield Entry(" ".join(settings.options(given)), _state(address, run))
+            yield Entry(shlex.join(settings.options(given)), _state(address, run))
 
 
 def parts_folder(address: Address) -> Path:
