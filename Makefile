@@ -10,7 +10,7 @@ BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help test slow lint figures hierarchy readme fuzz benchmark docs clean
+.PHONY: help test slow lint figures results readme fuzz benchmark docs clean
 
 help: ## show this help
 	@echo "make TARGET, where TARGET is one of"
@@ -33,17 +33,17 @@ lint: $(DEV) ## check style and types only
 	$(RUN) ruff format --check
 	$(RUN) mypy
 
-figures: $(BASE) ## run what has no up-to-date result, draw every figure, write figures/report.html
+figures: $(BASE) ## run what has no up-to-date result (12 minutes), draw all, write figures/report.html
 	$(RUN) experiments run all --preset $(PRESET)
 	$(RUN) paper_figures report --preset $(PRESET)
 
-hierarchy: $(BASE) ## draw docs/hierarchy from the kept results of the paper preset
-	$(RUN) paper_figures kept --preset paper --out docs/hierarchy
+results: $(BASE) ## draw the kept results of hours, compute nothing, write docs/results/*/report.html
+	$(RUN) paper_figures kept --out docs/results
 
 readme: figures ## make figures, then bring README, claims and gallery up to date
 	$(RUN) paper_figures kept --preset paper --out figures/paper
 	$(RUN) paper_figures.report.readme
-	$(RUN) paper_figures.report.printed README.md docs/quickstart.md docs/tutorial.md
+	$(RUN) paper_figures.report.printed README.md docs/index.md docs/quickstart.md docs/tutorial.md
 
 fuzz: $(DEV) ## read 100 seconds of damaged and hostile files of every format
 	OMP_NUM_THREADS=1 $(RUN) tests.fuzz

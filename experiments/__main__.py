@@ -121,8 +121,9 @@ def run(
     preset: Annotated[
         str,
         typer.Option(
-            help="Size: smoke takes seconds, cpu minutes on a laptop, workstation hours; paper is"
-            " the published size. Not every experiment has all."
+            help="Size: smoke takes seconds, cpu minutes on a laptop, workstation hours on two"
+            " cores (best with --data; `all` leaves out experiments without it), paper is the"
+            " published size."
         ),
     ] = "cpu",
     seed: Seed = 0,
@@ -168,7 +169,7 @@ def run(
     the preset, the name of the result says so, and other values are another result.
     """
     with one_line_errors(data), first_interrupt_only():
-        names = registry.NAMES if name == "all" else (name,)
+        names = in_size(preset) if name == "all" else (name,)
         # All planned before any runs: a typo or data that are not there must not cost an hour, nor
         # an edit mix two versions.
         given = settings.read(pairs or (), file)
@@ -192,6 +193,19 @@ def run(
             words += ["--scheduler", scheduler] if scheduler else []
             typer.echo(f"interrupted; resume with: {commands.line(*words)}", err=True)
             raise typer.Exit(130) from None
+
+
+def in_size(preset: str) -> list[str]:
+    """The experiments that have a preset; one line names the others.
+
+    Raises:
+        ResultError: unknown preset.
+    """
+    known_name("preset", preset, PRESETS)
+    lacking = [name for name in registry.NAMES if preset not in listing.outline(name).PRESETS]
+    if lacking:
+        typer.echo(f"no preset {preset}, left out: {', '.join(lacking)}")
+    return [name for name in registry.NAMES if name not in lacking]
 
 
 @app.command("verify")

@@ -410,13 +410,12 @@ def _brief(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"<{value.dtype} {value.shape}>"
     if isinstance(value, tuple):
-        words = [_brief(each) for each in value[:_SHOWN]]
-        more = [f"... of {len(value)}"] if len(value) > _SHOWN else []
-        return f"({', '.join([*words, *more])}{',' if len(value) == 1 else ''})"
+        whole = f"({', '.join(map(_brief, value))}{',' if len(value) == 1 else ''})"
+        return whole if len(whole) <= _LONGEST else f"<tuple of {len(value)}>"
     return repr(value)
 
 
-_SHOWN = 8  # entries of a tuple in a repr
+_LONGEST = 160  # letters of a tuple in a repr
 
 
 def _size(num_bytes: float) -> str:

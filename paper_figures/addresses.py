@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import xarray as xr
 
 from linlocal.analysis import results
-from linlocal.analysis.results import Address, Provenance, ResultError
+from linlocal.analysis.results import PRESETS, Address, Provenance, ResultError
 
 # What stands for a result of data that need no folder.
 EMBEDDED = "embedded"
@@ -67,6 +67,42 @@ def address(
             "one by --data."
         )
     return next(iter(among.values()), plain)
+
+
+def strongest(
+    experiment: str, folder: Path, usable: Callable[[Address], bool] = lambda address: True
+) -> list[Address]:
+    """The results of an experiment that decide, the strongest first.
+
+    Data from a folder go before those that stand in for them, then a larger preset before a smaller
+    one; a smoke run never goes before anything else. Of each data the strongest counts, of data
+    that stand in only where there are no others. With parameters that are not those of a preset a
+    result decides nothing.
+
+    Args:
+        experiment: name of the experiment.
+        folder: folder of the results.
+        usable: whether a result can be read; one that cannot leaves its place to the next.
+    """
+    pattern = rf"{re.escape(experiment)}-({'|'.join(PRESETS)})-seed(\d+)(?:-(.+))?"
+    every = [
+        Address(experiment, match[1], int(match[2]), folder, match[3] or "")
+        for path in sorted(folder.glob("*.nc"))
+        if (match := re.fullmatch(pattern, path.stem))
+    ]
+    found = [each for each in every if not is_changed(each)]
+
+    def strength(address: Address) -> tuple[bool, bool, int, int]:
+        size = PRESETS.index(address.preset)
+        return size > 0, bool(address.data), size, -address.seed
+
+    chosen: list[Address] = []
+    for address in sorted(found, key=strength, reverse=True):
+        weaker = address.data in {each.data for each in chosen}
+        weaker |= bool(chosen) and (not address.data or address.preset == PRESETS[0])
+        if not weaker and usable(address):
+            chosen.append(address)
+    return chosen
 
 
 def address_of(file: Path) -> Address:

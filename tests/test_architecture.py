@@ -35,6 +35,7 @@ MAY_USE = {
     "linlocal.doors": ("lazy_loader",),
     "linlocal.autodiff": ("torch",),
     "linlocal.symbolic": ("sympy",),
+    "linlocal.plots": ("matplotlib",),
     "linlocal.testing": ("hypothesis",),
     "linlocal.analysis": ("torch",),
     "linlocal.analysis.results": ("h5py",),
@@ -62,7 +63,7 @@ REGISTERS = (
 
 # How many rooms a newcomer has to look into.
 MOST_ROOMS = {
-    "linlocal": 16,
+    "linlocal": 18,
     "linlocal.analysis": 14,
     "experiments": 9,
     "paper_figures": 7,

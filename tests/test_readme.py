@@ -133,7 +133,7 @@ def test_tables_are_replaced_between_their_markers_and_nowhere_else(tmp_path: Pa
         assert small.size == (gallery.WIDTH, gallery.WIDTH // 2)
     page = (docs / "gallery.md").read_text()
     assert "(claims.md#windows-preset-smoke-seed-0)" in page
-    assert "    python -m paper_figures windows --preset smoke" in page
+    assert "\npython -m paper_figures windows --preset smoke\n" in page
     assert "no_more" not in page
 
 

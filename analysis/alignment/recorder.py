@@ -32,6 +32,7 @@ from linlocal.analysis.alignment.sums import Measurement
 from linlocal.analysis.feedback import is_fed
 from linlocal.analysis.results import Provenance, ResultError
 from linlocal.analysis.training import told
+from linlocal.vocabulary import described
 
 Cadence = int | Callable[[int], bool]
 
@@ -273,7 +274,7 @@ class AlignmentRecorder:
             return
         stacked = Measurement(*(torch.stack(part) for part in zip(*sums, strict=True)))
         piece = to_dataset(self._meter, stacked)
-        piece = piece.assign_coords(step=np.asarray(steps))
+        piece = described(piece.assign_coords(step=np.asarray(steps)), "alignment")
         top_error = piece.error_relative_error.isel(layer=-1).values
         # Both errors come from the same operations; only the order of summation may differ.
         if self._meter.trains_rule and (top_error > 1e-3).any():

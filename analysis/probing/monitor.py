@@ -41,6 +41,7 @@ from linlocal.analysis.results import Provenance, ResultError
 from linlocal.analysis.training import told
 from linlocal.analysis.watching import overlook
 from linlocal.inputs import warn
+from linlocal.vocabulary import described
 
 _DEAD = 10  # units of rounding by which the values of a dead unit may differ
 
@@ -374,12 +375,15 @@ class Monitor:
         }
         if self._views:
             coordinates |= {"pair": ["positive", "negative"], "quantile": [*QUANTILES]}
-        piece = xr.Dataset(
-            {
-                name: (("step", "layer", *inner.get(name, ())), [values])
-                for name, values in columns.items()
-            },
-            coordinates,
+        piece = described(
+            xr.Dataset(
+                {
+                    name: (("step", "layer", *inner.get(name, ())), [values])
+                    for name, values in columns.items()
+                },
+                coordinates,
+            ),
+            "monitor",
         )
         self._waiting.append(piece)
         if len(self._waiting) >= self._flush_every:

@@ -105,7 +105,16 @@ PRESETS = {
         corrupted=32,
         repetitions=2,
     ),
-    "cpu": Config(),
+    # A corruption of each kind.
+    "cpu": Config(
+        train=640,
+        test=256,
+        steps=20,
+        learning_rates=(8.0, 32.0),
+        corruptions=("gaussian_noise", "motion_blur", "fog", "contrast", "jpeg_compression"),
+        corrupted=128,
+    ),
+    "workstation": Config(levels=3, train=2560, steps=400),
     "paper": Config(
         network="resnet50",
         levels=5,

@@ -66,7 +66,14 @@ PRESETS = {
         steps=5,
         num_probe=60,
     ),
-    "cpu": Config(),
+    "cpu": Config(
+        num_symbols=6,
+        num_synonyms=3,
+        multiples=(0.5, 8.0),
+        steps=200,
+        num_probe=500,
+        repetitions=5,
+    ),
     "paper": Config(
         multiples=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
         steps=2000,

@@ -61,7 +61,7 @@ class Claim:
     @property
     def verdict(self) -> Verdict:
         """The decision in words."""
-        if self._foreign:
+        if self.is_foreign:
             return "not comparable"
         if self.published is None or self.holds is None:
             return self.here
@@ -74,7 +74,8 @@ class Claim:
         return found.group() if found else None
 
     @property
-    def _foreign(self) -> bool:
+    def is_foreign(self) -> bool:
+        """Whether it was published on something else, and so gets no verdict."""
         return self.published is not None and self.elsewhere is not None
 
     @property
@@ -85,12 +86,12 @@ class Claim:
     @property
     def evidence(self) -> str:
         """The numbers that decide, and what they say where nothing can be compared."""
-        return f"{self.here} here: {self.numbers}" if self._foreign else self.numbers
+        return f"{self.here} here: {self.numbers}" if self.is_foreign else self.numbers
 
     @property
     def source(self) -> str | None:
         """What the paper says, and what of."""
-        return f"{self.published} (on {self.elsewhere})" if self._foreign else self.published
+        return f"{self.published} (on {self.elsewhere})" if self.is_foreign else self.published
 
     def __str__(self) -> str:
         published = f"; published {self.source}" if self.source else ""
@@ -98,12 +99,14 @@ class Claim:
 
 
 def decided(claims: Sequence[Claim]) -> list[Claim]:
-    """The claims of one figure, decided together."""
-    asked = [claim.question for claim in claims if isinstance(claim.question, Question)]
-    found = iter(decide(asked))
-    return [
-        replace(claim, asked_together=next(found))
-        if isinstance(claim.question, Question)
-        else claim
-        for claim in claims
-    ]
+    """The claims of one figure, decided together; apart from them, those that get no verdict."""
+    found = list(claims)
+    for foreign in (False, True):
+        asked = {
+            place: claim.question
+            for place, claim in enumerate(claims)
+            if isinstance(claim.question, Question) and claim.is_foreign is foreign
+        }
+        for place, decision in zip(asked, decide(list(asked.values())), strict=True):
+            found[place] = replace(claims[place], asked_together=decision)
+    return found

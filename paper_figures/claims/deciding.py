@@ -16,7 +16,7 @@ All questions of one figure are corrected by Holm: ordered by their p values, th
 m is asked with alpha / (m - j + 1), and once one is not decided, no later one is. So no claim of a
 figure is decided wrongly, with probability 1 - alpha, for normally distributed networks. Here p is
 the smallest alpha at which the intervals decide. The intervals that are shown are those that
-decided.
+decided. Claims that are not comparable get no verdict, and are corrected among themselves.
 
 Statements about each of the cases computed ("to 1e-10 in every layer and network") need no
 interval: one case outside is a counterexample.

@@ -91,6 +91,7 @@ def _row(claim: Claim) -> dict[str, Any]:
         "verdict": claim.verdict,
         "measured": claim.evidence,
         "published": claim.source,
+        "paper": claim.paper,
         "by": "; ".join(filter(None, (decision.units, correction))) if decision else "",
         "intervals": [_digits(pair) for pair in decision.intervals] if decision else [],
     }

@@ -84,9 +84,14 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             after[name],
             before[name],
             "repetition",
+            published=f"as curves only (arXiv {number})",
             elsewhere=elsewhere,
         )
-        for name in ("feedback alignment", _DIRECT, "Kolen-Pollack")
+        for name, number in (
+            ("feedback alignment", "1609.01596"),
+            (_DIRECT, "1609.01596"),
+            ("Kolen-Pollack", "1904.05391"),
+        )
     ]
     found += [
         comparisons.raises(
@@ -94,9 +99,13 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             after[better],
             after["feedback alignment"],
             "repetition",
+            published=f"as curves only (arXiv {number})",
             elsewhere=elsewhere,
         )
-        for better in ("Kolen-Pollack", "signs of the weights")
+        for better, number in (
+            ("Kolen-Pollack", "1904.05391"),
+            ("signs of the weights", "1510.05067"),
+        )
     ]
     accuracy = data["test_accuracy"].isel(step=-1).rename(rule="variant")
     found.append(
@@ -106,7 +115,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             "direct random target projection",
             "errors teach better than targets: direct feedback is more accurate",
             0.0,
-            "as a table",
+            "as a table (arXiv 1909.01311)",
             elsewhere,
         )
     )

@@ -78,9 +78,9 @@ def _entry(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
     yield f"Code: [{file}](../{file})\n"
     preset = entry["run"].removeprefix("preset ").partition(",")[0]
     size = "" if preset == "cpu" else f" --preset {preset}"
-    for experiment in module.INPUTS:
-        yield f"    python -m experiments run {experiment}{size}"
-    yield f"    python -m paper_figures {name}{size}\n"
+    runs = [f"python -m experiments run {experiment}{size}" for experiment in module.INPUTS]
+    commands = [*runs, f"python -m paper_figures {name}{size}"]
+    yield "\n".join(["```text", *commands, "```\n"])
 
 
 def _anchor(name: str, entry: Mapping[str, Any]) -> str:

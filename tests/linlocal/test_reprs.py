@@ -29,7 +29,7 @@ HELD = {
         ll.rhm.RandomHierarchyModel(
             num_classes=4, num_symbols=4, num_synonyms=2, num_levels=3, given_rules=RHM.rules
         ),
-        "given_rules=(<",
+        "given_rules=<tuple of 3>",
     ),
     "posterior": (RHM.posterior(TREES.leaves), "Posterior("),
     "explanation": (ll.explain(NET, PAIRS, ll.rules.CLAPP()), "<Explanation: Local learning"),

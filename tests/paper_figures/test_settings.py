@@ -15,6 +15,7 @@ from linlocal.analysis import results
 from linlocal.analysis.results import Address, Provenance
 from paper_figures import claims, registry
 from paper_figures.__main__ import app
+from paper_figures.addresses import strongest
 from paper_figures.claims import Claim
 
 PRESET = {"width": 128, "rate": 0.5, "sizes": [3, 4], "most": None}
@@ -162,3 +163,10 @@ def test_odd_settings_of_a_foreign_result_are_none(toy, odd):
     dataset = results.read(file)
     results.write(dataset.assign_attrs(settings=odd), file, Provenance.of(dataset))
     assert cli("toy").exit_code == 0
+
+
+def test_a_result_with_other_parameters_is_no_evidence(toy):
+    store(2, {"width": 64})
+    assert strongest("toy", Path("results")) == []
+    file = store(1)
+    assert [each.path for each in strongest("toy", Path("results"))] == [file]
