@@ -41,7 +41,6 @@ results: $(BASE) ## draw the kept results of hours, compute nothing, write docs/
 	$(RUN) paper_figures kept --out docs/results
 
 readme: figures ## make figures, then bring README, claims and gallery up to date
-	$(RUN) paper_figures kept --preset paper --out figures/paper
 	$(RUN) paper_figures.report.readme
 	$(RUN) paper_figures.report.printed README.md docs/index.md docs/quickstart.md docs/tutorial.md
 

@@ -49,6 +49,7 @@ MAY_USE = {
     "experiments.benchmarks": ("distributed",),
     "experiments.runner": ("cloudpickle", "dask", "distributed"),
     "paper_figures": ("cycler", "matplotlib", "numpy", "scipy", "tqdm", "typer", "xarray"),
+    "paper_figures.report.gallery": ("PIL",),  # which matplotlib brings
 }
 
 # Folders without a door: their modules are loaded by name.

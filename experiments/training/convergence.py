@@ -18,7 +18,7 @@ SMOOTHING = 0.95
 
 @dataclass(frozen=True)
 class Convergence:
-    """A training is finished after step t if one of these holds.
+    """When a training is finished: after step t if one of these holds.
 
         smoothed loss < floor
         t >= least and mean(t - w, t) > (1 - improvement) mean(t - 2 w, t - w),    w = t / 4
@@ -69,7 +69,8 @@ class Progress:
     @property
     def smoothed(self) -> float:
         """Exponentially smoothed loss, corrected for its start; NaN before the first step."""
-        return self._weighted / (1 - SMOOTHING**self.steps) if self.steps else math.nan
+        known = self.steps and math.isfinite(self._weighted)
+        return self._weighted / (1 - SMOOTHING**self.steps) if known else math.nan
 
     def add(self, loss: float) -> bool:
         """Take the loss of one more batch; returns whether the training is over."""

@@ -26,8 +26,8 @@ SHOWN = (
     "a step in windows",
     "100,000 data of a Random Hierarchy Model",
 )
-# The pictures of the README, and their folders in that of the figures.
-PICTURES = {"linear_alignment.png": "paper", "mismatch_terms.png": "."}
+# The picture of a recorded training; the others are those of `make results`.
+PICTURE = "mismatch_terms.png"
 
 
 def summary(entries: Mapping[str, Any]) -> str:
@@ -99,7 +99,7 @@ def main(
     figures: Annotated[Path, typer.Option(help="Folder of the drawn figures.")] = Path("figures"),
     readme: Annotated[Path, typer.Option(help="The file to bring up to date.")] = Path("README.md"),
 ) -> None:
-    """Write verdicts, benchmarks and rules into the README, claims and gallery; copy pictures."""
+    """Write verdicts, benchmarks and rules into the README; write claims and gallery."""
     known, complaint = claims.entries(figures), claims.complaint(figures)
     if complaint is not None or not known:
         problem = complaint or f"{figures / 'claims.json'} is missing"
@@ -109,8 +109,7 @@ def main(
     text = replace_between(readme.read_text(encoding="utf-8"), VERIFIED, summary(known))
     text = replace_between(text, MEASURED, timings(docs / "benchmarks.md"))
     text = replace_between(text, RULES, rules(docs / "how-to" / "rules.md"))
-    for picture, folder in PICTURES.items():
-        gallery.fewer_colors(figures / folder / picture, docs / picture)
+    gallery.fewer_colors(figures / PICTURE, docs / PICTURE)
     small = docs / "gallery"
     small.mkdir(exist_ok=True)
     for name in gallery.names(known):
