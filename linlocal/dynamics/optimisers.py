@@ -45,7 +45,7 @@ class Optimiser(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """rate dW.
+    """Plain steps: rate dW.
 
     Attributes:
         rate: the learning rate.
@@ -62,7 +62,7 @@ class SGD:
 
 @dataclass(frozen=True)
 class Momentum:
-    """rate m with m <- beta m + dW, as ``torch.optim.SGD(momentum=beta)``.
+    """Steps with momentum: rate m with m <- beta m + dW, as ``torch.optim.SGD(momentum=beta)``.
 
     Attributes:
         rate: the learning rate.
@@ -85,7 +85,7 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Adam:
-    """rate m / (sqrt(v) + epsilon), m and v the corrected means of dW and dW^2, entry by entry.
+    """Adam: rate m / (sqrt(v) + epsilon), m and v the corrected means of dW and dW^2 by entry.
 
     Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, as ``torch.optim.Adam``. With beta_1 = 0 it
     is RMSProp with a corrected mean. With epsilon = 0 the step does not depend on the scale of the
@@ -130,7 +130,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class Sign:
-    """rate sign(dW), entry by entry.
+    """Steps of one size: rate sign(dW), entry by entry.
 
     Attributes:
         rate: the learning rate.

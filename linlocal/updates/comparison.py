@@ -29,7 +29,7 @@ def local_update(
     window: int = 1,
     of: Parameters = "weights",
 ) -> tuple[Array, ...]:
-    """-dLoss_e/dW_l of the loss of layer e = min(l + window - 1, L), for every layer l.
+    """Update of every layer by its own loss: -dLoss_e/dW_l, e = min(l + window - 1, L).
 
     The gradient is stopped at the input of layer l. With window 1 each layer has its own loss. In
     the dual form (rules of scored pairs, Frobenius penalty, linear network):
@@ -66,7 +66,7 @@ def global_update(
     goal: Goal | None = None,
     of: Parameters = "weights",
 ) -> tuple[Array, ...]:
-    """-dLoss_L/dW_l of the global loss on the top layer, backpropagated (BP-SSL).
+    """Update of every layer by backpropagation (BP-SSL): -dLoss_L/dW_l of the top layer's loss.
 
     In the dual form: Delta W_l = lam G_l Z_l^T [alpha_L alpha_L^T * C_L C_L^T] Z_{l-1}.
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, of_cases
 from paper_figures.look import panels, style
 
 INPUTS = ("training_cost",)
@@ -155,7 +155,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             Claim(
                 f"{network}: the memory of local training does not grow with depth (within "
                 f"{FLAT:.0%})",
-                growth <= 1 + FLAT,
+                of_cases(growth, most=1 + FLAT),
                 f"factor {growth:.3f} over {depths} blocks",
             )
         )
@@ -164,7 +164,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             Claim(
                 f"{network}: local training needs less memory than end-to-end training at every "
                 "depth",
-                bool((ratio < 1).all()),
+                of_cases(ratio, below=1),
                 f"{panels.numbers(ratio)} of it at {panels.numbers(ratio['depth'], 0)} blocks",
             )
         )
@@ -174,7 +174,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             Claim(
                 f"{network}: the memory of end-to-end training grows linearly with depth (slopes "
                 f"equal within {LINEAR:.0%})",
-                spread <= 1 + LINEAR,
+                of_cases(spread, most=1 + LINEAR),
                 f"{slopes.min() / 1e6:.3g} to {slopes.max() / 1e6:.3g} MB per block over {depths} "
                 "blocks",
             )
@@ -187,7 +187,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         Claim(
             f"{ENCODER}: on micro-batches of {rows} rows, blocks need less memory than on the "
             "whole batch, at every depth",
-            bool((cut < local).all()),
+            of_cases(cut / local, below=1),
             f"{panels.numbers(cut / local)} of it at {panels.numbers(cut['depth'], 0)} blocks; "
             f"{panels.numbers(slower)} of the time",
         )
@@ -199,7 +199,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             Claim(
                 f"{setting} size: local training saves {share:.0%} of the memory for activities "
                 f"(no less by more than {CLOSE:.0%})",
-                here >= share - CLOSE,
+                of_cases(here, least=share - CLOSE),
                 f"{here:.0%}; the largest block decides what is saved; in micro-batches of {rows} "
                 f"rows {_percent(saved, setting, MICRO)}",
                 f"{share:.0%} of the peak memory (arXiv 2601.21683, secondary source)",

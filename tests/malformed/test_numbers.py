@@ -481,6 +481,14 @@ CALLS = {
         "loss": TWO,
         "penalty": 0.1,
     },
+    "rhm.clustering.cluster": {
+        "grammar": MODEL,
+        "leaves": LEAVES,
+        "labels": TREES.labels,
+        "labelled": 2,
+    },
+    "rhm.clustering.contexts": {"grammar": MODEL, "symbols": LEAVES, "level": 1},
+    "rhm.clustering.synonyms": {"features": [[0.0], [1.0]], "num_groups": 1},
     "rhm.noises.Gaussian.apply": {
         "self": rhm.noises.Gaussian(),
         "grammar": MODEL,

@@ -105,10 +105,10 @@ def test_the_rank_correlation_is_spearmans_and_lies_in_its_interval():
     found = alignment_accuracy.claims(table(accuracy, cosine=cosine))
     assert found
     for claim in found:
-        words = claim.measured.removeprefix("rank correlation ").replace("[", "").replace("]", "")
-        value, low, high = (float(word.strip(",")) for word in words.split())
-        assert value == pytest.approx(expected, abs=0.005)
-        assert -1 <= low < value < high <= 1
+        assert claim.measured.startswith(f"rank correlation {expected:+.2f}, ")
+        ((low, high),) = claim.decision.intervals
+        assert low < np.arctanh(expected) < high
+        assert claim.decision.units == "10 rules"
 
 
 @pytest.mark.parametrize(("usable", "few"), [(3, True), (4, False)])
