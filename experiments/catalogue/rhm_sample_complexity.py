@@ -1,17 +1,29 @@
 """How many labels backpropagation needs to learn the Random Hierarchy Model.
 
 Test error of hierarchical networks (convolutional, locally connected), of fully connected and of
-shallow ones against the size of the training set in units of P* = n m^L, for several grammars.
+shallow ones, each trained to its end, against the size of the training set in units of P* = n m^L,
+for several grammars.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import xarray as xr
 
-from experiments.runner import Sweep, searched, stack, words
-from experiments.training import Architecture, NetworkRecipe, Task, learn_task
+from experiments.runner import Sweep, stack
+from experiments.training import (
+    Architecture,
+    Convergence,
+    NetworkRecipe,
+    Search,
+    Task,
+    climb,
+    learn_with_best_rate,
+)
+from linlocal.analysis.hierarchy import Feedback
 from linlocal.rhm import theory
 
 
@@ -21,124 +33,126 @@ class Config:
 
     Attributes:
         grammars: triples (v = n, m, L).
-        multiples: sizes of the training set in units of P* = n m^L.
-        architectures: kinds of network, see `experiments.training.Architecture`.
+        multiples: sizes of the training set in units of P* = n m^L, ascending; every second one is
+            measured until the task is learned, then the one between.
+        networks: names in `NETWORKS`.
         width: units per position.
-        learning_rates: rates that the search tries.
-        steps: largest number of steps of training.
+        learning_rates: rates that are tried first.
+        extensions: how often the grid of learning rates may be extended.
+        searches: number of grammars by which the learning rate is chosen.
+        error: the test error, in units of that of guessing, at which a network has learned.
+        cap: largest number of steps; a training that meets it is unfinished.
         repetitions: number of grammars and networks that are reported.
         seed: seeds the grammars, the splits, the networks and the search.
     """
 
-    grammars: tuple[tuple[int, int, int], ...] = ((8, 2, 3), (8, 3, 3), (6, 4, 3), (8, 2, 4))
-    multiples: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    architectures: tuple[Architecture, ...] = ("convolutional", "shallow")
-    width: int = 64
-    learning_rates: tuple[float, ...] = (3e-3,)
-    steps: int = 1000
+    grammars: tuple[tuple[int, int, int], ...] = ((6, 2, 3), (4, 3, 3), (6, 3, 3))
+    multiples: tuple[float, ...] = (1.0, 1.41, 2.0, 2.83, 4.0, 5.66, 8.0)
+    networks: tuple[str, ...] = ("convolutional", "shallow")
+    width: int = 32
+    learning_rates: tuple[float, ...] = (3.16e-3, 1e-2, 3.16e-2)
+    extensions: int = 1
+    searches: int = 1
+    error: float = 0.1
+    cap: int = 5000
     repetitions: int = 3
     seed: int = 0
 
 
+# The architecture, and whether it has batch normalisation.
+NETWORKS: dict[str, tuple[Architecture, bool]] = {
+    "convolutional": ("convolutional", False),
+    "convolutional, batch normalisation": ("convolutional", True),
+    "locally connected": ("locally connected", False),
+    "fully connected": ("fully connected", False),
+    "shallow": ("shallow", False),
+}
+GRID = (0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0, 5.66, 8.0, 11.3, 16.0)
+RATES = (1e-3, 3.16e-3, 1e-2, 3.16e-2)
 PRESETS = {
     "smoke": Config(
         grammars=((4, 2, 2),),
-        multiples=(0.5, 1.0),
-        architectures=("convolutional", "shallow"),
+        multiples=(0.5, 0.71, 1.0),
         width=8,
-        steps=30,
+        learning_rates=(1e-2,),
+        extensions=0,
+        cap=20,
+        repetitions=2,
     ),
     "cpu": Config(),
+    "workstation": Config(
+        grammars=(
+            *((4, 2, 3), (6, 2, 3), (8, 2, 3), (8, 3, 3), (4, 4, 3), (6, 4, 3), (8, 4, 3)),
+            *((8, 6, 3), (8, 2, 4), (8, 3, 4)),
+        ),
+        multiples=GRID,
+        networks=("convolutional", "convolutional, batch normalisation", "shallow"),
+        width=64,
+        learning_rates=RATES,
+        extensions=2,
+        searches=2,
+        cap=20_000,
+        repetitions=8,
+    ),
     "paper": Config(
         grammars=(
-            (8, 2, 3),
-            (8, 3, 3),
-            (6, 4, 3),
-            (8, 4, 3),
-            (12, 4, 3),
-            (8, 2, 4),
-            (8, 3, 4),
-            (8, 2, 5),
+            *((4, 2, 3), (6, 2, 3), (8, 2, 3), (8, 3, 3), (4, 4, 3), (6, 4, 3), (8, 4, 3)),
+            *((8, 6, 3), (8, 2, 4), (8, 3, 4), (8, 8, 3), (12, 4, 3), (8, 4, 4), (8, 2, 5)),
         ),
-        multiples=(0.5, 1.0, 2.0, 4.0, 8.0),
-        architectures=("convolutional", "locally connected", "fully connected", "shallow"),
-        steps=3000,
-        repetitions=3,
+        multiples=GRID,
+        networks=tuple(NETWORKS),
+        width=64,
+        learning_rates=RATES,
+        extensions=3,
+        searches=2,
+        cap=100_000,
+        repetitions=8,
     ),
 }
 PUBLISHED = "arXiv 2307.02129, sample complexity"
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
-    """Train every architecture on every grammar with every number of data.
+    """Train every network on every grammar with more and more data.
 
     Returns:
-        ``test_accuracy`` and the other results of training over architecture, grammar, multiple
-        and repetition, NaN where the multiple exceeds 80 % of all data; ``search_accuracy`` over
-        candidate; per grammar v, m, L, ``P_star`` and ``P_max`` (NaN above 1e300).
+        Over architecture, grammar, multiple and repetition: ``test_accuracy``, ``steps``,
+        ``train_loss`` and ``finished``; over all but repetition the ``learning_rate`` and whether
+        it lies ``inside`` its grid. NaN where nothing was measured, as the network had learned from
+        fewer data, or the grammar has no more. Per grammar v, m, L, ``P_star``, ``P_max`` and the
+        ``largest`` possible multiple.
     """
+    search = Search(config.learning_rates, config.extensions, config.searches)
+    until = Convergence(cap=config.cap)
 
-    def measure(
-        architecture: Architecture,
-        grammar: list[int],
-        multiple: float,
-        learning_rate: float,
-        normalise: bool,
-        seed: int,
-    ) -> xr.Dataset:
-        recipe = NetworkRecipe(
-            architecture, config.width, 0, normalise, "adam", learning_rate, config.steps
+    def measure(network: str, grammar: list[int], multiple: float) -> xr.Dataset:
+        architecture, normalise = NETWORKS[network]
+        recipe = NetworkRecipe(architecture, config.width, normalise=normalise)
+        task = _task(grammar, multiple, config.seed)
+        return learn_with_best_rate(task, recipe, Feedback(), search, config.repetitions, until)
+
+    def largest(cell: Mapping[str, Any]) -> float:
+        return _task(cell["grammar"], 1, 0).largest
+
+    def learned(cell: Mapping[str, Any]) -> float:
+        return 1 - config.error * (1 - 1 / cell["grammar"][0])
+
+    results = []
+    for network in config.networks:
+        cells = [{"network": network, "grammar": list(grammar)} for grammar in config.grammars]
+        found = climb(
+            sweep, measure, cells, config.multiples, largest, learned, "sample complexity"
         )
-        return learn_task(_task(grammar, multiple, seed), recipe, seed=seed)
-
-    keys = [
-        (architecture, grammar, multiple)
-        for architecture in config.architectures
-        for grammar in config.grammars
-        for multiple in config.multiples
-    ]
-    possible = [key for key in keys if _task(key[1], key[2], config.seed).possible]
-    cells = [
-        {"architecture": architecture, "grammar": list(grammar), "multiple": multiple}
-        for architecture, grammar, multiple in possible
-    ]
-    candidates = [
-        {"learning_rate": rate, "normalise": normalise}
-        for rate in config.learning_rates
-        for normalise in (False, True)
-    ]
-    seeds = range(config.repetitions)
-    found = searched(sweep, measure, cells, candidates, seeds, "sample complexity", config.seed)
-    done = dict(zip(possible, found, strict=True))
-    nothing = xr.full_like(found[0].astype(float), float("nan"))
-    result = stack(
-        [
-            stack(
-                [
-                    stack(
-                        [done.get((a, g, m), nothing).astype(float) for m in config.multiples],
-                        "multiple",
-                        config.multiples,
-                    )
-                    for g in config.grammars
-                ],
-                "grammar",
-                [name(g) for g in config.grammars],
-            )
-            for a in config.architectures
-        ],
-        "architecture",
-        config.architectures,
-    )
-    models = [_task(grammar, 1.0, config.seed).rhm for grammar in config.grammars]
-    return result.assign_coords(
+        results.append(stack(found, "grammar", [name(g) for g in config.grammars]))
+    tasks = [_task(grammar, 1, config.seed) for grammar in config.grammars]
+    return stack(results, "architecture", config.networks).assign_coords(
         {
-            "candidate": words(candidates),
-            "num_symbols": ("grammar", [model.num_symbols for model in models]),
-            "num_synonyms": ("grammar", [model.num_synonyms for model in models]),
-            "num_levels": ("grammar", [model.num_levels for model in models]),
-            "P_star": ("grammar", [theory.sample_complexity(model) for model in models]),
-            "P_max": ("grammar", [float(model.num_data) for model in models]),
+            "num_symbols": ("grammar", [task.num_symbols for task in tasks]),
+            "num_synonyms": ("grammar", [task.num_synonyms for task in tasks]),
+            "num_levels": ("grammar", [task.num_levels for task in tasks]),
+            "P_star": ("grammar", [theory.sample_complexity(task.rhm) for task in tasks]),
+            "P_max": ("grammar", [float(task.rhm.num_data) for task in tasks]),
+            "largest": ("grammar", [task.largest for task in tasks]),
         }
     )
 

@@ -4,6 +4,7 @@ from .blockwise_losses import (
     VIEW_LOSSES as VIEW_LOSSES,
     headed_rule as headed_rule,
 )
+from .convergence import Convergence as Convergence, Progress as Progress
 from .cosines import (
     Batch as Batch,
     masked_cosines as masked_cosines,
@@ -18,11 +19,30 @@ from .fitting import (
     fit_by_rule as fit_by_rule,
     fit_supervised as fit_supervised,
 )
+from .hierarchy_ladder import (
+    Search as Search,
+    best_rate as best_rate,
+    climb as climb,
+    learn_with_best_rate as learn_with_best_rate,
+)
 from .hierarchy_pairs import (
     LOSS_CANDIDATES as LOSS_CANDIDATES,
     PairSource as PairSource,
     Positives as Positives,
     fit_pairs as fit_pairs,
+    fit_told as fit_told,
+)
+from .hierarchy_rules import (
+    FEEDBACK_RULES as FEEDBACK_RULES,
+    Effort as Effort,
+    Setting as Setting,
+    data_needed as data_needed,
+)
+from .hierarchy_stack import (
+    Examples as Examples,
+    Remedy as Remedy,
+    Rule as Rule,
+    fit_together as fit_together,
 )
 from .hierarchy_tasks import (
     Architecture as Architecture,
@@ -33,8 +53,11 @@ from .hierarchy_tasks import (
     class_labels as class_labels,
     fit_labels as fit_labels,
     layer_activities as layer_activities,
-    learn_task as learn_task,
     one_hot_leaves as one_hot_leaves,
+)
+from .hierarchy_terms import (
+    error_terms as error_terms,
+    terms_along_training as terms_along_training,
 )
 from .hierarchy_tokens import (
     Reader as Reader,
@@ -42,5 +65,10 @@ from .hierarchy_tokens import (
     last_token_losses as last_token_losses,
 )
 from .optimisers import lars as lars
-from .released import released_clapp as released_clapp, released_infonce as released_infonce
+from .released import (
+    MatchedInTraining as MatchedInTraining,
+    released_clapp as released_clapp,
+    released_infonce as released_infonce,
+)
+from .released_fit import ReleasedFit as ReleasedFit
 from .robustness import corrupted_accuracy as corrupted_accuracy

@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.training.convergence import Convergence
 from linlocal.analysis.hierarchy import Feedback, HierarchicalNet, Sharing
 from linlocal.rhm import RandomHierarchyModel, Trees, theory
 from linlocal.seeds import generator_for
@@ -24,11 +23,10 @@ Architecture = Literal["convolutional", "locally connected", "fully connected", 
 Optimiser = Literal["adam", "sgd"]
 
 BATCH = 128
-# Training stops when the smoothed cross-entropy of the batches is below this.
-FITTED = 0.01
-SMOOTHING = 0.95
 LARGEST_TEST = 2000
 LARGEST_VALIDATION = 1000
+# What every supervised training on hierarchies uses.
+CONVERGENCE = Convergence()
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,12 @@ class Task:
     def num_train(self) -> int:
         """Data in the training set."""
         return max(1, round(self.multiple * theory.sample_complexity(self.rhm)))
+
+    @property
+    def largest(self) -> float:
+        """The largest multiple that leaves a fifth of all data for validation and test."""
+        rhm = self.rhm
+        return int(0.8 * rhm.num_data) / theory.sample_complexity(rhm)
 
     @property
     def possible(self) -> bool:
@@ -152,10 +156,12 @@ class Fit:
     Attributes:
         steps: number of steps taken.
         loss: smoothed cross-entropy of the last batches, NaN after a divergence.
+        finished: whether the criterion was met, rather than the cap.
     """
 
     steps: int
     loss: float
+    finished: bool
 
 
 def one_hot_leaves(rhm: RandomHierarchyModel, leaves: NDArray[Any]) -> Tensor:
@@ -182,9 +188,14 @@ def layer_activities(
 
 
 def fit_labels(
-    net: HierarchicalNet, recipe: NetworkRecipe, inputs: Tensor, labels: Tensor, seed: int
+    net: HierarchicalNet,
+    recipe: NetworkRecipe,
+    inputs: Tensor,
+    labels: Tensor,
+    seed: int,
+    until: Convergence = CONVERGENCE,
 ) -> Fit:
-    """Train on labels until the batches are fitted; batches are drawn at random with replacement.
+    """Train on labels until it is finished; batches are drawn at random with replacement.
 
     This is a loop of its own because `HierarchicalNet.backward` may send the error by direct
     feedback or random weights: no gradient of a single loss, as the trainers take it, does that.
@@ -192,20 +203,15 @@ def fit_labels(
     torch.set_num_threads(1)
     optimiser = recipe.optimise(net.parameters())
     rng = generator_for("batches", seed)
-    smoothed = float(np.log(net.readout.out_features))
+    course = until.watch()
     net.train()
-    for step in range(1, recipe.steps + 1):
+    while not course.over:
         rows = torch.from_numpy(rng.integers(len(inputs), size=min(BATCH, len(inputs))))
         optimiser.zero_grad()
         logits = net.backward(inputs[rows], labels[rows])
-        loss = float(F.cross_entropy(logits, labels[rows]))
-        if not np.isfinite(loss):
-            return Fit(step, float("nan"))
         optimiser.step()
-        smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
-        if smoothed < FITTED:
-            break
-    return Fit(step, smoothed)
+        course.add(float(F.cross_entropy(logits, labels[rows])))
+    return Fit(course.steps, course.smoothed, course.finished)
 
 
 def accuracy(net: HierarchicalNet, inputs: Tensor, labels: Tensor) -> float:
@@ -213,23 +219,3 @@ def accuracy(net: HierarchicalNet, inputs: Tensor, labels: Tensor) -> float:
     net.eval()
     with torch.no_grad():
         return float((net(inputs).argmax(dim=1) == labels).double().mean())
-
-
-def learn_task(
-    task: Task, recipe: NetworkRecipe, seed: int, feedback: Feedback = Feedback()
-) -> xr.Dataset:
-    """Train one network on the labels of a task and measure what it has learned."""
-    rhm = task.rhm
-    train, validation, test = task.split()
-    net = recipe.network(rhm, seed, feedback)
-    fit = fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
-    return xr.Dataset(
-        {
-            "test_accuracy": accuracy(net, one_hot_leaves(rhm, test.leaves), class_labels(test)),
-            "validation_accuracy": accuracy(
-                net, one_hot_leaves(rhm, validation.leaves), class_labels(validation)
-            ),
-            "steps": fit.steps,
-            "train_loss": fit.loss,
-        }
-    )

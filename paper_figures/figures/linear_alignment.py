@@ -17,10 +17,12 @@ from paper_figures.look import panels, style
 INPUTS = ("linear_alignment",)
 PAPER = "A"
 
-# Fig. 2 of arXiv 2601.21683, layers 1-6, measured on MNIST.
+# Fig. 2 of arXiv 2601.21683, layers 1-6, measured on MNIST. The last one is that of a fit which
+# stopped early: `released_fit`.
 PUBLISHED = {
     "default init": (0.25, 0.31, 0.40, 0.55, 0.71, 1.0),
     "ReLU + orthogonal": (0.20, 0.37, 0.51, 0.61, 0.67, 1.0),
+    "ReLU + default": (0.04, 0.10, 0.13, 0.23, 0.30, 1.0),
 }
 PUBLISHED_ERROR = 3e-7
 EXACT = "all assumptions"
@@ -39,10 +41,11 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     figure = Figure(figsize=(style.PAGE, 2.9))
     *cosines, errors = figure.subplots(1, len(sources) + 1)
     for source, axes in zip(sources, cosines, strict=True):
-        for color, condition in zip(style.PALETTE, results["condition"].values, strict=False):
+        looks = zip(results["condition"].values, style.PALETTE, style.MARKERS, strict=False)
+        for condition, color, marker in looks:
             measured = results["cosine"].sel(data=source, condition=condition)
             mean, half = style.spread(measured, "network")
-            axes.plot(results["layer"], mean, color=color, label=condition, marker="o")
+            axes.plot(results["layer"], mean, color=color, label=condition, marker=marker)
             axes.fill_between(
                 results["layer"], mean - half, mean + half, color=color, alpha=0.2, linewidth=0
             )

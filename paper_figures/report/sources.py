@@ -107,6 +107,15 @@ def up_to_date(entry: Mapping[str, Any], fingerprint: str | None, folder: Path) 
     return all(path.is_file() and digest(path) == stored for path, stored in pictures.items())
 
 
+def outdated(experiment: str, code: str, commit: str) -> str:
+    """What to say of a result that the present code of its experiment would not make, else ""."""
+    try:
+        now = code_version(f"experiments.catalogue.{experiment}")
+    except ModuleNotFoundError:  # the experiments are not here, so nobody can say
+        return ""
+    return "" if now == code else f"made by other code than the present, commit {commit}"
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

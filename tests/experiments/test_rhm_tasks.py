@@ -5,26 +5,37 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from experiments.training import (
+    Convergence,
+    Examples,
     NetworkRecipe,
+    Remedy,
+    Search,
     Task,
     TokenNet,
     accuracy,
+    best_rate,
     class_labels,
+    climb,
     fit_labels,
+    fit_together,
     last_token_losses,
     layer_activities,
-    learn_task,
+    learn_with_best_rate,
     one_hot_leaves,
 )
+from experiments.training.hierarchy_stack import Stack
 from experiments.training.hierarchy_tasks import LARGEST_TEST, LARGEST_VALIDATION
 from linlocal.analysis import results
+from linlocal.analysis.hierarchy import Feedback
 from linlocal.rhm import RandomHierarchyModel
 from linlocal.rhm.tokens import LastToken
 
 TINY = Task(num_symbols=4, num_synonyms=2, num_levels=2, multiple=1.5, seed=0)
-RECIPE = NetworkRecipe(width=32, learning_rate=1e-2, steps=400)
+RECIPE = NetworkRecipe(width=32, learning_rate=1e-2)
+UNTIL = Convergence(cap=400)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +58,7 @@ def test_splits_are_disjoint_and_as_large_as_they_say(task):
 def test_a_task_is_possible_while_a_fifth_of_all_data_is_left():
     # 4 * 2^3 = 32 data of which 16 are P*.
     assert TINY.rhm.num_data == 32
+    assert TINY.largest == 25 / 16
     edge = replace(TINY, multiple=25 / 16)
     assert edge.possible
     assert edge.split()
@@ -67,10 +79,10 @@ def data(task):
     return one_hot_leaves(task.rhm, train.leaves), class_labels(train)
 
 
-def fitted(recipe=RECIPE, seed=0, task=TINY):
+def fitted(recipe=RECIPE, seed=0, task=TINY, until=UNTIL):
     inputs, labels = data(task)
     net = recipe.network(task.rhm, seed)
-    fit = fit_labels(net, recipe, inputs, labels, seed)
+    fit = fit_labels(net, recipe, inputs, labels, seed, until)
     return net, fit
 
 
@@ -95,12 +107,14 @@ def test_every_network_fits_a_tiny_grammar(architecture, optimiser):
 
 def test_what_generalises_is_the_grammar_and_not_chance():
     task = Task(num_symbols=4, num_synonyms=2, num_levels=3, multiple=6.0, seed=0)
-    recipe = replace(RECIPE, steps=1000)
-    found = learn_task(task, recipe, seed=0)
-    assert found["test_accuracy"] > 0.95
-    assert found["validation_accuracy"] > 0.95
-    assert found["steps"] < recipe.steps  # it stops when the batches are fitted
-    assert learn_task(task, replace(recipe, steps=1), seed=0)["test_accuracy"] < 0.6
+    search, recipe = Search((3e-3, 1e-2), extensions=0, grammars=1), NetworkRecipe(width=32)
+    found = learn_with_best_rate(task, recipe, Feedback(), search, 2, Convergence(cap=1000))
+    assert (found["test_accuracy"] > 0.95).all()
+    assert found["finished"].all()
+    assert (found["steps"] < 1000).all()  # it stops when the batches are fitted
+    untrained = learn_with_best_rate(task, recipe, Feedback(), search, 2, Convergence(cap=1))
+    assert (untrained["test_accuracy"] < 0.6).all()
+    assert not untrained["finished"].any()
 
 
 def test_training_is_repeatable_bit_by_bit_whatever_the_process_did_before():
@@ -122,7 +136,8 @@ def test_a_divergence_ends_in_nan_and_in_chance():
     recipe = replace(RECIPE, optimiser="sgd", learning_rate=1e6)
     net, fit = fitted(recipe)
     assert np.isnan(fit.loss)
-    assert fit.steps < recipe.steps
+    assert fit.steps < UNTIL.cap
+    assert not fit.finished
     assert accuracy(net, *data(TINY)) < 0.6
 
 
@@ -138,6 +153,237 @@ def test_asking_for_activities_changes_nothing():
     # One datum alone is what it is among others: no statistics of the batch.
     torch.testing.assert_close(layers(train.leaves[:1])[-1], first[-1][:1])
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+# -- when a training is finished -------------------------------------------------------------------
+
+CRITERION = Convergence(cap=4000, least=400, improvement=0.02, floor=0.01)
+
+
+def course(losses, criterion=CRITERION):
+    progress = criterion.watch()
+    while not progress.add(float(losses(progress.steps))):
+        pass
+    return progress
+
+
+def test_a_training_ends_at_the_floor_at_a_plateau_or_at_the_cap():
+    fitted = course(lambda t: np.exp(-t / 50))
+    assert fitted.finished
+    assert fitted.smoothed < CRITERION.floor
+    assert fitted.steps < CRITERION.least
+    # Above the floor nothing but a plateau ends it, and there is none before `least`.
+    flat = course(lambda t: 0.5 + np.exp(-t / 50))
+    assert flat.finished
+    assert CRITERION.least <= flat.steps < CRITERION.cap
+    falling = course(lambda t: 10 / (1 + t / 100))
+    assert not falling.finished
+    assert falling.steps == CRITERION.cap
+    assert course(lambda t: -1.0).finished
+    assert not course(lambda t: -1.0 - t / 100, replace(CRITERION, floor=-np.inf)).finished
+
+
+def test_a_training_twice_as_slow_is_given_twice_the_time():
+    patient = replace(CRITERION, cap=10**5)
+    fast, slow = (course(lambda t, s=s: 0.5 + np.exp(-t / s), patient) for s in (400, 800))
+    assert slow.steps == pytest.approx(2 * fast.steps, rel=0.1)
+    assert slow.finished
+    assert fast.finished
+
+
+def test_one_good_batch_is_no_end_and_a_bad_one_is():
+    assert course(lambda t: 0.0).steps > 1
+    broken = course(lambda t: np.nan if t == 7 else 1.0)
+    assert (broken.steps, broken.finished) == (8, False)
+    assert np.isnan(broken.smoothed)
+
+
+# -- many networks at once -------------------------------------------------------------------------
+
+FEEDBACKS = [
+    *(Feedback(masks=masks) for masks in ("sample", "batch", "none")),
+    *(Feedback("random", masks) for masks in ("sample", "none")),
+    Feedback("transposed", "none", local_derivative=False),
+    Feedback("transposed", local_derivative=False),
+    Feedback("direct"),
+    Feedback("direct", local_derivative=False),
+    Feedback("target"),
+]
+
+
+def sets(seeds=(0, 1), multiple=3.0):
+    tasks = [Task(4, 2, 3, multiple, seed) for seed in seeds]
+    return tasks, [task.split()[0] for task in tasks]
+
+
+def together(recipe, rule, until, rates):
+    tasks, parts = sets()
+    feedback = rule.network if isinstance(rule, Remedy) else rule
+    nets = [recipe.network(task.rhm, task.seed, feedback) for task in tasks]
+    examples = [
+        Examples(each.leaves, each.labels, task.seed)
+        for task, each in zip(tasks, parts, strict=True)
+    ]
+    fits = fit_together(
+        nets, rule, examples, optimiser=recipe.optimiser, learning_rates=rates, until=until
+    )
+    return nets, fits
+
+
+@pytest.mark.parametrize("rule", FEEDBACKS, ids=str)
+@pytest.mark.parametrize(
+    ("sharing", "optimiser", "normalise"),
+    [("convolutional", "adam", False), ("locally connected", "sgd", True)],
+)
+def test_networks_trained_together_are_those_trained_one_by_one(
+    rule, sharing, optimiser, normalise
+):
+    rates = {"adam": (3e-3, 1e-2), "sgd": (3e-2, 1e-2)}[optimiser]
+    recipe = NetworkRecipe(sharing, 8, normalise=normalise, optimiser=optimiser)
+    until = Convergence(cap=6)
+    nets, fits = together(recipe, rule, until, rates)
+    for task, part, net, fit, rate in zip(*sets(), nets, fits, rates, strict=True):
+        own = replace(recipe, learning_rate=rate)
+        alone = own.network(task.rhm, task.seed, rule)
+        inputs = one_hot_leaves(task.rhm, part.leaves)
+        single = fit_labels(alone, own, inputs, class_labels(part), task.seed, until)
+        assert (fit.steps, fit.finished) == (single.steps, single.finished)
+        assert fit.loss == pytest.approx(single.loss, rel=1e-5)
+        for one, other in zip(net.state_dict().values(), alone.state_dict().values(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_is_finished_leaves_the_others_alone():
+    recipe, until = NetworkRecipe(width=8), Convergence(cap=40)
+    nets, fits = together(recipe, Feedback(), until, (1e-3, 1e-2))
+    broken, ended = together(recipe, Feedback(), until, (1e-3, 1e30))
+    assert ended[1].steps < fits[1].steps
+    assert fits[0] == ended[0]
+    assert all(
+        torch.equal(a, b) for a, b in zip(nets[0].parameters(), broken[0].parameters(), strict=True)
+    )
+
+
+def stack_of(rule, width=16, levels=3):
+    task = Task(4, 2, levels, 3.0, 0)
+    feedback = rule.network if isinstance(rule, Remedy) else rule
+    net = NetworkRecipe(width=width).network(task.rhm, 0, feedback)
+    train, _, _ = task.split()
+    leaves, labels = torch.from_numpy(train.leaves)[None].long(), class_labels(train)[None]
+    return net, Stack([net], rule, [0]), leaves, labels, one_hot_leaves(task.rhm, train.leaves)
+
+
+def test_gated_feedback_is_backpropagation_in_a_network_of_its_matrices():
+    """Put R and B in place of the weights above, keep the masks: autograd gives the same error."""
+    net, stack, leaves, labels, inputs = stack_of(Remedy("gated"))
+    made = stack.forward(leaves, labels)
+    signals = stack.signals(made)
+    z = net.activities(inputs)
+    e = made.error[0]
+    g = (e @ stack.direct[0][0]).view_as(z[-1])
+    for l in (2, 1, 0):
+        own = g * (z[l] > 0)
+        torch.testing.assert_close(signals[l][0], own, rtol=1e-5, atol=1e-8)
+        carrier = net.layers[l].carrier[0]
+        if l:
+            g = torch.stack([d @ carrier for d in own.unbind(1)], 1).view_as(z[l - 1])
+    assert not torch.allclose(stack.direct[0][0], net.readout.weight)
+
+
+def test_aligned_feedback_is_the_least_squares_fit_to_backpropagation():
+    """Of the first batch; with the true masks the fit of each factor is backpropagation."""
+    net, stack, leaves, labels, inputs = stack_of(Remedy("aligned"))
+    made = stack.forward(leaves, labels)
+    stack.signals(made)
+    z = net.activities(inputs)
+    for each in z:
+        each.retain_grad()
+    logits = net.readout(z[-1].flatten(1))
+    torch.nn.functional.cross_entropy(logits, labels[0]).backward()
+    e = made.error[0].double()
+    e = e - e.mean(1, keepdim=True)  # rounding would be fitted, too
+    for l, each in enumerate(z):
+        wanted = each.grad.flatten(1).double()
+        fit = e @ torch.linalg.pinv(e, rtol=1e-4) @ wanted
+        ours = e @ stack.direct[l][0].double()
+        residual = (wanted - fit).norm()
+        assert (wanted - ours).norm() <= residual * 1.001 + 1e-3 * wanted.norm()
+        if l < 2:
+            assert residual > 0.1 * wanted.norm()
+    for l in (1, 2):
+        passed = (z[l].grad * (z[l] > 0)).detach().flatten(0, 1)
+        below = z[l - 1].grad.view(len(passed), -1)
+        fit = passed @ (torch.linalg.pinv(passed, rtol=1e-4) @ below)
+        weight = net.layers[l].weight[0].detach()
+        torch.testing.assert_close(fit, passed @ weight, rtol=1e-3, atol=1e-6)
+
+
+def test_a_stack_refuses_lists_that_do_not_belong_together():
+    tasks, parts = sets()
+    examples = [Examples(each.leaves, each.labels, 0) for each in parts]
+    nets = [NetworkRecipe(width=8).network(task.rhm, 0) for task in tasks]
+    options = {"optimiser": "adam", "until": UNTIL}
+    with pytest.raises(ValueError, match="2 networks, 2 data sets and 1 learning rates"):
+        fit_together(nets, Feedback(), examples, learning_rates=[1e-2], **options)
+    short = [examples[0], Examples(parts[1].leaves[:5], parts[1].labels[:5], 0)]
+    with pytest.raises(ValueError, match="one shape"):
+        fit_together(nets, Feedback(), short, learning_rates=[1e-2] * 2, **options)
+
+
+# -- learning rates and sizes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "inside"),
+    [
+        ({1: 0.5, 3: 0.9, 10: 0.6}, 3, True),
+        ({1: 0.95, 3: 0.9, 10: 0.6}, 1, False),
+        ({1: 0.5, 3: 0.8, 10: 0.9}, 10, False),
+        ({10: 0.9, 1: 0.9, 3: 0.9}, 3, True),
+        ({1: 0.5}, 1, False),
+    ],
+)
+def test_the_best_rate_is_the_middle_of_the_best_and_says_whether_it_is_inside(
+    scores, best, inside
+):
+    assert best_rate(scores) == (best, inside)
+
+
+def climbed(needs, largest=100.0, accuracy=(0.2, 1.0)):
+    """Cells that learn from a multiple on, on a grid of 1..9; what was measured."""
+    asked = []
+
+    def measure(needs, multiple):
+        asked.append((needs, multiple))
+        right = accuracy[multiple >= needs]
+        return dataset(right)
+
+    found = climb(
+        lambda function, points, _: [function(**point) for point in points],
+        measure,
+        [{"needs": each} for each in needs],
+        list(range(1, 10)),
+        lambda cell: largest,
+        lambda cell: 0.9,
+        "climb",
+    )
+    return asked, found
+
+
+def dataset(value):
+    return xr.Dataset({"test_accuracy": ("repetition", [value] * 2)})
+
+
+def test_sizes_grow_until_a_cell_has_learned_and_the_step_before_is_halved():
+    asked, (four, never) = climbed([4, 99])
+    assert [multiple for needs, multiple in asked if needs == 4] == [1, 3, 5, 4]
+    assert [multiple for needs, multiple in asked if needs == 99] == [1, 3, 5, 7, 9]
+    measured = four["test_accuracy"].notnull().all("repetition")
+    assert four["multiple"].values[measured].tolist() == [1, 3, 4, 5]
+    assert never["test_accuracy"].notnull().all("repetition").sum() == 5
+    # The grammar has no more data: the largest possible size is tried.
+    asked, _ = climbed([99], largest=4.5)
+    assert [multiple for _, multiple in asked] == [1, 3, 4]
 
 
 def test_diffusion_leaves_nothing_at_full_noise_and_everything_valid_in_many_steps(smoke):
