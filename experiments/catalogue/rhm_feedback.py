@@ -64,6 +64,7 @@ PRESETS = {
         width=64,
         learning_rates=RATES,
         extensions=2,
+        searches=2,
         cap=20_000,
         repetitions=8,
     ),

@@ -60,6 +60,7 @@ PRESETS = {
         width=64,
         learning_rates=(1e-3, 3.16e-3, 1e-2, 3.16e-2),
         extensions=2,
+        searches=2,
         cap=20_000,
         repetitions=8,
     ),

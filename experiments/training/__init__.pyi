@@ -30,6 +30,7 @@ from .hierarchy_pairs import (
     PairSource as PairSource,
     Positives as Positives,
     fit_pairs as fit_pairs,
+    fit_told as fit_told,
 )
 from .hierarchy_rules import (
     FEEDBACK_RULES as FEEDBACK_RULES,
@@ -53,6 +54,10 @@ from .hierarchy_tasks import (
     fit_labels as fit_labels,
     layer_activities as layer_activities,
     one_hot_leaves as one_hot_leaves,
+)
+from .hierarchy_terms import (
+    error_terms as error_terms,
+    terms_along_training as terms_along_training,
 )
 from .hierarchy_tokens import (
     Reader as Reader,

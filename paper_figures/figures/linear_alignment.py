@@ -29,7 +29,6 @@ EXACT = "all assumptions"
 LIMIT = 1e-10
 # The smallest difference of cosines that we call one; the published conditions differ by as much.
 CLOSE = 0.1
-MARKERS = "osv^P"  # one for each condition
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
@@ -42,7 +41,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     figure = Figure(figsize=(style.PAGE, 2.9))
     *cosines, errors = figure.subplots(1, len(sources) + 1)
     for source, axes in zip(sources, cosines, strict=True):
-        looks = zip(results["condition"].values, style.PALETTE, MARKERS, strict=False)
+        looks = zip(results["condition"].values, style.PALETTE, style.MARKERS, strict=False)
         for condition, color, marker in looks:
             measured = results["cosine"].sel(data=source, condition=condition)
             mean, half = style.spread(measured, "network")

@@ -33,11 +33,8 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     for source, upper, lower in zip(sources, cosines, gains, strict=True):
         here = cosine.sel(data=source)
         for condition, (color, marker) in LOOKS.items():
-            mean, half = style.interval(here.sel(condition=condition), "network")
-            upper.plot(mean["layer"], mean, color=color, marker=marker, label=condition)
-            upper.fill_between(
-                mean["layer"], mean - half, mean + half, color=color, alpha=0.2, linewidth=0
-            )
+            measured = here.sel(condition=condition)
+            style.band(upper, measured, "network", color=color, label=condition, marker=marker)
         upper.set(title=source)
         panels.layer_axis(upper, results["layer"])
         for place, (better, worse, label) in zip((-0.08, 0.08), GAINS, strict=True):

@@ -15,7 +15,10 @@ INPUTS = ("narrowing",)
 PAPER = "A"
 
 LIMIT = 1e-10
-COLORS = {"same layer": style.PALETTE[1], "direct feedback": style.PALETTE[0]}
+LOOKS = {
+    "same layer": (style.PALETTE[1], "s"),
+    "direct feedback": (style.PALETTE[0], "o"),
+}
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
@@ -28,9 +31,9 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     grid = figure.subplots(len(sources), len(scores), sharex=True, sharey=True, squeeze=False)
     for source, row in zip(sources, grid, strict=True):
         for score, axes in zip(scores, row, strict=True):
-            for feedback, color in COLORS.items():
+            for feedback, (color, marker) in LOOKS.items():
                 measured = mean_cosine.sel(data=source, score=score, feedback=feedback)
-                style.band(axes, measured, "network", color=color, label=feedback)
+                style.band(axes, measured, "network", color=color, label=feedback, marker=marker)
             if score == "linear":
                 axes.plot(
                     results["layer"],
@@ -72,7 +75,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     for source in results["data"].values:
         for score in results["score"].values:
             here = below.sel(data=source, score=score)
-            same, feedback = (here.sel(feedback=name) for name in COLORS)
+            same, feedback = (here.sel(feedback=name) for name in LOOKS)
             decided.append(
                 comparisons.raises(
                     f"{source}, {score} f: direct feedback raises the cosine in every layer below "

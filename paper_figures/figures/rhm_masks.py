@@ -1,139 +1,115 @@
-"""What the input-specific masks of backpropagation contribute to learning the hierarchy."""
+"""Why the errors of feedback rules are not the backpropagated ones: missing masks or matrices."""
 
 from __future__ import annotations
 
-import json
+import textwrap
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from paper_figures.claims import Claim, of_networks
-from paper_figures.look import feedback, panels, style
+from paper_figures.claims import Claim, Question, of_cases, of_networks
+from paper_figures.look import feedback, needed, panels, style
 
-INPUTS = ("rhm_feedback",)
+INPUTS = ("rhm_masks",)
 PAPER = "B"
 
-# Error carried by the transposed weights or by random ones, each with and without masks.
-LOOKS = {
-    "backpropagation": (style.PALETTE[0], "o"),
-    "backpropagation, masks averaged over the batch": (style.PALETTE[5], "s"),
-    "backpropagation, masks removed": (style.PALETTE[2], "D"),
-    "feedback alignment": (style.PALETTE[1], "v"),
-    "feedback alignment, masks removed": (style.PALETTE[4], "^"),
-    "direct feedback alignment": (style.PALETTE[6], "x"),
+SHAPLEY = ("masks_shapley", "feedback_shapley", "slopes_shapley")
+SERIES = {
+    "error_cosine": ("cosine with the backpropagated error", style.PALETTE[6], "o"),
+    "masks_shapley": ("missing: masks", style.PALETTE[0], "s"),
+    "feedback_shapley": ("missing: feedback matrices", style.PALETTE[1], "D"),
+    "slopes_shapley": ("missing: slopes", style.PALETTE[2], "v"),
 }
-HALF = 0.5
+PANELS = (
+    "backpropagation, masks removed",
+    "aligned direct feedback",
+    "direct feedback, true masks",
+    "direct feedback alignment",
+    "direct random target projection",
+)
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
-    """Accuracies side by side, one group for each setting."""
-    data = datasets["rhm_feedback"]
-    figure = Figure(figsize=(style.PAGE, 3.2))
-    axes = figure.subplots()
-    mean, half = style.interval(data["test_accuracy"], "repetition")
-    places = np.arange(data.sizes["setting"])
-    for number, (rule, (color, marker)) in enumerate(LOOKS.items()):
-        axes.errorbar(
-            places + 0.12 * (number - 2.5),
-            mean.sel(rule=rule),
-            half.sel(rule=rule),
-            fmt=marker,
-            color=color,
-            markersize=4,
-            markerfacecolor="none",
-            elinewidth=0.8,
-            label=rule,
-        )
-    chance = 1 / json.loads(data.attrs["config"])["num_symbols"]
-    axes.axhline(chance, color="#777777", linewidth=0.8, linestyle=":")
-    axes.set_xticks(places, feedback.setting_names(data), size=6.5)
-    axes.set(ylim=(0, 1.05), ylabel="test accuracy", xlabel="what differs from the reference")
-    axes.set_xlim(-0.5, len(places) - 0.5)
-    panels.legend_below(figure, axes, columns=2)
-    masks, weights, _ = (float(each.mean()) for each in contributions(data))
+    """Cosine and contributions to 1 - cosine along training, in layer 1 of the first grammar."""
+    data = datasets["rhm_masks"]
+    rules = [rule for rule in PANELS if rule in data["rule"].values]
+    figure = Figure(figsize=(style.PAGE, 2.5))
+    row = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
+    grammar = data["grammar"].values[0]
+    for axes, rule in zip(row, rules, strict=True):
+        here = data.sel(rule=rule, grammar=grammar, layer=1)
+        here = here.assign_coords(time=here["time"] + 1)
+        for name, (label, color, marker) in SERIES.items():
+            values = here[name].dropna("time")
+            style.band(axes, values, "repetition", color=color, label=label)
+            axes.lines[-1].set_marker(marker)
+        axes.axhline(0, color="#777777", linewidth=0.8, linestyle=":")
+        axes.set_xscale("log")
+        accuracy = float(here["test_accuracy"].mean())
+        title = textwrap.fill(rule, 18, break_long_words=False)
+        axes.set_title(f"{title}\naccuracy {accuracy:.2f}", size=7)
+        axes.set_xlabel("step + 1")
+    row[0].set(ylim=(-0.15, 1.05), ylabel=f"layer 1\n{grammar}")
+    panels.legend_below(figure, row[0], columns=4)
+    masks, matrices = (float(_average(data, name).mean()) for name in SHAPLEY[:2])
     panels.headline(
         figure,
-        f"On average, removing the masks costs {masks:.2f} of accuracy, random weights on the way "
-        f"down {weights:.2f}",
+        f"Direct feedback alignment lacks {matrices:.2f} of the cosine for its matrices, "
+        f"{masks:.2f} for masks",
     )
     return panels.finish(figure, data)
 
 
-def contributions(data: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-    """What removing masks and randomising weights cost in accuracy, and masks given back."""
-    of = data["test_accuracy"].sel
-    taught, aligned = (
-        of(rule=rule, drop=True) for rule in (feedback.BACKPROPAGATION, "feedback alignment")
-    )
-    masks = taught - of(rule="backpropagation, masks removed", drop=True)
-    restored = aligned - of(rule="feedback alignment, masks removed", drop=True)
-    return masks, taught - aligned, restored
-
-
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
-    """Whether missing masks explain the failure of direct feedback."""
-    data = datasets["rhm_feedback"]
-    mean = data["test_accuracy"].mean("repetition")
-    taught = mean.sel(rule=feedback.BACKPROPAGATION)
-    solved = (taught >= feedback.LEARNED).values
-    each = contributions(data)
-    masks, weights, restored = (part.mean("repetition") for part in each)
-    gap = taught - mean.sel(rule="direct feedback alignment")
-    if not solved.any():
-        return [
-            Claim(
-                "missing masks explain why direct feedback fails",
-                None,
-                f"backpropagation reaches at most {float(taught.max()):.2f} here: nothing "
-                "to explain",
-                "they do (arXiv 2605.18557)",
-                feedback.SETTINGS,
-            )
-        ]
-    names = {"setting": feedback.setting_names(data)}
-    accuracy, lost, scrambled = (
-        part.assign_coords(names).isel(setting=solved)
-        for part in (data["test_accuracy"], *each[:2])
-    )
-    apart = accuracy.sel(rule=feedback.BACKPROPAGATION, drop=True) - accuracy.sel(
-        rule="direct feedback alignment", drop=True
-    )
-    aligned = accuracy.sel(rule="feedback alignment", drop=True)
-    return [
+    """What the masks explain of direct feedback, and what aligned matrices leave to them."""
+    data = datasets["rhm_masks"]
+    share = _average(data, "masks_shapley") / sum(_average(data, name) for name in SHAPLEY)
+    decided = [
         Claim(
-            "missing masks explain the failure: removing the downstream masks from "
-            "backpropagation costs at least half of the gap to direct feedback alignment, in "
-            "every setting that backpropagation solves",
-            of_networks(lost - HALF * apart, "repetition", above=0),
-            f"masks cost {_range(masks, solved)}, the gap is {_range(gap, solved)}; at least half "
-            f"of it in: {_where(data, (masks >= HALF * gap).values & solved)}",
-            "they do (arXiv 2605.18557)",
+            "missing masks explain it: in direct feedback alignment they contribute at least half "
+            "of the difference from the backpropagated error, in layer 1 over the training",
+            *_verdict(data, feedback.DIRECT, share - 0.5, share),
+            "they do (arXiv 2605.18557, abstract)",
             feedback.SETTINGS,
-        ),
-        Claim(
-            "giving direct feedback the true masks restores it: feedback alignment with them "
-            f"reaches {feedback.LEARNED:g} in every setting that backpropagation solves",
-            of_networks(aligned, "repetition", above=feedback.LEARNED),
-            f"{_range(mean.sel(rule='feedback alignment'), solved)}; the masks give "
-            f"{_range(restored, solved, '+')}",
-        ),
-        Claim(
-            "random weights on the way down cost more than missing masks, in every setting that "
-            "backpropagation solves",
-            of_networks(scrambled - lost, "repetition", above=0),
-            f"random weights cost {_range(weights, solved)}, missing masks {_range(masks, solved)}",
-        ),
+        )
     ]
+    aligned = "aligned direct feedback"
+    if aligned in data["rule"].values:
+        masks, matrices = (_average(data, name, aligned) for name in SHAPLEY[:2])
+        decided.append(
+            Claim(
+                "with least-squares matrices, missing masks contribute more than the matrices, in "
+                "layer 1 over the training",
+                *_verdict(data, aligned, masks - matrices, masks - matrices),
+            )
+        )
+    others = [rule for rule in data["rule"].values if "target" not in str(rule)]
+    slopes = abs(data["slopes"].sel(rule=others))
+    decided.append(
+        Claim(
+            "slopes differ for no rule that sends the error",
+            of_cases(slopes.values[slopes.notnull().values], most=0),
+            f"at most {float(slopes.max()):.1g} of the backpropagated error",
+        )
+    )
+    return decided
 
 
-def _where(data: xr.Dataset, chosen: NDArray[np.bool_]) -> str:
-    names = [name.replace("\n", " ") for name in feedback.setting_names(data)]
-    return ", ".join(name for name, here in zip(names, chosen, strict=True) if here) or "none"
+def _average(data: xr.Dataset, name: str, rule: str = feedback.DIRECT) -> xr.DataArray:
+    """In layer 1, over the times of the training."""
+    return data[name].sel(rule=rule, layer=1).mean("time")
 
 
-def _range(values: xr.DataArray, where: NDArray[np.bool_], sign: str = "") -> str:
-    chosen = values.values[where]
-    return f"{chosen.min():{sign}.2f} to {chosen.max():{sign}.2f}"
+def _verdict(
+    data: xr.Dataset, rule: str, above: xr.DataArray, shown: xr.DataArray
+) -> tuple[Question | None, str]:
+    """Whether a number is above 0 on every grammar; and the words."""
+    question, note = needed.decided(
+        data.sel(rule=[rule]), of_networks(above, "repetition", above=0)
+    )
+    mean = shown.mean("repetition")
+    listed = ", ".join(
+        f"{name} {float(mean.sel(grammar=name)):.2f}" for name in mean["grammar"].values
+    )
+    return question, listed + note
