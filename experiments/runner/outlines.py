@@ -103,8 +103,9 @@ def _home(place: str, name: str) -> str | None:
     if not stub.exists():
         return place
     for each in ast.parse(stub.read_text(encoding="utf-8")).body:
-        named = isinstance(each, ast.ImportFrom) and each.module
-        if named and name in {alias.name for alias in each.names}:
+        if not (isinstance(each, ast.ImportFrom) and each.module):
+            continue
+        if name in {alias.name for alias in each.names}:
             return f"{place}.{each.module}"
     return None
 
