@@ -72,6 +72,12 @@ def footer(figure: Figure, *datasets: xr.Dataset) -> None:
     figure.text(0.01, -0.02, text, size=7, color=_GREY, va="top", parse_math=False)
 
 
+def note(figure: Figure, text: str) -> None:
+    """Say above a figure what its reader must not miss."""
+    lines = textwrap.fill(text, int(17 * figure.get_figwidth()))
+    figure.text(0.01, 1.01, lines, size=7, weight="bold", va="bottom", parse_math=False)
+
+
 def save(figure: Figure, path: Path) -> tuple[Path, Path]:
     """Write a figure as PNG and SVG, the same bytes on every run.
 
