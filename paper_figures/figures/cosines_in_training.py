@@ -75,7 +75,8 @@ def _result(data: xr.Dataset, verdicts: Mapping[tuple[str, str], str]) -> str:
     told = []
     for name in data["data"].values:
         found = [word for (where, _), word in verdicts.items() if where == name]
-        told.append(f"{name} {found.count('holds')} up, {found.count('fails')} down")
+        up, down = found.count("holds"), found.count("fails")
+        told.append(f"{name} {up} up, {down} down, {len(found) - up - down} undecided")
     return (
         f"How local training changes the cosine with backpropagation, of {data.sizes['rule']} "
         f"rules:\n{'; '.join(told)} (marked + and \N{MINUS SIGN})"
