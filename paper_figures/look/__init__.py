@@ -9,6 +9,7 @@ comparisons      claims that one rule or variant is better than another
 blockwise        names of variants in the results of blockwise training
 feedback         names of settings in the results on feedback in hierarchies
 learners         how rules learn, in the results on representations of hierarchies
+needed           how many data a network needs, with its interval
 """
 
 from linlocal.doors import lazily

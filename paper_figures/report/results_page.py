@@ -142,6 +142,8 @@ def page(found: Sequence[Evidence]) -> str:
     lines += ["## Our own statements", "", _own_summary(ours), "", *_own_table(ours), ""]
     lines += ["Those that fail or are undecided:", ""]
     lines += _by_figure([pair for pair in ours if pair[1].verdict != "holds"], _OURS)
+    if missing := [name for name in registry.NAMES if name not in {each.figure for each in found}]:
+        lines += [f"Without a result that the present code reads: {', '.join(missing)}."]
     return "\n".join(lines).rstrip() + "\n"
 
 

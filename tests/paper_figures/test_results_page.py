@@ -98,6 +98,17 @@ def test_stronger_evidence_takes_the_verdict_over(toy, tmp_path):
     assert "cpu-seed0" not in text
 
 
+def test_a_figure_without_a_result_is_named(toy, tmp_path, monkeypatch):
+    store(tmp_path, "cpu")
+    assert "Without a result" not in results_page.page(results_page.gather(tmp_path))
+    lacking = types.ModuleType(registry.module_of("lacking"), "Lacks one.")
+    lacking.INPUTS, lacking.PAPER, lacking.claims = ("absent",), "", claims
+    monkeypatch.setitem(sys.modules, lacking.__name__, lacking)
+    monkeypatch.setattr(registry, "NAMES", ("lacking", "toy"))
+    text = results_page.page(results_page.gather(tmp_path))
+    assert text.endswith("Without a result that the present code reads: lacking.\n")
+
+
 def test_a_result_of_older_code_leaves_its_place_to_the_next(toy, tmp_path):
     store(tmp_path, "cpu")
     older = store(tmp_path, "paper")
