@@ -29,6 +29,7 @@ from experiments.runner import (
     commands,
     first_interrupt_only,
     listing,
+    outline,
     registry,
     settings,
     verify,
@@ -74,7 +75,7 @@ def list_experiments(out: Out = Path("results"), seed: Seed = 0, data: Data = No
     """List what each experiment shows, its sizes, and the state of its results."""
     with one_line_errors(data):
         for name in registry.NAMES:
-            experiment = listing.outline(name)
+            experiment = outline(name)
             typer.echo(f"{name}  ({experiment.PUBLISHED})")
             wrapped("  ", registry.summary(experiment))
             for preset, size in registry.sizes(experiment).items():
@@ -115,7 +116,9 @@ def typed(value: object) -> str:
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="An experiment (see `list`), or `all`.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="An experiment (see `list`), or `all`.")
+    ],
     preset: Annotated[
         str,
         typer.Option(
@@ -200,7 +203,7 @@ def in_size(preset: str) -> list[str]:
         ResultError: unknown preset.
     """
     known_name("preset", preset, PRESETS)
-    lacking = [name for name in registry.NAMES if preset not in registry.load(name).PRESETS]
+    lacking = [name for name in registry.NAMES if preset not in outline(name).PRESETS]
     if lacking:
         typer.echo(f"no preset {preset}, left out: {', '.join(lacking)}")
     return [name for name in registry.NAMES if name not in lacking]

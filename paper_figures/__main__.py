@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -18,7 +18,14 @@ from tqdm import tqdm
 from linlocal.analysis import results
 from linlocal.analysis.results import PRESETS, Address, Provenance, ResultError, known_name
 from paper_figures import claims, registry
-from paper_figures.addresses import address
+from paper_figures.addresses import (
+    address,
+    address_of,
+    is_changed,
+    read_settings,
+    settings_of,
+    words,
+)
 from paper_figures.look import style
 from paper_figures.registry import FigureModule
 from paper_figures.report import contents as report, sources as drawing
@@ -49,8 +56,32 @@ def main(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the runs.")] = 0,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Draw the result that `python -m experiments run --set NAME=VALUE` made. Can be"
+            " given several times.",
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.toml",
+            help="The same from a file.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     results_folder: Annotated[
-        Path, typer.Option("--results", help="Folder that `python -m experiments run` filled.")
+        Path,
+        typer.Option(
+            "--results",
+            metavar="PATH",
+            help="Folder that `python -m experiments run` filled, or one result in it.",
+        ),
     ] = Path("results"),
     out: Annotated[
         Path,
@@ -82,11 +113,23 @@ def main(
         if preset is not None:
             known_name("preset", preset, PRESETS)
         everything = only_kept or wanted in (["all"], ["report"])
+        settings = read_settings(pairs or (), file)
+        if everything and (settings or results_folder.is_file()):
+            raise ResultError(
+                f"a setting and a single result are those of one figure: name it in place of "
+                f"`{wanted[0]}`."
+            )
         figures = {each: registry.load(each) for each in (registry.NAMES if everything else wanted)}
         sizes = (preset,) if preset else KEPT if only_kept else ("cpu",)
         plans = [
             planned(
-                figures, size, seed, results_folder, data or (), out / size if only_kept else out
+                figures,
+                size,
+                seed,
+                results_folder,
+                data or (),
+                out / size if only_kept else out,
+                settings,
             )
             for size in sizes
         ]
@@ -133,13 +176,17 @@ def planned(
     folder: Path,
     data: Sequence[str],
     out: Path,
+    settings: Mapping[str, Any],
 ) -> Plan:
-    """Where the results of figures lie; a figure fails where several could be meant."""
+    """Where the results of figures lie; a figure fails where several could be meant, or none."""
     plan = Plan(preset, out, {}, {})
     for each, module in figures.items():
         try:
+            if folder.is_file():
+                plan.inputs[each] = [only(address_of(folder), module.INPUTS)]
+                continue
             plan.inputs[each] = [
-                address(name, preset, seed, folder, data) for name in module.INPUTS
+                address(name, preset, seed, folder, data, settings) for name in module.INPUTS
             ]
         except ResultError as error:
             plan.failed[each] = str(error)
@@ -161,6 +208,23 @@ def draw_all(plan: Plan, figures: Mapping[str, FigureModule], force: bool) -> No
             # The others are still worth drawing.
             failed[each] = str(error)
             tqdm.write(f"error: {each}: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command goes on: what is drawn is kept", err=True)
+            raise typer.Exit(130) from None
+
+
+def only(given: Address, wanted: Sequence[str]) -> Address:
+    """The address of a result if a figure is drawn from this experiment alone.
+
+    Raises:
+        ResultError: it needs others.
+    """
+    if [*wanted] != [given.experiment]:
+        raise ResultError(
+            f"is drawn from {', '.join(wanted)}, and {given.path} is a result of "
+            f"{given.experiment}."
+        )
+    return given
 
 
 def draw_one(
@@ -177,14 +241,22 @@ def draw_one(
         if older := drawing.outdated(each.experiment, stored.code, stored.commit):
             tqdm.write(f"{name}: {each.path}: {older}", file=sys.stdout)
     fingerprint = drawing.fingerprint(registry.module_of(name), addresses)
-    if not force and drawing.up_to_date(claims.entries(out).get(name, {}), fingerprint, out):
-        tqdm.write(f"{name}: up to date", file=sys.stdout)
+    run = f"preset {addresses[0].preset}, seed {addresses[0].seed}"
+    changed = words(settings_of(datasets[addresses[0].experiment]))
+    title = name
+    if changed:
+        # Beside the figure of the preset, not in its place.
+        run, title = f"{run}, with {changed}", f"{name}-{addresses[0].data}"
+    if not force and drawing.up_to_date(claims.entries(out).get(title, {}), fingerprint, out):
+        tqdm.write(f"{title}: up to date", file=sys.stdout)
         return
     try:
         with style.house():
             figure = module.draw(datasets)
+            if changed:
+                style.note(figure, f"Not the preset: with {changed}.")
         decided = claims.decided(module.claims(datasets))
-        pictures = style.save(figure, out / name)
+        pictures = style.save(figure, out / title)
     except OSError as error:
         raise ResultError(f"cannot be written into {out} ({error.strerror}).") from error
     # A foreign result can fail anywhere in xarray and matplotlib, and in any way.
@@ -197,9 +269,8 @@ def draw_one(
         ) from error
     finally:
         plt.close("all")
-    run = f"preset {addresses[0].preset}, seed {addresses[0].seed}"
     source = drawing.source(datasets, addresses, pictures, fingerprint)
-    claims.record(name, decided, run, out, source)
+    claims.record(title, decided, run, out, source)
     lines = [" ".join(map(str, pictures)), *(f"  {claim}" for claim in decided)]
     tqdm.write("\n".join(lines), file=sys.stdout)
 
@@ -255,10 +326,13 @@ def load_inputs(addresses: Sequence[Address]) -> dict[str, xr.Dataset]:
     for wanted in addresses:
         datasets[wanted.experiment] = results.read(wanted.path)
         stored = Provenance.of(datasets[wanted.experiment])
-        found = (stored.experiment, stored.preset, stored.seed)
-        if found != (wanted.experiment, wanted.preset, wanted.seed):
+        changed = settings_of(datasets[wanted.experiment])
+        found = (stored.experiment, stored.preset, stored.seed, bool(changed))
+        if found != (wanted.experiment, wanted.preset, wanted.seed, is_changed(wanted)):
+            values = f" with {words(changed)}" if changed else ""
             raise ResultError(
-                f"{wanted.path} is a result of {found[0]}, preset {found[1]}, seed {found[2]}: it "
+                f"{wanted.path} is a result of {found[0]}, preset {found[1]}, seed {found[2]}"
+                f"{values}: it "
                 f"was renamed. Make the right one with\n  {drawing.command(wanted)}"
             )
     return datasets

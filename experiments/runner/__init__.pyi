@@ -8,6 +8,7 @@ from . import (
 from .comparing import compare_batches as compare_batches
 from .grids import grid as grid, stack as stack
 from .interrupts import first_interrupt_only as first_interrupt_only
+from .outlines import outline as outline
 from .registry import Experiment as Experiment
 from .search import (
     SEARCH_SEED as SEARCH_SEED,

@@ -109,10 +109,12 @@ def label(settings: Mapping[str, Any]) -> str:
 def options(settings: Mapping[str, Any]) -> list[str]:
     """The words of a command that give settings."""
     return [
-        word
-        for name, value in settings.items()
-        for word in ("--set", f"{name}={'none' if value is None else json.dumps(value)}")
+        word for name, value in settings.items() for word in ("--set", f"{name}={_typed(value)}")
     ]
+
+
+def _typed(value: Any) -> str:
+    return "none" if value is None else json.dumps(value, separators=(",", ":"))
 
 
 def _value(text: str) -> Any:

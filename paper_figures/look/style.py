@@ -66,10 +66,16 @@ def footer(figure: Figure, *datasets: xr.Dataset) -> None:
         )
         parameters = {"preset": preset, "seed": seed, **json.loads(config)}
         words = ", ".join(f"{name} {_short(value)}" for name, value in parameters.items())
-        lines += textwrap.wrap(f"{experiment}: {words}", int(25 * figure.get_figwidth()))
+        lines += textwrap.wrap(f"{experiment}: {words}", int(18 * figure.get_figwidth()))
     # It lies below the figure proper; saving includes what lies outside.
     text = "\n".join(lines)
-    figure.text(0.01, -0.02, text, size=5, color=_GREY, va="top", parse_math=False)
+    figure.text(0.01, -0.02, text, size=7, color=_GREY, va="top", parse_math=False)
+
+
+def note(figure: Figure, text: str) -> None:
+    """Say above a figure what its reader must not miss."""
+    lines = textwrap.fill(text, int(17 * figure.get_figwidth()))
+    figure.text(0.01, 1.01, lines, size=7, weight="bold", va="bottom", parse_math=False)
 
 
 def save(figure: Figure, path: Path) -> tuple[Path, Path]:

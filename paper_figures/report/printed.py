@@ -102,7 +102,7 @@ def brought_up_to_date(text: str, name: str) -> str:
     return EXAMPLE.sub(replaced, text)
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from experiments.__main__ import app
 from experiments.data import CORRUPTIONS
-from experiments.runner import listing, registry, settings
+from experiments.runner import outlines, registry, settings
 from linlocal.analysis import results
 from linlocal.analysis.results import Provenance, ResultError
 
@@ -276,7 +276,7 @@ def test_every_parameter_of_every_preset_could_be_set(name):
 def test_a_list_says_what_the_experiment_says(name, monkeypatch):
     experiment = registry.load(name)
     monkeypatch.delitem(sys.modules, registry.module_of(name))
-    outline = listing.outline(name)
+    outline = outlines.outline(name)
     assert not hasattr(outline, "run"), "it was imported"
     assert outline.PUBLISHED == experiment.PUBLISHED
     assert registry.summary(outline) == registry.summary(experiment)
