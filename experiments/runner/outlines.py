@@ -102,9 +102,9 @@ def _home(place: str, name: str) -> str | None:
     stub = Path(spec.origin).with_suffix(".pyi")
     if not stub.exists():
         return place
-    for each in ast.parse(stub.read_text(encoding="utf-8")).body:
-        named = isinstance(each, ast.ImportFrom) and each.module
-        if named and name in {alias.name for alias in each.names}:
+    body = ast.parse(stub.read_text(encoding="utf-8")).body
+    for each in (each for each in body if isinstance(each, ast.ImportFrom)):
+        if each.module and name in {alias.name for alias in each.names}:
             return f"{place}.{each.module}"
     return None
 
