@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
+from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from pkgutil import iter_modules
 from types import FunctionType, ModuleType
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 from experiments.__main__ import app as experiments_command
 from experiments.runner import registry as experiments
 from paper_figures import registry as figures
+from paper_figures.__main__ import app as figures_command
 from paper_figures.report import printed
 
 ROOT = Path(__file__).parent.parent
@@ -58,8 +61,19 @@ def impossible(command: list[str], targets: set[str]) -> list[str]:
         unknown = [word for word in options if word not in described.output]
         return unknown + [word for word in named if word not in names]
     if module == "paper_figures":
-        return [word for word in words if word not in {"all", "report", "NAME", *figures.NAMES}]
-    return [module]
+        described = CliRunner().invoke(figures_command, ["--help"])
+        named = list(takewhile(lambda word: not word.startswith("--"), words))
+        options = [word for word in words if word.startswith("--")]
+        unknown = [word for word in options if word not in described.output]
+        names = {"all", "report", "NAME", *figures.NAMES}
+        return unknown + [word for word in named if word not in names]
+    return [] if module == "pip" or is_ours(module) else [module]
+
+
+def is_ours(module: str) -> bool:
+    """Whether it is a module that can be run."""
+    found = module.startswith("paper_figures.") and find_spec(module)
+    return bool(found)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page.read_text())])
@@ -76,6 +90,7 @@ def test_commands_of_a_page_exist(page):
         "python -m experiments run narowing",
         "python -m experiments run all --present x",
         "python -m paper_figures narrow",
+        "python -m paper_figures narrowing --sets x",
         "python -m experimentals list",
     ],
 )
