@@ -133,6 +133,7 @@ class HierarchicalNet(nn.Module):
         sizes = inputs.wholes(tuple_sizes, "tuple_sizes", 1)
         generator = torch.Generator().manual_seed(inputs.whole(seed, "seed", 0))
         self.width, self.num_positions, self.feedback = width, num_positions, feedback
+        self.num_symbols = num_symbols
         layers: list[_Layer] = []
         counts, channels = [num_positions], num_symbols
         for size in sizes:

@@ -1,22 +1,26 @@
 """How much data layer-local self-supervised learning needs for the Random Hierarchy Model.
 
 CLAPP, InfoNCE, VICReg, LPL and Barlow Twins in every layer, with no gradient between layers, beside
-the same losses backpropagated from the top, and supervised backpropagation. A linear classifier
-that is trained on other, labelled data reads what each has learned from its layers.
+the same losses backpropagated through more layers, supervised backpropagation, and clustering of
+tuples by counts. Every training runs until it is finished by one criterion. The same two heads,
+trained on the same other, labelled data, read what each network has learned; the labels of the
+heads and of the search are part of what a rule is charged for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from experiments.runner import Sweep, searched, stack, words
+from experiments.runner import Sweep, stack, tried, words
 from experiments.training import (
     LOSS_CANDIDATES,
+    Convergence,
     NetworkRecipe,
     PairSource,
     Task,
@@ -24,63 +28,119 @@ from experiments.training import (
     class_labels,
     fit_labels,
     fit_pairs,
+    fit_told,
     layer_activities,
     one_hot_leaves,
 )
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.probing import linear_probe, synonymic_sensitivity
+from linlocal.rhm import Trees, clustering
+
+SUPERVISED = "supervised backpropagation"
+COUNTS = "clustering"
+# Half octaves between 1 and 8 P*.
+DENSE = tuple(round(2 ** (k / 2), 3) for k in range(7))
 
 
 @dataclass(frozen=True)
 class Config:
     """What is measured.
 
+    The first grammar is asked everything. The others are asked about the losses ``elsewhere``;
+    where m = v, the control without a signal between siblings, about rules without side
+    information.
+
     Attributes:
-        grammars: triples (v = n, m, L); m = v is the control without a signal between siblings.
-        multiples: numbers of data that a rule sees, views included, in units of P* = n m^L.
-        end_to_end: losses that are also backpropagated from the top.
-        fresh: losses that also learn from fresh views.
-        siblings: losses that also learn from siblings.
-        masked: losses that also learn from masked halves.
+        grammars: triples (v = n, m, L).
+        grids: for each grammar, numbers of data that a rule sees, views included, in units of
+            P* = n m^L.
+        sparse: the same for windows, controls and printed forms.
+        alone_grid: the same for siblings, masked halves and the clustering of siblings.
+        losses: local losses.
+        elsewhere: those of them for the other grammars.
+        windowed: losses that are also backpropagated through windows of 2..L layers.
+        controlled: losses that also learn from usable, noisy and fresh views and from data of one
+            class.
+        alone: losses that also learn from siblings and from masked halves.
         width: units per position.
-        learning_rates: rates that the search tries, with either value of the loss's own parameter.
-        steps: steps of self-supervised training; supervised training takes no more.
-        num_labelled: number of held-out labelled data for the readouts.
+        learning_rates: rates that the search tries.
+        variants: values of the loss's own parameter that it tries with each, by their numbers.
+        search_multiple: the number of data at which it tries them.
+        cap, least: largest and smallest number of steps of a training, see `Convergence`.
+        num_labelled: number of held-out labelled data for the heads.
+        num_validation: number of held-out labelled data for the search.
         repetitions: number of grammars and networks that are reported.
         seed: seeds the grammars, the splits, the networks and the search.
     """
 
-    grammars: tuple[tuple[int, int, int], ...] = ((8, 4, 3), (8, 8, 2))
-    multiples: tuple[float, ...] = (1.0, 4.0)
-    end_to_end: tuple[str, ...] = ("InfoNCE", "VICReg")
-    fresh: tuple[str, ...] = ("VICReg",)
-    siblings: tuple[str, ...] = ("InfoNCE", "VICReg")
-    masked: tuple[str, ...] = ("InfoNCE", "VICReg")
-    width: int = 64
+    grammars: tuple[tuple[int, int, int], ...] = ((6, 3, 3), (6, 6, 2))
+    grids: tuple[tuple[float, ...], ...] = ((2.0, 4.0), (2.0,))
+    sparse: tuple[float, ...] = (4.0,)
+    alone_grid: tuple[float, ...] = (2.0,)
+    losses: tuple[str, ...] = ("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins")
+    elsewhere: tuple[str, ...] = ("CLAPP",)
+    windowed: tuple[str, ...] = ("InfoNCE",)
+    controlled: tuple[str, ...] = ("CLAPP",)
+    alone: tuple[str, ...] = ("VICReg",)
+    width: int = 32
     learning_rates: tuple[float, ...] = (3e-3,)
-    steps: int = 600
+    variants: tuple[int, ...] = (0,)
+    search_multiple: float = 4.0
+    cap: int = 300
+    least: int = 200
     num_labelled: int = 256
-    repetitions: int = 3
+    num_validation: int = 256
+    repetitions: int = 2
     seed: int = 0
 
 
 PRESETS = {
     "smoke": Config(
         grammars=((4, 2, 3),),
-        multiples=(1.0,),
-        end_to_end=("VICReg",),
-        siblings=("InfoNCE",),
-        masked=("VICReg",),
+        grids=((1.0,),),
+        sparse=(1.0,),
+        alone_grid=(1.0,),
+        losses=("CLAPP", "VICReg"),
+        windowed=("VICReg",),
+        alone=("InfoNCE",),
         width=8,
-        steps=5,
+        search_multiple=1.0,
+        cap=5,
         num_labelled=64,
+        num_validation=64,
     ),
-    "cpu": Config(masked=("VICReg",)),
+    "cpu": Config(),
+    "workstation": Config(
+        grammars=((8, 4, 3), (8, 4, 4), (8, 8, 2)),
+        grids=(DENSE[1:6], DENSE[1:5], (1.0, 4.0)),
+        sparse=(DENSE[3], DENSE[5]),
+        alone_grid=(4.0, 16.0, 64.0),
+        windowed=("InfoNCE",),
+        alone=("InfoNCE", "VICReg"),
+        width=64,
+        learning_rates=(1e-3, 3e-3, 1e-2),
+        variants=(0, 1),
+        search_multiple=DENSE[3],
+        cap=20_000,
+        least=2000,
+        repetitions=8,
+    ),
     "paper": Config(
         grammars=((8, 4, 3), (8, 4, 4), (8, 8, 2)),
-        multiples=(0.5, 1.0, 4.0),
-        steps=1000,
-        repetitions=3,
+        grids=(DENSE, DENSE, (1.0, 4.0)),
+        sparse=DENSE[1::2],
+        alone_grid=(1.0, 4.0, 16.0, 64.0),
+        elsewhere=("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins"),
+        windowed=("InfoNCE", "VICReg"),
+        controlled=("CLAPP", "InfoNCE", "VICReg"),
+        alone=("InfoNCE", "VICReg"),
+        width=64,
+        learning_rates=(1e-3, 3e-3, 1e-2),
+        variants=(0, 1),
+        search_multiple=DENSE[3],
+        cap=30_000,
+        least=2000,
+        repetitions=8,
     ),
 }
 PUBLISHED = "arXiv 2605.18557 (abstract only)"
@@ -91,24 +151,46 @@ def cells_of(config: Config) -> list[dict[str, Any]]:
 
     The label of a rule is these three words together.
     """
-    cells = [{"loss": loss, "credit": "local", "positives": "views"} for loss in LOSS_CANDIDATES]
-    cells += [
-        {"loss": loss, "credit": "end to end", "positives": "views"} for loss in config.end_to_end
+    depth = max(levels for *_, levels in config.grammars)
+    local = [(loss, "local", "views") for loss in config.losses]
+    local += [(f"{loss} as printed", "local", "views") for loss in ("VICReg", "LPL")]
+    for w in range(2, depth + 1):
+        local += [(loss, f"window {w}", "views") for loss in config.windowed]
+    for positives in ("usable views", "noisy views", "fresh views", "same class"):
+        local += [(loss, "local", positives) for loss in config.controlled]
+    for positives in ("siblings", "masked halves"):
+        local += [(loss, "local", positives) for loss in config.alone]
+    every = [
+        *local,
+        (COUNTS, "", "siblings"),
+        (COUNTS, "", "labels"),
+        (SUPERVISED, "", "labels"),
+        (SUPERVISED, "", "labels and views"),
+        ("untrained", "", ""),
     ]
-    cells += [
-        {"loss": loss, "credit": "local", "positives": "fresh views"} for loss in config.fresh
-    ]
-    cells += [
-        {"loss": loss, "credit": "local", "positives": "siblings"} for loss in config.siblings
-    ]
-    cells += [
-        {"loss": loss, "credit": "local", "positives": "masked halves"} for loss in config.masked
-    ]
-    cells += [
-        {"loss": "supervised backpropagation", "credit": "", "positives": "labels"},
-        {"loss": "untrained", "credit": "", "positives": ""},
-    ]
-    return cells
+    return [dict(zip(("loss", "credit", "positives"), rule, strict=True)) for rule in every]
+
+
+def grid_of(config: Config, grammar: int, rule: dict[str, Any]) -> tuple[float, ...]:
+    """The multiples at which a rule is measured on a grammar; none where it is not."""
+    v, m, levels = config.grammars[grammar]
+    loss, credit, positives = rule.values()
+    dense = config.grids[grammar]
+    if loss == COUNTS:
+        return dense if m == v else tuple(sorted({*dense, *config.alone_grid}))
+    if loss == SUPERVISED:
+        return dense if positives == "labels" else (() if grammar or m == v else config.sparse)
+    if not positives:
+        return dense[-1:]
+    if positives in ("siblings", "masked halves"):
+        return dense if m == v else (() if grammar else config.alone_grid)
+    if m == v:
+        return ()
+    if positives == "views" and credit == "local" and loss in config.losses:
+        return dense if not grammar or loss in config.elsewhere else ()
+    if grammar or int(credit.removeprefix("window ").replace("local", "1")) > levels:
+        return ()
+    return config.sparse[-1:] if positives == "fresh views" else config.sparse
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
@@ -118,8 +200,10 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         Over grammar, rule (with coordinates loss, credit, positives), multiple and repetition:
         ``test_accuracy`` of a linear readout of the top layer, ``hidden_accuracy`` when the top
         layer is trained on the labelled data together with its readout, ``own_accuracy`` of the
-        supervised network's own output (NaN for others), ``sensitivity`` of layer 1 to synonyms of
-        level 1, and ``search_accuracy`` over candidate.
+        output of networks with labels (NaN for others) and of a clustering, ``sensitivity`` of
+        layer 1 to synonyms of level 1, ``steps`` of training, and ``finished``, whether it was
+        before the cap; ``search_accuracy`` over candidate and ``chosen``. All are NaN where a rule
+        was not measured; a rule that sees no fixed set stands at the largest multiple alone.
     """
 
     def measure(
@@ -134,42 +218,61 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     ) -> xr.Dataset:
         v, m, levels = grammar
         task = Task(v, m, levels, multiple, seed)
-        recipe = NetworkRecipe(
-            width=config.width, normalise=True, learning_rate=learning_rate, steps=config.steps
-        )
-        return learned(task, recipe, loss, variant, credit, positives, config.num_labelled, seed)
+        if loss == COUNTS:
+            return counted(config, task, positives, seed)
+        recipe = NetworkRecipe(width=config.width, normalise=True, learning_rate=learning_rate)
+        return learned(config, task, recipe, loss, variant, credit, positives, seed)
 
     rules = cells_of(config)
-    # Rules that see no fixed set do not depend on its size.
-    sizes = [
-        config.multiples if rule["positives"] not in ("", "fresh views") else config.multiples[-1:]
-        for rule in rules
-    ]
-    cells = [
-        {"grammar": list(grammar), **rule, "multiple": multiple}
-        for grammar in config.grammars
-        for rule, multiples in zip(rules, sizes, strict=True)
-        for multiple in multiples
-    ]
     candidates = [
         {"learning_rate": rate, "variant": variant}
         for rate in config.learning_rates
-        for variant in (0, 1)
+        for variant in config.variants
     ]
-    parts = iter(
-        searched(sweep, measure, cells, candidates, range(config.repetitions), "SSL", config.seed)
-    )
+    pairs = [
+        (number, rule, grid_of(config, number, rule))
+        for number in range(len(config.grammars))
+        for rule in rules
+    ]
+    # What is chosen for one number of data serves for all of them.
+    asked = [
+        {"grammar": list(config.grammars[number]), **rule, "multiple": config.search_multiple}
+        for number, rule, multiples in pairs
+        if multiples and _has_candidates(rule)
+    ]
+    scores, best = tried(sweep, measure, asked, candidates, "SSL", config.seed)
+    found = iter(zip(scores, best, strict=True))
+    points, searches = [], []
+    for number, rule, multiples in pairs:
+        asks = bool(multiples) and _has_candidates(rule)
+        score, choice = next(found) if asks else (np.full(len(candidates), np.nan), 0)
+        searches.append((score, choice))
+        points += [
+            {
+                "grammar": list(config.grammars[number]),
+                **rule,
+                "multiple": multiple,
+                **candidates[choice],
+                "seed": config.seed + repetition,
+            }
+            for multiple in multiples
+            for repetition in range(config.repetitions)
+        ]
+    measured = iter(sweep(measure, points, "SSL"))
+    axis = sorted({multiple for *_, multiples in pairs for multiple in multiples})
+    rows = []
+    for (_, _, multiples), (score, choice) in zip(pairs, searches, strict=True):
+        parts = {
+            multiple: xr.concat([next(measured) for _ in range(config.repetitions)], "repetition")
+            for multiple in multiples
+        }
+        row = _over_multiples(parts, axis, config.repetitions)
+        rows.append(row.assign(search_accuracy=("candidate", score), chosen=int(choice)))
+    names = [" ".join(filter(None, rule.values())) for rule in rules]
     result = stack(
         [
-            stack(
-                [
-                    _over_multiples([next(parts) for _ in multiples], config.multiples)
-                    for multiples in sizes
-                ],
-                "rule",
-                [" ".join(filter(None, rule.values())) for rule in rules],
-            )
-            for _ in config.grammars
+            stack(rows[first : first + len(rules)], "rule", names)
+            for first in range(0, len(rows), len(rules))
         ],
         "grammar",
         [f"v={v} m={m} L={levels}" for v, m, levels in config.grammars],
@@ -178,45 +281,90 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     return result.assign_coords(labels | {"candidate": words(candidates)})
 
 
-def _over_multiples(parts: list[xr.Dataset], multiples: Sequence[float]) -> xr.Dataset:
-    """A result for each multiple; a single one stands for all of them."""
-    if len(parts) == 1:
-        parts = parts * len(multiples)
-    return stack(parts, "multiple", multiples)
+def _has_candidates(rule: dict[str, Any]) -> bool:
+    return rule["positives"] != "" and rule["loss"] != COUNTS
+
+
+VARIABLES = (
+    "test_accuracy",
+    "hidden_accuracy",
+    "own_accuracy",
+    "sensitivity",
+    "validation_accuracy",
+    "steps",
+    "finished",
+)
+
+
+def _over_multiples(
+    parts: dict[float, xr.Dataset], axis: Sequence[float], repetitions: int
+) -> xr.Dataset:
+    """The parts along all multiples, NaN where there is none."""
+    nothing = xr.Dataset({name: ("repetition", np.full(repetitions, np.nan)) for name in VARIABLES})
+    return stack([parts.get(multiple, nothing) for multiple in axis], "multiple", axis)
+
+
+def data_of(config: Config, task: Task, seed: int) -> tuple[Trees, Trees, Trees, Trees]:
+    """Training data, data for the heads, for the search, and for the test; all are different."""
+    rhm = task.rhm
+    share = rhm.num_data // 8
+    sizes = [min(2000, share), min(config.num_labelled, share), min(config.num_validation, share)]
+    num_train = min(task.num_train, rhm.num_data // 2)
+    train, rest = rhm.split(train=num_train, test=sum(sizes), seed=seed)
+    ends = np.cumsum(sizes)
+    return train, rest[ends[0] : ends[1]], rest[ends[1] :], rest[: ends[0]]
+
+
+def counted(config: Config, task: Task, positives: str, seed: int) -> xr.Dataset:
+    """Cluster tuples by counts: by their siblings, or by the classes that they are met with."""
+    rhm = task.rhm
+    train, labelled, _, test = data_of(config, task, seed)
+    if positives == "siblings":
+        data = Trees.concatenate([labelled, train])
+        found = clustering.cluster(rhm, data.leaves, data.labels, labelled=len(labelled))
+    else:
+        found = clustering.cluster(rhm, train.leaves, train.labels, context="classes")
+    right = float((found.classes(test.leaves) == test.labels).mean())
+    here = {"own_accuracy": right, "test_accuracy": right if positives == "siblings" else np.nan}
+    return xr.Dataset({name: here.get(name, np.nan) for name in VARIABLES})
 
 
 def learned(
+    config: Config,
     task: Task,
     recipe: NetworkRecipe,
     loss: str,
     variant: int,
     credit: str,
     positives: Any,
-    num_labelled: int,
     seed: int,
 ) -> xr.Dataset:
-    """Train one network and read it out."""
+    """Train one network until it is finished, and read it out."""
     rhm = task.rhm
-    share = rhm.num_data // 8
-    num_test = min(2000, share)
-    num_labelled = min(num_labelled, share)
-    num_validation = min(1000, share)
-    num_train = min(task.num_train, rhm.num_data // 2)
-    train, rest = rhm.split(
-        train=num_train, test=num_test + num_labelled + num_validation, seed=seed
-    )
-    test, labelled = rest[:num_test], rest[num_test : num_test + num_labelled]
-    validation = rest[num_test + num_labelled :]
+    train, labelled, validation, test = data_of(config, task, seed)
+    seen = [labelled, validation, test]
     net = recipe.network(rhm, seed)
-    own = np.nan
-    if positives == "labels":
-        fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
+    own, steps, finished = np.nan, 0, True
+    fitting = Convergence(config.cap, config.least)
+    if loss == SUPERVISED:
+        if positives == "labels":
+            fit: Any = fit_labels(
+                net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed, fitting
+            )
+        else:
+            source = PairSource(rhm, train, "views", Trees.concatenate(seen), seed)
+            fit = fit_told(net, recipe, source, seed=seed, until=fitting)
+        steps, finished = fit.steps, fit.finished
         own = accuracy(net, one_hot_leaves(rhm, test.leaves), class_labels(test))
     elif positives:
-        source = PairSource(rhm, train, positives, rest, seed)
-        fit_pairs(
-            net, recipe, LOSS_CANDIDATES[loss][variant], source, local=credit == "local", seed=seed
-        )
+        source = PairSource(rhm, train, positives, Trees.concatenate(seen), seed)
+        # The hinges of CLAPP have the smallest value 0, the other losses do not reach theirs.
+        floor = fitting.floor if loss == "CLAPP" else -math.inf
+        until = replace(fitting, floor=floor)
+        window = int(credit.removeprefix("window ").replace("local", "1"))
+        rule = LOSS_CANDIDATES[loss][variant]
+        course = fit_pairs(net, recipe, rule, source, window=window, seed=seed, until=until)
+        steps, finished = course.steps, course.finished
     layers = layer_activities(net, rhm)
     *_, below, top = layers(labelled.leaves)
     head = HierarchicalNet(
@@ -228,7 +376,7 @@ def learned(
         normalise=True,
         seed=seed,
     )
-    fit_labels(head, recipe, below, class_labels(labelled), seed)
+    fit_labels(head, recipe, below, class_labels(labelled), seed, fitting)
     linear, hidden = {}, {}
     features = top.flatten(1)
     for name, trees in (("validation", validation), ("test", test)):
@@ -245,5 +393,7 @@ def learned(
             "own_accuracy": own,
             "sensitivity": float(synonyms.sel(layer=1, level=1)),
             "validation_accuracy": judged["validation"],
+            "steps": float(steps),
+            "finished": float(finished),
         }
     )

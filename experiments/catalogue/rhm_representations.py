@@ -7,7 +7,8 @@ the number of data.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import xarray as xr
@@ -15,6 +16,7 @@ import xarray as xr
 from experiments.runner import Sweep, grid
 from experiments.training import (
     LOSS_CANDIDATES,
+    Convergence,
     NetworkRecipe,
     PairSource,
     Positives,
@@ -39,7 +41,7 @@ class Config:
         num_levels: L.
         multiples: numbers of training data in units of P* = n m^L.
         width: units per position.
-        steps: steps of self-supervised training; supervised training takes no more.
+        cap, least: largest and smallest number of steps of a training, see `Convergence`.
         num_probe: number of data to which the classifiers are fitted.
         repetitions: number of grammars and networks.
         seed: seeds the grammars, the splits and the networks.
@@ -50,7 +52,8 @@ class Config:
     num_levels: int = 3
     multiples: tuple[float, ...] = (0.5, 2.0, 8.0)
     width: int = 64
-    steps: int = 800
+    cap: int = 300
+    least: int = 200
     num_probe: int = 1000
     repetitions: int = 3
     seed: int = 0
@@ -63,14 +66,17 @@ PRESETS = {
         num_levels=3,
         multiples=(1.0,),
         width=8,
-        steps=5,
+        cap=5,
         num_probe=60,
     ),
     "cpu": Config(),
+    "workstation": Config(multiples=(1.0, 4.0), cap=20_000, least=2000, repetitions=4),
     "paper": Config(
         multiples=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
-        steps=2000,
+        cap=30_000,
+        least=2000,
         num_probe=2000,
+        repetitions=8,
     ),
 }
 PUBLISHED = "arXiv 2307.02129, synonymic sensitivity"
@@ -108,7 +114,8 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     Returns:
         ``sensitivity`` and ``decodability`` over rule (with coordinates credit, positives, loss),
-        multiple, repetition, layer and level.
+        multiple, repetition, layer and level; ``steps`` of training, and ``finished``, whether it
+        was before the cap.
     """
 
     def measure(rule: str, multiple: float, repetition: int) -> xr.Dataset:
@@ -117,22 +124,27 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         rhm = task.rhm
         num_test = min(config.num_probe, rhm.num_data // 8)
         train, rest = rhm.split(train=task.num_train, test=2 * num_test, seed=seed)
-        recipe = NetworkRecipe(
-            width=config.width, normalise=True, learning_rate=3e-3, steps=config.steps
-        )
+        recipe = NetworkRecipe(width=config.width, normalise=True, learning_rate=3e-3)
+        until, steps, finished = Convergence(config.cap, config.least), 0, True
         feedback = Feedback("direct" if how.credit == "direct feedback" else "transposed")
         net = recipe.network(rhm, seed, feedback)
         if how.positives == "labels":
-            fit_labels(net, recipe, one_hot_leaves(rhm, train.leaves), class_labels(train), seed)
+            inputs, labels = one_hot_leaves(rhm, train.leaves), class_labels(train)
+            fit = fit_labels(net, recipe, inputs, labels, seed, until)
+            steps, finished = fit.steps, fit.finished
         elif how.positives:
             source = PairSource(rhm, train, how.positives, rest, seed)
-            fit_pairs(net, recipe, LOSS_CANDIDATES[how.loss][0], source, local=True, seed=seed)
+            chosen, until = LOSS_CANDIDATES[how.loss][0], replace(until, floor=-math.inf)
+            course = fit_pairs(net, recipe, chosen, source, window=1, seed=seed, until=until)
+            steps, finished = course.steps, course.finished
         test, probe = rest[:num_test], rest[num_test:]
         layers = layer_activities(net, rhm)
         return xr.Dataset(
             {
                 "sensitivity": synonymic_sensitivity(layers, rhm, test, seed=seed),
                 "decodability": decodability(layers, rhm, probe, test, seed=seed),
+                "steps": float(steps),
+                "finished": float(finished),
             }
         )
 

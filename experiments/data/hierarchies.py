@@ -52,6 +52,15 @@ class RHMImages:
         """(data, channels, side, side) images of pixel mean 0 and variance 1 in each symbol."""
         return images.render(self.rhm, data.leaves, self._textures).astype(np.float32, copy=False)
 
+    def patches(self, leaves: NDArray[Any]) -> Tensor:
+        """(data, d, channels patch^2) the pixels of each leaf, in the order of the tree.
+
+        The children of a node stand side by side, so a layer that reads tuples of them is a
+        convolution of the image whose stride is its kernel.
+        """
+        looks = self._textures.reshape(len(self._textures), -1)
+        return torch.from_numpy(looks[leaves])
+
     def data(self) -> ImageData:
         """All images with their classes."""
         return ImageData(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from experiments.runner.sweep import Sweep
 
@@ -43,17 +44,7 @@ def searched(
         ``search_accuracy`` and the index ``chosen``; where there is nothing to choose the
         accuracy is NaN and the search is left out.
     """
-    trials = [
-        {**cell, **candidate, "seed": seed + SEARCH_SEED}
-        for cell in cells
-        for candidate in candidates
-        if len(candidates) > 1
-    ]
-    tried = sweep(measure, trials, f"{description}: search")
-    scores = np.array([float(each["validation_accuracy"]) for each in tried] or np.nan)
-    scores = np.broadcast_to(scores, len(cells) * len(candidates))
-    scores = scores.reshape(len(cells), len(candidates))
-    best = np.nan_to_num(scores, nan=-1.0).argmax(axis=1)
+    scores, best = tried(sweep, measure, cells, candidates, description, seed)
     measured = sweep(
         measure,
         [
@@ -72,6 +63,34 @@ def searched(
             )
         )
     return results
+
+
+def tried(
+    sweep: Sweep,
+    measure: Callable[..., xr.Dataset],
+    cells: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Mapping[str, Any]],
+    description: str,
+    seed: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Try all candidates of every cell once, as `searched` does, and measure nothing.
+
+    Returns:
+        (cells, candidates) validation accuracies, NaN where there is nothing to choose, and
+        (cells,) the index of the best candidate.
+    """
+    trials = [
+        {**cell, **candidate, "seed": seed + SEARCH_SEED}
+        for cell in cells
+        for candidate in candidates
+        if len(candidates) > 1
+    ]
+    parts = sweep(measure, trials, f"{description}: search")
+    scores = np.array([float(each["validation_accuracy"]) for each in parts] or np.nan)
+    scores = np.broadcast_to(scores, len(cells) * len(candidates))
+    scores = scores.reshape(len(cells), len(candidates))
+    best = np.nan_to_num(scores, nan=-1.0).argmax(axis=1)
+    return scores, best
 
 
 def words(candidates: Sequence[Mapping[str, Any]]) -> list[str]:

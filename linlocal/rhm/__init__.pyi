@@ -1,4 +1,5 @@
 from . import (
+    clustering as clustering,
     diffusion as diffusion,
     encoding as encoding,
     export as export,

@@ -1,233 +1,424 @@
-"""Layer-local self-supervised rules learn the hierarchy, and from how much data."""
+"""How many data layer-local self-supervised rules need, against supervised backpropagation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from itertools import product
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from paper_figures.claims import Claim
-from paper_figures.look import feedback, panels, style
+from paper_figures.claims import Claim, Question, both, of_cases, of_networks
+from paper_figures.look import comparisons, feedback, needed, panels, style
 
 INPUTS = ("rhm_local_ssl",)
 PAPER = "B"
 
+# The error of which the number of data is told, and how many times more are as few.
+ERROR, AS_FEW = 0.1, 2.0
 NEGLIGIBLE = 0.05
-# What distinguishes these two from the rules: they have labels, or nothing to learn from.
-LABELS, NOTHING = "labels", ""
-SHORT = {"test_accuracy": "(linear readout)", "hidden_accuracy": "(top layer refitted)"}
-COLORS = dict(
-    zip(("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins"), style.PALETTE, strict=False)
-)
-LINES: dict[tuple[str, str], tuple[Any, str]] = {
-    ("local", "views"): ("-", "o"),
-    ("end to end", "views"): ("--", "s"),
-    ("local", "fresh views"): (":", "^"),
-    ("local", "siblings"): ("-.", "D"),
-    ("local", "masked halves"): ((0, (1, 3)), "v"),
-}
-READOUTS = {
-    "test_accuracy": "linear readout of the top layer",
-    "hidden_accuracy": "readout with the top layer refitted",
-}
+LEARNED = 0.2
+SUPERVISED = "supervised backpropagation labels"
+TOLD = "supervised backpropagation labels and views"
+SIBLINGS, CLASSES = "clustering siblings", "clustering labels"
+UNTRAINED = "untrained"
+MARKERS = "osD^vP"
+ALONE = ("siblings", "masked halves")
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
-    """One column for each grammar, one row for each readout."""
+    """Accuracy against data by groups of rules, and the data needed by each."""
     data = datasets["rhm_local_ssl"]
-    figure = Figure(figsize=(style.PAGE, 4.6))
-    grid = figure.subplots(2, data.sizes["grammar"], sharex=True, sharey=True, squeeze=False)
-    for number, (row, readout) in enumerate(zip(grid, READOUTS, strict=True)):
-        for axes, grammar, control in zip(
-            row, data["grammar"].values, _controls(data), strict=True
-        ):
-            here = data[readout].sel(grammar=grammar)
-            # Supervised training brings a readout of its own.
-            here = here.where(
-                here["positives"] != LABELS, data["own_accuracy"].sel(grammar=grammar)
-            )
-            mean, half = style.interval(here, "repetition")
-            for rule in data["rule"].values:
-                color, line, marker, words = look(data.sel(rule=rule))
-                axes.errorbar(
-                    data["multiple"],
-                    mean.sel(rule=rule),
-                    half.sel(rule=rule),
-                    color=color,
-                    linestyle=line,
-                    marker=marker,
-                    markerfacecolor="none",
-                    linewidth=1,
-                    elinewidth=0.5,
-                    label=words,
-                )
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(data["multiple"].values, [f"{x:g}" for x in data["multiple"].values])
-            axes.minorticks_off()
-            axes.set_ylim(0, 1.05)
-            if number == 0:
-                axes.set_title(
-                    f"{grammar}\n(control: leaves are independent)" if control else grammar
-                )
-            else:
-                axes.set_xlabel("data seen / (n m^L)")
-        row[0].set_ylabel(f"test accuracy\n{SHORT[readout]}")
-    panels.legend_below(figure, grid[0, 0], columns=3)
-    labelled = json.loads(data.attrs["config"])["num_labelled"]
-    panels.headline(
-        figure, f"What layer-local rules learn without labels (read out with {labelled} other data)"
+    controls = _controls(data)
+    grammars = np.flatnonzero(~controls)
+    main = data.isel(grammar=grammars[0])
+    figure = Figure(figsize=(style.PAGE, 6.4))
+    grid = figure.subplots(2, 3)
+    local = _rules(data, credit="local", positives="views")
+    printed = [rule for rule in local if "printed" in rule]
+    _curves(grid[0, 0], main, [r for r in local if r not in printed])
+    grid[0, 0].set_title(f"{main['grammar'].values}: local rules")
+    taught = _rules(data, loss=_controlled(data))
+    shown = [r for r in taught if "fresh" not in r]
+    _curves(grid[0, 1], main, [*shown[:4], TOLD], {TOLD: "supervised, told the equalities"})
+    grid[0, 1].set_title("what the pairs tell")
+    windows = [r for r in data["rule"].values if "window" in r]
+    _curves(grid[0, 2], main, [*windows[:3], *printed])
+    grid[0, 2].set_title("longer windows, printed forms")
+    alone = [r for positives in ALONE for r in _rules(data, positives=positives, credit="local")]
+    _curves(grid[1, 0], main, alone[:4], reference=False)
+    for rule, color, marker in ((SIBLINGS, "#777777", "x"), (CLASSES, "#000000", "+")):
+        _line(grid[1, 0], main["own_accuracy"].sel(rule=rule), color, marker, rule)
+    grid[1, 0].set_title("no side information")
+    if len(grammars) > 1:
+        deep = data.isel(grammar=grammars[-1])
+        there = [r for r in local if deep["test_accuracy"].sel(rule=r).notnull().any()]
+        _curves(grid[1, 1], deep, there[:3])
+        for rule, color, marker in ((SIBLINGS, "#777777", "x"), (CLASSES, "#000000", "+")):
+            _line(grid[1, 1], deep["own_accuracy"].sel(rule=rule), color, marker, rule)
+        grid[1, 1].set_title(f"{deep['grammar'].values}")
+    else:
+        grid[1, 1].set_axis_off()
+    for axes in (*grid[0], grid[1, 0], grid[1, 1]):
+        axes.set_ylim(0, 1.05)
+        axes.set_xscale("log", base=2)
+        axes.axhline(1 - ERROR, color="#bbbbbb", linewidth=0.6, zorder=0)
+        axes.set_xlabel("data seen / (n m^L)")
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.45, -0.22))
+    for axes in grid[:, 0]:
+        axes.set_ylabel("test accuracy, linear readout")
+    grid[1, 0].set_ylabel("test accuracy\n(siblings: top layer refitted)")
+    _ratios(grid[1, 2], main, [*local, TOLD])
+    open_cells = float(needed.unfinished(data.sel(rule=_trained(data))).mean())
+    panels.headline(figure, _headline(data, grammars[0]))
+    figure.supxlabel(
+        f"hollow: trainings that met the cap of steps ({open_cells:.0%} of all)", size=7, x=0.8
     )
     return panels.finish(figure, data)
 
 
-def look(rule: xr.Dataset) -> tuple[str, Any, str, str]:
-    """Colour, line, marker and label of a rule."""
-    loss, credit, positives = (str(rule[key].values) for key in ("loss", "credit", "positives"))
-    if positives == LABELS:
-        return style.PALETTE[6], "-", "*", "supervised backpropagation (the data are labelled)"
-    if positives == NOTHING:
-        return "#999999", ":", "", "untrained network"
-    line, marker = LINES[credit, positives]
-    return COLORS[loss], line, marker, f"{loss}, {credit}, {positives}"
+def _headline(data: xr.Dataset, grammar: int) -> str:
+    local = [r for r in _rules(data, credit="local", positives="views") if "printed" not in r]
+    times = _times(data.isel(grammar=grammar), local)
+    few = [r.split(" local")[0] for r in local if float(times["high"].sel(rule=r)) <= AS_FEW]
+    if not np.isfinite(times["estimate"].values).any() and not few:
+        return "No layer-local rule is shown to learn from as few data as backpropagation"
+    found = ", ".join(few) if few else "No layer-local rule"
+    return f"{found}: shown to need at most {AS_FEW:g} times the data of backpropagation"
+
+
+def _curves(
+    axes: Axes,
+    data: xr.Dataset,
+    rules: Sequence[str],
+    names: Mapping[str, str] | None = None,
+    reference: bool = True,
+) -> None:
+    for rule, color, marker in zip(rules, style.PALETTE, MARKERS, strict=False):
+        read = "hidden_accuracy" if "siblings" in rule else "test_accuracy"
+        label = (names or {}).get(rule, rule)
+        _line(
+            axes, data[read].sel(rule=rule), color, marker, label, data["finished"].sel(rule=rule)
+        )
+    if reference:
+        taught = data["test_accuracy"].sel(rule=SUPERVISED)
+        done = data["finished"].sel(rule=SUPERVISED)
+        _line(axes, taught, "#000000", "*", "supervised, same readout", done)
+
+
+def _line(
+    axes: Axes,
+    values: xr.DataArray,
+    color: str,
+    marker: str,
+    label: str,
+    finished: xr.DataArray | None = None,
+) -> None:
+    mean, half = style.interval(values, "repetition")
+    known = mean.notnull().values
+    x, y = mean["multiple"].values[known], mean.values[known]
+    axes.errorbar(
+        x, y, half.values[known], color=color, marker=marker, linewidth=1, elinewidth=0.5,
+        label=label.replace(" local", ",").replace(" window", ", window"),
+    )  # fmt: skip
+    if finished is not None:
+        open_ = (finished.mean("repetition") < 1 - needed.UNFINISHED).values[known]
+        axes.plot(x[open_], y[open_], marker, color=color, markerfacecolor="white")
+
+
+def _ratios(axes: Axes, data: xr.Dataset, rules: Sequence[str]) -> None:
+    """How many times more data than supervised backpropagation, with one head and charged."""
+    for shift, (times, marker, label) in enumerate(
+        (
+            (_times(data, rules), "o", "same readout, data seen"),
+            (_charged(data, rules), "s", "all labels charged"),
+        )
+    ):
+        y = np.arange(len(rules)) + 0.25 * shift
+        high = np.minimum(times["high"].values, 64.0)
+        for row, low, end, middle in zip(
+            y, times["low"].values, high, times["estimate"].values, strict=True
+        ):
+            if np.isfinite(low):
+                axes.plot([max(low, 0.1), end], [row, row], color=style.PALETTE[shift], linewidth=1)
+                axes.plot([middle], [row], marker, color=style.PALETTE[shift])
+        axes.plot([], [], marker, color=style.PALETTE[shift], label=label)
+    axes.set_yticks(range(len(rules)), [r.split(" local")[0].split(" labels")[0] for r in rules])
+    axes.set_yticklabels(
+        ["supervised, told" if r == TOLD else r.split(" local")[0] for r in rules], size=7
+    )
+    axes.set_xscale("log", base=2)
+    axes.axvline(1, color="#bbbbbb", linewidth=0.6, zorder=0)
+    axes.invert_yaxis()
+    axes.set_xlabel("times the data of supervised\n(a line to the edge: no upper bound)")
+    axes.set_title(f"data for an error of {ERROR:g}")
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.3, -0.32))
+
+
+def _times(data: xr.Dataset, rules: Sequence[str]) -> xr.Dataset:
+    """How many times the data seen, read by the same head, for the error in question."""
+    error = 1 - data["test_accuracy"].sel(rule=[*rules, SUPERVISED])
+    return needed.ratio(needed.needed(error, ERROR), {"rule": SUPERVISED}).sel(rule=list(rules))
+
+
+def _charged(data: xr.Dataset, rules: Sequence[str]) -> xr.Dataset:
+    """The same of all data and labels, against the supervised network's own output.
+
+    A rule pays for the data that it sees, the labels of its head and those of the search;
+    supervised backpropagation, which brings its own readout, for its data and those of the search.
+    """
+    config, unit = json.loads(data.attrs["config"]), _unit(data)
+    search = config["num_validation"] / unit if data.sizes["candidate"] > 1 else 0.0
+    head = config["num_labelled"] / unit
+    mine = 1 - data["test_accuracy"].sel(rule=list(rules))
+    own = 1 - data["own_accuracy"].sel(rule=[SUPERVISED])
+    parts = [
+        needed.needed(error.assign_coords(multiple=error["multiple"] + cost), ERROR)
+        for error, cost in ((mine, head + search), (own, search))
+    ]
+    sizes = xr.concat(parts, "rule")
+    return needed.ratio(sizes, {"rule": SUPERVISED}).sel(rule=list(rules))
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
-    """Data efficiency against supervised backpropagation; depth of credit; siblings; control."""
+    """Data needed against supervised backpropagation; what pairs tell; windows; controls."""
     data = datasets["rhm_local_ssl"]
     control = _controls(data)
-    mean = data[list(READOUTS)].mean("repetition")
-    local = ((data["credit"] == "local") & (data["positives"] == "views")).values
-    decided = []
+    local = _rules(data, credit="local", positives="views")
+    decided = [
+        claim
+        for place in np.flatnonzero(~control)
+        for claim in _efficiency(data.isel(grammar=place), local)
+    ]
     if not control.all():
-        usual = mean.isel(grammar=~control)
-        taught = _only(data["own_accuracy"].isel(grammar=~control), positives=LABELS)
-        for (readout, words), multiple in product(READOUTS.items(), data["multiple"].values):
-            rules = usual[readout].isel(rule=local).sel(multiple=multiple)
-            gain = (rules - taught.mean("repetition").sel(multiple=multiple)).min("grammar")
-            decided.append(
+        main = data.isel(grammar=np.flatnonzero(~control)[0])
+        decided += [*_learning(main, local), *_told(main), *_windows(main), *_counts(data)]
+    if control.any():
+        decided.append(_silent(data.isel(grammar=control)))
+    trained = data.sel(rule=_trained(data))
+    share = float(needed.unfinished(trained).mean())
+    decided.append(
+        Claim(
+            f"at most {needed.UNFINISHED:.0%} of the trainings meet the cap of steps",
+            of_cases(share, most=needed.UNFINISHED),
+            f"{share:.1%}; steps {float(trained['steps'].quantile(0.5)):.0f} in the middle, "
+            f"{float(trained['steps'].max()):.0f} at most",
+        )
+    )
+    return decided
+
+
+def _efficiency(data: xr.Dataset, local: Sequence[str]) -> list[Claim]:
+    found = []
+    for how, times in (
+        ("read by the same head", _times(data, local)),
+        ("labels of the head and the search included", _charged(data, local)),
+    ):
+        for rule in local:
+            if not data["test_accuracy"].sel(rule=rule).notnull().any():
+                continue
+            here = times.sel(rule=rule)
+            verdict = _below(here, AS_FEW)
+            verdict, open_ = needed.decided(data.sel(rule=[rule]), verdict)
+            found.append(
                 Claim(
-                    f"from {multiple:g} n m^L data, views included, every layer-local rule "
-                    f"({words}) is no less accurate than supervised backpropagation with as many "
-                    "labels, within 0.02",
-                    bool((gain >= -0.02).all()),
-                    f"differences {_by_loss(gain)}; supervised "
-                    f"{float(taught.sel(multiple=multiple).mean()):.2f}",
+                    f"{data['grammar'].values}, {how}: {rule} comes to an error of {ERROR:g} from "
+                    f"at most {AS_FEW:g} times the data of supervised backpropagation",
+                    verdict,
+                    f"times {needed.words(here)}{open_}",
                     "as data-efficient (arXiv 2605.18557)",
                     feedback.SETTINGS,
                 )
             )
-        untrained = _only(usual["hidden_accuracy"], positives=NOTHING)
-        lift = (usual["hidden_accuracy"].isel(rule=local) - untrained).isel(multiple=-1)
-        decided.append(
+    return found
+
+
+def _below(times: xr.Dataset, bound: float) -> bool | None:
+    low, high = float(times["low"]), float(times["high"])
+    if np.isnan(low):
+        return None
+    return True if high <= bound else False if low > bound else None
+
+
+def _learning(main: xr.Dataset, local: Sequence[str]) -> list[Claim]:
+    untrained = _last(main["hidden_accuracy"].sel(rule=UNTRAINED))
+    gains = {rule: _last(main["hidden_accuracy"].sel(rule=rule)) - untrained for rule in local}
+    found = [
+        Claim(
+            "every layer-local rule learns: at its largest number of data the top layer, refitted, "
+            f"is at least {LEARNED:g} more accurate than that of an untrained network",
+            _above(comparisons.together(gains), LEARNED),
+            ", ".join(f"{rule} {_words(gain)}" for rule, gain in gains.items()),
+            "they learn it (arXiv 2605.18557)",
+            feedback.SETTINGS,
+        )
+    ]
+    for positives in ALONE:
+        for rule in _rules(main, credit="local", positives=positives):
+            gain = _last(main["hidden_accuracy"].sel(rule=rule)) - untrained
+            found.append(
+                Claim(
+                    f"{rule} learns without any side information: refitted at least {LEARNED:g} "
+                    "above an untrained network at the largest number of data",
+                    _above(gain, LEARNED),
+                    _words(gain),
+                )
+            )
+    return found
+
+
+def _told(main: xr.Dataset) -> list[Claim]:
+    """What the pairs tell, each against ordinary views of the same loss."""
+    found = []
+    rules = _rules(main, loss=_controlled(main))
+    views, others = rules[0], rules[1:]
+    statements = {
+        "usable views": ("no worse than all views", -NEGLIGIBLE),
+        "noisy views": ("no worse than right views", -NEGLIGIBLE),
+        "fresh views": ("no worse than a fixed set", -NEGLIGIBLE),
+        "same class": ("no worse than views: labels alone would tell as much", -NEGLIGIBLE),
+    }
+    for rule in others:
+        positives = str(main["positives"].sel(rule=rule).values)
+        if positives in statements:
+            words, bound = statements[positives]
+            gain = _common(main["test_accuracy"], rule, views)
+            found.append(Claim(f"{rule}: {words}", _above(gain, bound), _words(gain)))
+    gain = _common(main["test_accuracy"], TOLD, views)
+    found.append(
+        Claim(
+            "supervised backpropagation that is told the same equalities reads no better than "
+            f"{views} through the same head",
+            _above(-gain, -NEGLIGIBLE),
+            f"supervised and told minus local {_words(gain)}",
+        )
+    )
+    return found
+
+
+def _windows(main: xr.Dataset) -> list[Claim]:
+    found = []
+    for rule in (r for r in main["rule"].values if "window" in r):
+        one = f"{main['loss'].sel(rule=rule).values} local views"
+        if not main["test_accuracy"].sel(rule=rule).notnull().any():
+            continue
+        gain = _common(main["test_accuracy"], one, rule)
+        found.append(
             Claim(
-                "every layer-local rule learns: at the largest number of data the refitted "
-                "readout is at least 0.2 above that of an untrained network",
-                bool((lift >= 0.2).all()),
-                _by_loss(lift.min("grammar")),
-                "they learn it (arXiv 2605.18557)",
-                feedback.SETTINGS,
+                f"{one} reads no worse than {rule}",
+                _above(gain, -NEGLIGIBLE),
+                f"local minus window {_words(gain)}",
             )
         )
-        for loss in _losses(data, "end to end", "views"):
-            near, far = (
-                _only(usual["hidden_accuracy"], loss=loss, credit=credit, positives="views")
-                for credit in ("local", "end to end")
-            )
-            gap = near - far
-            decided.append(
-                Claim(
-                    f"{loss} in every layer learns no less than the same loss backpropagated from "
-                    "the top (refitted readout, within 0.02)",
-                    bool((gap >= -0.02).all()),
-                    f"local minus end to end {float(gap.min()):+.2f} to {float(gap.max()):+.2f}",
-                )
-            )
-        for loss, positives in _alone(data):
-            linear, hidden = (
-                _only(usual[readout], loss=loss, credit="local", positives=positives)
-                for readout in READOUTS
-            )
-            decided.append(
-                Claim(
-                    f"{loss} from {positives} alone, without any side information, learns: "
-                    "refitted readout at least 0.2 above an untrained network at the largest "
-                    "number of data",
-                    bool((hidden - untrained).isel(multiple=-1).min() >= 0.2),
-                    f"refitted {float(hidden.isel(multiple=-1).min()):.2f}, untrained "
-                    f"{float(untrained.isel(multiple=-1).max()):.2f}, linear readout of the top "
-                    f"layer{', which has no siblings,' if positives == 'siblings' else ''} "
-                    f"{float(linear.isel(multiple=-1).min()):.2f}",
-                )
-            )
-    if control.any():
-        silent = data.isel(grammar=control)
-        alone = _alone(data)
-        hidden, without = silent["hidden_accuracy"], silent["credit"] == "local"
-        without &= silent["positives"].isin([positives for _, positives in alone])
-        gain = hidden.isel(rule=without.values) - _only(hidden, positives=NOTHING)
-        learned = _only(silent["own_accuracy"], positives=LABELS).mean("repetition")
-        center, half = style.interval(gain.mean(["grammar", "multiple"]), "repetition")
-        decided.append(
-            Claim(
-                "negative control m = v^(s-1): rules without side information gain nothing over "
-                "an untrained network (95 % interval), supervised backpropagation learns",
-                _nothing(center, half) if float(learned.max()) > 0.9 else False,
-                "gain "
-                + ", ".join(
-                    f"{loss} from {positives} "
-                    f"{float(_only(center, loss=loss, positives=positives)):+.2f} ± "
-                    f"{float(_only(half, loss=loss, positives=positives)):.2f}"
-                    for loss, positives in alone
-                )
-                + f"; supervised {float(learned.max()):.2f}",
-                "no signal: the covariance of leaves is 0 (arXiv 2406.00048)",
-            )
+    return found
+
+
+def _counts(data: xr.Dataset) -> list[Claim]:
+    """Clustering of siblings against the depth, in data."""
+    deep = data.isel(grammar=np.flatnonzero(~_controls(data)))
+    if deep.sizes["grammar"] < 2:
+        return []
+    error = 1 - deep["own_accuracy"].sel(rule=[SIBLINGS, CLASSES])
+    units = xr.DataArray([_unit(deep.isel(grammar=g)) for g in range(deep.sizes["grammar"])],
+                         dims="grammar")  # fmt: skip
+    sizes = needed.needed(error, ERROR)
+    ends = {rule: (sizes.sel(rule=rule) * units) for rule in (SIBLINGS, CLASSES)}
+    growth = {
+        rule: (
+            float(end["low"][-1] / end["high"][0]),
+            float(end["high"][-1] / end["low"][0]) if float(end["low"][0]) > 0 else np.inf,
         )
-    return decided
-
-
-def _nothing(center: xr.DataArray, half: xr.DataArray) -> bool | None:
-    """Whether gains are none: all intervals below `NEGLIGIBLE`, or some above 0; else undecided."""
-    if bool((center - half > 0).any()):
-        return False
-    return True if bool((center + half < NEGLIGIBLE).all()) else None
-
-
-def _losses(data: xr.Dataset, credit: str, positives: str) -> list[str]:
-    chosen = (data["credit"] == credit) & (data["positives"] == positives)
-    return [str(loss) for loss in data["loss"].values[chosen.values]]
-
-
-def _alone(data: xr.Dataset) -> list[tuple[str, str]]:
-    """Losses and positives without side information: data alone, at most their tuples."""
+        for rule, end in ends.items()
+    }
+    factor = float(units[-1] / units[0])
+    low, high = growth[SIBLINGS]
+    said = "; ".join(
+        f"{rule} {', '.join(needed.words(end.isel(grammar=g)) for g in range(len(units)))} data"
+        for rule, end in ends.items()
+    )
     return [
-        (loss, positives)
-        for positives in ("siblings", "masked halves")
-        for loss in _losses(data, "local", positives)
+        Claim(
+            "the clustering of siblings needs data that grow less with depth than n m^L, which "
+            f"grows {factor:g} times",
+            True if high < factor else False if low > factor else None,
+            said,
+            "v m^3 a level, whatever the depth (arXiv 2605.27734)",
+        )
     ]
 
 
-def _only(data: xr.DataArray, **coordinates: str) -> xr.DataArray:
-    """The one rule that has these coordinates."""
+def _silent(data: xr.Dataset) -> Claim:
+    hidden = data["hidden_accuracy"]
+    rules = [r for positives in ALONE for r in _rules(data, credit="local", positives=positives)]
+    without = hidden.sel(rule=UNTRAINED, drop=True).mean("multiple")
+    gain = (hidden.sel(rule=rules) - without).mean(["grammar", "multiple"])
+    learned = float(data["own_accuracy"].sel(rule=SUPERVISED).mean("repetition").max())
+    return Claim(
+        "negative control m = v^(s-1): rules without side information gain less than "
+        f"{NEGLIGIBLE:g} over an untrained network, supervised backpropagation learns",
+        both(
+            of_networks(gain, "repetition", below=NEGLIGIBLE),
+            of_cases(learned, above=0.9),
+        ),
+        "gain "
+        + ", ".join(f"{r} {_words(gain.sel(rule=r))}" for r in rules)
+        + f"; supervised {learned:.2f}",
+        "no signal: the covariance of leaves is 0 (arXiv 2406.00048)",
+    )
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _rules(data: xr.Dataset, **coordinates: str) -> list[str]:
     chosen = np.logical_and.reduce([data[key].values == word for key, word in coordinates.items()])
-    (place,) = np.flatnonzero(chosen)
-    # Without the coordinates of the rule: other rules are subtracted from it.
-    return data.isel(rule=place, drop=True)
+    return [str(rule) for rule in data["rule"].values[chosen]]
 
 
-def _by_loss(values: xr.DataArray) -> str:
-    """Signed numbers over rules, in words."""
-    pairs = zip(values["loss"].values, values.values, strict=True)
-    return ", ".join(f"{loss} {value:+.2f}" for loss, value in pairs)
+def _controlled(data: xr.Dataset) -> str:
+    """The loss whose pairs are varied; without one, the first loss."""
+    chosen = data["loss"].values[data["positives"].values == "same class"]
+    return str(chosen[0] if len(chosen) else data["loss"].values[0])
+
+
+def _trained(data: xr.Dataset) -> list[str]:
+    kept = (data["positives"].values != "") & (data["loss"].values != "clustering")
+    return [str(rule) for rule in data["rule"].values[kept]]
+
+
+def _unit(data: xr.Dataset) -> float:
+    """P* = n m^L of the one grammar, which is named v=.. m=.. L=.."""
+    v, m, levels = (int(part[2:]) for part in str(data["grammar"].values).split())
+    return float(v * m**levels)
+
+
+def _last(values: xr.DataArray) -> xr.DataArray:
+    """Over repetition, at the largest number of data that was measured."""
+    known = values.notnull().any("repetition").values
+    return values.isel(multiple=int(np.flatnonzero(known)[-1]), drop=True).drop_vars(
+        ["rule", "loss", "credit", "positives"], errors="ignore"
+    )
+
+
+def _common(values: xr.DataArray, first: str, second: str) -> xr.DataArray:
+    """First minus second over repetition, the mean over the numbers of data of both."""
+    pair = [values.sel(rule=rule, drop=True).reset_coords(drop=True) for rule in (first, second)]
+    return (pair[0] - pair[1]).mean("multiple")
+
+
+def _above(gain: xr.DataArray, bound: float) -> Question:
+    return of_networks(gain, "repetition", above=bound)
+
+
+def _words(gain: xr.DataArray) -> str:
+    return f"{float(gain.mean()):+.2f}"
 
 
 def _controls(data: xr.Dataset) -> NDArray[np.bool_]:
     """Which grammars are negative controls: those in which any leaves are possible."""
-    grammars = json.loads(data.attrs["config"])["grammars"]
+    grammars: list[Any] = json.loads(data.attrs["config"])["grammars"]
     return np.array([num_symbols == num_synonyms for num_symbols, num_synonyms, _ in grammars])

@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.training import NetworkRecipe, PairSource, fit_pairs, hierarchy_pairs as rhm_pairs
+from experiments.training import (
+    Convergence,
+    NetworkRecipe,
+    PairSource,
+    fit_pairs,
+    fit_told,
+    hierarchy_pairs as rhm_pairs,
+)
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.local_losses import Views
 from linlocal.losses import VICReg
 from linlocal.rhm import RandomHierarchyModel
 
 LEVELS = 3
-RECIPE = NetworkRecipe(width=8, normalise=True, steps=6)
+RECIPE = NetworkRecipe(width=8, normalise=True)
+UNTIL = Convergence(cap=6)
 RULE = Views(VICReg())
 
 
@@ -35,9 +43,10 @@ def source_of(rhm, num, positives="views", seed=0, exclude=0):
     return PairSource(rhm, data, positives, excluded, seed)
 
 
-def train(rhm, positives="views", *, local=True, net=None, seed=0, num=64, recipe=RECIPE):
-    net = recipe.network(rhm, 0) if net is None else net
-    fit_pairs(net, recipe, RULE, source_of(rhm, num, positives), local=local, seed=seed)
+def train(rhm, positives="views", *, window=1, net=None, seed=0, num=64, until=UNTIL):
+    net = RECIPE.network(rhm, 0) if net is None else net
+    source = source_of(rhm, num, positives)
+    fit_pairs(net, RECIPE, RULE, source, window=window, seed=seed, until=until)
     return net
 
 
@@ -116,10 +125,10 @@ def test_training_sees_no_more_than_the_stored_data(rhm, monkeypatch):
     monkeypatch.setattr(rhm_pairs, "one_hot_leaves", counting)
     for steps in (1, 40):
         seen.clear()
-        train(rhm, "views", num=20, recipe=replace(RECIPE, steps=steps))
+        train(rhm, "views", num=20, until=Convergence(cap=steps))
         assert sum(seen) == 20
     seen.clear()
-    train(rhm, "fresh views", num=20, recipe=replace(RECIPE, steps=40))
+    train(rhm, "fresh views", num=20, until=Convergence(cap=40))
     assert sum(seen) > 20
 
 
@@ -153,7 +162,7 @@ def test_positives_without_side_information_need_leaves_only(rhm, positives):
     results = []
     for each in (source, lost, other):
         net = RECIPE.network(rhm, 0)
-        fit_pairs(net, RECIPE, RULE, each, local=True, seed=0)
+        fit_pairs(net, RECIPE, RULE, each, window=1, seed=0, until=UNTIL)
         results.append(weights(net))
     for expected, *found in zip(*results, strict=True):
         assert all(torch.equal(expected, each) for each in found)
@@ -167,19 +176,20 @@ def test_positives_without_side_information_need_leaves_only(rhm, positives):
 def test_no_gradient_crosses_layers_of_local_rules(rhm, positives):
     """Layer 1 learns the same whatever is above it; end to end it does not."""
 
-    def first_layer(local, scale):
+    def first_layer(window, scale):
         net = RECIPE.network(rhm, 0)
         with torch.no_grad():
             net.layers[1].weight += scale * torch.randn(
                 net.layers[1].weight.shape, generator=torch.Generator().manual_seed(5)
             )
         start = weights(net)[0]
-        end = weights(train(rhm, positives, local=local, net=net))[0]
+        end = weights(train(rhm, positives, window=window, net=net))[0]
         assert not torch.equal(start, end)
         return end
 
-    assert torch.equal(first_layer(True, 0.0), first_layer(True, 1.0))
-    assert not torch.equal(first_layer(False, 0.0), first_layer(False, 1.0))
+    assert torch.equal(first_layer(1, 0.0), first_layer(1, 1.0))
+    for window in (2, LEVELS):
+        assert not torch.equal(first_layer(window, 0.0), first_layer(window, 1.0))
 
 
 def test_end_to_end_only_the_top_loss_teaches(rhm):
@@ -199,23 +209,24 @@ def test_end_to_end_only_the_top_loss_teaches(rhm):
         def forward(self, here, top):
             return 0.0 * here.sum()
 
-    def moved(local, silent):
+    def moved(window, silent):
         net = RECIPE.network(rhm, 0)
         before = weights(net)
-        fit_pairs(net, RECIPE, Losses(silent), source_of(rhm, 64), local=local, seed=0)
+        options = {"window": window, "seed": 0, "until": UNTIL}
+        fit_pairs(net, RECIPE, Losses(silent), source_of(rhm, 64), **options)
         pairs = zip(before, weights(net), strict=True)
         return [not torch.equal(one, other) for one, other in pairs]
 
-    assert moved(False, [0, 1]) == [True, True, True]
-    assert moved(False, [2]) == [False, False, False]
-    assert moved(True, [2]) == [True, True, False]
+    assert moved(LEVELS, [0, 1]) == [True, True, True]
+    assert moved(LEVELS, [2]) == [False, False, False]
+    assert moved(1, [2]) == [True, True, False]
 
 
 def test_siblings_leave_the_top_layer_as_it_was(rhm):
     """One position has no sibling: the loss of the layer below is then the last."""
-    for local in (True, False):
+    for window in (1, LEVELS):
         before = weights(RECIPE.network(rhm, 0))
-        after = weights(train(rhm, "siblings", local=local))
+        after = weights(train(rhm, "siblings", window=window))
         assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [
             False,
             False,
@@ -304,3 +315,68 @@ def test_siblings_are_the_halves_of_each_tuple_projected_apart(monkeypatch):
     torch.testing.assert_close(right, left + 1)
     assert {int(each) % 2 for each in left.round()} == {1}
     assert len({*left.tolist()}) == 5
+
+
+# -- controls --------------------------------------------------------------------------------------
+
+
+def test_usable_views_reach_the_layers_that_share_their_symbols(rhm):
+    source = source_of(rhm, 2000, "usable views")
+    (first, second), levels = source.stored(), source.levels()
+    data, views = rhm.parse(leaves(first)), rhm.parse(leaves(second))
+    assert set(levels.tolist()) == {1, 2}
+    for level in (1, 2):
+        rows = np.flatnonzero(levels.numpy() <= level)
+        np.testing.assert_array_equal(data.symbols[level][rows], views.symbols[level][rows])
+        rest = np.flatnonzero(levels.numpy() > level)
+        if len(rest):
+            assert (data.symbols[level][rest] != views.symbols[level][rest]).any(
+                axis=1
+            ).mean() > 0.5
+    seen = Seen()
+    here = numbered(6, 2)
+    shown = torch.tensor([1, 2, 1, 2, 2, 1])
+    rhm_pairs._RowsLoss(seen, None, np.random.default_rng(0), 1)(here, None, (here, shown))
+    ((one, other),) = seen.rows
+    assert torch.equal(one, -other)
+    assert sorted(one[:, 0].tolist()) == [1, 2, 5, 6, 11, 12]
+
+
+def test_a_quarter_of_the_noisy_views_belong_to_others(rhm):
+    data, views = source_of(rhm, 4000).stored()
+    same, noisy = source_of(rhm, 4000, "noisy views").stored()
+    assert torch.equal(data, same)
+    wrong = (views != noisy).flatten(1).any(dim=1).double().mean()
+    assert abs(wrong - rhm_pairs.WRONG) < 4 * (0.25 * 0.75 / 2000) ** 0.5
+    assert np.array_equal(np.unique(leaves(views), axis=0), np.unique(leaves(noisy), axis=0))
+
+
+def test_partners_are_others_of_the_same_class_each_as_often(rhm):
+    labels = np.array([0, 1, 0, 2, 0, 1, 0])
+    partners, rng = rhm_pairs._Partners(labels), np.random.default_rng(0)
+    found = np.stack([partners(np.arange(7), rng) for _ in range(600)])
+    assert (labels[found] == labels).all()
+    assert (found[:, 3] == 3).all()  # alone
+    assert (found[:, [0, 1, 2, 4, 5, 6]] != [0, 1, 2, 4, 5, 6]).all()
+    counts = [(found[:, 0] == other).sum() for other in (2, 4, 6)]
+    assert max(abs(c - 200) for c in counts) < 4.5 * (600 * 2 / 9) ** 0.5
+
+
+def test_equalities_that_labels_do_not_tell_teach_as_well(rhm):
+    """With equal labels and batches, weights differ by the pull of the views alone."""
+
+    class Silent(PairSource):
+        def levels(self):
+            return torch.full((32,), LEVELS + 1)
+
+    told, ends = source_of(rhm, 64), []
+    for source in (told, Silent(rhm, told.data, "views", told.exclude, 0)):
+        net = RECIPE.network(rhm, 0)
+        assert fit_told(net, RECIPE, source, seed=0, until=UNTIL).steps == UNTIL.cap
+        ends.append(weights(net)[0])
+    assert not torch.equal(*ends)
+
+
+def test_other_inputs_are_read_as_they_are_encoded(rhm):
+    source = replace(source_of(rhm, 64), encode=lambda leaves: torch.ones(*leaves.shape, 3))
+    assert all(torch.equal(each, torch.ones(32, 8, 3)) for each in source.stored())
