@@ -10,13 +10,14 @@ BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help test slow lint figures hierarchy readme fuzz benchmark docs clean
+.PHONY: help test slow lint figures results readme fuzz benchmark docs clean
 
 help: ## show this help
 	@echo "make TARGET, where TARGET is one of"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | awk '{ t = $$1; $$1 = ""; printf "  %-10s%s\n", t, $$0 }'
 	@echo
-	@echo "Nothing needs to be installed before: the first call creates $(VENV) (some minutes)."
+	@echo "Nothing needs to be installed before: the first call creates $(VENV),"
+	@echo "for which it fetches 0.2 GB on macOS and 2.9 GB on Linux, with torch for CUDA (some minutes)."
 	@echo "  make figures PRESET=smoke    a look at everything within a minute or so"
 	@echo "  make test PYTHON=python3.12  another interpreter (after 'make clean')"
 
@@ -32,15 +33,16 @@ lint: $(DEV) ## check style and types only
 	$(RUN) ruff format --check
 	$(RUN) mypy
 
-figures: $(BASE) ## run what has no up-to-date result, draw every figure, write figures/report.html
+figures: $(BASE) ## run what has no up-to-date result (12 minutes), draw all, write figures/report.html
 	$(RUN) experiments run all --preset $(PRESET)
 	$(RUN) paper_figures report --preset $(PRESET)
 
-hierarchy: $(BASE) ## draw docs/hierarchy from the kept results of the paper preset
-	$(RUN) paper_figures kept --preset paper --out docs/hierarchy
+results: $(BASE) ## draw the kept results of hours, compute nothing, write docs/results/*/report.html
+	$(RUN) paper_figures kept --out docs/results
 
-readme: figures ## make figures, then bring the README's table and picture up to date
+readme: figures ## make figures, then bring README, claims and gallery up to date
 	$(RUN) paper_figures.report.readme
+	$(RUN) paper_figures.report.printed README.md docs/index.md docs/quickstart.md docs/tutorial.md
 
 fuzz: $(DEV) ## read 100 seconds of damaged and hostile files of every format
 	OMP_NUM_THREADS=1 $(RUN) tests.fuzz
@@ -60,5 +62,6 @@ $(DEV): EXTRA := [dev]
 $(BASE) $(DEV): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linlocal needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ": make $(MAKECMDGOALS) PYTHON=/path/to/python3.11")'
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --editable ".$(EXTRA)"
+	@echo "Fetching packages into $(VENV): 0.2 GB on macOS; on Linux up to 2.9 GB, with torch for CUDA."
+	$(RUN) pip install --editable ".$(EXTRA)"
 	@touch $(BASE) $@

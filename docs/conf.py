@@ -6,6 +6,8 @@ from pathlib import Path
 # The extension beside this file; the packages themselves are installed.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from linlocal_docs import REPORT
+
 import linlocal
 
 project = "linlocal"
@@ -19,7 +21,7 @@ extensions = [
     "myst_nb",
     "linlocal_docs",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results/*/report.md"]
 suppress_warnings = ["toc.empty_glob"]  # a pattern may stand for a page that is optional
 nitpicky = True
 # Other packages' objects: linking to them would need their inventories from the network.
@@ -28,6 +30,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!linlocal).*")]
 # Docstrings are written for `help`: a word in backticks is a name if it is one, else code.
 default_role = "py:obj"
 autosummary_generate = False
+autodoc_mock_imports = ["lightning"]  # the page of the callback needs only its docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 # Shown by their names, not by what numpy spells them out to.
@@ -49,5 +52,7 @@ html_title = "linlocal"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+# The report of `make figures`, if it was made.
+html_extra_path = [str(path) for path in [REPORT] if path.exists()]
 html_copy_source = False
 html_show_sphinx = False

@@ -11,14 +11,21 @@ import pkgutil
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
 DOCS = Path(__file__).parent
+REPORT = DOCS.parent / "figures" / "report.html"
+# "arXiv 1312.6120", and in a list the numbers alone, which begin with year and month.
+ARXIV = re.compile(r"(\barXiv \d{4}\.\d{4,5}\b|\b[012]\d(?:0[1-9]|1[0-2])\.\d{5}\b)")
+VERBATIM = (nodes.reference, nodes.literal, nodes.literal_block, nodes.title, nodes.raw)
 
 
 def read_notebook(text: str) -> nbformat.NotebookNode:
@@ -27,8 +34,48 @@ def read_notebook(text: str) -> nbformat.NotebookNode:
 
 
 def always_outdated(app: Any, env: Any, *found: set[str]) -> list[str]:
-    """Read the notebooks in every build: sphinx watches only the files that name them."""
-    return [name for name in env.found_docs if name.startswith("notebooks/")]
+    """Read the notebooks in every build: sphinx watches only the files that name them.
+
+    The gallery depends on whether there is a report.
+    """
+    return [name for name in env.found_docs if name.startswith(("notebooks/", "gallery"))]
+
+
+def links_of_the_site(app: Any, page: str, source: list[str]) -> None:
+    """Notebooks lie elsewhere than on a page of Markdown; the report is there if it was made."""
+    text = re.sub(r"\]\(((?:\.\./)*)\.\./notebooks/(\w+)\.ipynb\)", r"](\1notebooks/\2)", source[0])
+    if page == "gallery" and REPORT.exists():
+        text = text.replace("`figures/report.html`", '<a href="report.html">the report</a>')
+    source[0] = text
+
+
+class LinkedPapers(SphinxPostTransform):
+    """Every number of arXiv in a running text becomes a link."""
+
+    default_priority = 900
+
+    def run(self, **arguments: Any) -> None:
+        """Replace the texts of a page."""
+        for text in [*self.document.findall(nodes.Text)]:
+            pieces = ARXIV.split(text.astext())
+            if len(pieces) > 1 and not any(isinstance(each, VERBATIM) for each in above(text)):
+                text.parent.replace(text, [*with_papers(pieces)])
+
+
+def above(node: nodes.Node) -> Iterator[nodes.Node]:
+    """The nodes that a node lies in."""
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
+def with_papers(pieces: list[str]) -> Iterator[nodes.Node]:
+    """Texts, and between them what was split off, as links."""
+    for text, found in zip_longest(pieces[::2], pieces[1::2], fillvalue=""):
+        yield nodes.Text(text)
+        if found:
+            address = f"https://arxiv.org/abs/{found.split()[-1]}"
+            yield nodes.reference("", found, refuri=address, internal=False)
 
 
 def mathml(latex: str, display: str) -> str:
@@ -130,6 +177,8 @@ def our_name(app: Any, env: Any, node: Any, content: Any) -> Any:
 def setup(app: Any) -> dict[str, bool]:
     """Register everything with sphinx."""
     app.add_html_math_renderer("mathml", (draw_formula, None), (draw_display, None))
+    app.add_post_transform(LinkedPapers)
+    app.connect("source-read", links_of_the_site)
     app.connect("env-get-outdated", always_outdated)
     app.connect("autodoc-process-docstring", plain_text)
     app.connect("autodoc-process-signature", plain_signature)

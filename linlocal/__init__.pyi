@@ -4,6 +4,7 @@ from . import (
     conditions as conditions,
     dynamics as dynamics,
     losses as losses,
+    plots as plots,
     rhm as rhm,
     rules as rules,
     symbolic as symbolic,

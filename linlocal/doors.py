@@ -19,6 +19,7 @@ EXTRAS = {
     "matplotlib": "plots",
     "hypothesis": "testing",
     "lightning_fabric": "train",
+    "lightning": "lightning",
     "torchvision": "vision",
     "timm": "vision",
     "distributed": "sweep",

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -396,6 +397,25 @@ def described(value: Any) -> str:
     value = _scalar(value)
     short = value is None or isinstance(value, str | int | float | complex | bool)
     return repr(value) if short and len(repr(value)) <= 40 else f"a {type(value).__name__}"
+
+
+def brief(self: Any) -> str:
+    """The ``__repr__`` of a dataclass with arrays in one line: arrays by shape and type."""
+    shown = (f for f in fields(self) if f.repr and not f.name.startswith("_"))
+    told = ", ".join(f"{f.name}={_brief(getattr(self, f.name))}" for f in shown)
+    return f"{type(self).__name__}({told})"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"<{value.dtype} {value.shape}>"
+    if isinstance(value, tuple):
+        whole = f"({', '.join(map(_brief, value))}{',' if len(value) == 1 else ''})"
+        return whole if len(whole) <= _LONGEST else f"<tuple of {len(value)}>"
+    return repr(value)
+
+
+_LONGEST = 160  # letters of a tuple in a repr
 
 
 def _size(num_bytes: float) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -17,12 +18,21 @@ from tqdm import tqdm
 from linlocal.analysis import results
 from linlocal.analysis.results import PRESETS, Address, Provenance, ResultError, known_name
 from paper_figures import claims, registry
-from paper_figures.addresses import address
+from paper_figures.addresses import (
+    address,
+    address_of,
+    is_changed,
+    read_settings,
+    settings_of,
+    words,
+)
 from paper_figures.look import style
 from paper_figures.registry import FigureModule
 from paper_figures.report import contents as report, sources as drawing
 
 HERE = Path(__file__).parent
+# The sizes of which results are kept; a later one is the stronger evidence.
+KEPT = ("workstation", "paper")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -33,17 +43,45 @@ def main(
         list[str],
         typer.Argument(
             metavar="NAME...",
-            help="Figures; or `all`; or `kept`: those whose results all lie in the folder; or"
-            " `report`: all, and a page that shows them with their claims and sources; or `list`"
-            " to see what there is.",
+            help="Figures; or `all`; or `report`: all, and a page that shows them with their claims"
+            " and sources; or `kept`: for each of the larger sizes, the figures whose results all"
+            " lie in the folder, and such a page; or `list` to see what there is.",
         ),
     ],
     preset: Annotated[
-        str, typer.Option(help="Size of the runs: smoke, cpu, workstation or paper.")
-    ] = "cpu",
+        str | None,
+        typer.Option(
+            help="Size of the runs: smoke, cpu, workstation or paper; by default cpu, and for"
+            " `kept` workstation and paper, each in a folder of its own."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the runs.")] = 0,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Draw the result that `python -m experiments run --set NAME=VALUE` made. Can be"
+            " given several times.",
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.toml",
+            help="The same from a file.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     results_folder: Annotated[
-        Path, typer.Option("--results", help="Folder that `python -m experiments run` filled.")
+        Path,
+        typer.Option(
+            "--results",
+            metavar="PATH",
+            help="Folder that `python -m experiments run` filled, or one result in it.",
+        ),
     ] = Path("results"),
     out: Annotated[
         Path,
@@ -70,43 +108,123 @@ def main(
         for each in registry.NAMES:
             typer.echo(f"{each}: {registry.caption(registry.load(each))}")
         return
+    only_kept = wanted == ["kept"]
     try:
-        known_name("preset", preset, PRESETS)
-        everything = wanted in (["all"], ["kept"], ["report"])
+        if preset is not None:
+            known_name("preset", preset, PRESETS)
+        everything = only_kept or wanted in (["all"], ["report"])
+        settings = read_settings(pairs or (), file)
+        if everything and (settings or results_folder.is_file()):
+            raise ResultError(
+                f"a setting and a single result are those of one figure: name it in place of "
+                f"`{wanted[0]}`."
+            )
         figures = {each: registry.load(each) for each in (registry.NAMES if everything else wanted)}
-        inputs: dict[str, list[Address]] = {}
-        failed: dict[str, str] = {}
-        for each, module in figures.items():
-            try:
-                inputs[each] = [
-                    address(name, preset, seed, results_folder, data or ())
-                    for name in module.INPUTS
-                ]
-            except ResultError as error:
-                failed[each] = str(error)
-        if wanted == ["kept"]:
-            inputs = kept(inputs)
-        results.usable_folder(out)
+        sizes = (preset,) if preset else KEPT if only_kept else ("cpu",)
+        plans = [
+            planned(
+                figures,
+                size,
+                seed,
+                results_folder,
+                data or (),
+                out / size if only_kept else out,
+                settings,
+            )
+            for size in sizes
+        ]
+        if only_kept:
+            plans = kept(plans)
+        for plan in plans:
+            results.usable_folder(plan.out)
     except ResultError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    for plan in plans:
+        draw_all(plan, figures, force)
+        if only_kept or wanted == ["report"]:
+            shown = [*plan.inputs, *plan.failed] if only_kept else registry.NAMES
+            pages = report.write(
+                plan.out, plan.preset, seed, results_folder, plan.failed, data or (), shown
+            )
+            typer.echo(" ".join(map(str, pages)))
+    if any(plan.failed for plan in plans):
+        raise typer.Exit(2)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn from results of one size.
+
+    Attributes:
+        preset: the size.
+        out: the folder of the figures.
+        inputs: for each figure, the addresses of its results.
+        failed: the figures that cannot be drawn, and why.
+    """
+
+    preset: str
+    out: Path
+    inputs: dict[str, list[Address]]
+    failed: dict[str, str]
+
+
+def planned(
+    figures: Mapping[str, FigureModule],
+    preset: str,
+    seed: int,
+    folder: Path,
+    data: Sequence[str],
+    out: Path,
+    settings: Mapping[str, Any],
+) -> Plan:
+    """Where the results of figures lie; a figure fails where several could be meant, or none."""
+    plan = Plan(preset, out, {}, {})
+    for each, module in figures.items():
+        try:
+            if folder.is_file():
+                plan.inputs[each] = [only(address_of(folder), module.INPUTS)]
+                continue
+            plan.inputs[each] = [
+                address(name, preset, seed, folder, data, settings) for name in module.INPUTS
+            ]
+        except ResultError as error:
+            plan.failed[each] = str(error)
+    return plan
+
+
+def draw_all(plan: Plan, figures: Mapping[str, FigureModule], force: bool) -> None:
+    """Draw every figure that can be drawn, and add the others to ``plan.failed``."""
+    out, failed = plan.out, plan.failed
     if (complaint := claims.complaint(out)) is not None:
         typer.echo(f"warning: {complaint}", err=True)
     for each, reason in failed.items():
         typer.echo(f"error: {each}: {reason}", err=True)
     # disable=None: no bar where there is no terminal to draw it on.
-    for each, addresses in tqdm(inputs.items(), "figures", unit="figure", disable=None):
+    for each, addresses in tqdm(plan.inputs.items(), "figures", unit="figure", disable=None):
         try:
             draw_one(each, figures[each], addresses, out, force)
         except ResultError as error:
             # The others are still worth drawing.
             failed[each] = str(error)
             tqdm.write(f"error: {each}: {error}", file=sys.stderr)
-    if wanted == ["report"]:
-        pages = report.write(out, preset, seed, results_folder, failed, data or ())
-        typer.echo(" ".join(map(str, pages)))
-    if failed:
-        raise typer.Exit(2)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command goes on: what is drawn is kept", err=True)
+            raise typer.Exit(130) from None
+
+
+def only(given: Address, wanted: Sequence[str]) -> Address:
+    """The address of a result if a figure is drawn from this experiment alone.
+
+    Raises:
+        ResultError: it needs others.
+    """
+    if [*wanted] != [given.experiment]:
+        raise ResultError(
+            f"is drawn from {', '.join(wanted)}, and {given.path} is a result of "
+            f"{given.experiment}."
+        )
+    return given
 
 
 def draw_one(
@@ -118,15 +236,27 @@ def draw_one(
         ResultError: results are missing or damaged, or none of this experiment's.
     """
     datasets = load_inputs(addresses)
+    for each in addresses:
+        stored = Provenance.of(datasets[each.experiment])
+        if older := drawing.outdated(each.experiment, stored.code, stored.commit):
+            tqdm.write(f"{name}: {each.path}: {older}", file=sys.stdout)
     fingerprint = drawing.fingerprint(registry.module_of(name), addresses)
-    if not force and drawing.up_to_date(claims.entries(out).get(name, {}), fingerprint, out):
-        tqdm.write(f"{name}: up to date", file=sys.stdout)
+    run = f"preset {addresses[0].preset}, seed {addresses[0].seed}"
+    changed = words(settings_of(datasets[addresses[0].experiment]))
+    title = name
+    if changed:
+        # Beside the figure of the preset, not in its place.
+        run, title = f"{run}, with {changed}", f"{name}-{addresses[0].data}"
+    if not force and drawing.up_to_date(claims.entries(out).get(title, {}), fingerprint, out):
+        tqdm.write(f"{title}: up to date", file=sys.stdout)
         return
     try:
         with style.house():
             figure = module.draw(datasets)
-        decided = module.claims(datasets)
-        pictures = style.save(figure, out / name)
+            if changed:
+                style.note(figure, f"Not the preset: with {changed}.")
+        decided = claims.decided(module.claims(datasets))
+        pictures = style.save(figure, out / title)
     except OSError as error:
         raise ResultError(f"cannot be written into {out} ({error.strerror}).") from error
     # A foreign result can fail anywhere in xarray and matplotlib, and in any way.
@@ -139,9 +269,8 @@ def draw_one(
         ) from error
     finally:
         plt.close("all")
-    run = f"preset {addresses[0].preset}, seed {addresses[0].seed}"
     source = drawing.source(datasets, addresses, pictures, fingerprint)
-    claims.record(name, decided, run, out, source)
+    claims.record(title, decided, run, out, source)
     lines = [" ".join(map(str, pictures)), *(f"  {claim}" for claim in decided)]
     tqdm.write("\n".join(lines), file=sys.stdout)
 
@@ -154,22 +283,26 @@ def _last_place(error: Exception) -> str:
     return f"{Path(ours[-1].filename).name}, line {ours[-1].lineno}: " if ours else ""
 
 
-def kept(inputs: Mapping[str, list[Address]]) -> dict[str, list[Address]]:
-    """The figures whose results all exist.
-
-    Args:
-        inputs: for each figure, the addresses of its results.
+def kept(plans: Sequence[Plan]) -> list[Plan]:
+    """Of each size the figures whose results all exist, without the sizes that have none.
 
     Raises:
-        ResultError: there is no such figure.
+        ResultError: no size has any.
     """
-    found = {
-        name: addresses
-        for name, addresses in inputs.items()
-        if all(address.path.exists() for address in addresses)
-    }
+    found = [
+        replace(
+            plan,
+            inputs={
+                name: addresses
+                for name, addresses in plan.inputs.items()
+                if all(address.path.exists() for address in addresses)
+            },
+        )
+        for plan in plans
+    ]
+    found = [plan for plan in found if plan.inputs or plan.failed]
     if not found:
-        every = {address for addresses in inputs.values() for address in addresses}
+        every = {each for plan in plans for some in plan.inputs.values() for each in some}
         commands = sorted(drawing.command(address) for address in every)
         raise ResultError("\n  ".join(["no figure has all its results; make them with", *commands]))
     return found
@@ -193,10 +326,13 @@ def load_inputs(addresses: Sequence[Address]) -> dict[str, xr.Dataset]:
     for wanted in addresses:
         datasets[wanted.experiment] = results.read(wanted.path)
         stored = Provenance.of(datasets[wanted.experiment])
-        found = (stored.experiment, stored.preset, stored.seed)
-        if found != (wanted.experiment, wanted.preset, wanted.seed):
+        changed = settings_of(datasets[wanted.experiment])
+        found = (stored.experiment, stored.preset, stored.seed, bool(changed))
+        if found != (wanted.experiment, wanted.preset, wanted.seed, is_changed(wanted)):
+            values = f" with {words(changed)}" if changed else ""
             raise ResultError(
-                f"{wanted.path} is a result of {found[0]}, preset {found[1]}, seed {found[2]}: it "
+                f"{wanted.path} is a result of {found[0]}, preset {found[1]}, seed {found[2]}"
+                f"{values}: it "
                 f"was renamed. Make the right one with\n  {drawing.command(wanted)}"
             )
     return datasets

@@ -35,7 +35,7 @@ class FigureModule(Protocol):
         ...
 
     def claims(self, datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
-        """Decide from the results what reproduces."""
+        """What the results say of each statement; the claims of a figure are decided together."""
         ...
 
 

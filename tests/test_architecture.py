@@ -35,9 +35,11 @@ MAY_USE = {
     "linlocal.doors": ("lazy_loader",),
     "linlocal.autodiff": ("torch",),
     "linlocal.symbolic": ("sympy",),
+    "linlocal.plots": ("matplotlib",),
     "linlocal.testing": ("hypothesis",),
     "linlocal.analysis": ("torch",),
     "linlocal.analysis.results": ("h5py",),
+    "linlocal.analysis.lightning": ("lightning", "pytorch_lightning"),
     "linlocal.analysis.training": ("lightning_fabric", "tqdm"),
     "linlocal.analysis.explore": ("IPython", "ipywidgets", "matplotlib"),
     "experiments": (
@@ -47,6 +49,7 @@ MAY_USE = {
     "experiments.benchmarks": ("distributed",),
     "experiments.runner": ("cloudpickle", "dask", "distributed"),
     "paper_figures": ("cycler", "matplotlib", "numpy", "scipy", "tqdm", "typer", "xarray"),
+    "paper_figures.report.gallery": ("PIL",),  # which matplotlib brings
 }
 
 # Folders without a door: their modules are loaded by name.
@@ -61,8 +64,8 @@ REGISTERS = (
 
 # How many rooms a newcomer has to look into.
 MOST_ROOMS = {
-    "linlocal": 16,
-    "linlocal.analysis": 13,
+    "linlocal": 18,
+    "linlocal.analysis": 14,
     "experiments": 9,
     "paper_figures": 7,
 }

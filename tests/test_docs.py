@@ -20,22 +20,22 @@ from typer.testing import CliRunner
 from experiments.__main__ import app as experiments_command
 from experiments.runner import registry as experiments
 from paper_figures import registry as figures
+from paper_figures.report import printed
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "index.md", *sorted((DOCS / "how-to").glob("*.md"))]
+FIRST = [DOCS / f"{name}.md" for name in ("index", "quickstart", "tutorial")]
+PAGES = [*FIRST, *sorted((DOCS / "how-to").glob("*.md"))]
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    module = ModuleType(f"page of {page.stem}")
-    monkeypatch.setitem(sys.modules, module.__name__, module)  # a dataclass looks it up
-    for number, block in enumerate(blocks, start=1):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), module.__dict__)
+def test_python_blocks_of_a_page_run_in_order_and_print_what_stands_below_them(page):
+    examples = [*printed.run(page.read_text(encoding="utf-8"), page.name)]
+    assert examples
+    assert [each for each in examples if not each.current] == [], (
+        f"Run `python -m paper_figures.report.printed {page.relative_to(ROOT)}`."
+    )
 
 
 def commands(text: str) -> list[list[str]]:
@@ -82,6 +82,36 @@ def test_commands_of_a_page_exist(page):
 def test_a_planted_command_is_found(line):
     (command,) = commands(f"    {line}  # as if\n")
     assert len(impossible(command, {"figures"})) == 1
+
+
+LINK = re.compile(r"\[((?:!\[[^\]]*\]\([^)]*\)|[^\[\]])*)\]\(([^)\s]*)\)")
+
+
+def wordless_or_lost(page: Path) -> list[str]:
+    """The links of a page in Markdown that show nothing, or lead to no file of the repository."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "`", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [
+        target
+        for words, target in LINK.findall(prose)
+        if not words.strip()
+        or not (re.match(r"[a-z]+:|#", target) or (page.parent / target.partition("#")[0]).exists())
+    ]
+
+
+def test_links_of_all_pages_have_words_and_lead_to_files_wherever_they_are_read():
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    assert len(pages) > 25
+    found = {page.name: wordless_or_lost(page) for page in pages if "_build" not in page.parts}
+    assert {name: links for name, links in found.items() if links} == {}
+
+
+def test_a_link_without_words_or_file_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[](page.md), [x](page.md#here), [a](gone.md), [![p](p.png)](no.md), [b](https://c.d), "
+        "`[](x.md)`, `Rule`[](page.md)\n```text\n[](code)\n```\n"
+    )
+    assert wordless_or_lost(page) == ["page.md", "gone.md", "no.md", "page.md"]
 
 
 def test_every_notebook_is_on_the_site():
@@ -182,6 +212,38 @@ def missing(door: str, documented: set[str]) -> list[str]:
     return found
 
 
+# Objects that are formulas: their first line is the formula itself.
+FORMULAS = ("linlocal.losses", "linlocal.networks.activations", "local_losses")
+
+
+def says_what_for(line: str) -> bool:
+    """Whether a docstring begins with a word and not in the middle of a formula."""
+    return re.match(r"([A-Z][A-Za-z-]*|`+[\w.]+`+)[ ,:.]", line) is not None
+
+
+def test_the_first_line_of_what_a_door_offers_says_what_it_is_for():
+    offered = [
+        getattr(import_module(door), name)
+        for door in doors_of("linlocal")
+        for name in import_module(door).__all__
+    ]
+    described = [
+        each
+        for each in offered
+        if isinstance(each, type | FunctionType)
+        and not any(part in each.__module__ for part in (*FORMULAS, "projection.problem"))
+    ]
+    assert len(described) > 150
+    assert [each for each in described if not says_what_for((each.__doc__ or "").strip())] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["exp(-m).", "z_l = W_l z_{l-1}.", "-dLoss/dW of x.", "J^T e: errors.", "rate dW."]
+)
+def test_a_formula_says_not_what_for(line):
+    assert not says_what_for(line)
+
+
 def test_what_no_page_shows_is_found():
     shown = {"linlocal.Pairs", *(f"linlocal.pairs.{n}" for n in ("Contrasts", "Groups", "Table"))}
     assert missing("linlocal.pairs", shown) == ["linlocal.pairs.Direction"]
@@ -216,6 +278,14 @@ def test_the_site_is_built_without_a_warning_and_whole(tmp_path):
     } == {}
     assert dead_links(site.resolve()) == []
 
+    # Numbers of arXiv are links, in docstrings as well.
+    # Of pages of one name, that nearest to the top counts.
+    nearest = sorted(pages, key=lambda page: -len(page.parts))
+    linked = {page.stem: pages[page].count("https://arxiv.org/abs/") for page in nearest}
+    assert min(linked[name] for name in ("theory", "claims", "rules", "departures")) > 5
+    assert linked["linlocal.rules"] > 2
+    assert (site / "report.html").exists() == (ROOT / "figures" / "report.html").exists()
+
     theory = (DOCS / "theory.md").read_text(encoding="utf-8")
     formulas = len(re.findall(r"\$\$.+?\$\$|\$.+?\$", theory))
     assert pages[site / "theory.html"].count("<math ") == formulas > 0
@@ -237,7 +307,7 @@ PLACES = [
 def dangling(text: str) -> list[str]:
     """The dotted names in back quotes that begin with a package or room, and name nothing in it."""
     names = re.findall(r"(?<!`)`((?:\w+\.)+\w+)`", text)
-    return [name for name in names if not name.endswith(".py") and not leads(name)]
+    return [name for name in names if not name.endswith((".py", ".json")) and not leads(name)]
 
 
 def leads(name: str) -> bool:

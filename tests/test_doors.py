@@ -53,6 +53,12 @@ def run(code: str, *blocked: str) -> subprocess.CompletedProcess[str]:
             "matplotlib",
             "'linlocal[plots]'",
         ),
+        (
+            "import linlocal as ll; ll.plots.cosines",
+            "plots.cosines",
+            "matplotlib",
+            "'linlocal[plots]'",
+        ),
         ("import linlocal as ll; ll.symbolic.prove", "symbolic.prove", "sympy", "linlocal"),
     ],
 )

@@ -1,4 +1,4 @@
-from . import series as series
+from . import loggers as loggers, series as series
 from .batch import align as align
 from .recorder import (
     AlignmentRecorder as AlignmentRecorder,

@@ -19,6 +19,7 @@ from linlocal.analysis.alignment.sums import Measurement
 from linlocal.analysis.alignment.terms import explained
 from linlocal.analysis.watching import gated, own_pass, untouched
 from linlocal.inputs import warn
+from linlocal.vocabulary import described
 
 
 def align(
@@ -152,16 +153,19 @@ def to_dataset(meter: Meter, measured: Measurement) -> xr.Dataset:
     put("error_", "layer", errors.sum(axis=-2), errors[..., 2])
     if grams.shape[-1]:
         columns |= {name: ((*dims, "layer"), v) for name, v in explained(grams).items()}
-    dataset = xr.Dataset(
-        columns,
-        coords={
-            "rule": list(meter.rules),
-            "layer": np.arange(len(lengths)) + 1,
-            "block": ("layer", [block.name for block in meter.blocks]),
-            "parameter": meter.parameter_names,
-            "parameter_layer": ("parameter", np.repeat(np.arange(len(lengths)) + 1, lengths)),
-            "view": np.arange(sum(meter.views)) + 1,
-        },
+    dataset = described(
+        xr.Dataset(
+            columns,
+            coords={
+                "rule": list(meter.rules),
+                "layer": np.arange(len(lengths)) + 1,
+                "block": ("layer", [block.name for block in meter.blocks]),
+                "parameter": meter.parameter_names,
+                "parameter_layer": ("parameter", np.repeat(np.arange(len(lengths)) + 1, lengths)),
+                "view": np.arange(sum(meter.views)) + 1,
+            },
+        ),
+        "alignment",
     )
     return dataset.isel(rule=0, drop=True) if meter.single else dataset
 

@@ -26,11 +26,13 @@ from torch import Tensor, nn
 from linlocal import inputs
 from linlocal.analysis.alignment import series
 from linlocal.analysis.alignment.batch import to_dataset
+from linlocal.analysis.alignment.loggers import Log, checked, tell
 from linlocal.analysis.alignment.meter import Meter, RuleOrLosses
 from linlocal.analysis.alignment.sums import Measurement
 from linlocal.analysis.feedback import is_fed
 from linlocal.analysis.results import Provenance, ResultError
 from linlocal.analysis.training import told
+from linlocal.vocabulary import described
 
 Cadence = int | Callable[[int], bool]
 
@@ -119,6 +121,10 @@ class AlignmentRecorder:
             backward pass through activities. With several processes, masks are averaged over the
             rows of each.
         window: through how many blocks the loss of a block is backpropagated, as for `align`.
+        log: called with the numbers of each recorded step by name, ``log(numbers, step=step)``, by
+            the process that writes, see `alignment.loggers.tell`; such as ``wandb.log``,
+            ``mlflow.log_metrics`` or ``logger.log_metrics``. Loggers want steps in order, so each
+            recorded step is then fetched and written at once.
 
     Raises:
         ValueError: as `linlocal.analysis.blocks`; a cadence is below 1; or views, a teacher, terms
@@ -144,17 +150,20 @@ class AlignmentRecorder:
         teacher_views: Sequence[int] | None = None,
         terms: bool = False,
         window: int = 1,
+        log: Log | None = None,
     ) -> None:
         if not callable(every):
             every = inputs.whole(every, "every", 1)
         inputs.whole(flush_every, "flush_every", 1)
+        checked(log)
         if against not in ("backward", "rule"):
             raise ValueError(f'against must be "backward" or "rule", got {against!r}.')
         passes = _passes(views)
         taught: tuple[int, ...] = ()
         if teacher_views is not None:
             taught = inputs.wholes(teacher_views, "teacher_views", 1)
-        self._every, self._flush_every = every, flush_every
+        self._every, self._log = every, log
+        self._flush_every = 1 if log is not None else flush_every
         self._meter = Meter(
             model,
             blocks,
@@ -265,7 +274,7 @@ class AlignmentRecorder:
             return
         stacked = Measurement(*(torch.stack(part) for part in zip(*sums, strict=True)))
         piece = to_dataset(self._meter, stacked)
-        piece = piece.assign_coords(step=np.asarray(steps))
+        piece = described(piece.assign_coords(step=np.asarray(steps)), "alignment")
         top_error = piece.error_relative_error.isel(layer=-1).values
         # Both errors come from the same operations; only the order of summation may differ.
         if self._meter.trains_rule and (top_error > 1e-3).any():
@@ -277,12 +286,14 @@ class AlignmentRecorder:
             )
         if self._path is None:
             self._kept.append(piece)
-            return
-        try:
-            series.append(self._path, piece, self._provenance)
-        except ResultError:
-            self._waiting = waiting  # for when there is room on the disk
-            raise
+        else:
+            try:
+                series.append(self._path, piece, self._provenance)
+            except ResultError:
+                self._waiting = waiting  # for when there is room on the disk
+                raise
+        if self._log is not None:
+            tell(self._log, piece)
 
     def dataset(self) -> xr.Dataset:
         """Everything recorded so far: the variables of `align` over ``step``.

@@ -37,7 +37,7 @@ def is_exact() -> bool:
 
 
 def carried(y: Tensor, x: Tensor, to_input: ToInput, *matrices: Tensor) -> Tensor:
-    """y, whose error e arrives at y unchanged, and at x as ``to_input(e, shape of x, *matrices)``.
+    """Carry an error past a layer: it arrives at y, and at x as ``to_input(e, shape, *matrices)``.
 
     With y = W x of a detached x, and e -> B^T e, the weights W get the gradient of backpropagation
     for the error e, and what lies below gets an error that has passed B instead of W.

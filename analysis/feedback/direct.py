@@ -22,7 +22,7 @@ Maps = Literal["whole", "pooled"]
 
 
 def target_error(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """-y / samples for one-hot rows y, what random target projection sends instead of the error.
+    """What random target projection sends in place of the error: -y / samples, y one-hot rows.
 
     Args:
         labels: (samples,) whole numbers below ``classes``.

@@ -10,7 +10,7 @@ from linlocal import inputs
 
 
 def hybrid_images(images: Tensor, generator: torch.Generator, rounds: int = 6) -> Tensor:
-    """mask * image + (1 - mask) * next image: keeps short correlations and breaks long ones.
+    """Negatives of patches of two images, mask * image + (1 - mask) * next: only long order breaks.
 
     The mask is random bits, blurred ``rounds`` times with (1/4, 1/2, 1/4) along both axes and cut
     at 1/2; Hinton 2022 (arXiv 2212.13345), section 3.2. A batch for `ForwardForward` is

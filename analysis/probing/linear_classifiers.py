@@ -16,7 +16,7 @@ Classifier = Callable[[Tensor], Scores]
 
 
 def ridge_scores(x: Tensor, targets: Tensor, new: Tensor, form: Form | None = None) -> Scores:
-    """``s -> new (X^T X / n + s)^-1 X^T Y / n + mean(Y)`` from one eigendecomposition.
+    """Scores for any ridge s: ``new (X^T X / n + s)^-1 X^T Y / n + mean(Y)``, one decomposition.
 
     Args:
         x: (n, features), each of mean 0.

@@ -24,7 +24,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from linlocal import inputs
-from linlocal.analysis.alignment import Cadence, series
+from linlocal.analysis.alignment import Cadence, loggers, series
 from linlocal.analysis.block import resolve
 from linlocal.analysis.local_losses import labels_of
 from linlocal.analysis.probing.collapse import KINDS, Alarm, CollapseError, Condition, Limits
@@ -41,6 +41,7 @@ from linlocal.analysis.results import Provenance, ResultError
 from linlocal.analysis.training import told
 from linlocal.analysis.watching import overlook
 from linlocal.inputs import warn
+from linlocal.vocabulary import described
 
 _DEAD = 10  # units of rounding by which the values of a dead unit may differ
 
@@ -92,6 +93,8 @@ class Monitor:
         stop: whether a collapse raises a `CollapseError`, at the end of the step, instead of a
             warning. For one process.
         flush_every: how many looks lie between two writes.
+        log: called with the numbers of each look by name, ``log(numbers, step=step)``, see
+            `alignment.loggers.tell`; each look is then written at once.
 
     Raises:
         ValueError: as `linlocal.analysis.blocks`, or a number is too small.
@@ -116,6 +119,7 @@ class Monitor:
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
         stop: bool = False,
         flush_every: int = 10,
+        log: loggers.Log | None = None,
     ) -> None:
         if views not in ("stacked", "separate", None):
             raise ValueError(f'views must be "stacked", "separate" or None, got {views!r}.')
@@ -126,7 +130,10 @@ class Monitor:
         self._max_rows = inputs.whole(max_rows, "max_rows", 4)
         self._neighbours = inputs.whole(neighbours, "neighbours", 1)
         self._stop = inputs.flag(stop, "stop")
-        self._flush_every = inputs.whole(flush_every, "flush_every", 1)
+        loggers.checked(log)
+        self._log = log
+        inputs.whole(flush_every, "flush_every", 1)
+        self._flush_every = 1 if log is not None else flush_every
         rows = inputs.whole(bank, "bank", 1)
         self._banks = [Bank(rows) for _ in self._blocks]
         self._probes = [RunningProbe(ridge, decay) for _ in self._blocks]
@@ -211,6 +218,8 @@ class Monitor:
         else:
             series.append(self._path, piece, self._provenance)
         self._waiting = []
+        if self._log is not None:
+            loggers.tell(self._log, piece)
 
     def dataset(self) -> xr.Dataset:
         """Everything seen so far, over ``step`` and ``layer``.
@@ -366,12 +375,15 @@ class Monitor:
         }
         if self._views:
             coordinates |= {"pair": ["positive", "negative"], "quantile": [*QUANTILES]}
-        piece = xr.Dataset(
-            {
-                name: (("step", "layer", *inner.get(name, ())), [values])
-                for name, values in columns.items()
-            },
-            coordinates,
+        piece = described(
+            xr.Dataset(
+                {
+                    name: (("step", "layer", *inner.get(name, ())), [values])
+                    for name, values in columns.items()
+                },
+                coordinates,
+            ),
+            "monitor",
         )
         self._waiting.append(piece)
         if len(self._waiting) >= self._flush_every:

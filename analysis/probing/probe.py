@@ -23,6 +23,7 @@ from linlocal.analysis.block import Block, resolve
 from linlocal.analysis.probing.features import pooled
 from linlocal.analysis.probing.linear_classifiers import Classifier, logistic, ridge
 from linlocal.analysis.watching import one_pass, untouched
+from linlocal.vocabulary import described
 
 Kind = Literal["ridge", "logistic"]
 # Batches (inputs, labels, ...).
@@ -167,15 +168,18 @@ def probe_blocks(
         key: ("block", [getattr(row[0], key) for row in results])
         for key in ("validation_accuracy", "strength", "num_features")
     }
-    found = xr.Dataset(
-        {"accuracy": (("part", "block"), accuracy), **columns},
-        {
-            "part": [*loaders],
-            "block": [*map(str, range(1, len(watched) + 1)), "all"],
-            "name": ("block", [*names, "all"]),
-            "strengths": [*chosen],
-        },
-        {"kind": kind, "pooling": pooling, "seed": seed, "validation": validation},
+    found = described(
+        xr.Dataset(
+            {"accuracy": (("part", "block"), accuracy), **columns},
+            {
+                "part": [*loaders],
+                "block": [*map(str, range(1, len(watched) + 1)), "all"],
+                "name": ("block", [*names, "all"]),
+                "strengths": [*chosen],
+            },
+            {"kind": kind, "pooling": pooling, "seed": seed, "validation": validation},
+        ),
+        "probe",
     )
     return found if isinstance(test_loader, Mapping) else found.isel(part=0, drop=True)
 

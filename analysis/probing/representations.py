@@ -20,7 +20,7 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def effective_rank(matrix: ArrayLike | Tensor) -> float:
-    """exp(-sum_k p_k log p_k), p_k = s_k / sum_j s_j of the singular values s.
+    """In how many dimensions a representation lies: exp(-sum p log p), p = singular values / sum.
 
     It is 1 for one direction and min(n, width) for equal singular values. It does not change with
     the scale of the matrix or a rotation. Subtract the mean over samples before, if it is not to
@@ -46,7 +46,9 @@ def effective_rank(matrix: ArrayLike | Tensor) -> float:
 
 
 def linear_cka(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, unbiased: bool = False) -> float:
-    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) of K = x x^T, L = y y^T.
+    """How alike two representations are: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
+
+    K = x x^T, L = y y^T.
 
     The similarity of two sets of features of the same samples: 1 for features that are equal up to
     a rotation, a scale and a shift. Kornblith et al. 2019 (arXiv 1905.00414). With more features

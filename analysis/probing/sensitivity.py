@@ -27,7 +27,7 @@ Activities = Callable[[NDArray[Any]], Sequence[Tensor]]
 def synonymic_sensitivity(
     activities: Activities, rhm: RandomHierarchyModel, trees: Trees, *, seed: int
 ) -> xr.DataArray:
-    """S_{k,l} = mean ||z_k(x) - z_k(P_l x)||^2 / mean ||z_k(x) - z_k(y)||^2.
+    """How much synonyms change: mean ||z_k(x) - z_k(P_l x)||^2 / mean ||z_k(x) - z_k(y)||^2.
 
     P_l exchanges every tuple of level l for a synonym, and y is another datum. S is 0 for an
     invariant layer and 1 if synonyms differ as much as unrelated data.

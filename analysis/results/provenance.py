@@ -98,7 +98,8 @@ class Provenance:
         config: all parameters of the run, as JSON.
         code: the version of the code that computed the result, see `code_version`; "unknown" where
             no module was named.
-        commit: the git commit, with "-dirty" after local changes, or "unknown".
+        commit: the git commit, with "-dirty" after local changes outside ``results``, or
+            "unknown".
         packages: the versions of Python and of the packages that computed the result, as JSON.
         hardware: the processor, cores, memory and accelerator, as JSON.
         duration_s: the seconds of computation.
@@ -290,14 +291,18 @@ def _commit() -> str:
     # An installed copy may lie inside somebody else's repository.
     if not (ROOT / ".git").exists():
         return "unknown"
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # Results compute nothing, and a finished run deletes its committed parts.
+    changed = ["status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results"]
     try:
-        done = subprocess.run(
-            describe, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+        commit, local = (
+            subprocess.run(
+                ["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], changed)
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip()
+    return f"{commit}-dirty" if local else commit
 
 
 @cache

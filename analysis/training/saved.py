@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from linlocal import inputs as checks
 from linlocal.analysis.block import resolve
 from linlocal.analysis.watching import overlook, own_pass, untouched
+from linlocal.vocabulary import described
 
 AFTER = "after the blocks"
 
@@ -76,16 +77,22 @@ def saved_activations(
         key=lambda row: (-row[0], min(row[1])),
     )
     of_block = [sum(size for size, where, _ in rows if l in where) for l in range(len(watched))]
-    return xr.Dataset(
-        {
-            "bytes": ("tensor", np.array([size for size, _, _ in rows], dtype=np.int64)),
-            "block_bytes": ("layer", np.array(of_block, dtype=np.int64)),
-        },
-        {
-            "layer": range(1, len(names)),
-            "name": ("layer", names[:-1]),
-            "block": ("tensor", np.array([names[min(where)] for _, where, _ in rows], dtype=str)),
-            "shape": ("tensor", np.array([str(tuple(t.shape)) for _, _, t in rows], dtype=str)),
-            "dtype": ("tensor", np.array([str(t.dtype) for _, _, t in rows], dtype=str)),
-        },
+    return described(
+        xr.Dataset(
+            {
+                "bytes": ("tensor", np.array([size for size, _, _ in rows], dtype=np.int64)),
+                "block_bytes": ("layer", np.array(of_block, dtype=np.int64)),
+            },
+            {
+                "layer": range(1, len(names)),
+                "name": ("layer", names[:-1]),
+                "block": (
+                    "tensor",
+                    np.array([names[min(where)] for _, where, _ in rows], dtype=str),
+                ),
+                "shape": ("tensor", np.array([str(tuple(t.shape)) for _, _, t in rows], dtype=str)),
+                "dtype": ("tensor", np.array([str(t.dtype) for _, _, t in rows], dtype=str)),
+            },
+        ),
+        "saved",
     )

@@ -32,7 +32,7 @@ _ELEMENTWISE = frozenset({
 def averaged_errors(
     passes: Sequence[Sequence[Tensor]], errors: Sequence[Tensor]
 ) -> list[tuple[Tensor, ...]]:
-    """J'^T e: the errors of a loss at earlier outputs, with averaged elementwise derivatives.
+    """Errors of a loss at earlier outputs, with averaged elementwise derivatives: J'^T e.
 
     Of operations that are one in torch (ReLU and its kin, GELU, SiLU, tanh, ...), the derivative is
     averaged. Others pass the errors of each sample as usual: max-pooling, attention, normalisation,

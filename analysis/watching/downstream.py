@@ -20,7 +20,7 @@ from linlocal.analysis.watching.window import gated, one_pass
 
 
 def averaged_jacobians(outputs: Sequence[Tensor], top: Tensor) -> list[Tensor]:
-    """mean over samples k of d top_k / d z_l,k, for every output z_l of a pass.
+    """How the top changes with each output z_l: the mean over samples k of d top_k / d z_l,k.
 
     It takes a backward pass for each feature of the top, and keeps the graph.
 

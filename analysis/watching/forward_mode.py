@@ -22,7 +22,7 @@ Run = Callable[[], object]
 
 
 def pushed_forward(blocks: Sequence[Block], run: Run, position: int, tangent: Tensor) -> Tensor:
-    """J_l v: how the last block's output changes if that of block l moves along v.
+    """How the last block's output changes if that of block l moves along v: J_l v.
 
     Costs a forward pass of the network.
 

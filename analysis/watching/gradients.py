@@ -19,7 +19,7 @@ Rescale = Callable[[Tensor], Tensor]
 def error_signal(
     loss: LocalLoss, here: Activity, top: Activity | None, rescale: Rescale, batch: Any = None
 ) -> Activity:
-    """dLoss_l/dz_l of a block's local loss, in the shape of z_l.
+    """The error of a block's local loss at its output: dLoss_l/dz_l, in the shape of z_l.
 
     The loss sees a copy of the output without its graph, so no gradient leaves the block whatever
     the loss does. Only the part of the loss that depends on the activity is computed, because a
@@ -49,7 +49,7 @@ def error_signal(
 def local_gradient(
     here: Tensor, parameters: Sequence[nn.Parameter], error: Tensor
 ) -> tuple[Tensor, ...]:
-    """(dz_l/dtheta_l)^T error: the gradient of a block's parameters, from its own output.
+    """Gradient of a block's parameters from the error at its own output: (dz_l/dtheta_l)^T error.
 
     Nothing below the block is computed, because none of the parameters lies there. The graph is
     kept.
@@ -79,7 +79,7 @@ def local_gradient(
 
 
 def errors_below(outputs: Sequence[Tensor], error: Tensor) -> tuple[Tensor, ...]:
-    """J^T e: the errors of a loss at earlier outputs of a pass; the graph is kept.
+    """Errors of a loss at earlier outputs of a pass, J^T e; the graph is kept.
 
     Args:
         outputs: the outputs of blocks in forward order, the last block's last.

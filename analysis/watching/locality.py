@@ -18,6 +18,7 @@ from linlocal.analysis.watching.surveys import nodes
 from linlocal.analysis.watching.window import one_pass
 from linlocal.inputs import instance
 from linlocal.rules import Rule
+from linlocal.vocabulary import described
 
 
 class LocalityError(RuntimeError):
@@ -140,13 +141,16 @@ def _audit(
             raise LocalityError(_unseen(l, block, outputs[l], values[l]))
     numbers = list(range(1, len(names) + 1))
     counts = [len(block.parameters) for block in blocks]
-    return xr.Dataset(
-        {
-            "reached": (("loss", "block"), reached),
-            "parameters": ("block", counts),
-            "unseen": ("block", counts - reached.diagonal()),
-        },
-        coords={"loss": numbers, "block": numbers, "name": ("block", names)},
+    return described(
+        xr.Dataset(
+            {
+                "reached": (("loss", "block"), reached),
+                "parameters": ("block", counts),
+                "unseen": ("block", counts - reached.diagonal()),
+            },
+            coords={"loss": numbers, "block": numbers, "name": ("block", names)},
+        ),
+        "locality",
     )
 
 

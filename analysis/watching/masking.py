@@ -34,7 +34,7 @@ from linlocal.networks import Masks
 def masked_gradients(
     model: nn.Module, inputs: Tensor, loss_fn: Callable[[Any], Tensor], masks: Masks = "batch"
 ) -> dict[str, Tensor]:
-    """``dL/dW_l = D_l g_l h_{l-1}^T`` with ``g_l = W_{l+1}^T (Dbar_{l+1} g_{l+1})``.
+    """Gradients by other masks: ``D_l g_l h_{l-1}^T``, ``g_l = W_{l+1}^T (Dbar_{l+1} g_{l+1})``.
 
     The model's own forward pass runs once. The model may have any topology (residual connections
     included) of linear maps, normalisation over the batch, pooling and ReLU. All parameters between

@@ -27,7 +27,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def main(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Benchmarks: {', '.join(registry.NAMES)}; all if none is named."),
+        typer.Argument(
+            metavar="[NAME]...",
+            help=f"Benchmarks: {', '.join(registry.NAMES)}; all if none is named.",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
@@ -62,7 +65,11 @@ def main(
     }
     for name, benchmark in wanted.items():
         began = time.monotonic()
-        data = benchmark.measure(benchmark.CONFIGS[device])
+        try:
+            data = benchmark.measure(benchmark.CONFIGS[device])
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted; what was measured before {name} is kept", err=True)
+            raise typer.Exit(130) from None
         origin = replace(origins[name], duration_s=time.monotonic() - began)
         typer.echo(results.write(data, FOLDER / f"{name}-{device}.nc", origin))
     PAGE.write_text(page(FOLDER), encoding="utf-8")

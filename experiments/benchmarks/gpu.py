@@ -254,10 +254,16 @@ def table(data: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the result file.")] = Path("results"),
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    preset: Annotated[str, typer.Option(help="smoke, cpu or paper; by default of the device")] = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    preset: Annotated[
+        str, typer.Option(help="smoke, cpu or paper; by default of the device.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seeds the weights and the images.")] = 0,
 ) -> None:
     """Measure, write gpu_benchmark-PRESET-seedSEED.nc and print it as a table."""
@@ -285,4 +291,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app(prog_name="python -m experiments.benchmarks.gpu")

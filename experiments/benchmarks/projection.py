@@ -1,9 +1,8 @@
 """Our projection and updates against the published procedure, side by side in one process.
 
 The work is that of Fig. 2 of arXiv 2601.21683: 196 -> 128 x 6, batches of 32 images of 2x2 patches,
-both view directions, softplus f with margin 1, penalty 0.02. The published procedure, written anew
-here: both projections of a layer are fitted by torch's L-BFGS in float32 (lr 0.2, max_iter 1000,
-strong Wolfe line search, 3 rounds per layer), then autograd gives the updates.
+both view directions, softplus f with margin 1, penalty 0.02. The published procedure is that of
+`experiments.training.ReleasedFit`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from experiments.data import PATCH_WIDTH, Array, patch_batches
 from experiments.runner import both_updates, seconds
+from experiments.training import ReleasedFit
 from linlocal import DeepLinear, DeepReLU, Pairs, rules
 from linlocal.networks import Network
 
@@ -53,144 +53,6 @@ NETWORKS = {
     "ReLU, orthogonal": DeepReLU.orthogonal,
     "ReLU, default init": DeepReLU.uniform,
 }
-
-
-class PublishedProcedure:
-    """Projections by L-BFGS in float32, updates by autograd.
-
-    Args:
-        network: its matrices are copied to float32.
-        pairs: pairs of two views.
-        margin: margin of the softplus.
-        penalty: strength lam of the penalty.
-        seed: seeds the initial projections.
-    """
-
-    def __init__(
-        self, network: Network, pairs: Pairs, margin: float, penalty: float, seed: int
-    ) -> None:
-        self.margin, self.penalty = margin, penalty
-        self.relu = not network.is_linear
-        self.weights = [
-            torch.tensor(network.matrix(l), dtype=torch.float32, requires_grad=True)
-            for l in network.layers
-        ]
-        self.x = torch.tensor(pairs.samples, dtype=torch.float32)
-        self.directions = [
-            tuple(
-                torch.tensor(array)
-                for array in (d.anchor_rows, d.anchor_index, d.reference, d.sign.astype("f"))
-            )
-            for d in pairs.directions
-        ]
-        generator = torch.Generator().manual_seed(seed)
-        self.projections = []
-        for w in self.weights:
-            shape = (len(w), len(w))
-            drawn = [torch.rand(shape, generator=generator) for _ in self.directions]
-            self.projections.append([((2 * b - 1) / len(w) ** 0.5).requires_grad_() for b in drawn])
-
-    def forward(self, detach: bool) -> list[torch.Tensor]:
-        """Activities of the layers 1..L; with ``detach`` no gradient passes between layers."""
-        activities = []
-        z = self.x
-        for w in self.weights:
-            z = (z.detach() if detach else z) @ w.T
-            z = torch.relu(z) if self.relu else z
-            activities.append(z)
-        return activities
-
-    def loss(self, z: torch.Tensor, projections: list[torch.Tensor]) -> torch.Tensor:
-        """Type 2 with softplus, penalty included; the reference is detached."""
-        total = torch.zeros(())
-        for b, (rows, anchor, reference, sign) in zip(projections, self.directions, strict=True):
-            # As in the published code, every anchor is projected once, whatever pairs it is in.
-            scores = ((z[rows] @ b)[anchor] * z[reference].detach()).sum(dim=1)
-            values = torch.nn.functional.softplus(self.margin - sign * scores)
-            total = total + values[sign > 0].mean() + values[sign < 0].mean()
-            total = total + self.penalty / 2 * b.square().sum()
-        return total
-
-    def fit(self) -> None:
-        """Three rounds of L-BFGS for the projections of every layer."""
-        for z, projections in zip(self.forward(detach=True), self.projections, strict=True):
-            fixed = z.detach()
-            for _ in range(3):
-                optimizer = torch.optim.LBFGS(
-                    projections, lr=0.2, max_iter=1000, line_search_fn="strong_wolfe"
-                )
-                self.minimise(optimizer, fixed, projections)
-
-    def fit_patiently(self, goal: float, seconds_per_layer: float) -> int:
-        """L-BFGS in float64, without its own stopping rules, until ||dLoss/dB|| <= goal ||lam B||.
-
-        Args:
-            goal: the relative gradient to reach.
-            seconds_per_layer: time after which a layer is given up.
-
-        Returns:
-            The number of layers that reached the goal.
-        """
-        reached = 0
-        for z, initial in zip(self.forward(detach=True), self.projections, strict=True):
-            fixed = z.detach().double()
-            projections = [b.detach().double().requires_grad_() for b in initial]
-            start = time.perf_counter()
-            while time.perf_counter() - start < seconds_per_layer:
-                optimizer = torch.optim.LBFGS(
-                    projections,
-                    lr=0.2,
-                    max_iter=100,
-                    tolerance_grad=0.0,
-                    tolerance_change=0.0,
-                    line_search_fn="strong_wolfe",
-                )
-                self.minimise(optimizer, fixed, projections)
-                if self.relative_gradient(fixed, projections) <= goal:
-                    reached += 1
-                    break
-        return reached
-
-    def minimise(
-        self, optimizer: torch.optim.LBFGS, z: torch.Tensor, projections: list[torch.Tensor]
-    ) -> None:
-        """Call the optimiser once on the projections of one layer."""
-
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            value = self.loss(z, projections)
-            value.backward()
-            return value
-
-        optimizer.step(closure)
-
-    def relative_gradient(self, z: torch.Tensor, projections: list[torch.Tensor]) -> float:
-        """||dLoss/dB|| / ||lam B||, the worst of both directions."""
-        gradients = torch.autograd.grad(self.loss(z, projections), projections)
-        return max(
-            (g.norm() / (self.penalty * b.norm())).item()
-            for b, g in zip(projections, gradients, strict=True)
-        )
-
-    def updates(self) -> tuple[list[Array], list[Array]]:
-        """Local and global updates of every layer."""
-        local = [
-            -torch.autograd.grad(self.loss(z, b), w)[0].double().numpy()
-            for z, b, w in zip(
-                self.forward(detach=True), self.projections, self.weights, strict=True
-            )
-        ]
-        top = self.loss(self.forward(detach=False)[-1], self.projections[-1])
-        return local, [-g.double().numpy() for g in torch.autograd.grad(top, self.weights)]
-
-    def residual(self) -> float:
-        """`relative_gradient` in float64, the worst of all layers."""
-        return max(
-            self.relative_gradient(
-                z.detach().double(), [b.detach().double().requires_grad_() for b in projections]
-            )
-            for z, projections in zip(self.forward(detach=True), self.projections, strict=True)
-        )
 
 
 def measure(config: Config) -> xr.Dataset:
@@ -238,14 +100,14 @@ def _one(
     solved = [s.projection for l in network.layers for s in signals.scored(l) if s.projection]
 
     start = time.perf_counter()
-    published = PublishedProcedure(network, pairs, 1.0, PENALTY, config.seed)
+    published = ReleasedFit(network, pairs, 1.0, PENALTY, config.seed)
     published.fit()
     their_local, their_goal = published.updates()
     published_s = time.perf_counter() - start
-    residual = published.residual()
+    residual = max(published.residuals())
     patient_s, reached = np.nan, np.nan
     if patient:
-        again = PublishedProcedure(network, pairs, 1.0, PENALTY, config.seed)
+        again = ReleasedFit(network, pairs, 1.0, PENALTY, config.seed)
         start = time.perf_counter()
         reached = again.fit_patiently(config.goal, config.patience_s)
         patient_s = time.perf_counter() - start

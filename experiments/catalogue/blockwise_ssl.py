@@ -21,7 +21,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments.data import CORRUPTIONS, HELD_OUT, Images, LabelledPixels, RHMImages, in_batches
+from experiments.data import HELD_OUT, Images, LabelledPixels, RHMImages, in_batches
 from experiments.networks import cut, encoders as networks, narrow_resnet
 from experiments.runner import SEARCH_SEED, Sweep, searched, stack, words
 from experiments.training import (
@@ -41,6 +41,13 @@ from linlocal.analysis.probing import probe_blocks, stratified_split
 from linlocal.analysis.random_states import drawing
 from linlocal.analysis.training import Trainer
 from linlocal.rhm import RandomHierarchyModel
+
+# All of `experiments.data.CORRUPTIONS`, in words: presets are listed without importing torch.
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur"),
+    *("motion_blur", "zoom_blur", "snow", "fog", "brightness", "contrast", "elastic_transform"),
+    *("pixelate", "jpeg_compression"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Config:
     width: int = 64
     projector: tuple[int, ...] = (128, 128)
     learning_rates: tuple[float, ...] = (8.0, 32.0, 128.0)
-    corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    corruptions: tuple[str, ...] = CORRUPTIONS
     corrupted: int = 256
     repetitions: int = 5
     device: str = "cpu"
@@ -98,7 +105,16 @@ PRESETS = {
         corrupted=32,
         repetitions=2,
     ),
-    "cpu": Config(),
+    # A corruption of each kind.
+    "cpu": Config(
+        train=640,
+        test=256,
+        steps=20,
+        learning_rates=(8.0, 32.0),
+        corruptions=("gaussian_noise", "motion_blur", "fog", "contrast", "jpeg_compression"),
+        corrupted=128,
+    ),
+    "workstation": Config(levels=3, train=2560, steps=400),
     "paper": Config(
         network="resnet50",
         levels=5,

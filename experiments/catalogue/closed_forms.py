@@ -72,7 +72,8 @@ class Config:
 
 PRESETS = {
     "smoke": Config(width=1 / 64, size=8, steps=3, batch=8, solved=16, measured=1, repetitions=2),
-    "cpu": Config(),
+    "cpu": Config(steps=40, solved=64),
+    "workstation": Config(steps=1000, solved=256, measured=8),
     "paper": Config(
         width=1.0,
         size=96,

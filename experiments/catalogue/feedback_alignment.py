@@ -58,7 +58,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(width=16, hidden=2, steps=20, batch=20, measured=40, repetitions=2),
-    "cpu": Config(),
+    "cpu": Config(steps=300, repetitions=5),
     "paper": Config(steps=12_000),
 }
 PUBLISHED = "arXiv 1609.01596 (its networks for MNIST)"

@@ -53,7 +53,7 @@ PRESETS = {
     "smoke": Config(
         repetitions=2, correlations=(0.9, 0.5), width=6, times=20, decay_modes=4, steps=3
     ),
-    "cpu": Config(),
+    "cpu": Config(repetitions=5),
     "paper": Config(repetitions=64, times=200, decay_modes=20, largest_time=400.0),
 }
 PUBLISHED = "ours: statement 18 of the theory"

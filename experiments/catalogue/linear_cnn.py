@@ -15,6 +15,7 @@ import xarray as xr
 from experiments.data import (
     PIXELS,
     augmented_views,
+    found_sources,
     grey_identities,
     load_images,
     sources,
@@ -40,7 +41,7 @@ class Config:
         penalty: strength lam of the penalty on the projections, twice the published b_decay, which
             adds b_decay ||B||^2 to the loss of a view direction.
         seed: seeds the images, the views and the weights.
-        data: folder of MNIST; None measures on photographs and digits only.
+        data: folder of MNIST, of CIFAR-10 or of both; None measures on photographs and digits only.
     """
 
     networks: int = 5
@@ -57,17 +58,21 @@ class Config:
 
 PRESETS = {
     "smoke": Config(networks=2, batches=2, images_per_batch=8),
-    "cpu": Config(),
+    "cpu": Config(batches=4),
+    "workstation": Config(networks=20),
     "paper": Config(networks=20, batches=32),
 }
 PUBLISHED = "Fig. 4b of arXiv 2601.21683"
 
+# Sides of the images, where they are not those of MNIST.
+SIDES = {"cifar10": 32}
+REAL = ("mnist", "cifar10")
 CONDITIONS = ("no spatial dependence", "2D dependence", "2D dependence + direct feedback")
 
 
 def read_from(folder: Path) -> dict[str, str]:
-    """The fingerprint of MNIST in a folder."""
-    return grey_identities(folder)
+    """The fingerprints of MNIST and of CIFAR-10 in a folder, or of the one that it has."""
+    return grey_identities(folder, found_sources(folder, REAL))
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
@@ -96,7 +101,8 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     def measure(data: str, condition: str, network: int) -> xr.Dataset:
         count = config.batches * config.images_per_batch
-        images = standardised(load_images(data, count, PIXELS, config.seed, config.data))
+        side = SIDES.get(data, PIXELS)
+        images = standardised(load_images(data, count, side, config.seed, config.data))
         first, second = augmented_views(images, config.crop, np.random.default_rng(config.seed))
         shape = (config.batches, config.images_per_batch, config.crop**2)
         batches = [
@@ -111,7 +117,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         sweep,
         measure,
         "conditions",
-        data=sources(config.data),
+        data=(*sources(None), *found_sources(config.data, REAL)),
         condition=CONDITIONS,
         network=range(config.networks),
     )

@@ -90,7 +90,8 @@ PRESETS = {
         judged=1000,
         repetitions=1,
     ),
-    "cpu": Config(),
+    "cpu": Config(steps=30, embedded=("digits",), repetitions=5),
+    "workstation": Config(steps=400, batch=64, judged=10_000, repetitions=5),
     "paper": Config(
         width=1.0,
         steps=470_000,

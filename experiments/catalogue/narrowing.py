@@ -46,7 +46,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(networks=2, batches=3, images_per_batch=8),
-    "cpu": Config(),
+    "cpu": Config(batches=8),
     "paper": Config(networks=20),
 }
 PUBLISHED = "Fig. 3a of arXiv 2601.21683"

@@ -51,7 +51,7 @@ PRESETS = {
         depths=(2, 3, 4), levels=2, steps=(1, 8), noises=(0.5, 0.8, 1.0), times=(0.1, 0.5, 0.9),
         num_samples=16, repetitions=2,
     ),
-    "cpu": Config(),
+    "cpu": Config(repetitions=5),
     "paper": Config(num_samples=256, repetitions=64),
 }  # fmt: skip
 PUBLISHED = "arXiv 2402.16991, transition of the class under diffusion"

@@ -51,7 +51,8 @@ PRESETS = {
         num_symbols=4, num_levels=2, counts=(64, 512), width=16, num_test=20, floor_samples=200,
         repetitions=2,
     ),
-    "cpu": Config(),
+    "cpu": Config(counts=tuple(2**k for k in range(8, 15))),
+    "workstation": Config(counts=tuple(2**k for k in range(8, 20)), repetitions=8),
     "paper": Config(
         num_levels=4, counts=tuple(2**k for k in range(9, 23)), width=256, learning_rate=1e-3,
         num_test=5000, repetitions=16,

@@ -53,7 +53,8 @@ class Config:
 
 PRESETS = {
     "smoke": Config(width=1 / 64, size=8, steps=4, batch=8, measured=1, repetitions=2),
-    "cpu": Config(),
+    "cpu": Config(steps=60, measured=1),
+    "workstation": Config(size=32, steps=1000, batch=64),
     "paper": Config(
         width=1.0, size=96, steps=47_000, learning_rate=2e-4, measured=16, device="cuda"
     ),

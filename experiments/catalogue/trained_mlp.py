@@ -6,7 +6,9 @@ pixels, in both columns, as in the linear experiments; the negative is the next 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,9 @@ from experiments.data import (
     standardised,
 )
 from experiments.runner import Sweep, grid
-from experiments.training import Schedule, fit_by_rule
-from linlocal.analysis.local_losses import CLAPP, LeastSquares, LocalRule
+from experiments.training import MatchedInTraining, Schedule, fit_by_rule
+from linlocal.analysis.alignment import align
+from linlocal.analysis.local_losses import CLAPP, LocalRule
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,10 @@ class Config:
         depth: number of layers.
         images: number of training images, where the data have as many.
         epochs: epochs of training.
+        falling: number of epochs in which the learning rate falls along a cosine to `LAST_RATE` of
+            what it was, after each epoch; of a shorter training the first part.
         batch: images per batch; each gives two pairs.
-        learning_rate: learning rate of Adam.
+        learning_rate: learning rate of Adam, at first.
         measured: number of batches of other images over which cosines are averaged.
         repetitions: number of networks.
         seed: seeds the images and the networks.
@@ -51,6 +56,7 @@ class Config:
     depth: int = 6
     images: int = 512
     epochs: int = 20
+    falling: int = 20
     batch: int = 32
     learning_rate: float = 1e-3
     measured: int = 8
@@ -61,11 +67,13 @@ class Config:
 
 PRESETS = {
     "smoke": Config(width=16, depth=3, images=64, epochs=2, measured=1, repetitions=2),
-    "cpu": Config(),
+    "cpu": Config(epochs=8, measured=4),
     # The published learning rate is for MNIST; few steps with digits need a larger one.
-    "paper": Config(width=512, images=50_000, learning_rate=5e-5),
+    "workstation": Config(width=512, images=60_000, epochs=1, learning_rate=5e-5),
+    "paper": Config(width=512, images=60_000, learning_rate=5e-5),
 }
 PUBLISHED = "Fig. 3b of arXiv 2601.21683"
+LAST_RATE = 0.2
 
 AVAILABLE = {"digits": 1797, "mnist": 60_000}
 # The published b_decay of 0.01 is half the penalty (`linear_alignment`).
@@ -80,9 +88,7 @@ _FED = {**_PUBLISHED, "context": "top"}
 RULES: dict[str, LocalRule] = {
     "same layer": CLAPP(**_PUBLISHED),
     "direct feedback": CLAPP(**_FED),
-    "direct feedback, matched B": CLAPP(
-        **_FED, projection="least_squares", matching=LeastSquares(decay=0.99)
-    ),
+    "direct feedback, matched B": MatchedInTraining(CLAPP(**_FED)),
     "direct feedback, random B": CLAPP(**_FED, projection="random"),
 }
 
@@ -111,14 +117,21 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         def batches(step: int) -> Tensor:
             return halves(train[rows_of(step, len(train), config.batch, seed)])
 
-        steps = config.epochs * (len(train) // config.batch)
+        watched = [halves(part) for part in others.reshape(-1, config.batch, PIXELS, PIXELS)]
+        network = relu_network(config.width, config.depth, seed)
+        an_epoch = len(train) // config.batch
         _, recorded = fit_by_rule(
-            relu_network(config.width, config.depth, seed),
+            network,
             RULES[rule],
             batches,
-            Schedule(steps, config.learning_rate, weight_decay=0.0),
+            Schedule(
+                config.epochs * an_epoch,
+                config.learning_rate,
+                weight_decay=0.0,
+                rate_of=lambda step: falling(step // an_epoch / config.falling),
+            ),
             seed=seed,
-            watched=[(halves(part),) for part in others.reshape(-1, config.batch, PIXELS, PIXELS)],
+            look=lambda losses: weight_cosines(network, losses, watched),
         )
         return recorded
 
@@ -126,6 +139,23 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         sweep, measure, "trained_mlp", rule=tuple(RULES), repetition=range(config.repetitions)
     )
     return result.assign_coords(data=name)
+
+
+def falling(share: float) -> float:
+    """The learning rate, over the first one, after this share of the epochs in which it falls."""
+    return LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
+
+
+def weight_cosines(
+    network: nn.Sequential, losses: nn.ModuleList, watched: Sequence[Tensor]
+) -> xr.Dataset:
+    """Cosine of the local and the global update of each block's matrix, as published: no biases."""
+    cosines = [align(network, None, losses, views)["parameter_cosine"] for views in watched]
+    mean = xr.concat(cosines, "batch").mean("batch")
+    matrices = mean.sel(
+        parameter=[name for name in mean["parameter"].values if name.endswith("weight")]
+    )
+    return xr.Dataset({"cosine": ("layer", matrices.values)}, {"layer": range(1, len(network) + 1)})
 
 
 def relu_network(width: int, depth: int, seed: int) -> nn.Sequential:

@@ -70,7 +70,8 @@ class Config:
 
 PRESETS = {
     "smoke": Config(channels=4, blocks=3, steps=2, batch=8, measured=1, repetitions=2, refresh=1),
-    "cpu": Config(),
+    "cpu": Config(steps=30, repetitions=5),
+    "workstation": Config(channels=16, blocks=6, size=16, steps=500, batch=64, measured=4),
     "paper": Config(
         channels=128,
         blocks=6,

@@ -59,7 +59,8 @@ class Config:
 
 PRESETS = {
     "smoke": Config(width=1 / 64, steps=1, batch=16, measured=1, deep=(1, 3, 7), repetitions=2),
-    "cpu": Config(),
+    "cpu": Config(steps=30, measured=1, deep=(1, 4, 12, 24)),
+    "workstation": Config(steps=1000, measured=16, repetitions=10),
     "paper": Config(
         width=1.0, steps=20_000, learning_rate=2e-4, measured=16, repetitions=10, device="cuda"
     ),

@@ -6,6 +6,7 @@ from .folder import ImageFolder as ImageFolder
 from .grey_images import augmented_views as augmented_views
 from .grey_register import (
     default_source as default_source,
+    found_sources as found_sources,
     grey_identities as grey_identities,
     load_images as load_images,
 )

@@ -10,6 +10,14 @@ from numpy.typing import NDArray
 from experiments.data.contract import Array
 from experiments.data.errors import DataError
 
+_LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in ITU-R BT.601
+
+
+def luma(colours: Array, axis: int) -> Array:
+    """Grey of red, green and blue, which lie along an axis."""
+    grey: Array = np.tensordot(colours, _LUMA, (axis, 0))
+    return grey
+
 
 def drawn(images: NDArray[np.generic], count: int, name: str, rng: np.random.Generator) -> Array:
     """Some of the images, none twice.

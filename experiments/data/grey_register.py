@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -45,15 +46,35 @@ def load_images(
     return data_set.grey(folder, count, size, np.random.default_rng(seed))
 
 
+def found_sources(folder: Path | None, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The data sets, of those that are wanted, that lie in a folder; None has none.
+
+    Raises:
+        DataError: a folder without any of them.
+    """
+    if folder is None:
+        return ()
+    found, missing = [], []
+    for name in wanted:
+        try:
+            known_sets()[name].files(folder)
+            found.append(name)
+        except DataError as error:
+            missing.append(str(error))
+    if not found:
+        raise DataError(" Nor are there others: ".join(missing))
+    return tuple(found)
+
+
 def default_source(folder: Path | None) -> str:
     """MNIST if the user named a folder with it, else the photographs."""
     return "photographs" if folder is None else "mnist"
 
 
-def grey_identities(folder: Path) -> dict[str, str]:
-    """The fingerprint of MNIST, which is all that experiments on grey images read from a folder.
+def grey_identities(folder: Path, names: Sequence[str] = ("mnist",)) -> dict[str, str]:
+    """The fingerprints of data sets of grey images, by name; most experiments read MNIST alone.
 
     Raises:
-        DataError: the folder has none, or it cannot be read.
+        DataError: the folder lacks one, or it cannot be read.
     """
-    return identities([default_source(folder)], known_sets(), folder)
+    return identities(names, known_sets(), folder)

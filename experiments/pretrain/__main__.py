@@ -30,7 +30,7 @@ from experiments.pretrain.settings import (
     finished,
 )
 from linlocal.analysis import results
-from linlocal.analysis.results import PRESETS as SIZES, ResultError
+from linlocal.analysis.results import ResultError
 from linlocal.analysis.training import CheckpointError
 
 STRATEGIES = ("auto", "ddp")
@@ -136,7 +136,7 @@ def main(
         }
         if "epochs" in given:
             given.setdefault("steps", 0)
-        settings = replace(PRESETS[results.known_name("preset", preset, SIZES)], **given)
+        settings = replace(PRESETS[results.known_name("preset", preset, PRESETS)], **given)
         results.known_name("strategy", strategy, STRATEGIES)
         try:
             _run(settings, preset, strategy, workers, out, dry)

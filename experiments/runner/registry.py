@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 import xarray as xr
 
 from experiments import catalogue
+from experiments.runner import settings
 from experiments.runner.sweep import Sweep
 from linlocal.analysis.results import Address, Provenance, ResultError, known_name
 
@@ -144,25 +146,60 @@ class Plan:
         experiment: the module of the experiment.
         config: its parameters.
         provenance: what the run is, for its result and its parts.
+        settings: its parameters that are not those of the preset.
     """
 
     experiment: Experiment
     config: Any
     provenance: Provenance
+    settings: dict[str, Any]
 
     def address(self, folder: Path) -> Address:
         """Where the run keeps its result in a folder of results."""
-        run = self.provenance
-        return Address(run.experiment, run.preset, run.seed, folder, data_label(run))
+        return address(self.provenance, self.settings, folder)
 
 
-def plan(name: str, preset: str, seed: int, data: Path | None) -> Plan:
+def address(run: Provenance, given: Mapping[str, Any], folder: Path) -> Address:
+    """Where a run keeps its result in a folder of results.
+
+    Args:
+        run: what the run is.
+        given: its parameters that are not those of the preset.
+        folder: folder of the results.
+    """
+    labels = filter(None, [settings.label(given), data_label(run)])
+    return Address(run.experiment, run.preset, run.seed, folder, "-".join(labels))
+
+
+_NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
+
+
+def plan(
+    name: str,
+    preset: str,
+    seed: int,
+    data: Path | None,
+    given: Mapping[str, Any] = _NO_SETTINGS,
+) -> Plan:
     """The run of an experiment.
 
+    Args:
+        name: name of the experiment.
+        preset: name of its size.
+        seed: seed of the run.
+        data: folder of data sets, for experiments that read images.
+        given: parameters in place of those of the preset.
+
     Raises:
-        ResultError: unknown experiment or preset.
+        ResultError: unknown experiment, preset or parameter, or a value of another kind.
         DataError: data that the experiment reads are not in the folder.
     """
     experiment = load(name)
-    config = configure(experiment, preset, seed, data)
-    return Plan(experiment, config, provenance(name, preset, seed, config))
+    usual = configure(experiment, preset, seed, data)
+    config = settings.changed(usual, [*experiment.PRESETS.values()], given)
+    return Plan(
+        experiment,
+        config,
+        provenance(name, preset, seed, config),
+        settings.differences(usual, config),
+    )

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from experiments.runner import registry
+from experiments.runner import registry, settings
 from experiments.runner.registry import Experiment
 from experiments.runner.sweep import Parts, Sweep
 from experiments.runner.workers import Workers
@@ -93,13 +93,16 @@ class Row:
         return f"  {self.variable:<32} {self.verdict:<18} {said}"
 
 
-def sort(folder: Path, presets: Collection[str], any_version: bool) -> Sorted:
+def sort(
+    folder: Path, presets: Collection[str], any_version: bool, any_size: bool = False
+) -> Sorted:
     """Sort the result files of a folder.
 
     Args:
         folder: the folder that `python -m experiments run` filled.
         presets: sizes to take; results of other sizes are left out.
         any_version: whether results of other code are taken too.
+        any_size: whether results are taken too whose parameters no preset comes near.
     """
     found = Sorted([], {}, {}, {})
     for path in sorted(folder.glob("*.nc")):
@@ -111,7 +114,7 @@ def sort(folder: Path, presets: Collection[str], any_version: bool) -> Sorted:
         if stored.preset not in presets:
             continue
         try:
-            found.candidates.append(_candidate(path, stored, any_version))
+            found.candidates.append(_candidate(path, stored, any_version, any_size))
         except _OtherCode as error:
             found.outdated[path.name] = str(error)
         except ResultError as error:
@@ -181,7 +184,7 @@ class _OtherCode(ResultError):
     """A result that the present code did not make."""
 
 
-def _candidate(path: Path, stored: Provenance, any_version: bool) -> Candidate:
+def _candidate(path: Path, stored: Provenance, any_version: bool, any_size: bool) -> Candidate:
     """Raises ResultError with the reason if the file cannot be computed again here."""
     if stored.experiment not in registry.NAMES:
         raise ResultError(f"no experiment is called {stored.experiment!r}.")
@@ -197,10 +200,11 @@ def _candidate(path: Path, stored: Provenance, any_version: bool) -> Candidate:
     if config is None:
         raise ResultError("its parameters are not those that this code knows.")
     # The file may come from a stranger, and what it asks for is computed.
-    if (unusual := _unusual(experiment, config)) is not None:
+    if (unusual := _unusual(experiment, config, any_size)) is not None:
         raise ResultError(
             f"its parameter {unusual} = {values[unusual]!r:.60} is of another kind than those of "
-            f"the presets, or more than {_LARGER} times as large."
+            f"the presets, or more than {_LARGER} times as large"
+            f"{'.' if any_size else ': if you made the file yourself, give --any-size.'}"
         )
     now = registry.provenance(stored.experiment, stored.preset, stored.seed, config)
     if now.config != stored.config:
@@ -226,8 +230,14 @@ def _config(experiment: Experiment, preset: str, values: Mapping[str, Any]) -> A
         return None
 
 
-def _unusual(experiment: Experiment, config: Any) -> str | None:
-    """A parameter that no preset has, nor one some times as large; None if all are usual."""
+def _unusual(experiment: Experiment, config: Any, any_size: bool) -> str | None:
+    """A parameter that no preset has, nor one some times as large; None if all are usual.
+
+    Args:
+        experiment: the experiment.
+        config: the parameters.
+        any_size: whether any value is usual that a user could set.
+    """
     for field in fields(config):
         value = getattr(config, field.name)
         presets = [preset for preset in experiment.PRESETS.values() if hasattr(preset, field.name)]
@@ -237,7 +247,9 @@ def _unusual(experiment: Experiment, config: Any) -> str | None:
         elif field.name == "device":
             usual = isinstance(value, str) and re.fullmatch(r"cpu|cuda(:\d+)?", value) is not None
         else:
-            usual = _is_usual(value, known)
+            usual = any_size or _is_usual(value, known)
+            if field.name != "data":
+                usual = usual and settings.fits(config, [*experiment.PRESETS.values()], field.name)
         if not usual:
             return field.name
     return None

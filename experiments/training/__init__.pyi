@@ -65,5 +65,10 @@ from .hierarchy_tokens import (
     last_token_losses as last_token_losses,
 )
 from .optimisers import lars as lars
-from .released import released_clapp as released_clapp, released_infonce as released_infonce
+from .released import (
+    MatchedInTraining as MatchedInTraining,
+    released_clapp as released_clapp,
+    released_infonce as released_infonce,
+)
+from .released_fit import ReleasedFit as ReleasedFit
 from .robustness import corrupted_accuracy as corrupted_accuracy

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ import xarray as xr
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.runner import stack
 from experiments.training.cosines import Batch, update_cosines
@@ -37,11 +39,13 @@ class Schedule:
         steps: steps of training.
         learning_rate: learning rate of AdamW, for the network and its losses' projections.
         weight_decay: weight decay of AdamW; 0 makes it Adam.
+        rate_of: the share of the learning rate that step number t has; None for all of it.
     """
 
     steps: int
     learning_rate: float
     weight_decay: float = 0.01
+    rate_of: Callable[[int], float] | None = None
 
     def faster(
         self, parameters: list[nn.Parameter], network: nn.Module, speed: float
@@ -60,6 +64,11 @@ class Schedule:
         return torch.optim.AdamW(
             parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
+
+    @property
+    def scheduler(self) -> Callable[[torch.optim.Optimizer], LambdaLR] | None:
+        """Makes what lets the learning rate fall; None where it is constant."""
+        return None if self.rate_of is None else partial(LambdaLR, lr_lambda=self.rate_of)
 
     @property
     def recorded(self) -> list[int]:
@@ -123,6 +132,7 @@ def fit_by_rule(
             if speed == 1
             else lambda parameters: schedule.faster(parameters, network, speed)
         ),
+        "scheduler": schedule.scheduler,
         "fabric": fabric_on(first.device),
         "seed": seed,
         "orthogonality": orthogonality,

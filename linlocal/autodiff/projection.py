@@ -26,7 +26,7 @@ MAX_ENTRIES = 1024
 def optimal_projection(
     z: ArrayLike, c: ArrayLike, pairs: Direction, loss: PairLoss, penalty: float
 ) -> NDArray[np.float64]:
-    """argmin_B loss + penalty/2 ||B||_F^2 by Newton on vec(B) with the Hessian of autograd.
+    """Find argmin_B loss + penalty/2 ||B||_F^2 by Newton on vec(B) with the Hessian of autograd.
 
     Args:
         z: (anchors, width) activities of ``pairs.anchor_rows``, in that order.

@@ -15,7 +15,7 @@ Elementwise = Callable[[Tensor], Tensor]
 
 
 def score_formula(score: Score) -> Elementwise:
-    """f as a torch function of margins, elementwise and twice differentiable.
+    """A score f as a torch function of margins, elementwise and twice differentiable.
 
     A score of one's own, a subclass of a named one included, is evaluated by its numpy methods: f
     by ``value``, its derivatives by ``slope`` and ``curvature``.
@@ -30,7 +30,7 @@ def score_formula(score: Score) -> Elementwise:
 
 
 def slope(score: Score, m: Tensor) -> Tensor:
-    """f'(m), elementwise, by the formula of the score itself and without a graph."""
+    """Derivative f'(m) of a score, elementwise, by its own formula and without a graph."""
     return by_numpy(score.slope, m)
 
 

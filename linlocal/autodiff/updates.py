@@ -27,7 +27,7 @@ def local_update(
     window: int = 1,
     of: Parameters = "weights",
 ) -> tuple[Array, ...]:
-    """-dLoss_e/dW_l of layer e = min(l + window - 1, L), for every layer l.
+    """Update of every layer by its own loss: -dLoss_e/dW_l by autograd, e = min(l + window - 1, L).
 
     The gradient is stopped at the input of layer l.
 
@@ -80,7 +80,7 @@ def global_update(
     goal: Goal | None = None,
     of: Parameters = "weights",
 ) -> tuple[Array, ...]:
-    """-dLoss_L/dW_l of the top-layer loss, backpropagated through the whole network.
+    """Update of every layer by autograd: -dLoss_L/dW_l of the top-layer loss.
 
     Args:
         network: as in `local_update`.

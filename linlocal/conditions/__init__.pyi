@@ -5,9 +5,9 @@ from .bounds import (
     window_bound as window_bound,
 )
 from .explanation import explain as explain
-from .report import (
+from .findings import (
     Condition as Condition,
-    Explanation as Explanation,
     LayerExplanation as LayerExplanation,
     Remedy as Remedy,
 )
+from .report import Explanation as Explanation

@@ -18,8 +18,9 @@ from linlocal.conditions.facts import (
     rotation_gap,
     same_loss,
 )
+from linlocal.conditions.findings import TOLERANCE, Condition, LayerExplanation
 from linlocal.conditions.remedies import nearer, remedies
-from linlocal.conditions.report import TOLERANCE, Condition, Explanation, LayerExplanation
+from linlocal.conditions.report import Explanation
 from linlocal.inputs import Array
 from linlocal.networks import DeepLinear, DeepNonlinear, Network
 from linlocal.pairs import Pairs

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import xarray as xr
 
 from linlocal.conditions.facts import Facts, is_led_around, rotation_gap
-from linlocal.conditions.report import TOLERANCE, Remedy, Setting
-from linlocal.networks import DeepLinear, Network
+from linlocal.conditions.findings import TOLERANCE, Remedy
+from linlocal.networks import Convolution, DeepLinear, Network
 from linlocal.rules import Penalty, Rule
 from linlocal.updates import Signals, compare_signals
 
@@ -38,8 +39,8 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
     conformal = alone and all(facts[l].anchor_distance <= TOLERANCE for l in below)
     proportional = all(facts[l].context_distance <= TOLERANCE for l in below)
 
-    def change(new: Rule, changed: Network = network) -> Callable[[], Setting]:
-        return lambda: (changed, pairs, new)
+    def remedy(name: str, action: str, new: Rule, changed: Network = network) -> Remedy:
+        return Remedy(name, action, lambda: (changed, pairs, new), _changes(signals, changed, new))
 
     def strengths(use_contexts: bool) -> tuple[float, ...]:
         return tuple(
@@ -51,27 +52,26 @@ def remedies(signals: Signals, facts: dict[int, Facts]) -> tuple[Remedy, ...]:
 
     if optimal and conformal and proportional:
         new = replace(rule, penalty=Penalty(strengths(True), penalty.metric))
-        found.append(
-            Remedy("rescaled penalty", "lam_l = lam e / a in each layer (statement 3)", change(new))
-        )
+        action = "lam_l = lam e / a in each layer (statement 3)"
+        found.append(remedy("rescaled penalty", action, new))
     if optimal and conformal and not proportional and rule.context != "top":
         new = replace(rule, context="top", penalty=Penalty(strengths(False), penalty.metric))
         action = "take the top layer as context (and lam_l = lam / a) (statement 2)"
-        found.append(Remedy("direct feedback", action, change(new)))
+        found.append(remedy("direct feedback", action, new))
     if optimal and penalty.metric != "downstream":
         new = replace(rule, penalty=Penalty(twofold, "downstream"))
         action = "B_l = V_l^T M V_l (or V_l^T M), penalise M (statement 4)"
-        found.append(Remedy("metric penalty", action, change(new)))
+        found.append(remedy("metric penalty", action, new))
     if alone and _can_be_isometric(network, signals, optimal):
         new = replace(rule, penalty=Penalty(twofold)) if optimal else rule
         action = "replace W_2..W_L by the nearest isometries (statements 2 and 5)"
-        found.append(Remedy("isometry", action, change(new, network.isometric())))
+        found.append(remedy("isometry", action, new, network.isometric()))
     if rule.kind == "pair" and rule.projection not in ("identity", "matched"):
         pooled = rule.pooling is not None and any(size != 1 for size in rule.pooling[:-1])
         if not pooled:
             new = replace(rule, projection="matched", penalty=Penalty(top_strength))
             action = "B_l = V_l^T B_L V_l or V_l^T B_L (statement 1)"
-            found.append(Remedy("matched projection", action, change(new)))
+            found.append(remedy("matched projection", action, new))
     return tuple(found)
 
 
@@ -95,7 +95,45 @@ def nearer(signals: Signals, comparison: xr.Dataset) -> tuple[Remedy, ...]:
         f"multiply the branches by 1/{network.depth}: the smallest cosine is then {after:.4f} "
         "(statement 14)"
     )
-    return (Remedy("scaled branches", action, lambda: (changed, pairs, rule)),)
+    words = _changes(signals, changed, rule)
+    return (Remedy("scaled branches", action, lambda: (changed, pairs, rule), words),)
+
+
+def _changes(signals: Signals, network: Network, rule: Rule) -> str:
+    """What differs between the setting of the signals and a network and rule, with numbers."""
+    before, depth = signals.rules[-1], network.depth
+    told = [
+        f"{name} from {old} to {new}"
+        for name, old, new in (
+            ("the context", before.context, rule.context),
+            ("the projection", before.projection_name, rule.projection_name),
+            ("the metric of the penalty", before.penalty.metric, rule.penalty.metric),
+        )
+        if old != new
+    ]
+    strengths = [[each.penalty.at(l, depth) for l in network.layers] for each in (before, rule)]
+    if strengths[0] != strengths[1]:
+        old, new = (_listed(values) for values in strengths)
+        told.append(f"the penalty from {old} to {new}")
+    moved = [_moved(signals.network, network, l) for l in network.layers]
+    if any(moved):
+        told.append(f"the weights of layers 1..{depth} by {_listed(moved)} of their norm")
+    return "; ".join(told) or "nothing that a rule or a weight shows"
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Numbers of the layers; one where they are all equal."""
+    words = [f"{value:.3g}" for value in values]
+    return words[0] if len(set(words)) == 1 else ", ".join(words)
+
+
+def _moved(before: Network, after: Network, layer: int) -> float:
+    old, new = (
+        w.kernel if isinstance(w, Convolution) else w
+        for w in (before.weights[layer - 1], after.weights[layer - 1])
+    )
+    size = float(np.linalg.norm(old))
+    return float(np.linalg.norm(new - old)) / (size if size > 0 else 1.0)
 
 
 def _one_rule(signals: Signals) -> bool:

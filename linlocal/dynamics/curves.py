@@ -46,6 +46,8 @@ class Modes:
     growth: Array
     saturation: Array
 
+    __repr__ = inputs.brief
+
     def __post_init__(self) -> None:
         for name in ("growth", "saturation"):
             values = inputs.frozen(inputs.numbers(getattr(self, name), name))

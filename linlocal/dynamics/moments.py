@@ -37,6 +37,8 @@ class Moments:
     positive: Array
     contrasts: tuple[Array, ...]
 
+    __repr__ = inputs.brief
+
     def __post_init__(self) -> None:
         for name in ("first", "second", "positive"):
             object.__setattr__(self, name, _square(getattr(self, name), name))

@@ -21,6 +21,7 @@ from linlocal.dynamics.weights import are_in_range, matrices_of, require_matrice
 from linlocal.inputs import Array
 from linlocal.networks import Network
 from linlocal.rules import Rule
+from linlocal.vocabulary import described
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,7 +45,7 @@ class Optimiser(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """rate dW.
+    """Plain steps: rate dW.
 
     Attributes:
         rate: the learning rate.
@@ -61,7 +62,7 @@ class SGD:
 
 @dataclass(frozen=True)
 class Momentum:
-    """rate m with m <- beta m + dW, as ``torch.optim.SGD(momentum=beta)``.
+    """Steps with momentum: rate m with m <- beta m + dW, as ``torch.optim.SGD(momentum=beta)``.
 
     Attributes:
         rate: the learning rate.
@@ -84,7 +85,7 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Adam:
-    """rate m / (sqrt(v) + epsilon), m and v the corrected means of dW and dW^2, entry by entry.
+    """Adam: rate m / (sqrt(v) + epsilon), m and v the corrected means of dW and dW^2 by entry.
 
     Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, as ``torch.optim.Adam``. With beta_1 = 0 it
     is RMSProp with a corrected mean. With epsilon = 0 the step does not depend on the scale of the
@@ -129,7 +130,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class Sign:
-    """rate sign(dW), entry by entry.
+    """Steps of one size: rate sign(dW), entry by entry.
 
     Attributes:
         rate: the learning rate.
@@ -241,10 +242,13 @@ def compare_steps(
             pairs = list(zip(local, other, strict=True))
             columns.setdefault(f"{name}_cosine", []).append([_cosine(a, b) for a, b in pairs])
             columns.setdefault(f"{name}_error", []).append([_error(a, b) for a, b in pairs])
-    return xr.Dataset(
-        {name: (("step", "layer"), rows) for name, rows in columns.items()},
-        coords={"step": range(1, steps + 1), "layer": list(network.layers)},
-        attrs={"rule": rule.name, "against": against, "optimiser": repr(optimiser)},
+    return described(
+        xr.Dataset(
+            {name: (("step", "layer"), rows) for name, rows in columns.items()},
+            coords={"step": range(1, steps + 1), "layer": list(network.layers)},
+            attrs={"rule": rule.name, "against": against, "optimiser": repr(optimiser)},
+        ),
+        "dynamics",
     )
 
 

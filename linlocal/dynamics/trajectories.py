@@ -27,6 +27,7 @@ from linlocal.inputs import Array, Index
 from linlocal.losses import ViewLoss
 from linlocal.networks import DeepLinear
 from linlocal.rules import Rule
+from linlocal.vocabulary import described
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,7 +94,7 @@ def simulate(
 
     recorded = np.arange(0, steps + 1, every, dtype=np.int64)
     dataset = _recorded(visited(), source, rule, "step", recorded, learning)
-    return dataset.assign_coords(time=("step", rate * recorded))
+    return described(dataset.assign_coords(time=("step", rate * recorded)), "dynamics")
 
 
 def flow(
@@ -252,15 +253,18 @@ def _recorded(
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
     dims = {"strength": (dimension, "layer", "mode")}
-    return xr.Dataset(
-        {name: (dims.get(name, (dimension, "layer")), rows) for name, rows in columns.items()},
-        coords={
-            dimension: labels,
-            "layer": list(network.layers),
-            "mode": range(1, len(values) + 1),
-            "eigenvalue": ("mode", values),
-        },
-        attrs={"rule": rule.name, "learning": learning, "network": repr(network)},
+    return described(
+        xr.Dataset(
+            {name: (dims.get(name, (dimension, "layer")), rows) for name, rows in columns.items()},
+            coords={
+                dimension: labels,
+                "layer": list(network.layers),
+                "mode": range(1, len(values) + 1),
+                "eigenvalue": ("mode", values),
+            },
+            attrs={"rule": rule.name, "learning": learning, "network": repr(network)},
+        ),
+        "dynamics",
     )
 
 

@@ -42,6 +42,8 @@ class CrossEntropy:
     labels: Index
     readout: Array | None = None
 
+    __repr__ = inputs.brief
+
     def __post_init__(self) -> None:
         inputs.keep(self, inputs.rows, "labels")
         if self.labels.ndim != 1 or not self.labels.size or self.labels.min() < 0:
@@ -101,6 +103,8 @@ class SquaredError:
     targets: Array
     readout: Array | None = None
     mask: Array | None = None
+
+    __repr__ = inputs.brief
 
     def __post_init__(self) -> None:
         targets = inputs.matrix(self.targets, "targets", "(samples, outputs)")

@@ -44,6 +44,8 @@ class Convolution:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
 
+    __repr__ = inputs.brief
+
     def __post_init__(self) -> None:
         for name, size, least in (
             ("input_shape", 3, 1),

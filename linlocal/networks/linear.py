@@ -33,7 +33,7 @@ class IsometryBound:
 
 
 class DeepLinear(Network):
-    """z_l = W_l z_{l-1} + b_l + sum_k s_lk z_k.
+    """A deep linear network, with links and biases: z_l = W_l z_{l-1} + b_l + sum_k s_lk z_k.
 
     The map downstream of layer l is the derivative of the top layer, V_l = dz_L / dz_l, over all
     paths: W_L ... W_{l+1} without links, (I + W_L) ... (I + W_{l+1}) in a residual network. Where

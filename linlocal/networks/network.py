@@ -37,6 +37,8 @@ class Activities:
     z: tuple[Array, ...]
     masks: tuple[Array, ...] | None = None
 
+    __repr__ = inputs.brief
+
 
 class Network(ABC):
     """A feed-forward network z_l = phi(W_l z_{l-1} + b_l) + sum_k s_lk z_k with frozen weights.

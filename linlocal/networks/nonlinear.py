@@ -20,7 +20,9 @@ Readout = Literal["same", "linear"]
 
 
 class DeepNonlinear(Network):
-    """z_l = phi(W_l z_{l-1} + b_l) + sum_k s_lk z_k; V_l is the sample's Jacobian V_l(x).
+    """A deep network with a nonlinearity: z_l = phi(W_l z_{l-1} + b_l) + sum_k s_lk z_k.
+
+    V_l is the sample's Jacobian V_l(x).
 
     Args:
         weights, biases, links: as `Network`.
@@ -126,7 +128,7 @@ class DeepNonlinear(Network):
 
 
 class DeepReLU(DeepNonlinear):
-    """z_l = max(0, W_l z_{l-1} + b_l) + sum_k s_lk z_k, in the top layer too.
+    """A deep ReLU network: z_l = max(0, W_l z_{l-1} + b_l) + sum_k s_lk z_k, the top one too.
 
     For a linear top layer, take `DeepNonlinear` with ``readout="linear"``.
     """

@@ -69,6 +69,14 @@ class Pairs:
                 )
             object.__setattr__(self, "views", views)
 
+    def __repr__(self) -> str:
+        rows, width = self.samples.shape
+        count = len(self.directions)
+        return (
+            f"Pairs({rows} samples of width {width}, {self.num_pairs} pairs in {count} "
+            f"direction{'s' if count > 1 else ''})"
+        )
+
     @property
     def num_pairs(self) -> int:
         """Pairs in all directions together."""

@@ -37,6 +37,8 @@ class Direction:
     sign: Array
     group: Index
 
+    __repr__ = inputs.brief
+
     def __post_init__(self) -> None:
         # Copies: the arrays of the caller stay writable.
         inputs.keep(self, inputs.rows, "anchor", "reference", "group")

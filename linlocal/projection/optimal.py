@@ -35,7 +35,7 @@ def optimal_projection(
     penalty: float,
     method: Method = "auto",
 ) -> Projection:
-    """argmin_B phi(T u) + penalty/2 ||B||_F^2 with u[p] = z[a_p]^T B c[r_p].
+    """Find the best projection: argmin_B phi(T u) + penalty/2 ||B||_F^2, u[p] = z[a_p]^T B c[r_p].
 
     Args:
         z: (anchors, width) activities of ``pairs.anchor_rows``, in that order; a `Rows` where

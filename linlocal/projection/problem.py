@@ -282,6 +282,8 @@ class Projection:
     _curvature: Array | Curvature
     products: int = 0
 
+    __repr__ = inputs.brief
+
     @cached_property
     def matrix(self) -> Array:
         """B, (width, context width)."""

@@ -80,6 +80,8 @@ class Grammar:
     rule_weights: Sequence[ArrayLike] | None = None
     given_rules: Sequence[ArrayLike] | None = None
 
+    __repr__ = inputs.brief
+
     def __post_init__(self) -> None:
         for name in ("num_classes", "num_levels", "num_blanks"):
             # Python ints: the number of data exceeds those of numpy, which sweeps tend to pass.

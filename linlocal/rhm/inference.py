@@ -115,6 +115,8 @@ class Posterior:
     levels: tuple[Array, ...]
     log_evidence: Array
 
+    __repr__ = inputs.brief
+
     @property
     def classes(self) -> Array:
         """(data, n) probability of each class."""

@@ -15,7 +15,7 @@ from linlocal.rhm.inference import Posterior
 from linlocal.rhm.trees import Trees
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RandomHierarchyModel(Grammar):
     """A grammar that samples, splits, parses and encodes its data.
 

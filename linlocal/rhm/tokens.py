@@ -42,6 +42,8 @@ class TokenLoss:
     value: Array
     standard_error: Array
 
+    __repr__ = inputs.brief
+
 
 class TokenTask(Protocol):
     """What a model reads, what it shall say, and how well it can at best."""

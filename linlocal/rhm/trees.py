@@ -38,6 +38,8 @@ class Trees:
     symbols: tuple[Symbols, ...]
     placements: tuple[Symbols, ...] = ()
 
+    __repr__ = inputs.brief
+
     def __len__(self) -> int:
         return len(self.leaves)
 

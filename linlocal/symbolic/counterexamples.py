@@ -532,7 +532,9 @@ STORED: Matrices = {
 
 
 def literature_counterexample() -> Witness:
-    """||local - global|| >= ||DFB - global|| fails for linear f and orthonormal narrowing W.
+    """A counterexample to ||local - global|| >= ||DFB - global|| of the literature.
+
+    It has a linear f and orthonormal narrowing W.
 
     The claim of Wu et al. 2026 (arXiv 2601.21683), statement 8; found by
     ``counterexample("feedback_order", "decorrelated")`` and kept here, so that it stays the same.

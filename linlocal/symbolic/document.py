@@ -6,6 +6,7 @@ are run by the tests named there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -22,24 +23,98 @@ from linlocal.symbolic.spheres import power_mean_is_radial, series_is_that_of_th
 from linlocal.symbolic.statements import THEOREMS
 from linlocal.symbolic.theorems import Theorem
 
+ARXIV = re.compile(r"\barXiv (\d{4}\.\d{4,5})")
+
 INTRODUCTION = """\
 # Theory
 
-Written by `python -m linlocal.symbolic docs/theory.md`; do not edit. Exact statements about when
-a local update equals the global one, each with its proofs and with a counterexample for every
-hypothesis.
+When does a layer that minimises a loss of its own change its weights as if the error had come back
+from the top? Here are the answers, each with a proof and, for each hypothesis, an example that
+fails without it.
 
-A layer l has activities `Z_l` (a row for each pair), contexts `C_l`, and reads `Z_{l-1}`. `V` is
-the map downstream of it, `G = V^T V` the downstream metric, `D_l` the diagonal matrix of the slopes
-`beta = -d loss / d score`, `lam_l` the penalty on the projection `B_l`; an index `L` means the top
-layer. `A * B` in brackets is the elementwise product. A loss is the sum over view directions, each
-with its own B and its own `lam/2 ||B||^2`; code that averages over both directions and adds
-`b_decay/2` times both squared norms (arXiv 2601.21683) has half of it, for `lam = 2 b_decay`.
+```text
+  input
+    |
+  W_1 ... W_l     which learns
+    |
+   z_l  <-- loss of layer l:  local update
+    |
+  W_{l+1} ... W_L = V_l
+    |
+   z_L  <-- loss of the top, sent down
+            by V_l^T:  global update
+```
+
+| if | then the two updates of a layer | |
+|---|---|---|
+| its projection is that of the top layer, pulled back | are equal | 1 |
+| the layers above keep lengths and angles | are equal | 2 |
+| they stretch everything alike, and the penalty is rescaled | are equal | 3 |
+| the penalty measures the projection through them | are equal, whatever they do | 4 |
+| the loss sees inner products of samples only, and they keep these | are equal | 5 |
+| the score is linear | differ by a term that is known exactly | 6 |
+| and the context is that of the top layer | have a cosine that is bounded from below | 7 |
+| and the layers above narrow, orthonormally | are nearer with direct feedback, on a condition | 8 |
+| the layers are convolutions | behave in the same way, if pooling commutes | 9 |
+
+What nonlinear networks, training, windows of layers, links and whole populations of data add stands
+in 10 to 18. [Which statement is proved how](#statement-by-statement) and
+[how this page is made](#how-this-page-is-made) stand at the end.
+
+## Symbols
+
+| symbol | meaning |
+|---|---|
+| $z_l$, $Z_l$ | activity of layer l; all of them, with a row for each pair: the *anchors* |
+| $c_l$, $C_l$ | the *context* that an anchor is compared with: of the same layer, or of the top |
+| $W_l$, $V_l = W_L \\cdots W_{l+1}$ | weight of layer l; the map *downstream* of it |
+| $G_l = V_l^\\top V_l$ | the *metric* of the layers above: how they change lengths and angles |
+| $B_l$ | the *projection*: $u = z_l^\\top B_l c_l$ is the *score* of a pair |
+| $\\beta = -\\partial \\mathcal L / \\partial u$, $D_l$ | the *slopes*; their diagonal matrix |
+| $\\lambda_l$ | strength of the penalty on $B_l$; an index L, or none, means the top layer |
+
+A projection is *optimal* if it minimises the loss of its layer with its penalty,
+
+$$ B_l = \\arg\\min_B \\mathcal L_l(B) + \\tfrac{\\lambda_l}{2} \\|B\\|_F^2,\\qquad \
+\\mathcal L_l \\text{ convex},\\ \\lambda_l > 0 $$
+
+and then it is the only one. Plain text writes `lam` for the strength, `V^T` for the transpose and
+`A * B` for the elementwise product.
 
 Where a rule has several view directions, each has a projection of its own and the updates add. What
 is sufficient in each direction is sufficient for the sum. Statements 6 and 8 say more, and hold for
 the sum: there the contexts of all directions are stacked in blocks, `V_c = diag(V, V, ...)` is the
 map downstream of them and `H = V_c^T V_c = diag(G, G, ...)` their block metric.
+"""
+
+# What to expect of a theorem before it is read.
+INTUITION = {
+    "score_matching": "A layer cannot tell whose loss it follows if its scores are those of the "
+    "top layer. Then its slopes are the same, and so is the error that its projection sends down.",
+    "isometry": "Rotations keep inner products. If the layers above only rotate what a layer says, "
+    "both layers solve the same problem in two coordinate systems, and find the same projection.",
+    "conformal": "If the layers above enlarge everything alike, the top layer gets the same scores "
+    "from a smaller projection, on which a penalty weighs less. The layer below needs a penalty "
+    "that is smaller in the same measure.",
+    "metric_penalty": "The plain penalty measures B in the coordinates of its layer, which the "
+    "layers above distort. Measured in those of the top layer, all layers solve its problem.",
+    "invariance": "A loss that sees inner products only cannot see a rotation. So it makes no "
+    "difference whether it is asked before or after the layers above have rotated.",
+    "linear_score": "With a linear score every pair pulls with the same strength, whatever the "
+    "network says. What is left of the difference is what the metric does to two sums over pairs.",
+    "alignment_bound": "With direct feedback one of two factors passes through the metric. How "
+    "far a symmetric matrix can turn a vector is an old question; the answer is Kantorovich's.",
+    "feedback_order": "The context of the top layer has been through the layers above already, so "
+    "one source of error less is left. That this helps is true only if the errors do not cancel.",
+    "convolution": "A convolution is a matrix with many equal entries. Equal errors for the matrix "
+    "give equal ones for the kernel; but a loss that looks at averages over places has lost "
+    "these.",
+}
+
+MAKING = """\
+## How this page is made
+
+`python -m linlocal.symbolic docs/theory.md` writes this page; do not edit it.
 
 - *For all sizes*: the difference is rewritten to zero in noncommuting matrix words, using the
   hypotheses as equations.
@@ -51,6 +126,9 @@ map downstream of them and `H = V_c^T V_c = diag(G, G, ...)` their block metric.
   products. For the losses of this package that is exact algebra. Code of a user is searched for a
   violation; where none is found, `Proof.holds` is None and not True, and `Proof.assumptions` says
   what would have to be proved. That the score decreases is assumed nowhere.
+- *Strengths of penalties*: a loss is the sum over view directions, each with its own B and its own
+  `lam/2 ||B||^2`; code that averages over both directions and adds `b_decay/2` times both squared
+  norms (arXiv 2601.21683) has half of it, for `lam = 2 b_decay`.
 """
 
 MEASURED = """\
@@ -428,7 +506,8 @@ def theory() -> str:
     parts.append(CONDITIONS + "\n".join(map(_condition, _derived_rules())) + "\n")
     parts.append(_literature())
     parts.append(_table())
-    return "\n".join(parts)
+    parts.append(MAKING)
+    return ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", "\n".join(parts))
 
 
 def _number(theorem: Theorem) -> int:
@@ -437,20 +516,20 @@ def _number(theorem: Theorem) -> int:
 
 def _section(theorem: Theorem) -> Iterator[str]:
     yield f"## {theorem.number}. {theorem.title} (`{theorem.name}`)"
-    yield f"\n{theorem.statement}\n"
+    yield f"\n*{INTUITION[theorem.name]}*\n"
+    yield f"{theorem.statement}\n"
     yield f"$$ {theorem.latex} $$\n"
-    yield f"Conclusion: {theorem.conclusion}. Source: {theorem.source}.\n"
-    yield "Hypotheses:\n"
+    yield "What it needs:\n"
     for h in theorem.hypotheses:
         note = f" Not necessary on given data: {h.note}." if h.note else ""
-        yield f"- `{h.name}`: {h.meaning}; $ {h.latex} $.{note}"
-    yield "\nProofs:\n"
+        yield f"- `{h.name}`: {h.meaning}.{note}"
+    yield f"\nConclusion: {theorem.conclusion}. Source: {theorem.source}.\n"
+    yield "<details><summary>Proof</summary>\n"
     proofs = [prove(theorem.name, rule=rule) for rule in theorem.rules]
     yield from _verdicts(proofs)
     yield f"- {_sizes(theorem)}"
     yield f"- What is not algebra: {theorem.inference}"
-    yield "\n<details><summary>Derivation</summary>\n"
-    yield f"```text\n{proofs[0].derivation}\n```\n\n</details>\n"
+    yield f"\n```text\n{proofs[0].derivation}\n```\n\n</details>\n"
     yield "<details><summary>Counterexamples without each hypothesis</summary>\n"
     for h in theorem.hypotheses:
         yield f"```text\n{counterexample(theorem.name, h.name)}\n```\n"

@@ -16,6 +16,7 @@ from linlocal.rules import Goal, Rules
 from linlocal.threads import one_if_small
 from linlocal.updates.rounding import Rounding
 from linlocal.updates.signals import Signals
+from linlocal.vocabulary import described
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,7 +29,7 @@ def local_update(
     window: int = 1,
     of: Parameters = "weights",
 ) -> tuple[Array, ...]:
-    """-dLoss_e/dW_l of the loss of layer e = min(l + window - 1, L), for every layer l.
+    """Update of every layer by its own loss: -dLoss_e/dW_l, e = min(l + window - 1, L).
 
     The gradient is stopped at the input of layer l. With window 1 each layer has its own loss. In
     the dual form (rules of scored pairs, Frobenius penalty, linear network):
@@ -65,7 +66,7 @@ def global_update(
     goal: Goal | None = None,
     of: Parameters = "weights",
 ) -> tuple[Array, ...]:
-    """-dLoss_L/dW_l of the global loss on the top layer, backpropagated (BP-SSL).
+    """Update of every layer by backpropagation (BP-SSL): -dLoss_L/dW_l of the top layer's loss.
 
     In the dual form: Delta W_l = lam G_l Z_l^T [alpha_L alpha_L^T * C_L C_L^T] Z_{l-1}.
 
@@ -178,18 +179,20 @@ def compare_signals(signals: Signals) -> xr.Dataset:
     network, rules = signals.network, signals.rules
     with one_if_small(signals.size):
         columns = compared(signals)
-    return xr.Dataset(
-        {name: ("layer", values) for name, values in columns.items()},
-        coords={"layer": list(network.layers)},
-        attrs={
-            "rule": _joined(rule.name for rule in rules),
-            "context": _joined(rule.context for rule in rules),
-            "projection": _joined(rule.projection_name for rule in rules),
-            "window": signals.window,
-            "goal": signals.goal_name,
-            "network": repr(network),
-            "pairs": signals.pairs.num_pairs,
-        },
+    return described(
+        xr.Dataset(
+            {name: ("layer", values) for name, values in columns.items()},
+            coords={"layer": list(network.layers)},
+            attrs={
+                "rule": _joined(rule.name for rule in rules),
+                "context": _joined(rule.context for rule in rules),
+                "projection": _joined(rule.projection_name for rule in rules),
+                "window": signals.window,
+                "goal": signals.goal_name,
+                "network": repr(network),
+                "pairs": signals.pairs.num_pairs,
+            },
+        )
     )
 
 

@@ -16,6 +16,7 @@ from linlocal.rules import JudgedContext, Rule
 from linlocal.threads import one_if_small
 from linlocal.updates.layer_losses import LayerLosses
 from linlocal.updates.signals import Signals
+from linlocal.vocabulary import described
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,6 +35,8 @@ class Projections:
 
     matrices: tuple[tuple[Array, ...], ...]
     _losses: LayerLosses
+
+    __repr__ = inputs.brief
 
     @cached_property
     def alignment(self) -> xr.Dataset:
@@ -73,10 +76,13 @@ class Projections:
             ]
             for name in rows[0]:
                 columns.setdefault(name, []).append([row[name] for row in rows])
-        return xr.Dataset(
-            {name: (("layer", "direction"), values) for name, values in columns.items()},
-            coords={"layer": list(network.layers), "direction": range(len(self.matrices[0]))},
-            attrs={"rule": losses.rule.name, "projection": losses.rule.projection_name},
+        return described(
+            xr.Dataset(
+                {name: (("layer", "direction"), values) for name, values in columns.items()},
+                coords={"layer": list(network.layers), "direction": range(len(self.matrices[0]))},
+                attrs={"rule": losses.rule.name, "projection": losses.rule.projection_name},
+            ),
+            "projections",
         )
 
     def _context(self, number: int) -> JudgedContext:

@@ -36,6 +36,7 @@ from linlocal.updates.comparison import compared
 from linlocal.updates.shared import Shared
 from linlocal.updates.signals import Signals
 from linlocal.updates.stacked import ROOM, Stack, can_stack, chunks
+from linlocal.vocabulary import described
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -115,7 +116,7 @@ def sweep(
             if progress is not None:
                 progress(len(found) * len(grid.cells), len(grid.units) * len(grid.cells))
     grid.warn_of_failures(found)
-    return xr.Dataset(grid.variables(found), grid.axes)
+    return described(xr.Dataset(grid.variables(found), grid.axes), "sweep")
 
 
 class _Found:

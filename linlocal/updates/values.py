@@ -13,6 +13,7 @@ from linlocal.rules import Rules, Trained
 from linlocal.threads import one_if_small
 from linlocal.updates.layer_losses import LayerLosses
 from linlocal.updates.signals import Signals
+from linlocal.vocabulary import described
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,9 +43,12 @@ def loss_values(network: Network, pairs: Pairs, rule: Rules) -> xr.Dataset:
     with one_if_small(signals.size):
         rows = [_of_layer(signals.losses[l - 1], l) for l in network.layers]
     loss, penalised = zip(*rows, strict=True)
-    return xr.Dataset(
-        {"loss": ("layer", list(loss)), "penalised_loss": ("layer", list(penalised))},
-        coords={"layer": list(network.layers)},
+    return described(
+        xr.Dataset(
+            {"loss": ("layer", list(loss)), "penalised_loss": ("layer", list(penalised))},
+            coords={"layer": list(network.layers)},
+        ),
+        "losses",
     )
 
 

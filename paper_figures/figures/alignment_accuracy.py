@@ -7,18 +7,20 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.claims import Claim, Question, decided, of_estimates
+from paper_figures.look import panels, rows, style
 
 INPUTS = ("local_rules",)
 PAPER = "A"
 
-RESAMPLES = 2000
+FEWEST = 4  # rules to rank
 PUBLISHED_ON = ("cifar10", "stl10", "tiny_imagenet")
+FAMILY = "CLAPP++"  # its members are joined, in the order of the result
 MARKERS = "osD^v<>PX*"
 MEASURES = {
     "accuracy": "test accuracy",
@@ -29,7 +31,7 @@ MEASURES = {
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     """A column for each data set; a row for the accuracy and one for its distance to BP."""
     data = datasets["local_rules"]
-    figure = Figure(figsize=(style.PAGE, 4.8))
+    figure = Figure(figsize=(style.PAGE, 6.0))
     grid = figure.subplots(2, data.sizes["data"], sharex=True, squeeze=False)
     for column, name in zip(grid.T, data["data"].values, strict=True):
         for axes, (measure, words) in zip(column, MEASURES.items(), strict=True):
@@ -38,12 +40,41 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
             if axes in grid[:, 0]:
                 axes.set_ylabel(words)
         column[-1].set_xlabel("mean cosine along local training,\nlayers below the top")
-    panels.legend_below(figure, grid[0, 0], columns=5)
-    panels.headline(
-        figure,
-        f"Alignment with backpropagation against accuracy, {data.sizes['rule']} local rules",
-    )
+    panels.headline(figure, _result(data))
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for column, name in zip(grid.T, data["data"].values, strict=True):
+        for axes, measure in zip(column, MEASURES, strict=True):
+            _name_rules(axes, data.sel(data=name), measure)
     return panels.finish(figure, data)
+
+
+def _result(data: xr.Dataset) -> str:
+    """What the headline says: of which data more alignment goes with more accuracy."""
+    words = {"holds": "yes", "fails": "less accuracy", "undecided": "not shown"}
+    found = decided(claims({"local_rules": data}))[:: len(MEASURES)]
+    told = "; ".join(
+        f"{name}: {words[claim.here]}"
+        for name, claim in zip(data["data"].values, found, strict=True)
+    )
+    return (
+        f"More alignment with backpropagation, more accuracy? {data.sizes['rule']} local rules\n"
+        f"{told} (rank correlation)"
+    )
+
+
+def _name_rules(axes: Axes, data: xr.Dataset, measure: str) -> None:
+    """The names of the rules beside their points."""
+    x = alignment(data).mean("repetition").values
+    y = judged(data)[measure].mean("repetition").values
+    shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y)).tolist()
+    names = [str(data["rule"].values[k]) for k in shown]
+    rows.name_points(axes, x[shown], y[shown], names, [_look(k)[0] for k in shown])
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Colour and marker of a rule."""
+    return style.PALETTE[number % len(style.PALETTE)], MARKERS[number % len(MARKERS)]
 
 
 def scatter(axes: Axes, data: xr.Dataset, measure: str) -> None:
@@ -51,7 +82,7 @@ def scatter(axes: Axes, data: xr.Dataset, measure: str) -> None:
     x, x_half = style.interval(alignment(data), "repetition")
     y, y_half = style.interval(judged(data)[measure], "repetition")
     for k, rule in enumerate(data["rule"].values):
-        color = style.PALETTE[k % len(style.PALETTE)]
+        color, marker = _look(k)
         at = {"rule": rule}
         axes.errorbar(
             x.sel(at),
@@ -59,11 +90,14 @@ def scatter(axes: Axes, data: xr.Dataset, measure: str) -> None:
             y_half.fillna(0).sel(at),
             x_half.fillna(0).sel(at),
             color=color,
-            marker=MARKERS[k % len(MARKERS)],
+            marker=marker,
             linestyle="",
             elinewidth=0.5,
-            label=rule,
+            ecolor=to_rgba(color, 0.4),
         )
+    family = [k for k, rule in enumerate(data["rule"].values) if str(rule).startswith(FAMILY)]
+    axes.plot(x[family], y[family], color="#555555", linewidth=1, zorder=0)
+    axes.margins(0.12)
     if measure == "gain":
         axes.axhline(0, color="#999999", linewidth=0.5)
 
@@ -81,7 +115,7 @@ def judged(data: xr.Dataset) -> xr.Dataset:
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
-    """Rank correlations across rules, with bootstrap intervals over the rules."""
+    """Rank correlations across rules."""
     data = datasets["local_rules"]
     return [
         Claim(
@@ -99,19 +133,24 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     ]
 
 
-def _correlated(data: xr.Dataset, measure: str) -> tuple[bool | None, str]:
-    """Whether Spearman's correlation is positive beyond its 95 % interval, and both as text."""
+def _correlated(data: xr.Dataset, measure: str) -> tuple[Question | None, str]:
+    """Whether Spearman's correlation over the rules is positive, and its value as text.
+
+    The units are rules, each by its mean over networks. Fisher's z = artanh r of a rank correlation
+    has the variance 1.06 / (n - 3) (Fieller, Hartley and Pearson 1957).
+    """
     x = alignment(data).mean("repetition").values
     y = judged(data)[measure].mean("repetition").values
     usable = np.isfinite(x) & np.isfinite(y)
     x, y = x[usable], y[usable]
-    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None, f"only {len(x)} rules to rank"
-    rows = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
-    drawn = np.array([_spearman(x[row], y[row]) for row in rows])
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    holds = True if low > 0 else False if high < 0 else None
-    return holds, f"rank correlation {_spearman(x, y):+.2f} [{low:+.2f}, {high:+.2f}]"
+    rank = _spearman(x, y)
+    # Finite where the ranks are the same.
+    z = xr.DataArray(np.arctanh(0.999999 * rank))
+    error = float(np.sqrt(1.06 / (len(x) - 3)))
+    question = of_estimates(z, error, np.inf, len(x), "rules", above=0)
+    return question, f"rank correlation {rank:+.2f}, Fisher's z {float(z):+.2f}"
 
 
 def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim
-from paper_figures.look import blockwise, comparisons, panels, style
+from paper_figures.look import blockwise, comparisons, panels, rows, style, training_panels
 
 INPUTS = ("blockwise_ssl",)
 PAPER = "C"
@@ -26,88 +25,107 @@ DIFFERENCE = (
 ELSEWHERE = f"ImageNet; {DIFFERENCE}"
 
 
+# By the order in which blocks are trained.
+ORDERS = {
+    "simultaneous": ("all blocks at once", "o"),
+    "end to end": ("end to end", "s"),
+    "sequential": ("one block after the other", "D"),
+    "": ("untrained", "x"),
+}
+
+
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
-    """Losses, pooling and order, noise; the cosines along training."""
+    """All variants by the accuracy of their last block; the blocks; the cosines along training."""
     data = datasets["blockwise_ssl"]
-    figure = Figure(figsize=(style.PAGE, 6.0))
-    grid = figure.subplots(2, 2)
-    _losses(grid[0, 0], data)
-    _variants(grid[0, 1], data, "heads and order", _where(data, noise="", loss="Barlow Twins"))
-    noisy = [blockwise.BASE, blockwise.END_TO_END, *(v for v in _names(data) if "noise" in v)]
-    _variants(grid[1, 0], data, "noise between the blocks", noisy)
-    _cosines(grid[1, 1], data)
-    for axes in grid.flat[:3]:
-        axes.axhline(float(data["chance"]), color="#999999", linestyle=":", linewidth=0.8)
-        axes.set_ylim(0, 1.02)
-        axes.set_ylabel("test accuracy of a linear probe", size=7)
-        panels.layer_axis(axes, data["layer"])
-        axes.set_xlabel("block")
-    figure.supxlabel(f"Published: {PUBLISHED};\n{DIFFERENCE}.", size=6, color="#555555")
+    figure = Figure(figsize=(style.PAGE, 5.2))
+    grid = figure.subplot_mosaic([["variants", "blocks"], ["variants", "cosines"]])
+    _sorted(grid["variants"], data)
+    _losses(grid["blocks"], data)
+    _cosines(grid["cosines"], data)
+    figure.supxlabel(f"Published: {PUBLISHED};\n{DIFFERENCE}.", size=7, color="#555555")
     panels.headline(figure, _result(data))
     return panels.finish(figure, data)
+
+
+def _order(name: str) -> str:
+    """How the blocks of a variant are trained, by its name."""
+    return next(order for order in ORDERS if order in name)
+
+
+def _sorted(axes: Axes, data: xr.Dataset) -> None:
+    """A row for each variant, the best at the top."""
+    top = data["accuracy"].isel(layer=-1)
+    names = sorted(_names(data), key=lambda name: float(top.sel(variant=name).mean()))
+    if blockwise.UNTRAINED in names:
+        untrained = float(top.sel(variant=blockwise.UNTRAINED).mean())
+        axes.axvline(untrained, color="#999999", linestyle="--", linewidth=0.8)
+    axes.axvline(float(data["chance"]), color="#999999", linestyle=":", linewidth=0.8)
+    for (order, (words, marker)), color in zip(ORDERS.items(), style.PALETTE, strict=False):
+        places = [k for k, name in enumerate(names) if _order(name) == order]
+        values = [top.sel(variant=names[k]) for k in places]
+        if places:
+            rows.dots(axes, places, values, "repetition", color=color, marker=marker, label=words)
+    labels = [name.replace(", simultaneous", "").replace("Barlow Twins", "BT") for name in names]
+    axes.set_yticks(range(len(names)), labels, size=7)
+    axes.set_xlabel(
+        "test accuracy of a linear probe on the last block\n(dotted: chance; dashed: untrained)"
+    )
+    axes.set_title("variants; BT: Barlow Twins")
+    axes.legend(fontsize=7, loc="upper left")
 
 
 def _result(data: xr.Dataset) -> str:
     """What the headline says: the last block, blockwise against end to end."""
     top = data["accuracy"].isel(layer=-1)
-    low, high = comparisons.bounds(
-        top.sel(variant=blockwise.BASE) - top.sel(variant=blockwise.END_TO_END)
-    )
+    sign = comparisons.sign(top.sel(variant=blockwise.BASE) - top.sel(variant=blockwise.END_TO_END))
     local, whole = (
         float(top.sel(variant=name).mean()) for name in (blockwise.BASE, blockwise.END_TO_END)
     )
-    verdict = "better" if low > 0 else "worse" if high < 0 else "not shown to differ"
+    verdict = {1: "better", -1: "worse", 0: "not shown to differ"}[sign]
     return (
         f"Barlow Twins, last block: {local:.2f} blockwise against {whole:.2f} end to end, {verdict}"
     )
 
 
 def _losses(axes: Axes, data: xr.Dataset) -> None:
+    """The accuracy of each block for each loss, trained block by block, and without training."""
     losses = list(dict.fromkeys(data["loss"].values.tolist()))
-    for loss, color in zip(losses, style.PALETTE, strict=False):
-        for order, line in (("simultaneous", "-"), ("end to end", "--")):
-            label = loss if order == "simultaneous" else ""
-            _line(axes, data, f"{loss}, {order}", color, line, label)
-    _line(axes, data, blockwise.UNTRAINED, "#999999", "-.", blockwise.UNTRAINED)
-    axes.set_title("losses; dashed: end to end")
-    axes.legend(fontsize=6, loc="upper left")
-
-
-def _variants(axes: Axes, data: xr.Dataset, title: str, names: Sequence[str]) -> None:
-    for name, color in zip(names, style.PALETTE, strict=False):
-        label = name.removeprefix("Barlow Twins, ").removeprefix("simultaneous, ")
-        _line(axes, data, name, color, "--" if name == blockwise.END_TO_END else "-", label)
-    axes.set_title(f"Barlow Twins: {title}")
-    axes.legend(fontsize=6, loc="upper left")
-
-
-def _line(axes: Axes, data: xr.Dataset, name: str, color: str, line: str, label: str) -> None:
-    mean, half = style.interval(data["accuracy"].sel(variant=name), "repetition")
-    axes.errorbar(
-        data["layer"],
-        mean,
-        half,
-        color=color,
-        linestyle=line,
-        marker="o",
-        linewidth=1,
-        elinewidth=0.5,
-        label=label or None,
-    )
+    lines = {loss: f"{loss}, simultaneous" for loss in losses} | {"untrained": blockwise.UNTRAINED}
+    colors = dict(zip(lines, style.PALETTE, strict=False)) | {"untrained": "#999999"}
+    for (label, name), marker in zip(lines.items(), style.MARKERS, strict=False):
+        mean, half = style.interval(data["accuracy"].sel(variant=name), "repetition")
+        axes.errorbar(
+            data["layer"],
+            mean,
+            half,
+            color=colors[label],
+            marker=marker,
+            linewidth=1,
+            elinewidth=0.5,
+        )
+        last = (float(data["layer"][-1]) + 0.15, float(mean[-1]))
+        axes.text(*last, label, color=colors[label], va="center", size=7)
+    axes.axhline(float(data["chance"]), color="#999999", linestyle=":", linewidth=0.8)
+    panels.layer_axis(axes, data["layer"])
+    axes.set_xlabel("block")
+    axes.set_ylabel("accuracy", size=7)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(right=float(data["layer"][-1]) + 1.4)
+    axes.set_title("all blocks at once, by loss")
 
 
 def _cosines(axes: Axes, data: xr.Dataset) -> None:
     cosine = data["cosine"].sel(variant=blockwise.BASE)
-    for layer, color in zip(data["layer"].values[:-1], style.PALETTE, strict=False):
+    for number, layer in enumerate(data["layer"].values[:-1]):
         values = cosine.sel(layer=layer)
-        style.band(axes, values, "repetition", color=color, label=f"block {layer}")
+        color, marker = style.PALETTE[number], style.MARKERS[number]
+        label = f"block {layer}"
+        style.band(axes, values, "repetition", color=color, label=label, marker=marker)
     axes.axhline(0, color="#999999", linewidth=0.5)
-    axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("step")
-    axes.set_ylabel("cosine of blockwise and end-to-end gradient", size=7)
-    axes.set_title("Barlow Twins, blockwise training; bands: 95 %")
-    axes.legend(fontsize=6)
+    training_panels.step_axis(axes)
+    axes.set_ylabel("cosine, blockwise and end to end", size=7)
+    axes.set_title("Barlow Twins, all blocks at once")
+    axes.legend(fontsize=7)
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
@@ -115,16 +133,12 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     data = datasets["blockwise_ssl"]
     accuracy = data["accuracy"]
     trained = accuracy.sel(variant=[v for v in _names(data) if v != blockwise.UNTRAINED])
-    mean, half = style.interval(trained, "repetition")
     chance = float(data["chance"])
-    above, below = mean - half > chance, mean + half < chance
     decided = [
         Claim(
-            "a linear probe reads every block of every trained variant above chance "
-            "(95 % interval)",
-            True if above.all() else False if below.any() else None,
-            f"lowest accuracy {float(mean.min()):.2f}, chance {chance:.3f}; "
-            f"{int((~above).sum())} of {above.size} not above it",
+            "a linear probe reads every block of every trained variant above chance",
+            comparisons.above(trained, chance),
+            f"lowest accuracy {float(trained.mean('repetition').min()):.2f}, chance {chance:.3f}",
         )
     ]
     top = accuracy.isel(layer=-1)
@@ -192,12 +206,3 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 def _names(data: xr.Dataset) -> list[str]:
     names: list[str] = data["variant"].values.tolist()
     return names
-
-
-def _where(data: xr.Dataset, **coordinates: str) -> list[str]:
-    chosen = np.logical_and.reduce([data[k].values == v for k, v in coordinates.items()])
-    return [
-        name
-        for name, here in zip(_names(data), chosen, strict=True)
-        if here and name != blockwise.UNTRAINED
-    ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import xarray as xr
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, both, of_cases
 from paper_figures.look import panels, style
 
 INPUTS = ("exactness_in_training",)
@@ -74,12 +74,12 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     steps = int(results["step"][-1])
     decided = []
     for training in ("isometric weights", "free weights, metric penalty"):
-        worst = float(results["relative_error"].sel(training=training).max())
+        error = results["relative_error"].sel(training=training)
         decided.append(
             Claim(
                 f"{training}: relative error at most {LIMIT:g} in every step and layer",
-                worst <= LIMIT,
-                f"worst {worst:.1e} in {steps} steps",
+                of_cases(error, most=LIMIT),
+                f"worst {float(error.max()):.1e} in {steps} steps",
             )
         )
     free = results.sel(training="free weights", layer=results["layer"][:-1])
@@ -87,21 +87,23 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     decided.append(
         Claim(
             f"free weights: relative error above {VISIBLE} in every layer below the top at the end",
-            bool((last["relative_error"] > VISIBLE).all()),
+            of_cases(last["relative_error"], above=VISIBLE),
             f"error {panels.numbers(last['relative_error'])}, cosine "
             f"{panels.numbers(last['cosine'], 3)}, deviation {panels.numbers(last['deviation'])} "
             f"in layers {panels.span(last['layer'])} after {steps} steps",
         )
     )
     moved = results["moved"].sel(layer=results["layer"][1:]).isel(step=-1)
-    fixed = float(moved.sel(training="isometric weights").max())
-    free_to_move = float(moved.sel(training="free weights, metric penalty").min())
+    fixed, free_to_move = (
+        moved.sel(training=training)
+        for training in ("isometric weights", "free weights, metric penalty")
+    )
     decided.append(
         Claim(
             f"isometric weights: no weight above layer 1 moves by more than {LIMIT:g} of its norm; "
             f"with the metric penalty each moves by more than {VISIBLE}",
-            fixed <= LIMIT and free_to_move > VISIBLE,
-            f"at most {fixed:.1e}; at least {free_to_move:.3f}",
+            both(of_cases(fixed, most=LIMIT), of_cases(free_to_move, above=VISIBLE)),
+            f"at most {float(fixed.max()):.1e}; at least {float(free_to_move.min()):.3f}",
         )
     )
     loss = results["loss"]
@@ -112,5 +114,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             loss["training"].values, first.values, end.values, strict=True
         )
     )
-    decided.append(Claim("the loss falls in all three trainings", bool((end < first).all()), falls))
+    decided.append(
+        Claim("the loss falls in all three trainings", of_cases(end - first, below=0), falls)
+    )
     return decided

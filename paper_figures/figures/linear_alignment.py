@@ -11,21 +11,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, Question, of_cases, of_networks
 from paper_figures.look import panels, style
 
 INPUTS = ("linear_alignment",)
 PAPER = "A"
 
-# Fig. 2 of arXiv 2601.21683, layers 1-6, measured on MNIST.
+# Fig. 2 of arXiv 2601.21683, layers 1-6, measured on MNIST. The last one is that of a fit which
+# stopped early: `released_fit`.
 PUBLISHED = {
     "default init": (0.25, 0.31, 0.40, 0.55, 0.71, 1.0),
     "ReLU + orthogonal": (0.20, 0.37, 0.51, 0.61, 0.67, 1.0),
+    "ReLU + default": (0.04, 0.10, 0.13, 0.23, 0.30, 1.0),
 }
 PUBLISHED_ERROR = 3e-7
 EXACT = "all assumptions"
 LIMIT = 1e-10
-FALSE_ALARM = 0.05  # for all layers of a claim together
+# The smallest difference of cosines that we call one; the published conditions differ by as much.
+CLOSE = 0.1
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
@@ -38,10 +41,11 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     figure = Figure(figsize=(style.PAGE, 2.9))
     *cosines, errors = figure.subplots(1, len(sources) + 1)
     for source, axes in zip(sources, cosines, strict=True):
-        for color, condition in zip(style.PALETTE, results["condition"].values, strict=False):
+        looks = zip(results["condition"].values, style.PALETTE, style.MARKERS, strict=False)
+        for condition, color, marker in looks:
             measured = results["cosine"].sel(data=source, condition=condition)
             mean, half = style.spread(measured, "network")
-            axes.plot(results["layer"], mean, color=color, label=condition, marker="o")
+            axes.plot(results["layer"], mean, color=color, label=condition, marker=marker)
             axes.fill_between(
                 results["layer"], mean - half, mean + half, color=color, alpha=0.2, linewidth=0
             )
@@ -109,7 +113,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             decided.append(
                 Claim(
                     f"{source}, {condition}: the cosine increases with the layer",
-                    _all_of_sign(row.diff("layer"), 1),
+                    _of_sign(row.diff("layer"), 1),
                     panels.numbers(row.mean("network")),
                     " ".join(f"{value:.2f}" for value in published) if published else None,
                     _elsewhere(source) if published else None,
@@ -121,37 +125,37 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 
 def _exactness(results: xr.Dataset) -> Claim:
     exact = results.sel(condition=EXACT)
-    worst = float(exact["worst_error"].max())
+    worst = exact["worst_error"]
     condition = float(exact["condition_number"].max())
     rounding = np.finfo(float).eps * condition
     return Claim(
         f"{EXACT}: cosine 1 and relative error at most {LIMIT:g} in every layer, network and batch",
-        worst <= LIMIT and bool((np.abs(exact["cosine"] - 1) <= LIMIT).all()),
-        f"worst {worst:.1e}; rounding times the condition number {condition:.1e} is {rounding:.1e}",
+        of_cases(
+            np.concatenate([worst.values.ravel(), abs(exact["cosine"] - 1).values.ravel()]),
+            most=LIMIT,
+        ),
+        f"worst {float(worst.max()):.1e}; rounding times the condition number {condition:.1e} is "
+        f"{rounding:.1e}",
         f"cosine 1.0000, error {PUBLISHED_ERROR:g}",
     )
 
 
 def _against_published(source: str, cosines: xr.DataArray) -> list[Claim]:
-    """The published numbers are those of one network; do further networks of ours include it?"""
+    """The published numbers are those of one network: the difference from its means and ours."""
     if any(len(values) != cosines.sizes["layer"] for values in PUBLISHED.values()):
         return []
     below = cosines.isel(layer=slice(-1))
-    layers, networks = below.sizes["layer"], below.sizes["network"]
     decided = []
     for condition, values in PUBLISHED.items():
         published = xr.DataArray(list(values[:-1]), coords={"layer": below["layer"]})
         row = below.sel(condition=condition)
-        mean, half = style.spread(row, "network", 1 - FALSE_ALARM / layers)
-        outside = np.abs(mean - published) > half
-        names = ", ".join(str(int(l)) for l in below["layer"][outside])
         decided.append(
             Claim(
-                f"{source}, {condition}: the published cosines (one network, MNIST) lie inside the "
-                f"spread of {networks} networks, in all layers together with 95 %",
-                not bool(outside.any()) if networks > 1 else None,
-                f"{panels.numbers(mean)}, spread up to {float(half.max()):.2f}"
-                + (f"; outside in layers {names}" if names else ""),
+                f"{source}, {condition}: the mean cosines are those of the published networks "
+                f"(one of them, MNIST) in every layer, within {CLOSE:g}",
+                of_networks(row - published, "network", -CLOSE, CLOSE, one_more=True),
+                f"{panels.numbers(row.mean('network'))}, difference "
+                f"{panels.numbers((row - published).mean('network'), sign='+')}",
                 " ".join(f"{value:.2f}" for value in values),
                 _elsewhere(source),
             )
@@ -162,7 +166,7 @@ def _against_published(source: str, cosines: xr.DataArray) -> list[Claim]:
         Claim(
             f"{source}: ReLU + orthogonal lies above default init exactly in layers "
             + " ".join(str(l) for l, value in enumerate(gap, 1) if value > 0),
-            _all_of_sign(ours, np.sign(gap)),
+            _of_sign(ours, np.sign(gap)),
             f"difference {panels.numbers(ours.mean('network'), sign='+')} in layers "
             f"{panels.span(ours['layer'])}",
             " ".join(f"{value:+.2f}" for value in gap),
@@ -176,13 +180,6 @@ def _elsewhere(source: str) -> str | None:
     return None if source == "mnist" else "MNIST"
 
 
-def _all_of_sign(values: xr.DataArray, sign: ArrayLike) -> bool | None:
-    """Whether the mean over networks has this sign in every layer; None where that is open.
-
-    The intervals of the layers hold together (Bonferroni): True if all lie on the right side, False
-    if one lies on the wrong side.
-    """
-    mean, half = style.interval(values * sign, "network", 1 - FALSE_ALARM / values.sizes["layer"])
-    if bool((mean - half > 0).all()):
-        return True
-    return False if bool((mean + half < 0).any()) else None
+def _of_sign(values: xr.DataArray, sign: ArrayLike) -> Question:
+    """Whether the mean over networks has this sign in every layer."""
+    return of_networks(values * sign, "network", above=0)

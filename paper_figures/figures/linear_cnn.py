@@ -13,55 +13,51 @@ from paper_figures.look import comparisons, panels, style
 INPUTS = ("linear_cnn",)
 PAPER = "A"
 
-COLORS = {
-    "no spatial dependence": style.PALETTE[1],
-    "2D dependence": style.PALETTE[2],
-    "2D dependence + direct feedback": style.PALETTE[0],
+LOOKS = {
+    "no spatial dependence": (style.PALETTE[1], "v"),
+    "2D dependence": (style.PALETTE[2], "s"),
+    "2D dependence + direct feedback": (style.PALETTE[0], "o"),
 }
-NONE, PLACE, FEEDBACK = COLORS
-PUBLISHED_ON = "crops of natural images"
+NONE, PLACE, FEEDBACK = LOOKS
+GAINS = ((PLACE, NONE, "gain of 2D dependence"), (FEEDBACK, PLACE, "further gain of feedback"))
+PUBLISHED_ON = "crops of MNIST"  # in the released code
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
-    """Cosines per layer on each kind of images, and the two gains, paired by network."""
+    """Cosines per layer, a column for each kind of images; below the two gains, same networks."""
     results = datasets["linear_cnn"]
     cosine = results["cosine"].mean("batch")
     sources = results["data"].values
-    figure = Figure(figsize=(style.PAGE, 2.6))
-    *cosines, gains = figure.subplots(1, len(sources) + 1)
-    for axes in cosines[1:]:
-        axes.sharey(cosines[0])
-    for source, axes in zip(sources, cosines, strict=True):
-        for condition, color in COLORS.items():
-            measured = cosine.sel(data=source, condition=condition)
-            style.band(axes, measured, "network", color=color, label=condition)
-        axes.set(title=source)
-        panels.layer_axis(axes, results["layer"])
-    cosines[0].set_ylabel("cosine of local\nand global update")
-    cosines[0].set_ylim(max(-1.04, cosines[0].get_ylim()[0]), 1.04)
-    below = cosine.sel(layer=results["layer"][:-1])
-    for number, (source, marker) in enumerate(zip(sources, "osv", strict=False)):
-        here = below.sel(data=source)
-        for better, worse in ((PLACE, NONE), (FEEDBACK, PLACE)):
+    figure = Figure(figsize=(style.PAGE, 3.9))
+    cosines, gains = figure.subplots(2, len(sources), sharey="row", squeeze=False)
+    for source, upper, lower in zip(sources, cosines, gains, strict=True):
+        here = cosine.sel(data=source)
+        for condition, (color, marker) in LOOKS.items():
+            measured = here.sel(condition=condition)
+            style.band(upper, measured, "network", color=color, label=condition, marker=marker)
+        upper.set(title=source)
+        panels.layer_axis(upper, results["layer"])
+        for place, (better, worse, label) in zip((-0.08, 0.08), GAINS, strict=True):
             gain = here.sel(condition=better) - here.sel(condition=worse)
-            mean, half = style.interval(gain, "network")
-            gains.errorbar(
-                mean["layer"] + 0.16 * (number - (len(sources) - 1) / 2),
-                mean,
-                half,
-                color=COLORS[better],
+            mean, half = style.interval(gain.sel(layer=results["layer"][:-1]), "network")
+            color, marker = LOOKS[better]
+            lower.errorbar(
+                *(mean["layer"] + place, mean, half),
+                color=color,
                 marker=marker,
                 linestyle="none",
                 capsize=2,
+                label=label,
             )
-        gains.plot([], [], linestyle="none", marker=marker, color="#777777", label=source)
-    gains.axhline(0, color="#777777", linewidth=0.6)
-    gains.set(title="gain over next curve", ylabel="difference of cosines,\nsame network")
-    bottom, top = gains.get_ylim()
-    gains.set_ylim(bottom, top + 0.15 * len(sources) * (top - bottom))
-    gains.legend(loc="upper left", fontsize=7)
-    panels.layer_axis(gains, below["layer"])
-    panels.legend_below(figure, cosines[0], columns=3)
+        lower.axhline(0, color="#777777", linewidth=0.6)
+        panels.layer_axis(lower, results["layer"][:-1])
+        lower.set_xlim(0.6, results.sizes["layer"] - 0.4)
+    cosines[0].set_ylabel("cosine of local\nand global update")
+    cosines[0].set_ylim(max(-1.04, cosines[0].get_ylim()[0]), 1.04)
+    gains[0].set_ylabel("gain, same network")
+    handles, labels = gains[0].get_legend_handles_labels()
+    extra = list(zip(handles, labels, strict=True))
+    panels.legend_below(figure, cosines[0], columns=3, extra=extra)
     panels.headline(figure, "Linear CNN: a projection that sees places gains most, feedback little")
     return panels.finish(figure, results)
 
@@ -72,7 +68,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     below = results["cosine"].mean("batch").sel(layer=results["layer"][:-1])
     decided = []
     for source in results["data"].values:
-        none, place, feedback = (below.sel(data=source, condition=name) for name in COLORS)
+        none, place, feedback = (below.sel(data=source, condition=name) for name in LOOKS)
         for text, better, worse in (
             ("2D dependence raises the cosine over none", place, none),
             ("direct feedback raises it further", feedback, place),
@@ -80,7 +76,12 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             claim = f"{source}: {text} in every layer below the top"
             decided.append(
                 comparisons.raises(
-                    claim, better, worse, "network", digits=4, elsewhere=PUBLISHED_ON
+                    claim,
+                    better,
+                    worse,
+                    "network",
+                    digits=4,
+                    elsewhere=None if source == "mnist" else PUBLISHED_ON,
                 )
             )
     return decided

@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.claims import Claim, decided
+from paper_figures.look import comparisons, panels, rows, style
 
 INPUTS = ("local_rules",)
 PAPER = "A"
@@ -24,49 +25,80 @@ PUBLISHED: dict[str, tuple[float | None, float | None]] = {
     "SCFF": (80.60, None),
     "LPL": (59.4, None),
 }
-COLORS = {"local": style.PALETTE[0], "backpropagation": style.PALETTE[1]}
-WORDS = {"local": "local", "backpropagation": "backpropagation of the same loss"}
 MARGIN = 0.01
-LINES = {"untrained": ":", "supervised": "--"}
 
 
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
-    """A panel for each data set, two bars for each rule."""
+    """A panel for each data set, a row for each rule: local training minus backpropagation."""
     data = datasets["local_rules"]
-    figure = Figure(figsize=(style.PAGE, 0.3 * data.sizes["rule"] + 1.4))
+    gain = _gain(data)
+    order = np.argsort(-gain.mean(["data", "repetition"]).values, kind="stable")
+    data, gain = data.isel(rule=order), gain.isel(rule=order)
+    figure = Figure(figsize=(style.PAGE, 0.25 * data.sizes["rule"] + 1.6))
     row = figure.subplots(1, data.sizes["data"], sharey=True, squeeze=False)[0]
     for axes, name in zip(row, data["data"].values, strict=True):
-        bars(axes, data.sel(data=name))
+        differences(axes, data.sel(data=name), gain.sel(data=name, drop=True))
         axes.set_title(name)
     row[0].set_yticks(range(data.sizes["rule"]), [label(r) for r in data["rule"].values])
     row[0].invert_yaxis()
-    panels.legend_below(figure, row[0], columns=4)
-    panels.headline(
-        figure, "Linear probe on all blocks (in brackets: published, CIFAR-10, local | BP)"
-    )
+    panels.legend_below(figure, row[0], columns=3)
+    panels.headline(figure, _result(data))
     return panels.finish(figure, data)
 
 
-def bars(axes: Axes, data: xr.Dataset) -> None:
-    """Accuracies with their intervals, and the references as lines."""
-    places = np.arange(data.sizes["rule"])
-    for shift, (credit, color) in zip((-0.2, 0.2), COLORS.items(), strict=True):
-        mean, half = style.interval(data["accuracy"].sel(credit=credit), "repetition")
-        axes.barh(
-            places + shift,
-            mean,
-            0.38,
-            xerr=half.fillna(0),
-            color=color,
-            label=WORDS[credit],
-            error_kw={"elinewidth": 0.7},
-        )
-    for name, line in LINES.items():
-        value = float(data["reference_accuracy"].sel(reference=name).mean())
-        words = {"untrained": "untrained network", "supervised": "supervised backpropagation"}
-        axes.axvline(value, color="black", linestyle=line, linewidth=1, label=words[name])
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("test accuracy")
+def differences(axes: Axes, data: xr.Dataset, gain: xr.DataArray) -> None:
+    """Dots with their intervals; at the right, the accuracy of local training."""
+    places = range(gain.sizes["rule"])
+    values = [gain.isel(rule=k) for k in places]
+    color = style.PALETTE[0]
+    axes.axvspan(-MARGIN, MARGIN, color="#DDDDDD", linewidth=0, label=f"within {MARGIN:g}")
+    rows.zero(axes)
+    rows.dots(axes, places, values, "repetition", color=color, marker="o", label="measured here")
+    published = [PUBLISHED.get(str(r), (None, None)) for r in data["rule"].values]
+    stars = [(k, (l - b) / 100) for k, (l, b) in enumerate(published) if l is not None and b]
+    axes.plot(
+        [gap for _, gap in stars],
+        [k for k, _ in stars],
+        linestyle="",
+        marker="*",
+        markersize=7,
+        markerfacecolor="none",
+        color=style.PALETTE[1],
+        label="published, CIFAR-10",
+    )
+    local = data["accuracy"].sel(credit="local").mean("repetition").values
+    for place, accuracy in zip(places, local, strict=True):
+        words = f"{float(accuracy):.2f}"
+        axes.text(1.01, place, words, transform=axes.get_yaxis_transform(), va="center", size=7)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(f"accuracy, local minus backpropagation\n{_references(data)}")
+
+
+def _references(data: xr.Dataset) -> str:
+    """The accuracies that frame those at the right of a panel."""
+    means = data["reference_accuracy"].mean("repetition")
+    told = (f"{name} {float(means.sel(reference=name)):.2f}" for name in means["reference"].values)
+    return f"at the right: local;\n{', '.join(told)}"
+
+
+def _gain(data: xr.Dataset) -> xr.DataArray:
+    accuracy = data["accuracy"]
+    return accuracy.sel(credit="local", drop=True) - accuracy.sel(
+        credit="backpropagation", drop=True
+    )
+
+
+def _result(data: xr.Dataset) -> str:
+    """What the headline says: how many rules are no worse than backpropagation."""
+    found = [c for c in decided(claims({"local_rules": data})) if " is no worse than " in c.text]
+    told = []
+    for name in data["data"].values:
+        here = [claim.here for claim in found if claim.text.startswith(f"{name}: ")]
+        told.append(f"{name} {here.count('holds')} of {len(here)}, {here.count('fails')} worse")
+    return (
+        f"Rules whose local training is no worse than backpropagation of their loss, within "
+        f"{MARGIN:g}:\n{'; '.join(told)} (in brackets: published, CIFAR-10, local | BP)"
+    )
 
 
 def label(rule: str) -> str:
@@ -80,14 +112,14 @@ def label(rule: str) -> str:
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """Local against backpropagation for each rule, and the order within the CLAPP++ family."""
     data = datasets["local_rules"]
-    decided = []
+    found = []
     for name in data["data"].values:
         accuracy = data["accuracy"].sel(data=name)
         elsewhere = None if name == "cifar10" else "CIFAR-10"
         untrained = data["reference_accuracy"].sel(data=name, reference="untrained", drop=True)
         local = accuracy.sel(credit="local", drop=True)
         family = [rule for rule in local["rule"].values if rule.startswith("CLAPP++")]
-        decided += [
+        found += [
             _decided(
                 f"{name}: {rule} is no worse than backpropagation of the same loss, within "
                 f"{MARGIN:g}",
@@ -98,7 +130,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             )
             for rule in local["rule"].values
         ]
-        decided += [
+        found += [
             _decided(
                 f"{name}: {rule} is better than CLAPP++",
                 local.sel(rule=rule) - local.sel(rule="CLAPP++"),
@@ -109,14 +141,14 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             )
             for rule in family[1:]
         ]
-        decided += [
+        found += [
             _decided(
                 f"{name}: {rule} is better than an untrained network",
                 local.sel(rule=rule) - untrained,
             )
             for rule in local["rule"].values
         ]
-    return decided
+    return found
 
 
 def _difference(rule: str) -> str | None:
@@ -133,9 +165,6 @@ def _decided(
     elsewhere: str | None = None,
     at_least: float = 0.0,
 ) -> Claim:
-    """By the 95 % interval of the paired difference: above, below or around ``at_least``."""
-    mean, half = (float(value) for value in style.interval(gain, "repetition"))
-    if not np.isfinite(half):
-        return Claim(text, None, f"{mean:+.3f}, one repetition", published, elsewhere)
-    holds = True if mean - half > at_least else False if mean + half < at_least else None
-    return Claim(text, holds, f"{mean:+.3f} ± {half:.3f}", published, elsewhere)
+    """That the paired difference exceeds ``at_least``."""
+    measured = f"{float(gain.mean()):+.3f}"
+    return Claim(text, comparisons.above(gain, at_least), measured, published, elsewhere)

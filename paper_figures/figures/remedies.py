@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import xarray as xr
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, both, of_cases
 from paper_figures.look import panels, style
 
 INPUTS = ("remedies",)
@@ -74,7 +74,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             Claim(
                 f"equal penalties on {weights} weights: relative error above {VISIBLE:g} in every "
                 "layer below the top of every network",
-                before > VISIBLE,
+                of_cases(here, above=VISIBLE),
                 f"at least {before:.3f}",
             )
         )
@@ -83,21 +83,22 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         decided.append(
             Claim(
                 f"{remedy}: relative error at most {LIMIT:g} for every width profile and rule",
-                bool((worst <= LIMIT).all()),
+                of_cases(worst, most=LIMIT),
                 _by_profile(worst),
             )
         )
     possible = never_narrower(results["width"])
     for remedy in _exact(error, "where no layer above is narrower"):
         here = error.sel(remedy=remedy).max(("rule", "repetition"))
-        inside = float(here.where(possible).max())
-        outside = float(here.where(~possible).min())
+        inside, outside = (
+            here.values[where.transpose(*here.dims).values] for where in (possible, ~possible)
+        )
         decided.append(
             Claim(
                 f"{remedy}: relative error at most {LIMIT:g} exactly in the layers above which "
                 "none is narrower",
-                inside <= LIMIT < outside,
-                f"at most {inside:.1e} in these, at least {outside:.2f} in the others",
+                both(of_cases(inside, most=LIMIT), of_cases(outside, above=LIMIT)),
+                f"at most {inside.max():.1e} in these, at least {outside.min():.2f} in the others",
             )
         )
     return decided

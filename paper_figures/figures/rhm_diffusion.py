@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, of_networks
 from paper_figures.look import comparisons, panels, style
 
 INPUTS = ("rhm_diffusion",)
@@ -19,6 +19,7 @@ CLOSE = 0.05
 CERTAIN, UNSURE = 0.75, 0.25
 VALID = 0.9
 DEPTHS = ("#BBBBBB", "#888888", "#555555", "#000000")
+UNIT = "grammars"
 NEAR = 0.01  # so near to the critical noise depth changes nothing
 
 
@@ -90,17 +91,17 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         input_core_dims=[["noise"]],
         vectorize=True,
     )
-    narrower = [
-        comparisons.bounds(width.sel(depth=a) - width.sel(depth=b)) for a, b in pairwise(depths)
-    ]
+    narrower = comparisons.together(
+        {f"L = {a} to {b}": width.sel(depth=a) - width.sel(depth=b) for a, b in pairwise(depths)}
+    )
     below, above = data["noise"] < critical - NEAR, data["noise"] > critical + NEAR
     deep = belief.sel(depth=depths[-1]) - belief.sel(depth=depths[0])
     apart = (belief - data["leaf_belief"]).sel(depth=depths[-1])
-    away = float(abs(belief.mean("repetition") - data["mean_field"]).max())
+    away = belief - data["mean_field"]
     decided = [
         Claim(
             f"the deeper, the narrower the noise where the belief falls from {CERTAIN} to {UNSURE}",
-            _all([low > 0 for low, _ in narrower], [high < 0 for _, high in narrower]),
+            of_networks(narrower, "repetition", above=0, unit=UNIT),
             f"widths {panels.numbers(width.mean('repetition'))} at L = "
             + " ".join(map(str, depths)),
         ),
@@ -124,8 +125,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         ),
         Claim(
             f"the mean field is within {CLOSE:g} of the mean belief at all depths and noises",
-            away <= CLOSE,
-            f"at most {away:.3f} away",
+            of_networks(away, "repetition", -CLOSE, CLOSE, unit=UNIT),
+            f"at most {float(abs(away.mean('repetition')).max()):.3f} away",
         ),
     ]
     for process in data["process"].values:
@@ -145,19 +146,13 @@ def _crossing(noise: np.ndarray, belief: np.ndarray, at: float) -> float:
     return float(noise[k - 1] + share * (noise[k] - noise[k - 1]))
 
 
-def _all(holds: list[bool], fails: list[bool]) -> bool | None:
-    return True if all(holds) else False if any(fails) else None
-
-
 def _signed(text: str, values: xr.DataArray, sign: int) -> Claim:
-    """That every noise has a difference of that sign, by 95 % intervals over grammars."""
-    bounds = [comparisons.bounds(sign * values.sel(noise=e)) for e in values["noise"].values]
+    """That every noise has a difference of that sign."""
     means = values.mean("repetition")
     measured = f"differences {panels.numbers(means, 3, '+')} at e = " + " ".join(
         f"{e:g}" for e in values["noise"].values
     )
-    holds = _all([low > 0 for low, _ in bounds], [high < 0 for _, high in bounds])
-    return Claim(text, holds, measured)
+    return Claim(text, of_networks(sign * values, "repetition", above=0, unit=UNIT), measured)
 
 
 def _changes(process: str, changed: xr.DataArray) -> list[Claim]:
@@ -172,12 +167,11 @@ def _changes(process: str, changed: xr.DataArray) -> list[Claim]:
         (half, "where the class changes in half of the data, its leaves change less often", 1),
         (few, "with the least noise, leaves change more often than the class", -1),
     ):
-        low, high = sorted(sign * b for b in comparisons.bounds(difference.sel(time=time)))
         here = changed.sel(time=time).mean("repetition")
         found.append(
             Claim(
                 f"{process}: {text}",
-                True if low > 0 else False if high < 0 else None,
+                of_networks(sign * difference.sel(time=time), "repetition", above=0, unit=UNIT),
                 f"t = {time:g}: class {float(here.sel(level=top)):.3f}, leaves "
                 f"{float(here.sel(level=0)):.3f}",
             )
@@ -201,9 +195,9 @@ def _steps(process: str, valid: xr.DataArray) -> Claim:
         for level in (1, top)
     ]
     few = needed[1] or int(mean["steps"][-1])
-    low, high = comparisons.bounds((valid.sel(level=1) - valid.sel(level=top)).sel(steps=few))
+    fewer = (valid.sel(level=1) - valid.sel(level=top)).sel(steps=few)
     return Claim(
         f"{process}: as soon as {VALID:.0%} of level 1 are valid, fewer are at the top",
-        True if low > 0 else False if high < 0 else None,
+        of_networks(fewer, "repetition", above=0, unit=UNIT),
         ", ".join(words),
     )

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from paper_figures.claims import Claim
-from paper_figures.look import feedback, needed, panels, style
+from paper_figures.claims import Claim, Question, both, of_cases, of_networks
+from paper_figures.look import comparisons, feedback, needed, panels, style
 
 INPUTS = ("rhm_local_ssl",)
 PAPER = "B"
@@ -208,7 +208,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     decided.append(
         Claim(
             f"at most {needed.UNFINISHED:.0%} of the trainings meet the cap of steps",
-            share <= needed.UNFINISHED,
+            of_cases(share, most=needed.UNFINISHED),
             f"{share:.1%}; steps {float(trained['steps'].quantile(0.5)):.0f} in the middle, "
             f"{float(trained['steps'].max()):.0f} at most",
         )
@@ -251,12 +251,11 @@ def _below(times: xr.Dataset, bound: float) -> bool | None:
 def _learning(main: xr.Dataset, local: Sequence[str]) -> list[Claim]:
     untrained = _last(main["hidden_accuracy"].sel(rule=UNTRAINED))
     gains = {rule: _last(main["hidden_accuracy"].sel(rule=rule)) - untrained for rule in local}
-    verdicts = [_above(gain, LEARNED) for gain in gains.values()]
     found = [
         Claim(
             "every layer-local rule learns: at its largest number of data the top layer, refitted, "
             f"is at least {LEARNED:g} more accurate than that of an untrained network",
-            False if False in verdicts else None if None in verdicts else True,
+            _above(comparisons.together(gains), LEARNED),
             ", ".join(f"{rule} {_words(gain)}" for rule, gain in gains.items()),
             "they learn it (arXiv 2605.18557)",
             feedback.SETTINGS,
@@ -361,17 +360,14 @@ def _silent(data: xr.Dataset) -> Claim:
     rules = [r for positives in ALONE for r in _rules(data, credit="local", positives=positives)]
     without = hidden.sel(rule=UNTRAINED, drop=True).mean("multiple")
     gain = (hidden.sel(rule=rules) - without).mean(["grammar", "multiple"])
-    center, half = style.interval(gain, "repetition")
     learned = float(data["own_accuracy"].sel(rule=SUPERVISED).mean("repetition").max())
-    verdict: bool | None = None
-    if bool((center - half > 0).any()):
-        verdict = False
-    elif bool((center + half < NEGLIGIBLE).all()):
-        verdict = True
     return Claim(
-        "negative control m = v^(s-1): rules without side information gain nothing over an "
-        "untrained network (95 % interval), supervised backpropagation learns",
-        verdict if learned > 0.9 else False,
+        "negative control m = v^(s-1): rules without side information gain less than "
+        f"{NEGLIGIBLE:g} over an untrained network, supervised backpropagation learns",
+        both(
+            of_networks(gain, "repetition", below=NEGLIGIBLE),
+            of_cases(learned, above=0.9),
+        ),
         "gain "
         + ", ".join(f"{r} {_words(gain.sel(rule=r))}" for r in rules)
         + f"; supervised {learned:.2f}",
@@ -418,16 +414,12 @@ def _common(values: xr.DataArray, first: str, second: str) -> xr.DataArray:
     return (pair[0] - pair[1]).mean("multiple")
 
 
-def _above(gain: xr.DataArray, bound: float) -> bool | None:
-    center, half = (float(each) for each in style.interval(gain, "repetition"))
-    if not np.isfinite(half):
-        return None
-    return True if center - half >= bound else False if center + half < bound else None
+def _above(gain: xr.DataArray, bound: float) -> Question:
+    return of_networks(gain, "repetition", above=bound)
 
 
 def _words(gain: xr.DataArray) -> str:
-    center, half = (float(each) for each in style.interval(gain, "repetition"))
-    return f"{center:+.2f} ± {half:.2f}"
+    return f"{float(gain.mean()):+.2f}"
 
 
 def _controls(data: xr.Dataset) -> NDArray[np.bool_]:

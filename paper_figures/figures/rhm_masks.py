@@ -5,11 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, Question, of_cases, of_networks
 from paper_figures.look import feedback, needed, panels, style
 
 INPUTS = ("rhm_masks",)
@@ -86,12 +85,12 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             )
         )
     others = [rule for rule in data["rule"].values if "target" not in str(rule)]
-    slopes = float(np.abs(data["slopes"].sel(rule=others)).max())
+    slopes = abs(data["slopes"].sel(rule=others))
     decided.append(
         Claim(
             "slopes differ for no rule that sends the error",
-            bool(slopes == 0),
-            f"at most {slopes:.1g} of the backpropagated error",
+            of_cases(slopes.values[slopes.notnull().values], most=0),
+            f"at most {float(slopes.max()):.1g} of the backpropagated error",
         )
     )
     return decided
@@ -104,17 +103,13 @@ def _average(data: xr.Dataset, name: str, rule: str = feedback.DIRECT) -> xr.Dat
 
 def _verdict(
     data: xr.Dataset, rule: str, above: xr.DataArray, shown: xr.DataArray
-) -> tuple[bool | None, str]:
-    """Whether a number is above 0 on every grammar, below on one, or open; and the words."""
-    mean, half = style.interval(above, "repetition")
-    low, high = mean - half, mean + half
-    verdict = True if bool((low > 0).all()) else False if bool((high < 0).any()) else None
-    verdict, note = needed.decided(data.sel(rule=[rule]), verdict)
-    centre, _ = style.interval(shown, "repetition")
-    listed = ", ".join(
-        f"{grammar} {value:.2f} +- {width:.2f}"
-        for grammar, value, width in zip(
-            data["grammar"].values, centre.values, half.values, strict=True
-        )
+) -> tuple[Question | None, str]:
+    """Whether a number is above 0 on every grammar; and the words."""
+    question, note = needed.decided(
+        data.sel(rule=[rule]), of_networks(above, "repetition", above=0)
     )
-    return verdict, listed + note
+    mean = shown.mean("repetition")
+    listed = ", ".join(
+        f"{name} {float(mean.sel(grammar=name)):.2f}" for name in mean["grammar"].values
+    )
+    return question, listed + note

@@ -48,12 +48,12 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     for network, marker, color in zip(
         data["architecture"].values, "osD^v", style.PALETTE, strict=False
     ):
-        here = size.sel(architecture=network)
-        for place in np.flatnonzero(here["estimate"].notnull()):
-            low, high = (float(here[key][place]) for key in ("low", "high"))
+        cell = size.sel(architecture=network)
+        for place in np.flatnonzero(cell["estimate"].notnull()):
+            low, high = (float(cell[key][place]) for key in ("low", "high"))
             ends = [max(low, 2.0**-3), high if np.isfinite(high) else 2.0**5]
             axes.plot([star[place]] * 2, ends, color=color, linewidth=0.8)
-        axes.plot(star, here["estimate"], marker, color=color, markerfacecolor="none")
+        axes.plot(star, cell["estimate"], marker, color=color, markerfacecolor="none")
         axes.plot([], [], marker, color=color, label=f"P: {network}", markerfacecolor="none")
     axes.set_xscale("log")
     axes.set_yscale("log", base=2)

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, of_networks
 from paper_figures.look import comparisons, panels, style
 
 INPUTS = ("rhm_tokens",)
@@ -54,31 +54,36 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     for network in data["network"].values:
         loss = data["loss"].sel(network=network)
         last = loss.isel(count=-1)
-        low, high = comparisons.bounds(last - least)
         decided.append(
             Claim(
                 f"{network}: the loss ends within {NEAR:g} nats of the floor of all leaves",
-                True if high < NEAR else False if low > NEAR else None,
-                f"{float(last.mean()):.3f} against {float(least.mean()):.3f}, "
-                f"difference {low:+.3f} to {high:+.3f}",
+                of_networks(last - least, "repetition", below=NEAR),
+                f"{float(last.mean()):.3f} against {float(least.mean()):.3f}, difference "
+                f"{float((last - least).mean()):+.3f}",
             )
         )
         gained = data["floor"].isel(level=1) - last
-        low, high = comparisons.bounds(gained)
         decided.append(
             Claim(
                 f"{network}: it ends below what its nearest neighbour tells",
-                True if low > 0 else False if high < 0 else None,
-                f"gained {low:+.3f} to {high:+.3f} nats",
+                comparisons.above(gained),
+                f"gained {float(gained.mean()):+.3f} nats",
             )
         )
         mean, floors = loss.mean("repetition"), data["floor"].mean("repetition")
         first = [_reached(mean, float(floors.sel(level=l)) + NEAR) for l in data["level"].values]
-        known = [count for count in first if count is not None]
+        reached = [place for place, count in enumerate(first[:-1]) if count is not None]
+        # How far the loss still is from the next floor, where it first reaches this one.
+        left = {
+            f"context {2 ** int(data['level'][place]) - 1}": loss.sel(count=first[place])
+            - data["floor"].isel(level=place + 1)
+            for place in reached
+        }
         decided.append(
             Claim(
-                f"{network}: the floor of a longer context is reached with more data, or not yet",
-                known == sorted(known) and None not in first[: len(known)],
+                f"{network}: data that suffice for one context do not suffice for the next longer "
+                "one",
+                comparisons.above(comparisons.together(left), NEAR) if left else None,
                 "within reach of the floors of contexts "
                 + " ".join(str(2**level - 1) for level in data["level"].values)
                 + " after "

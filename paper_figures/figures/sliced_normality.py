@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, of_cases, of_networks
 from paper_figures.look import panels, style
 
 INPUTS = ("sliced_normality",)
@@ -84,35 +84,33 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """Where the updates are equal, where they are not, and how the deviation falls."""
     results = datasets["sliced_normality"]
     below = results["relative_error"].sel(layer=results["layer"][:-1])
-    worst = float(below.sel(case=list(EQUAL)).max())
+    equal = below.sel(case=list(EQUAL))
     decided = [
         Claim(
             f"all slices, one D in all layers: local equals global above isometries to {EXACT:g}, "
             "widening ones included",
-            worst <= EXACT,
-            f"relative error at most {worst:.1e} in {below.sizes['network']} networks",
+            of_cases(equal, most=EXACT),
+            f"relative error at most {float(equal.max()):.1e} in {below.sizes['network']} networks",
         )
     ]
     for case in below["case"].values:
         if case not in EQUAL:
-            least = float(below.sel(case=case).min())
+            error = below.sel(case=case)
             decided.append(
                 Claim(
                     f"{case}: not equal above isometries, by at least {VISIBLE:g} in every network",
-                    least >= VISIBLE,
-                    f"smallest relative error {least:.2g}",
+                    of_cases(error, least=VISIBLE),
+                    f"smallest relative error {float(error.min()):.2g}",
                 )
             )
     last = float(results["deviation"].sel(layer=results["layer"][:-1]).isel(slices=-1).mean())
-    mean, half = (float(each) for each in style.interval(slopes(results), "network"))
-    inside = abs(mean - SLOPE) + half <= TOLERANCE
-    outside = abs(mean - SLOPE) - half > TOLERANCE
+    exponents = slopes(results)
     decided.append(
         Claim(
             f"random slices: the deviation falls like slices^(-1/2), exponent within {TOLERANCE:g}",
-            True if inside else False if outside else None,
-            f"{mean:.3f} ± {half:.3f} over {results.sizes['network']} networks; "
-            f"{int(results['slices'][-1])} slices deviate by {last:.2g}",
+            of_networks(exponents, "network", SLOPE - TOLERANCE, SLOPE + TOLERANCE),
+            f"exponent {float(exponents.mean()):.3f}; {int(results['slices'][-1])} slices deviate "
+            f"by {last:.2g}",
         )
     )
     return decided

@@ -29,7 +29,10 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     training_panels.cosines(trained, along, data, COLORS)
     panels.legend_below(figure, trained, columns=2)
     kind = str(data["data"].values)
-    panels.headline(figure, f"A ReLU network trained on halves of {kind} (published: MNIST)")
+    panels.headline(
+        figure,
+        f"A ReLU network trained on halves of {kind} (published: MNIST, curves only)",
+    )
     return panels.finish(figure, data)
 
 
@@ -38,13 +41,15 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     data = datasets["trained_mlp"]
     below = data["cosine"].isel(step=-1, layer=slice(-1))
     elsewhere = None if str(data["data"].values) == "mnist" else "MNIST"
+    steps = int(data["step"][-1])
     rule = {name: below.sel(rule=name, drop=True) for name in COLORS}
     return [
         comparisons.raises(
-            f"trained network: {text}",
+            f"trained network: {text} in every layer below the top, after {steps} steps",
             rule[better],
             rule[worse],
             "repetition",
+            published="as curves only, after 20 epochs (37,500 steps)",
             elsewhere=elsewhere,
         )
         for text, better, worse in (

@@ -107,9 +107,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 
 
 def _gain(text: str, gain: xr.DataArray) -> Claim:
-    low, high = comparisons.bounds(gain)
-    holds = True if low > 0 else False if high < 0 else None
-    return Claim(text, holds, f"difference {low:+.3f} to {high:+.3f}")
+    return Claim(text, comparisons.above(gain), f"difference {float(gain.mean()):+.3f}")
 
 
 def _remedies(data: xr.Dataset, kind: str) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, of_cases, of_networks
 from paper_figures.look import comparisons, panels, style
 
 INPUTS = ("windows",)
@@ -77,12 +78,13 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     cosine = results["cosine"]
     depth = int(results["layer"][-1])
     teacher = results["layer"] + results["window"] - 1
-    apart = float(abs(cosine - 1).where(teacher >= depth).max())
+    reached = teacher >= depth
+    apart = abs(cosine.transpose(*reached.dims, ...).values[reached.values] - 1)
     decided = [
         Claim(
             f"a window that reaches the top is backpropagation: cosine 1 to {ROUNDING:g}",
-            apart <= ROUNDING,
-            f"differs by at most {apart:.1e}",
+            of_cases(apart, most=ROUNDING),
+            f"differs by at most {apart.max():.1e}",
         )
     ]
     for network in results["network"].values:
@@ -97,22 +99,20 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 
 
 def _grows(where: str, cosine: xr.DataArray, depth: int) -> Claim:
-    """That one layer more raises the cosine, by 95 % intervals over the networks."""
-    steps = [
-        (l, w, cosine.sel(layer=l, window=w + 1) - cosine.sel(layer=l, window=w))
-        for l in range(1, depth)
-        for w in range(1, depth - l + 1)
-    ]
-    bounds = {(l, w): comparisons.bounds(step) for l, w, step in steps}
-    falls = [f"layer {l} from w = {w}" for (l, w), (_, high) in bounds.items() if high < 0]
-    rises = [low > 0 for low, _ in bounds.values()]
-    single = sum(int((step < 0).sum()) for *_, step in steps)
-    words = f"falls: {', '.join(falls)}; " if falls else ""
+    """That one layer more raises the cosine."""
+    steps = comparisons.together(
+        {
+            f"layer {l} from w = {w}": cosine.sel(layer=l, window=w + 1, drop=True)
+            - cosine.sel(layer=l, window=w, drop=True)
+            for l in range(1, depth)
+            for w in range(1, depth - l + 1)
+        }
+    )
     return Claim(
         f"{where}: one layer more in the window raises the mean cosine of every layer",
-        True if all(rises) else False if falls else None,
-        f"rises in {sum(rises)} of {len(rises)} steps; {words}of single networks it falls in "
-        f"{single} of {sum(step.size for *_, step in steps)}",
+        comparisons.above(steps),
+        f"{steps.sizes['part']} steps, {float(steps.mean('repetition').min()):+.3f} or more; of "
+        f"single networks it falls in {int((steps < 0).sum())} of {steps.size}",
     )
 
 
@@ -122,23 +122,28 @@ def _against_teacher(where: str, cosine: xr.DataArray, isometric_inside: bool) -
     They do not where V_{l..e} has orthonormal rows: both updates pass it unchanged.
     """
     depth = int(cosine["layer"][-1])
-    gained = [
-        comparisons.bounds(cosine.sel(layer=l, window=e - l + 1) - cosine.sel(layer=e, window=1))
+    pairs = {
+        f"layer {l} of {e}": cosine.sel(layer=l, window=e - l + 1, drop=True)
+        - cosine.sel(layer=e, window=1, drop=True)
         for e in range(2, depth)
         for l in range(1, e)
-    ]
-    means = [(low + high) / 2 for low, high in gained]
-    measured = f"differences {min(means):+.3f} to {max(means):+.3f}" if gained else "no such layers"
-    measured += f", {len(gained)} pairs of layer and teacher"
+    }
+    gained = comparisons.together(pairs) if pairs else None
+    measured = "no pairs of layer and teacher"
+    if gained is not None:
+        means = gained.mean("repetition")
+        measured = (
+            f"differences {float(means.min()):+.3f} to {float(means.max()):+.3f}, {len(pairs)} "
+            "pairs of layer and teacher"
+        )
     if isometric_inside:
         text = f"{where}: a layer in a window has the cosine of its teacher, to {NEAR:g}"
-        holds = all(low > -NEAR and high < NEAR for low, high in gained)
-        fails = any(high < -NEAR or low > NEAR for low, high in gained)
+        edges = (-NEAR, NEAR)
     else:
         text = f"{where}: a layer in a window has a larger cosine than its teacher"
-        holds = all(low > 0 for low, _ in gained)
-        fails = any(high < 0 for _, high in gained)
-    return Claim(text, True if holds else False if fails else None, measured)
+        edges = (0.0, np.inf)
+    question = None if gained is None else of_networks(gained, "repetition", *edges)
+    return Claim(text, question, measured)
 
 
 def _prices(results: xr.Dataset) -> list[Claim]:
@@ -151,7 +156,7 @@ def _prices(results: xr.Dataset) -> list[Claim]:
         found.append(
             Claim(
                 f"{network}: smaller windows keep fewer activations",
-                bool((kept < 1).all()),
+                of_cases(kept, below=1),
                 f"w = {panels.span(smaller)}: {panels.numbers(kept)} of the activations, "
                 f"{panels.numbers(work)} of the work",
             )

@@ -2,6 +2,7 @@
 
 style            colours, bands of confidence, files with the same bytes on every run
 panels           titles, layer axes, legends
+rows             dots with intervals in rows, names beside points
 training_panels  cosines in networks that are trained
 comparisons      claims that one rule or variant is better than another
 blockwise        names of variants in the results of blockwise training

@@ -4,6 +4,7 @@ from . import (
     feedback as feedback,
     learners as learners,
     panels as panels,
+    rows as rows,
     style as style,
     training_panels as training_panels,
 )

@@ -1,12 +1,13 @@
-"""Claims that compare two rules or variants, repetition by repetition."""
+"""Claims that compare two rules or variants, network by network."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+
 import xarray as xr
 
-from paper_figures.claims import Claim
-from paper_figures.look import panels, style
+from paper_figures.claims import Claim, Question, decide, of_networks
+from paper_figures.look import panels
 
 
 def raises(
@@ -18,36 +19,21 @@ def raises(
     published: str | None = "as curves only",
     elsewhere: str | None = None,
 ) -> Claim:
-    """The claim that ``better`` exceeds ``worse`` in every layer, by paired 95 % intervals.
-
-    It holds if it does in all layers, and fails if it is the other way round in one. Otherwise the
-    intervals do not decide, as those of a single repetition never do.
+    """The claim that ``better`` exceeds ``worse`` in every layer, by paired differences.
 
     Args:
         text: the claim.
         better: cosines over ``over`` and layer.
-        worse: cosines of the other rule in the same repetitions.
-        over: the dimension of the repetitions.
+        worse: cosines of the other rule in the same networks.
+        over: the dimension of the networks.
         digits: number of printed decimals.
         published: what the papers say about it.
         elsewhere: as of `Claim`.
     """
-    mean, half = style.interval(better - worse, over)
-    wins, losses = mean - half > 0, mean + half < 0
+    gain = better - worse
+    mean = gain.mean(over)
     measured = f"{panels.numbers(mean, digits, '+')} in layers {panels.span(mean['layer'])}"
-    undecided = ~(wins | losses)
-    notes = [
-        f"{word} in {'layer' if found.sum() == 1 else 'layers'} "
-        + ", ".join(str(int(l)) for l in found["layer"][found])
-        for word, found in (("lower", losses), ("undecided", undecided))
-        if bool(found.any())
-    ]
-    largest = float(half.max())
-    measured += f", half intervals up to {largest:.{digits}f}" if np.isfinite(largest) else ""
-    if notes:
-        measured += "; " + ", ".join(notes)
-    holds = True if bool(wins.all()) else False if bool(losses.any()) else None
-    return Claim(text, holds, measured, published, elsewhere)
+    return Claim(text, of_networks(gain, over, above=0), measured, published, elsewhere)
 
 
 def difference(
@@ -59,7 +45,7 @@ def difference(
     published: str | None = None,
     elsewhere: str | None = None,
 ) -> Claim:
-    """The claim that a paired difference is above ``least``, decided by its 95 % interval.
+    """The claim that a paired difference is above ``least``.
 
     Args:
         values: numbers over variant and repetition.
@@ -70,16 +56,26 @@ def difference(
         published: what the papers say about it.
         elsewhere: as of `Claim`.
     """
-    low, high = bounds(values.sel(variant=better) - values.sel(variant=worse))
-    holds = True if low > least else False if high <= least else None
+    gain = values.sel(variant=better) - values.sel(variant=worse)
     measured = " against ".join(
         f"{float(values.sel(variant=v).mean()):.3f}" for v in (better, worse)
     )
-    measured = f"{measured}, difference {low:+.3f} to {high:+.3f}"
-    return Claim(text, holds, measured, published, elsewhere)
+    measured += f", difference {float(gain.mean()):+.3f}"
+    return Claim(text, above(gain, least), measured, published, elsewhere)
 
 
-def bounds(values: xr.DataArray) -> tuple[float, float]:
-    """The 95 % interval over repetitions; NaN for a single one."""
-    mean, half = style.interval(values, "repetition")
-    return float(mean - half), float(mean + half)
+def above(values: xr.DataArray, least: float = 0.0) -> Question:
+    """Whether the mean over repetitions exceeds a number, in every part."""
+    return of_networks(values, "repetition", above=least)
+
+
+def sign(values: xr.DataArray) -> int:
+    """1 or -1 where the interval over repetitions lies above or below 0, else 0."""
+    holds = decide([above(values)])[0].holds
+    return 0 if holds is None else 1 if holds else -1
+
+
+def together(parts: Mapping[str, xr.DataArray]) -> xr.DataArray:
+    """Numbers of several parts along one dimension, by their names."""
+    bare = [values.reset_coords(drop=True) for values in parts.values()]
+    return xr.concat(bare, xr.DataArray(list(parts), dims="part", name="part"))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+T = TypeVar("T")
 DRAWS = 1000
 LEVELS = (0.025, 0.975)
 # A claim is open if more than this share of its trainings met the cap.
@@ -105,8 +106,8 @@ def unfinished(data: xr.Dataset) -> xr.DataArray:
     return 1 - data["finished"].mean("repetition")
 
 
-def decided(data: xr.Dataset, verdict: bool | None) -> tuple[bool | None, str]:
-    """A verdict, open if too many trainings are unfinished; and the words that say so."""
+def decided(data: xr.Dataset, verdict: T | None) -> tuple[T | None, str]:
+    """A verdict or question, open if too many trainings are unfinished; and words that say so."""
     share = float(unfinished(data).mean())
     if share <= UNFINISHED:
         return verdict, ""

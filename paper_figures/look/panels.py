@@ -9,6 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from linlocal.plots import layer_axis as layer_axis
 from paper_figures.look import style
 
 # Values below the rounding of float64 are drawn at this height on logarithmic axes.
@@ -18,16 +19,6 @@ FLOOR = 1e-16
 def headline(figure: Figure, text: str) -> None:
     """Say at the top, on the left, what the figure shows."""
     figure.suptitle(text, x=0.01, ha="left", size=10, weight="bold")
-
-
-def layer_axis(axes: Axes, layers: xr.DataArray, widths: Sequence[int] | None = None) -> None:
-    """Number the layers along the horizontal axis, with their widths below where they differ."""
-    numbers: list[int] = layers.values.tolist()
-    labels = [str(l) for l in numbers]
-    if widths is not None:
-        labels = [f"{l}\n{width}" for l, width in zip(numbers, widths, strict=True)]
-    axes.set_xticks(numbers, labels)
-    axes.set_xlabel("layer" if widths is None else "layer, its width below")
 
 
 def legend_below(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import xarray as xr
 from matplotlib.axes import Axes
 
+from linlocal.plots import step_axis as step_axis
 from paper_figures.look import panels, style
 
 
@@ -32,10 +33,3 @@ def cosines(trained: Axes, along: Axes, data: xr.Dataset, colors: Mapping[str, s
     for axes in (trained, along):
         axes.axhline(0, color="#999999", linewidth=0.5)
         axes.set_ylim(-0.3, 1.05)
-
-
-def step_axis(axes: Axes) -> None:
-    """Make the horizontal axis logarithmic, from before the first step."""
-    axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("steps of training")

@@ -36,6 +36,7 @@ def write(
     results: Path,
     missing: Mapping[str, str] = MappingProxyType({}),
     data: Collection[str] = (),
+    shown: Collection[str] = registry.NAMES,
 ) -> tuple[Path, Path]:
     """Write ``report.html``, readable on its own, and ``report.md`` beside the pictures.
 
@@ -46,6 +47,7 @@ def write(
         results: folder of their results.
         missing: figures that could not be drawn now, whatever lies in the folder, and why.
         data: the data that results were chosen by, see `paper_figures.addresses`.
+        shown: the figures of the page.
 
     Returns:
         The paths of page and text.
@@ -59,7 +61,7 @@ def write(
 
     known = claims.entries(out)
     exhibits = {}
-    for name in registry.NAMES:
+    for name in sorted(shown):
         module = registry.load(name)
 
         def inputs(size: str, module: FigureModule = module) -> list[Address]:
@@ -121,8 +123,10 @@ def _run(stored: Mapping[str, Any]) -> dict[str, str]:
     hardware += [f"{machine['memory_gib']} GiB"] if "memory_gib" in machine else []
     hardware += [str(machine[key]) for key in ("accelerator", "machine") if key in machine]
     commit, dash, local = stored["commit"].partition("-")
+    older = drawing.outdated(stored["experiment"], stored["code"], stored["commit"])
     return {
         "result": stored["file"],
+        **({"outdated": older} if older else {}),
         "SHA-256": stored["sha256"][:12],
         "run": f"preset {stored['preset']}, seed {stored['seed']}",
         "parameters": _listed(stored["config"]),

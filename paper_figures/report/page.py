@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from paper_figures.report.exhibit import Exhibit
 
@@ -58,6 +59,7 @@ th { color: var(--quiet); font-weight: 600; }
 .claims { table-layout: fixed; }
 .claims th:nth-child(1) { width: 32%; }
 .claims th:nth-child(2) { width: 9.5rem; }
+.by { color: var(--quiet); font-size: .85em; }
 .verdict { font-weight: 600; white-space: nowrap; }
 .reproduced, .holds { color: var(--good); }
 .contradicted, .fails { color: var(--bad); }
@@ -185,13 +187,20 @@ def _claims(exhibit: Exhibit) -> str:
         measured, published = escape(claim["measured"]), escape(claim["published"] or "")
         rows.append(
             f"<tr><td>{escape(claim['claim'])}</td><td>{_verdict(claim['verdict'])}</td>"
-            f'<td data-label="measured">{measured}</td><td data-label="published">{published}</td>'
+            f'<td data-label="measured">{measured}{_by(claim)}</td>'
+            f'<td data-label="published">{published}</td>'
             "</tr>"
         )
     return (
         '<table class="claims">\n<thead><tr><th>claim</th><th>verdict</th><th>measured</th>'
         f"<th>published</th></tr></thead>\n<tbody>\n{chr(10).join(rows)}\n</tbody></table>"
     )
+
+
+def _by(claim: Mapping[str, Any]) -> str:
+    """How many networks decide, and for how many intervals they are corrected."""
+    by = claim.get("by")
+    return f'<div class="by">{escape(by)}</div>' if by else ""
 
 
 def _verdict(verdict: str) -> str:

@@ -1,59 +1,79 @@
-"""The command ``python -m paper_figures.report.readme``: the README's tables and picture.
+"""The command ``python -m paper_figures.report.readme``: the README's tables and pictures.
 
 It reads what ``python -m paper_figures report`` and ``python -m experiments.benchmarks`` wrote;
-nothing in the tables is typed by hand.
+nothing in the tables is typed by hand. With them it writes the claims and the gallery.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
-from paper_figures import claims
+from paper_figures import claims, registry
 from paper_figures.claims import Verdict
+from paper_figures.report import gallery
+from paper_figures.report.contents import PAPERS
 
-VERIFIED, MEASURED = "verified", "measured"
+VERIFIED, MEASURED, RULES = "verified", "measured", "rules"
 IN_SHORT = "## In short\n"
-PICTURE = "linear_alignment.png"
+# The rows of the page of benchmarks that the README shows, by the beginning of the first cell.
+SHOWN = (
+    "optimal projections and both updates",
+    "a training step with the cosine of every block recorded",
+    "a step in windows",
+    "100,000 data of a Random Hierarchy Model",
+)
+# The picture of a recorded training; the others are those of `make results`.
+PICTURE = "mismatch_terms.png"
 
 
 def summary(entries: Mapping[str, Any]) -> str:
-    """The number of claims of each figure and verdict, as a Markdown table.
+    """The number of claims of each paper and verdict, as a Markdown table.
 
     Args:
         entries: the claims of the figures, from `claims.entries`.
     """
     verdicts = get_args(Verdict)
-    lines = [f"| figure | {' | '.join(verdicts)} |", f"|---|{'---:|' * len(verdicts)}"]
-    totals = dict.fromkeys(verdicts, 0)
-    for figure, entry in entries.items():
-        found = [row["verdict"] for row in entry["claims"]]
-        counts = {verdict: found.count(verdict) for verdict in verdicts}
-        totals = {verdict: totals[verdict] + counts[verdict] for verdict in verdicts}
-        lines.append(f"| {figure} | {' | '.join(map(str, counts.values()))} |")
-    lines.append(f"| all | {' | '.join(map(str, totals.values()))} |")
-    runs = sorted({entry["run"] for entry in entries.values()})
+    lines = [f"| claims of | figures | {' | '.join(verdicts)} |"]
+    lines += [f"|---|{'---:|' * (1 + len(verdicts))}"]
+    drawn = gallery.names(entries)
+    for paper, title in [*PAPERS.items(), (None, "all")]:
+        names = [name for name in drawn if paper in (None, registry.load(name).PAPER)]
+        counted = [gallery.counts(entries[name]) for name in names]
+        totals = [sum(each[verdict] for each in counted) for verdict in verdicts]
+        lines += [f"| {title} | {len(names)} | {' | '.join(map(str, totals))} |"] if names else []
+    runs = sorted({entries[name]["run"] for name in drawn})
     return "\n".join([*lines, "", f"Runs: {'; '.join(runs)}."])
 
 
 def timings(page: Path) -> str:
-    """The table at the head of the page of benchmarks.
+    """The rows `SHOWN` of the table at the head of the page of benchmarks.
 
     Args:
         page: ``docs/benchmarks.md``.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it has no such table.
+        ValueError: it has no such table or row.
     """
     _, found, rest = page.read_text(encoding="utf-8").partition(IN_SHORT)
     if not found:
         raise ValueError(f"{page} has no section {IN_SHORT.strip()!r}: write it anew.")
-    return rest.partition("\n## ")[0].strip()
+    head, line, *rows = rest.partition("\n## ")[0].strip().splitlines()
+    shown = [row for begin in SHOWN for row in rows if row.startswith(f"| {begin}")]
+    if len(shown) != len(SHOWN):
+        raise ValueError(f"{page} needs one row for each of {', '.join(map(repr, SHOWN))}.")
+    return "\n".join([head, line, *shown])
+
+
+def rules(page: Path) -> str:
+    """The table of rules, which is the first one of ``docs/how-to/rules.md``."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    return "\n".join(lines[first:]).partition("\n\n")[0]
 
 
 def markers(name: str) -> tuple[str, str]:
@@ -75,11 +95,15 @@ def replace_between(text: str, name: str, block: str) -> str:
     return f"{before}{first}\n\n{block}\n\n{last}{after}"
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
 def main(
     figures: Annotated[Path, typer.Option(help="Folder of the drawn figures.")] = Path("figures"),
     readme: Annotated[Path, typer.Option(help="The file to bring up to date.")] = Path("README.md"),
 ) -> None:
-    """Write verdicts and benchmarks into the README, and the claims; copy its picture."""
+    """Write verdicts, benchmarks and rules into the README; write claims and gallery."""
     known, complaint = claims.entries(figures), claims.complaint(figures)
     if complaint is not None or not known:
         problem = complaint or f"{figures / 'claims.json'} is missing"
@@ -88,13 +112,21 @@ def main(
     docs = readme.parent / "docs"
     text = replace_between(readme.read_text(encoding="utf-8"), VERIFIED, summary(known))
     text = replace_between(text, MEASURED, timings(docs / "benchmarks.md"))
-    readme.write_text(text, encoding="utf-8")
-    picture = docs / PICTURE
-    shutil.copyfile(figures / PICTURE, picture)
-    full = picture.with_name("claims.md")
-    full.write_text(claims.markdown(known), encoding="utf-8")
-    typer.echo(f"written: {readme}, {picture}, {full}")
+    text = replace_between(text, RULES, rules(docs / "how-to" / "rules.md"))
+    gallery.fewer_colors(figures / PICTURE, docs / PICTURE)
+    small = docs / "gallery"
+    small.mkdir(exist_ok=True)
+    for name in gallery.names(known):
+        gallery.thumbnail(figures / f"{name}.png", small / f"{name}.webp")
+    written = {
+        readme: text,
+        docs / "claims.md": claims.markdown(known),
+        docs / "gallery.md": gallery.markdown(known),
+    }
+    for path, content in written.items():
+        path.write_text(content, encoding="utf-8")
+    typer.echo(f"written: {', '.join(map(str, written))} and pictures in {docs}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app(prog_name="python -m paper_figures.report.readme")

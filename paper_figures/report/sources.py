@@ -8,20 +8,32 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import xarray as xr
 
 from linlocal.analysis.results import Address, Provenance, code_version
+from paper_figures.addresses import data_of, option, settings_of
 
 _PACKAGES = ("matplotlib", "numpy", "scipy", "xarray")
 
 
-def command(address: Address, python: str = "python") -> str:
-    """The line for the shell that makes a result, in this interpreter."""
+def command(
+    address: Address, python: str = "python", settings: Mapping[str, Any] = MappingProxyType({})
+) -> str:
+    """The line for the shell that makes a result, in this interpreter.
+
+    Args:
+        address: where the result lies.
+        python: the interpreter.
+        settings: its parameters that are not those of the preset.
+    """
     size = ["--preset", address.preset, "--seed", str(address.seed), "--out", str(address.folder)]
-    data = ["--data", "FOLDER"] if address.data else []
-    return shlex.join([python, "-m", "experiments", "run", address.experiment, *size, *data])
+    data = ["--data", "FOLDER"] if data_of(address) else []
+    changed = [word for pair in settings.items() for word in ("--set", option(*pair))]
+    words = ["experiments", "run", address.experiment, *size, *changed, *data]
+    return shlex.join([python, "-m", *words])
 
 
 def source(
@@ -53,7 +65,7 @@ def source(
                 "seed": int(stored.seed),
                 "file": address.path.as_posix(),
                 "sha256": digest(address.path),
-                "command": command(address),
+                "command": command(address, settings=settings_of(dataset)),
                 "config": json.loads(stored.config),
                 "code": stored.code,
                 "commit": stored.commit,
@@ -105,6 +117,15 @@ def up_to_date(entry: Mapping[str, Any], fingerprint: str | None, folder: Path) 
         return False
     pictures = {folder / name: stored for name, stored in entry["pictures"].items()}
     return all(path.is_file() and digest(path) == stored for path, stored in pictures.items())
+
+
+def outdated(experiment: str, code: str, commit: str) -> str:
+    """What to say of a result that the present code of its experiment would not make, else ""."""
+    try:
+        now = code_version(f"experiments.catalogue.{experiment}")
+    except ModuleNotFoundError:  # the experiments are not here, so nobody can say
+        return ""
+    return "" if now == code else f"made by other code than the present, commit {commit}"
 
 
 def digest(path: Path) -> str:

@@ -509,6 +509,17 @@ def test_the_commit_is_unknown_outside_git_and_dirty_after_a_change(tmp_path, mo
     assert len(clean) == 40
     (tmp_path / "file").write_text("b")
     assert commit() == f"{clean}-dirty"
+    git(tmp_path, "commit", "-a", "-m", "second")
+    clean = commit()
+    assert len(clean) == 40
+    for folder in ("results", "linlocal/results"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "part.nc").write_text("a")
+        git(tmp_path, "add", folder)
+        git(tmp_path, "commit", "-m", "a part")
+        (tmp_path / folder / "part.nc").unlink()
+        # Results compute nothing; a module of that name may.
+        assert commit().endswith("-dirty") == (folder != "results")
     (tmp_path / "site-packages").mkdir()
     monkeypatch.setattr(provenance_module, "ROOT", tmp_path / "site-packages")
     assert commit() == "unknown"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from experiments.data import DataError, default_source, load_images
+from experiments.data import DataError, default_source, found_sources, load_images
 from experiments.data.grey_sets.mnist import read_idx
 
 NAMES = [f"train-images{dot}idx3-ubyte{suffix}" for dot in "-." for suffix in ("", ".gz")]
@@ -178,3 +178,26 @@ def test_the_default_is_mnist_where_the_user_has_it(tmp_path):
     assert default_source(tmp_path) == "mnist"
     with pytest.raises(DataError, match="name it"):
         load_images("mnist", 1)
+
+
+def test_natural_images_are_the_grey_of_those_in_colour(tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"data_batch_{k}.bin" for k in range(1, 6)] + ["test_batch.bin"]
+    records = rng.integers(0, 10, (6, 2, 3073), dtype=np.uint8)
+    for name, batch in zip(names, records, strict=True):
+        (tmp_path / name).write_bytes(batch.tobytes())
+    images = load_images("cifar10", 10, 32, folder=tmp_path)
+    red, green, blue = records[:5, :, 1:].reshape(10, 3, 32, 32).transpose(1, 0, 2, 3) / 255
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    assert {image.round(9).tobytes() for image in images} == {
+        image.round(9).tobytes() for image in grey
+    }
+
+
+def test_sources_are_those_that_a_folder_has(folder):
+    wanted = ("mnist", "cifar10")
+    assert found_sources(None, wanted) == ()
+    assert found_sources(folder, wanted) == ("mnist",)
+    (folder / NAMES[0]).unlink()
+    with pytest.raises(DataError, match=r"no MNIST images.*data_batch_1"):
+        found_sources(folder, wanted)

@@ -2,6 +2,8 @@
 
 import errno
 import shlex
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ def cli(tmp_path, monkeypatch):
 
 
 RESULT = Path("results/toy-smoke-seed0.nc")
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_leaves_one_file_that_describes_itself(toy, cli):
@@ -168,7 +171,7 @@ def test_without_a_folder_nothing_is_stored(toy, tmp_path):
     [
         ("run toi", "did you mean 'toy'? Possible: toy."),
         ("run toy --preset papr", "did you mean 'paper'? Possible: smoke, cpu, paper."),
-        ("run all --preset huge", "Possible: smoke, cpu, paper."),
+        ("run all --preset huge", "Possible: smoke, cpu, workstation, paper."),
     ],
 )
 def test_an_unknown_name_costs_one_line(toy, cli, line, hint):
@@ -191,10 +194,58 @@ def test_the_list_shows_purpose_sizes_and_state(toy, cli):
     cli("run toy --preset smoke")
     listed = cli("list").output
     assert "toy  (Fig. 0 of nowhere)\n  Squares of some numbers.\n" in listed
-    smoke, cpu, paper = (line for line in listed.splitlines() if "points=" in line)
-    assert smoke.split() == ["smoke", "points=3", "up", "to", "date"]
-    assert cpu.split() == ["cpu", "points=5", "no", "result"]
-    assert paper.split() == ["paper", "points=50", "no", "result"]
+    smoke, cpu, paper = lines = [line for line in listed.splitlines() if "points=" in line]
+    assert len({line.index("points=") for line in lines}) == 1
+    assert smoke.split() == ["smoke", "up", "to", "date", "points=3"]
+    assert cpu.split() == ["cpu", "no", "result", "points=5"]
+    assert paper.split() == ["paper", "no", "result", "points=50"]
+
+
+def test_all_leaves_out_what_lacks_the_preset_and_says_so(toy, cli, monkeypatch):
+    done = cli("run all --preset workstation")
+    assert (done.exit_code, done.output) == (0, "no preset workstation, left out: toy\n")
+    assert toy.evaluated == []
+    assert "Possible: smoke, cpu, paper." in cli("run toy --preset workstation").output
+    monkeypatch.setitem(toy.PRESETS, "workstation", toy.Config(points=4))
+    done = cli("run all --preset workstation")
+    assert done.exit_code == 0
+    assert "left out" not in done.output
+    assert toy.evaluated == [0, 1, 2, 3]
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    done = subprocess.run(
+        ["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def test_parts_of_a_long_run_are_committed_and_finish_in_a_clone(toy, cli, tmp_path, monkeypatch):
+    """What `git add results/.parts` takes is enough; the finished run leaves none of it."""
+    monkeypatch.setattr(provenance_module, "ROOT", tmp_path)
+    shutil.copyfile(ROOT / ".gitignore", tmp_path / ".gitignore")
+    git(tmp_path, "init")
+    toy.interrupt_at = 3
+    for preset in ("cpu", "paper"):
+        assert cli(f"run toy --preset {preset}").exit_code == 130
+    git(tmp_path, "add", ".gitignore", "results")
+    git(tmp_path, "commit", "-m", "first points")
+    names = git(tmp_path, "ls-files", "results").split()
+    assert len(names) == 3
+    assert all(name.startswith("results/.parts/toy-paper-seed0/") for name in names)
+
+    git(tmp_path, "clone", tmp_path, tmp_path / "clone")
+    monkeypatch.chdir(tmp_path / "clone")
+    monkeypatch.setattr(provenance_module, "ROOT", tmp_path / "clone")
+    toy.interrupt_at = None
+    toy.evaluated.clear()
+    run = ["run", "toy", "--preset", "paper", "--workers", "1"]
+    assert CliRunner().invoke(app, run).exit_code == 0
+    assert toy.evaluated == list(range(3, 50))
+    assert not Path("results/.parts/toy-paper-seed0").exists()
+    git(Path(), "add", "-A", "results")
+    assert git(Path(), "ls-files", "results") == "results/toy-paper-seed0.nc\n"
 
 
 def numbers(folder, text):
@@ -306,7 +357,7 @@ def test_a_failed_run_leaves_a_valid_result_valid(toy, cli, monkeypatch):
     # Leftovers of other code.
     (Path("results/.parts") / RESULT.stem).mkdir(parents=True, exist_ok=True)
     smoke = next(line for line in cli("list").output.splitlines() if "smoke" in line)
-    assert smoke.split()[-3:] == ["up", "to", "date"]
+    assert smoke.split() == ["smoke", "up", "to", "date", "points=3"]
     toy.evaluated.clear()
     assert "up to date" in cli("run toy --preset smoke").output
     assert toy.evaluated == []

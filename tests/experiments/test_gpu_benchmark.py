@@ -16,8 +16,7 @@ SMOKE = PRESETS["smoke"]
 
 
 def test_the_smoke_preset_measures_everything_and_names_the_hardware(tmp_path):
-    app = gpu_benchmark.typer.Typer()
-    app.command()(gpu_benchmark.main)
+    app = gpu_benchmark.app
     done = CliRunner().invoke(app, ["--preset", "smoke", "--out", str(tmp_path), "--seed", "3"])
     assert done.exit_code == 0, done.output
     data = results.read(tmp_path / "gpu_benchmark-smoke-seed3.nc")

@@ -20,7 +20,14 @@ from experiments.data import (
     named_data,
     rows_of,
 )
-from experiments.training import Divergence, Schedule, fit_by_rule, fit_supervised, masked_cosines
+from experiments.training import (
+    Divergence,
+    MatchedInTraining,
+    Schedule,
+    fit_by_rule,
+    fit_supervised,
+    masked_cosines,
+)
 from experiments.training.cosines import update_cosines
 from linlocal import Pairs
 from linlocal.analysis.alignment import align
@@ -101,6 +108,81 @@ def test_least_squares_brings_the_local_to_the_backpropagated_error(projection, 
         for each in (fresh, losses)
     )
     assert (after > 0.5 > before) if nearer else (after == before)
+
+
+def test_a_projection_matched_in_training_goes_down_the_squared_distance_of_the_errors():
+    rule = MatchedInTraining(CLAPP(context="top", score="softplus", shared=False, pooling=1))
+    loss = rule.build([(6,)] * 3, seed=1)[0].double()
+    rng = torch.Generator().manual_seed(2)
+    here, top, wanted = (torch.randn(16, 6, generator=rng, dtype=torch.float64) for _ in range(3))
+
+    def own_error():
+        z = here.clone().requires_grad_()
+        (error,) = torch.autograd.grad(loss.activity_loss(z, top), z)
+        return error
+
+    def distance():
+        return float((own_error() - wanted).square().sum())
+
+    loss.match(here, top, None, wanted)
+    z = here.clone().requires_grad_()
+    loss(z, top).backward()
+    # The network learns from the local loss, as if B were given.
+    torch.testing.assert_close(z.grad, own_error())
+    for b in loss.parameters():
+        slope, (i, j), step = b.grad[1, 2], (1, 2), 1e-6
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                b[i, j] += sign * step
+            ends.append(distance())
+            with torch.no_grad():
+                b[i, j] -= sign * step
+        assert float(slope) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
+
+
+def test_a_learning_rate_falls_as_it_is_told():
+    networks = [mlp() for _ in range(3)]
+    stopped = Schedule(3, 0.1, rate_of=lambda step: float(step == 0))
+    schedules = (Schedule(1, 0.1), stopped, Schedule(3, 0.1))
+    for network, schedule in zip(networks, schedules, strict=True):
+        fit_by_rule(network, CLAPP(), lambda step: BATCH, schedule)
+    assert same(weights(networks[0]), weights(networks[1]))
+    assert not same(weights(networks[0]), weights(networks[2]))
+
+
+def test_the_published_rate_falls_along_a_cosine_in_twenty_epochs():
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=5e-5)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=20, eta_min=1e-5)
+    for epoch in range(20):
+        assert optimiser.param_groups[0]["lr"] == pytest.approx(
+            5e-5 * trained_mlp.falling(epoch / 20)
+        )
+        optimiser.step()
+        cosine.step()
+
+
+def test_cosines_of_matrices_leave_biases_out():
+    network, rule = mlp(), CLAPP(context="top", pooling=1)
+    losses = rule.build([(6,)] * 3)
+    found = trained_mlp.weight_cosines(network, losses, [BATCH, 2 * BATCH])["cosine"]
+    by_hand = []
+    for views in (BATCH, 2 * BATCH):
+        z, outputs = views, []
+        for block in network:
+            z = block(z)
+            outputs.append(z)
+        matrices = [block[0].weight for block in network]
+        last = losses[-1].activity_loss(outputs[-1], outputs[-1].detach())
+        whole = torch.autograd.grad(last, matrices, retain_graph=True)
+        below = views
+        for block, loss, matrix, g in zip(network, losses, matrices, whole, strict=True):
+            here = block(below)
+            (own,) = torch.autograd.grad(loss.activity_loss(here, outputs[-1].detach()), matrix)
+            by_hand.append(torch.cosine_similarity(own.flatten(), g.flatten(), dim=0).item())
+            below = here.detach()
+    np.testing.assert_allclose(found, np.reshape(by_hand, (2, 3)).mean(0), rtol=1e-5)
+    assert not np.allclose(found, update_cosines(network, losses, [(BATCH,)])["cosine"])
 
 
 def test_alignment_is_recorded_before_the_first_step_and_after_the_last():

@@ -1,6 +1,7 @@
 """`explain`: the conditions that it names, the bound it predicts, the remedies it offers."""
 
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -195,15 +196,14 @@ def test_an_unknown_remedy_names_those_that_help() -> None:
     ],
     ids=["exact", "other penalty", "narrowing", "no remedy"],
 )
-def test_the_text_says_of_each_layer_what_the_explanation_holds(
+def test_the_details_say_of_each_layer_what_the_explanation_holds(
     widths: list[int], rule: Rule
 ) -> None:
     explanation = ll.explain(ll.DeepLinear.orthogonal(widths, seed=1), views(20), rule)
-    head, blank, *rest = str(explanation).splitlines()
+    head, blank, *rest = explanation.details().splitlines()
     assert (head, blank) == (explanation.subject, "")
-    end = rest.index("")
     parts: list[list[str]] = []
-    for line in rest[:end]:
+    for line in rest:
         if line.startswith("layer "):
             parts.append([])
         parts[-1].append(line)
@@ -230,18 +230,79 @@ def test_the_text_says_of_each_layer_what_the_explanation_holds(
             bound = "none" if layer.cosine_bound is None else f"{layer.cosine_bound:.4f}"
             said.append(f"    smallest cosine: {bound} ({layer.bound_source})")
         assert mismatch == said
-    advice = rest[end + 1 :]
-    if explanation.exact:
-        assert advice == ["Nothing to remedy."]
-    elif explanation.remedies:
-        assert advice[0] == "Any one of these restores exactness in every layer:"
-        assert [
-            line.split(maxsplit=len(r.name.split()))[-1]
-            for line, r in zip(advice[1:], explanation.remedies, strict=True)
-        ] == [r.action for r in explanation.remedies]
-    else:
-        assert advice == ["No remedy is known that restores exactness in every layer."]
-    with pytest.raises(ValueError, match=r"remedies: .") as error:
-        explanation.remedy("prayer")
-    names = ", ".join(r.name for r in explanation.remedies) or "none"
-    assert str(error.value).endswith(f"remedies: {names}.")
+
+
+def test_the_text_begins_with_the_verdict_and_goes_on_from_layers_to_help() -> None:
+    network, pairs = ll.DeepLinear.gaussian([20, 10, 8, 9], seed=1), views(20)
+    explanation = ll.explain(network, pairs, rules.CLAPP("softplus"))
+    text = str(explanation)
+    assert text.splitlines()[:2] == [explanation.verdict, explanation.subject]
+    least = min(explanation.layers, key=lambda layer: layer.cosine)
+    assert f"smallest in layer {least.layer}, {least.cosine:.4f}." in explanation.verdict
+    assert "in layers 1-2 of 3" in explanation.verdict
+    rows = [line.split() for line in text.splitlines()[4:7]]
+    assert [row[:2] for row in rows] == [
+        [str(e.layer), f"{e.cosine:.4f}"] for e in explanation.layers
+    ]
+    failing = {c.name: c for e in explanation.layers for c in e.conditions if not c.holds}
+    places = [text.index(f"  {name}: fails in layer") for name in failing]
+    for condition in failing.values():
+        symbols = condition.meaning.split(", nearest")[0]
+        assert text.index(condition.words) < text.index(symbols), "words first"
+    help_ = [text.index(f"  {r.name}: changes {r.changes}") for r in explanation.remedies]
+    assert max(places) < min(help_)
+    assert all(len(line) <= 200 for line in text.splitlines())
+
+
+def test_the_text_of_an_exact_network_says_what_holds() -> None:
+    explanation = ll.explain(ll.DeepLinear.orthogonal([20, 8, 10]), views(20), rules.CLAPP("hinge"))
+    assert "equals backpropagation here: the updates of all 2 layers" in explanation.verdict
+    assert "proportional anchors: holds in layer 1" in str(explanation)
+    assert "fails" not in str(explanation)
+
+
+def test_a_remedy_tells_with_numbers_what_it_changes() -> None:
+    network, pairs = ll.DeepLinear.gaussian([20, 10, 12], seed=1), views(20)
+    explanation = ll.explain(network, pairs, rules.CLAPP("softplus"))
+    told = {r.name: r.changes for r in explanation.remedies}
+    assert told["matched projection"] == "the projection from optimal to matched"
+    assert told["metric penalty"] == "the metric of the penalty from frobenius to downstream"
+    mended, _, _ = explanation.remedy("isometry").apply()
+    moved = np.linalg.norm(mended.weights[1] - network.weights[1]) / np.linalg.norm(
+        network.weights[1]
+    )
+    assert told["isometry"] == f"the weights of layers 1..2 by 0, {moved:.3g} of their norm"
+    conformal = ll.DeepLinear.conformal([20, 10, 12], scale=2.0)
+    (remedy,) = (
+        r
+        for r in ll.explain(conformal, pairs, rules.CLAPP("softplus")).remedies
+        if r.name == "rescaled penalty"
+    )
+    strengths = ", ".join(f"{s:.3g}" for s in remedy.apply()[2].penalty.strength)
+    assert remedy.changes == f"the penalty from 0.01 to {strengths}"
+
+
+def test_every_condition_and_remedy_has_words() -> None:
+    network = ll.DeepLinear.orthogonal([8] * 5, 0, links="residual")
+    explanation = ll.explain(network, views(8), rules.CLAPP("linear"))
+    said = {c.words for e in explanation.layers for c in e.conditions}
+    assert len(said) == len({c.name for e in explanation.layers for c in e.conditions})
+    assert all(r.words.endswith(".") for r in explanation.remedies + explanation.nearer)
+
+
+def test_a_notebook_shows_the_same_with_all_letters_escaped() -> None:
+    rule = replace(rules.CLAPP("softplus"), name="<script>alert('x')</script> & co")
+    network, pairs = ll.DeepLinear.gaussian([20, 10, 8], seed=1), views(20)
+    explanation = ll.explain(network, pairs, rule)
+    page = explanation._repr_html_()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "color" not in page  # those of the page, light or dark
+    heard = []
+    parser = HTMLParser()
+    parser.handle_data = heard.append
+    parser.feed(page)
+    words = " ".join(" ".join(heard).split())
+    assert " ".join(explanation.verdict.split()) in words
+    assert " ".join(explanation.details().split()) in words
+    assert repr(explanation) == f"<Explanation: {explanation.verdict}>"

@@ -162,7 +162,7 @@ def test_all_negatives_are_those_of_the_list_and_of_the_oracle(rule):
     for name in ("cosine", "relative_error", "dual_mismatch", "context_mismatch", "residual"):
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-12)
     np.testing.assert_allclose(ours.condition_number, theirs.condition_number, rtol=1e-8)
-    text = str(ll.explain(network, all_pairs, rule))
+    text = ll.explain(network, all_pairs, rule).details()
     assert "layer 1: local differs" in text
     assert "layer 2: local equal" in text
     if rule.name == "CLAPP" and "Hinge" in type(rule.loss.score).__name__:

@@ -1,18 +1,18 @@
 """Malformed commands: one line that says what to do, exit code 2, no traceback, no file."""
 
 import hashlib
+import re
 
 import pytest
-from typer import Typer
 from typer.testing import CliRunner
 
 from experiments.__main__ import app as experiments_app
-from experiments.benchmarks import gpu as gpu_benchmark
 from experiments.benchmarks.__main__ import app as benchmarks_app
+from experiments.benchmarks.gpu import app as gpu_app
+from experiments.pretrain.__main__ import app as pretrain_app
 from paper_figures.__main__ import app as figures_app
-
-gpu_app = Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
-gpu_app.command()(gpu_benchmark.main)
+from paper_figures.report.printed import app as printed_app
+from paper_figures.report.readme import app as readme_app
 
 SMOKE = ("--preset", "smoke", "--workers", "1")
 CASES = {
@@ -63,6 +63,71 @@ CASES = {
             ("run", "exactness_in_training", *SMOKE, "--data", "empty"),
             "error: no MNIST images in empty",
         ),
+        "unknown data set": (
+            ("data", "mnis"),
+            "error: unknown data set 'mnis'; did you mean 'mnist'?",
+        ),
+        "unknown data set among known ones": (
+            ("data", "mnist", "cifar100", "--out", "data"),
+            "error: unknown data set 'cifar100'; did you mean 'cifar10'?",
+        ),
+        "a file for a folder of downloads": (
+            ("data", "mnist", "--out", "file"),
+            "'file' is a file",
+        ),
+        "a folder of downloads that cannot be made": (
+            ("data", "mnist", "--out", "file/below"),
+            "error: Not a directory: file/below",
+        ),
+        "half a data set": (
+            ("data", "cifar10", "--out", "half"),
+            "error: cifar10: half/cifar-10-batches-bin exists, but lacks data_batch_1.bin",
+        ),
+        "data without images say how to download": (
+            ("run", "trained_cnn", *SMOKE, "--data", "empty"),
+            "-m experiments data NAME --out empty",
+        ),
+        "a setting without a value": (
+            ("run", "narrowing", *SMOKE, "--set", "networks"),
+            "error: --set 'networks' should be NAME=VALUE",
+        ),
+        "unknown setting": (
+            ("run", "narrowing", *SMOKE, "--set", "network=3"),
+            "error: unknown setting 'network'; did you mean 'networks'?",
+        ),
+        "a setting in words": (
+            ("run", "narrowing", *SMOKE, "--set", "networks=three"),
+            'error: networks is "three", expected a whole number from 1 on, such as 2',
+        ),
+        "no network at all": (
+            ("run", "narrowing", *SMOKE, "--set", "networks=0"),
+            "error: networks is 0, expected a whole number from 1 on",
+        ),
+        "a setting that has an option": (
+            ("run", "narrowing", *SMOKE, "--set", "seed=3"),
+            "error: seed is no setting: give --seed",
+        ),
+        "a setting twice": (
+            ("run", "narrowing", *SMOKE, "--set", "networks=3", "--set", "networks=4"),
+            "error: networks is set twice",
+        ),
+        "a setting of all": (
+            ("run", "all", *SMOKE, "--set", "networks=3"),
+            "error: settings are those of one experiment",
+        ),
+        "settings that are no TOML": (
+            ("run", "narrowing", *SMOKE, "--config", "file"),
+            "error: file is no TOML",
+        ),
+        "settings that do not exist": (
+            ("run", "narrowing", "--config", "nowhere"),
+            "'nowhere' does not exist",
+        ),
+        "a folder for settings": (("run", "narrowing", "--config", "empty"), "'empty' is a dir"),
+        "a device that is not there": (
+            ("run", "trained_cnn", *SMOKE, "--set", "device=cuda"),
+            "error: needs the device 'cuda'",
+        ),
         "a list of nothing": (("list", "--seed", "x"), "Invalid value for '--seed'"),
         "verify no file": (("verify", "--sample", "0"), "Invalid value for '--sample'"),
         "verify to less than nothing": (
@@ -95,6 +160,22 @@ CASES = {
             ("narrowing", "--out", "file/below"),
             "error: nothing can be written into file/below",
         ),
+        "no result with a setting": (
+            ("narrowing", "--results", "empty", "--set", "networks=3"),
+            "error: narrowing: empty has no result of narrowing with networks=3",
+        ),
+        "a setting of all figures": (
+            ("all", "--set", "networks=3"),
+            "error: a setting and a single result are those of one figure",
+        ),
+        "a setting without a value": (
+            ("narrowing", "--set", "networks"),
+            "error: --set 'networks' should be NAME=VALUE",
+        ),
+        "a file that is no result": (
+            ("narrowing", "--results", "file", "--out", "out"),
+            "error: narrowing: file is damaged, cut off, or no result of ours",
+        ),
         "no results": (
             ("narrowing", "--results", "empty", "--out", "out"),
             "a result is missing; make it with",
@@ -103,6 +184,18 @@ CASES = {
             ("narrowing", "--results", "damaged", "--out", "out"),
             "is damaged, cut off, or no result of",
         ),
+    },
+    "pretrain": {
+        "no folder": (("--preset", "smoke"), "Missing option '--out'"),
+        "unknown preset": (
+            ("--out", "out", "--preset", "smok"),
+            "error: unknown preset 'smok'; did you mean 'smoke'?",
+        ),
+        "a preset of others": (
+            ("--out", "out", "--preset", "workstation"),
+            "error: unknown preset 'workstation'. Possible: smoke, cpu, paper",
+        ),
+        "unknown option": (("--out", "out", "--gpu"), "No such option: --gpu"),
     },
     "benchmarks": {
         "unknown device": (("--device", "tpu"), "error: unknown device 'tpu'"),
@@ -128,6 +221,7 @@ CASES = {
 }
 APPS = {
     "experiments": experiments_app,
+    "pretrain": pretrain_app,
     "paper_figures": figures_app,
     "benchmarks": benchmarks_app,
     "gpu_benchmark": gpu_app,
@@ -154,6 +248,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("a file")
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
+    (tmp_path / "half" / "cifar-10-batches-bin").mkdir(parents=True)
     (tmp_path / "damaged" / "narrowing-cpu-seed0.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
 
     def files():
@@ -171,3 +266,37 @@ def folder(tmp_path, monkeypatch):
 def test_malformed_command(folder, command, case, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     refuse(command, *CASES[command][case])
+
+
+@pytest.mark.parametrize("app", [*APPS.values(), readme_app, printed_app])
+def test_commands_look_alike(app):
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["--help"])
+    assert done.exit_code == 0
+    assert done.output.startswith("Usage: ")
+    # No frames, no colours, a last option that is the same.
+    assert not {*"╭│\x1b"} & {*done.output}
+    # Examples are not wrapped: they can be copied.
+    examples = re.compile("    (python -m|[A-Z_0-9=]+ torchrun) ")
+    lines = [line for line in done.output.splitlines() if not examples.match(line)]
+    assert max(map(len, lines)) <= 80
+    (last,) = (line for line in lines if line.split()[:1] == ["--help"])
+    assert last.endswith("Show this message and exit.")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "step"),
+    [
+        ("paper_figures", ("narrowing",), "paper_figures.__main__.load_inputs"),
+        ("benchmarks", ("projection",), "experiments.benchmarks.projection.measure"),
+    ],
+)
+def test_an_interrupt_says_how_to_go_on(folder, command, arguments, step, monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step, interrupted)
+    monkeypatch.setattr("experiments.benchmarks.__main__.PAGE", tmp_path / "page.md")
+    monkeypatch.setattr("experiments.benchmarks.__main__.FOLDER", tmp_path)
+    done, output = said(command, arguments)
+    assert done.exit_code == 130
+    assert "interrupted; " in output

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import linlocal as ll
@@ -110,6 +111,7 @@ NETWORK_RULE = local_losses.CLAPP(score="softplus")
 PLAIN_LAYER = nn.Linear(5, 3, bias=False)
 HEAD = {"kind": "expansion", "width": 4, "widths": (5, 3)}
 LABELS = np.arange(20) % 2
+ACCURACIES = xr.Dataset({"accuracy": ("block", [0.4, 0.6])}, {"block": ["1", "all"]})
 POINTS = np.random.default_rng(0).standard_normal((20, 3))
 CONDITION = derive(rules.CLAPP("linear"))
 GRADIENT = np.ones((6, 3))
@@ -132,6 +134,10 @@ TWO_BLOCKS = resolve(MODULE, ["0", "2"])
 TWO_LOSSES = NETWORK_RULE.build([(4,), (3,)])
 
 CALLS = {
+    "plots.hierarchy.tree": {"trees": TREES, "row": 1},
+    "plots.layers.knowledge": {"data": ACCURACIES, "chance": 0.5},
+    "plots.style.interval": {"values": ACCURACIES["accuracy"], "over": "block", "level": 0.9},
+    "plots.style.spread": {"values": ACCURACIES["accuracy"], "over": "block", "level": 0.9},
     "analysis.alignment.batch.align": {
         "model": MODULE,
         "names": ["0", "2"],
@@ -664,6 +670,7 @@ BY_HYPOTHESIS = "a strategy: hypothesis checks the ranges that it is given when 
 IN_THE_HOUSE = "used by the instruments alone, with the number of rows of a tensor"
 ABSTRACT_TRAINER = "abstract; its two kinds are checked"
 NOT_CHECKED = {
+    "plots.style.layer_axis": "used by figures, which know the widths of their networks",
     "analysis.feedback.direct.target_error": "used by rules and networks, with their own numbers",
     "analysis.feedback.transformation.feedback_alignment": "changes its network, so a second call "
     "with it is refused; see test_feedback_alignment.py",
@@ -687,8 +694,8 @@ NOT_CHECKED = {
     "analysis.watching.window.cut": IN_THE_HOUSE,
     "analysis.watching.window.one_pass": IN_THE_HOUSE,
     "conditions.bounds.ResidualBounds": MADE_BY_US,
-    "conditions.report.Condition": MADE_BY_US,
-    "conditions.report.LayerExplanation": MADE_BY_US,
+    "conditions.findings.Condition": MADE_BY_US,
+    "conditions.findings.LayerExplanation": MADE_BY_US,
     "networks.linear.IsometryBound": MADE_BY_US,
     "projection.descent.descend": "the inside of a rule with `Trained`, which checks",
     "projection.problem.NewtonMatrix.largest": "the inside of a Projection",

@@ -1,4 +1,4 @@
-"""Laws of claims that compare two rules: the paired interval decides, layer by layer."""
+"""Laws of claims that compare two rules: the paired differences decide, layer by layer."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,12 @@ from scipy.stats import ttest_1samp
 from paper_figures.look import comparisons
 
 REPETITIONS = 5
-# Of mean 0 and of the size at which Student's 95 % interval of the mean has half width 1.
-SPREAD = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
-SPREAD *= 1 / ttest_1samp(SPREAD, 0).confidence_interval(0.95).high
+
+
+def spread(layers=1):
+    """Of mean 0, of the size at which the intervals of so many layers have half width 1."""
+    values = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    return values / ttest_1samp(values, 0).confidence_interval(1 - 0.05 / layers).high
 
 
 def rules(gains, common=100.0):
@@ -18,7 +21,7 @@ def rules(gains, common=100.0):
     noise = common * np.random.default_rng(0).standard_normal((REPETITIONS, len(gains)))
     coordinates = {"layer": np.arange(len(gains)) + 1}
     worse = xr.DataArray(noise, coordinates, ("draw", "layer"))
-    return worse + SPREAD[:, None] + np.array(gains), worse
+    return worse + spread(len(gains))[:, None] + np.array(gains), worse
 
 
 def raised(gains):
@@ -31,20 +34,20 @@ def test_a_rise_counts_where_the_interval_lies_above_0_in_every_layer(others):
     for gain in (0.99, 0.0, -0.99):
         within = raised([*others, gain])
         assert within.here == "undecided"
-        assert within.measured.endswith(f"; undecided in layer {len(others) + 1}")
+        assert not others or within.evidence.endswith(f"; undecided: layer {len(others) + 1}")
     lower = raised([*others, -1.01])
     assert lower.here == "fails"
-    assert lower.measured.endswith(f"; lower in layer {len(others) + 1}")
+    assert not others or lower.evidence.endswith(f"; outside: layer {len(others) + 1}")
 
 
 def test_layers_are_named_with_what_became_of_them():
     claim = raised([-2.0, 0.5, 3.0, -0.5, -3.0])
-    assert claim.measured == (
-        "-2.000 +0.500 +3.000 -0.500 -3.000 in layers 1-5, half intervals up to 1.000; "
-        "lower in layers 1, 5, undecided in layers 2, 4"
+    assert claim.measured == "-2.000 +0.500 +3.000 -0.500 -3.000 in layers 1-5"
+    assert claim.numbers == (
+        f"{claim.measured}; half intervals up to 1; outside: layer 1, layer 5; "
+        "undecided: layer 2, layer 4"
     )
     assert claim.published == "as curves only"
-    assert raised([2.0, 3.0]).measured == "+2.000 +3.000 in layers 1-2, half intervals up to 1.000"
 
 
 def test_what_the_repetitions_share_does_not_widen_the_interval():
@@ -59,15 +62,13 @@ def test_a_single_repetition_raises_nothing():
     better, worse = (each.isel(draw=[0]) for each in rules([1e6, 1e6]))
     claim = comparisons.raises("x", better, worse, "draw")
     assert claim.here == "undecided"
-    assert claim.measured.endswith("in layers 1-2; undecided in layers 1, 2")
+    assert claim.numbers.endswith("in layers 1-2; no interval")
 
 
 def test_equal_rules_do_not_raise_each_other():
     """Without any spread the interval is the point 0, which is neither above nor below."""
     better, _ = rules([1.0, 2.0])
-    claim = comparisons.raises("x", better, better, "draw")
-    assert claim.here == "undecided"
-    assert claim.measured.endswith("half intervals up to 0.000; undecided in layers 1, 2")
+    assert comparisons.raises("x", better, better, "draw").here == "undecided"
 
 
 def variants(gain):
@@ -92,7 +93,7 @@ def test_a_difference_is_decided_by_its_interval_and_open_within(least, beyond, 
     claim = comparisons.difference(values, "new", "base", "x", least, "y")
     assert claim.here == verdict
     low, high = least + beyond - 1, least + beyond + 1
-    assert claim.measured.endswith(f", difference {low:+.3f} to {high:+.3f}")
+    assert claim.numbers.endswith(f"; interval {low:+.3g} to {high:+.3g}")
     means = [float(values.sel(variant=name).mean()) for name in ("new", "base")]
     assert claim.measured.startswith("{:.3f} against {:.3f},".format(*means))
     assert claim.published == "y"
@@ -103,10 +104,15 @@ def test_a_difference_of_one_repetition_is_open():
     assert comparisons.difference(values, "new", "base", "x", 0.0, "y").here == "undecided"
 
 
-def test_bounds_are_those_of_students_interval():
-    rng = np.random.default_rng(1)
-    for count in (2, 3, 10):
-        values = rng.standard_normal(count)
-        expected = ttest_1samp(values, 0).confidence_interval(0.95)
-        found = comparisons.bounds(xr.DataArray(values, dims="repetition"))
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+@pytest.mark.parametrize(("gain", "sign"), [(1.01, 1), (-1.01, -1), (0.9, 0), (-0.9, 0)])
+def test_a_sign_is_that_of_the_whole_interval(gain, sign):
+    values = variants(gain)
+    assert comparisons.sign(values.sel(variant="new") - values.sel(variant="base")) == sign
+
+
+def test_parts_go_together_by_their_names():
+    parts = {"one": xr.DataArray([1.0, 2.0], dims="repetition").assign_coords(level=1)}
+    parts["two"] = 2 * parts["one"].assign_coords(level=2)
+    found = comparisons.together(parts)
+    assert found["part"].values.tolist() == ["one", "two"]
+    np.testing.assert_array_equal(found, [[1, 2], [2, 4]])

@@ -21,6 +21,7 @@ from paper_figures import registry
 from paper_figures.__main__ import app
 from paper_figures.claims import Claim, record
 from paper_figures.look import style
+from paper_figures.report import sources
 
 
 def make(seed=0):
@@ -141,9 +142,32 @@ def test_kept_draws_the_figures_whose_results_all_exist(toy, monkeypatch):
     assert "run absent --preset paper" in done.output
     store("paper")
     store("cpu")
-    assert cli("kept --preset paper").exit_code == 0
-    assert set(json.loads(Path("figures/claims.json").read_text())) == {"toy"}
-    assert "preset paper" in Path("figures/claims.md").read_text()
+    assert cli("kept --preset workstation").exit_code == 2
+    for line in ("kept --preset paper", "kept"):
+        assert cli(f"{line} --out 'for {line}'").exit_code == 0
+        assert [path.name for path in Path(f"for {line}").iterdir()] == ["paper"]
+        assert set(json.loads(Path(f"for {line}/paper/claims.json").read_text())) == {"toy"}
+        assert "preset paper" in Path(f"for {line}/paper/claims.md").read_text()
+    store("workstation")
+    assert cli("kept").exit_code == 0
+    for preset in ("workstation", "paper"):
+        page = Path(f"figures/{preset}/report.html").read_text()
+        assert f"preset {preset}" in page
+        assert 'id="toy"' in page
+        assert 'id="lacking"' not in page
+
+
+def test_a_result_of_older_code_is_drawn_and_named_with_its_commit(toy, monkeypatch):
+    store("paper")
+    stored = Provenance.of(results.read(Path("results/toy-paper-seed0.nc")))
+    said = f"made by other code than the present, commit {stored.commit}"
+    for code, expected in (("unknown", False), ("edited", True)):
+        monkeypatch.setattr(sources, "code_version", lambda module, code=code: code)
+        done = cli("kept --force")
+        assert done.exit_code == 0
+        assert Path("figures/paper/toy.png").exists()
+        pages = [Path(f"figures/paper/report.{kind}").read_text() for kind in ("html", "md")]
+        assert [said in text for text in (done.output, *pages)] == [expected] * 3
 
 
 def test_a_damaged_result_costs_one_line(toy):
@@ -185,7 +209,7 @@ def test_claims_are_printed_and_recorded_with_their_verdicts(toy):
     verdicts = [claim["verdict"] for claim in entry["claims"]]
     assert verdicts == ["reproduced", "fails", "undecided"]
     table = [line for line in Path("figures/claims.md").read_text().splitlines() if "|" in line]
-    assert table[-1] == r"| holds at size \| paper | undecided | not run |  |"
+    assert table[-1] == r"| holds at size \| paper | undecided | not run |  |  |"
 
 
 def test_a_verdict_accepts_the_booleans_of_numpy():

@@ -147,7 +147,7 @@ def test_claims_are_shown_as_they_are_written(toy):
     words = "a < b & <script> ✓ reproduced 1.000 | exact 1 <b>"
     assert words in Page(html).text
     # In Markdown, what a browser would take for a tag stands as text.
-    assert r"| a < b & &lt;script> | reproduced | 1.000 \| exact | 1 &lt;b> |" in markdown
+    assert r"| a < b & &lt;script> | reproduced | 1.000 \| exact |  | 1 &lt;b> |" in markdown
     assert "A toy <of> a figure." in Page(html).text
 
 

@@ -304,7 +304,7 @@ def complexity(deep, shallow):
         {
             "test_accuracy": (
                 ("architecture", "grammar", "multiple", "repetition"),
-                np.where(learned, 1.0, 0.25)[..., None],
+                np.where(learned, 1.0, 0.25)[..., None].repeat(2, -1),
             )
         },
         {
@@ -392,7 +392,7 @@ def test_results_of_older_code_get_the_coordinates_that_rules_have_now(stored):
 def test_claims_of_diffusion_follow_the_data(stored):
     """Swapped depths hurt where they should help; levels that are all alike need the same steps."""
     data, words = stored("rhm_diffusion"), "below the critical noise depth helps"
-    grammars = xr.DataArray(0.001 * np.arange(data.sizes["repetition"]), dims="repetition")
+    grammars = xr.DataArray(1e-5 * np.arange(data.sizes["repetition"]), dims="repetition")
     theory = (data["mean_field"] + 0 * data["belief"]) * (1 - grammars)
     data["belief"] = theory.transpose(*data["belief"].dims)
     assert verdict(rhm_diffusion, data, "the mean field is within") == HOLDS

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.text import Text
 from scipy.stats import spearmanr
 
 from paper_figures.figures import (
@@ -104,10 +105,10 @@ def test_the_rank_correlation_is_spearmans_and_lies_in_its_interval():
     found = alignment_accuracy.claims(table(accuracy, cosine=cosine))
     assert found
     for claim in found:
-        words = claim.measured.removeprefix("rank correlation ").replace("[", "").replace("]", "")
-        value, low, high = (float(word.strip(",")) for word in words.split())
-        assert value == pytest.approx(expected, abs=0.005)
-        assert -1 <= low < value < high <= 1
+        assert claim.measured.startswith(f"rank correlation {expected:+.2f}, ")
+        ((low, high),) = claim.decision.intervals
+        assert low < np.arctanh(expected) < high
+        assert claim.decision.units == "10 rules"
 
 
 @pytest.mark.parametrize(("usable", "few"), [(3, True), (4, False)])
@@ -220,3 +221,56 @@ def test_each_data_set_has_a_panel_and_published_numbers_stand_beside_the_rule()
     assert "CLAPP++ (80.5 | 80.5)" in labels
     assert "LPL (59.4 | –)" in labels
     assert "VICReg" in labels
+
+
+def words_of(figure):
+    return [text for text in figure.findobj(Text) if text.get_text().strip()]
+
+
+@pytest.mark.parametrize("module", [alignment_accuracy, cosines_in_training, local_rules_table])
+def test_every_word_can_be_read_in_print(module):
+    with style.house():
+        figure = module.draw(table(np.linspace(0.3, 0.8, 10), cosine=np.linspace(0, 0.9, 10)))
+    assert min(text.get_fontsize() for text in words_of(figure)) >= 7
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "words"),
+    [
+        (local_rules_table, {"accuracy": 0.6}, "digits 10 of 10, 0 worse"),
+        (local_rules_table, {"accuracy": 0.4}, "digits 0 of 10, 10 worse"),
+        (cosines_in_training, {"accuracy": 0.5, "after": 0.6}, "digits 10 up, 0 down"),
+        (cosines_in_training, {"accuracy": 0.5, "after": 0.1}, "digits 0 up, 10 down"),
+        (
+            alignment_accuracy,
+            {"accuracy": np.linspace(0.3, 0.8, 10), "cosine": np.linspace(0, 0.9, 10)},
+            "digits: yes",
+        ),
+        (
+            alignment_accuracy,
+            {"accuracy": np.linspace(0.8, 0.3, 10), "cosine": np.linspace(0, 0.9, 10)},
+            "digits: less accuracy",
+        ),
+    ],
+)
+def test_a_headline_states_the_finding(module, given, words):
+    with style.house():
+        figure = module.draw(table(**given))
+    assert words in figure.get_suptitle()
+
+
+def test_rules_are_named_at_their_points_and_the_family_is_joined():
+    accuracy = np.linspace(0.3, 0.8, 10)
+    with style.house():
+        figure = alignment_accuracy.draw(table(accuracy, cosine=np.linspace(0, 0.9, 10)))
+    for axes in figure.axes:
+        assert sorted(text.get_text() for text in axes.texts) == sorted(RULES)
+        family = [k for k, rule in enumerate(RULES) if rule.startswith("CLAPP++")]
+        (line,) = (line for line in axes.lines if len(line.get_xdata()) == len(family))
+        assert line.get_xdata() == pytest.approx(
+            alignment_accuracy.alignment(
+                table(accuracy, cosine=np.linspace(0, 0.9, 10))["local_rules"].isel(data=0)
+            )
+            .mean("repetition")
+            .values[family]
+        )

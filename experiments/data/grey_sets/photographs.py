@@ -8,10 +8,9 @@ import numpy as np
 
 from experiments.data.contract import Array
 from experiments.data.errors import DataError
+from experiments.data.grey_images import luma
 
 NAME, FOLDER = "photographs", None
-
-_LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in ITU-R BT.601
 
 
 def grey(folder: Path | None, count: int, size: int, rng: np.random.Generator) -> Array:
@@ -22,7 +21,7 @@ def grey(folder: Path | None, count: int, size: int, rng: np.random.Generator) -
 def _photographs() -> list[Array]:
     from sklearn.datasets import load_sample_images  # slow to import, and not always needed
 
-    return [photograph @ _LUMA / 255.0 for photograph in load_sample_images().images]
+    return [luma(photograph, axis=2) / 255.0 for photograph in load_sample_images().images]
 
 
 def _crops(photographs: list[Array], count: int, size: int, rng: np.random.Generator) -> Array:

@@ -1,78 +1,23 @@
-"""Claims: what a figure must show, decided by numbers."""
+"""Records of decided claims: ``claims.json`` and ``claims.md``."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from linlocal.analysis.results import replacing
+from paper_figures.claims.claim import Claim
 
-# Three for what a paper says, two for what we say, one for either.
-Verdict = Literal["reproduced", "contradicted", "not comparable", "holds", "fails", "undecided"]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement that a result supports or not.
-
-    A statement of a paper is reproduced or contradicted only where it was published on what we
-    measured. Elsewhere it is not comparable, whatever comes out. Our own statements hold or fail.
-    Either is undecided where the result cannot tell.
-
-    Attributes:
-        text: the statement.
-        holds: whether the result supports it; None if it cannot tell.
-        measured: the numbers that decide, as text.
-        published: what the paper says, in numbers or words; None for a statement of our own.
-        elsewhere: what it was published on, where we measured on something else.
-    """
-
-    text: str
-    holds: bool | None
-    measured: str
-    published: str | None = None
-    elsewhere: str | None = None
-
-    @property
-    def here(self) -> Verdict:
-        """What the result says by itself."""
-        return "undecided" if self.holds is None else "holds" if self.holds else "fails"
-
-    @property
-    def verdict(self) -> Verdict:
-        """The decision in words."""
-        if self._foreign:
-            return "not comparable"
-        if self.published is None or self.holds is None:
-            return self.here
-        return "reproduced" if self.holds else "contradicted"
-
-    @property
-    def _foreign(self) -> bool:
-        return self.published is not None and self.elsewhere is not None
-
-    @property
-    def evidence(self) -> str:
-        """The numbers that decide, and what they say where nothing can be compared."""
-        return f"{self.here} here: {self.measured}" if self._foreign else self.measured
-
-    @property
-    def source(self) -> str | None:
-        """What the paper says, and what of."""
-        return f"{self.published} (on {self.elsewhere})" if self._foreign else self.published
-
-    def __str__(self) -> str:
-        published = f"; published {self.source}" if self.source else ""
-        return f"{self.verdict}: {self.text} (measured {self.evidence}{published})"
+_COLUMNS = ("claim", "verdict", "measured", "by", "published")
 
 
 def entries(folder: Path) -> dict[str, Any]:
@@ -106,15 +51,7 @@ def record(
         folder: folder of the figures.
         source: what the figure was drawn from, see `report.sources.source`; the report shows it.
     """
-    decided = [
-        {
-            "claim": claim.text,
-            "verdict": claim.verdict,
-            "measured": claim.evidence,
-            "published": claim.source,
-        }
-        for claim in claims
-    ]
+    decided = [_row(claim) for claim in claims]
     folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder):
         entry = {"run": run, "claims": decided, **source}
@@ -133,13 +70,36 @@ def markdown(known: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table(claims: Sequence[Mapping[str, str | None]]) -> list[str]:
+def table(claims: Sequence[Mapping[str, Any]]) -> list[str]:
     """The recorded claims of one figure as the lines of a Markdown table."""
-    lines = ["| claim | verdict | measured | published |", "|---|---|---|---|"]
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     for claim in claims:
-        cells = (plain(str(cell or "")).replace("|", "\\|") for cell in claim.values())
+        shown = (
+            claim.get(key) or "" for key in ("claim", "verdict", "measured", "by", "published")
+        )
+        cells = (plain(str(cell)).replace("|", "\\|") for cell in shown)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _row(claim: Claim) -> dict[str, Any]:
+    """What is recorded of a claim: its verdict, and all that the verdict rests on."""
+    decision = claim.decision
+    correction = decision.correction if decision else ""
+    return {
+        "claim": claim.text,
+        "verdict": claim.verdict,
+        "measured": claim.evidence,
+        "published": claim.source,
+        "paper": claim.paper,
+        "by": "; ".join(filter(None, (decision.units, correction))) if decision else "",
+        "intervals": [_digits(pair) for pair in decision.intervals] if decision else [],
+    }
+
+
+def _digits(pair: tuple[float, float]) -> list[float | None]:
+    """Six digits are more than an interval has; JSON knows no NaN."""
+    return [float(f"{end:.6g}") if math.isfinite(end) else None for end in pair]
 
 
 def plain(text: str) -> str:
