@@ -39,7 +39,7 @@ class Config:
 
     Attributes:
         num_symbols: v = n.
-        num_synonyms: m.
+        num_synonyms: m; the fewer, the more of the class the pixels alone tell a linear probe.
         num_levels: L; the images are b^L leaves wide.
         block: b.
         patch: side of a leaf in pixels.
@@ -58,12 +58,12 @@ class Config:
     """
 
     num_symbols: int = 8
-    num_synonyms: int = 3
-    num_levels: int = 3
+    num_synonyms: int = 8
+    num_levels: int = 2
     block: int = 2
     patch: int = 2
     channels: int = 3
-    multiple: float = 8.0
+    multiple: float = 4.0
     losses: tuple[str, ...] = ("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins")
     width: int = 32
     learning_rates: tuple[float, ...] = (3e-3,)
@@ -80,7 +80,7 @@ class Config:
 PRESETS = {
     "smoke": Config(
         num_symbols=4,
-        num_levels=2,
+        num_synonyms=3,
         multiple=1.0,
         losses=("VICReg",),
         width=8,
@@ -92,7 +92,7 @@ PRESETS = {
     ),
     "cpu": Config(),
     "workstation": Config(
-        num_synonyms=4,
+        num_levels=3,
         width=64,
         learning_rates=(1e-3, 3e-3),
         variants=(0, 1),
@@ -104,8 +104,7 @@ PRESETS = {
     ),
     "paper": Config(
         num_symbols=16,
-        num_synonyms=4,
-        num_levels=4,
+        num_levels=3,
         width=128,
         learning_rates=(1e-3, 3e-3, 1e-2),
         variants=(0, 1),

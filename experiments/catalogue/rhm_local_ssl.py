@@ -113,8 +113,8 @@ PRESETS = {
     "workstation": Config(
         grammars=((8, 4, 3), (8, 4, 4), (8, 8, 2)),
         grids=(DENSE[1:6], DENSE[1:5], (1.0, 4.0)),
-        sparse=(DENSE[3], DENSE[5]),
-        alone_grid=(4.0, 16.0, 64.0),
+        sparse=(4.0,),
+        alone_grid=(4.0, 64.0),
         windowed=("InfoNCE",),
         alone=("InfoNCE", "VICReg"),
         width=64,
