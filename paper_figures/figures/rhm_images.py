@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, of_networks
 from paper_figures.look import needed, panels, style
 
 INPUTS = ("rhm_images",)
@@ -123,9 +122,7 @@ def _steps(data: xr.Dataset, rule: str) -> xr.DataArray:
 def _claim(
     data: xr.Dataset, text: str, gain: xr.DataArray, bound: float, rules: list[str]
 ) -> Claim:
-    mean, half = (float(each) for each in style.interval(gain, "repetition"))
-    verdict: bool | None = None
-    if np.isfinite(half):
-        verdict = True if mean - half >= bound else False if mean + half < bound else None
-    verdict, open_ = needed.decided(data.sel(rule=rules), verdict)
-    return Claim(text, verdict, f"{mean:+.2f} ± {half:.2f}{open_}")
+    question, open_ = needed.decided(
+        data.sel(rule=rules), of_networks(gain, "repetition", above=bound)
+    )
+    return Claim(text, question, f"{float(gain.mean()):+.2f}{open_}")

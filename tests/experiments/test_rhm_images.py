@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.data import RHMImages
 from linlocal.rhm import RandomHierarchyModel
-from linlocal.rhm.images import ungrid
+from linlocal.rhm.images import grid, ungrid
 
-RHM = RandomHierarchyModel(
-    num_classes=3, num_symbols=4, num_synonyms=3, num_levels=2, tuple_size=4, seed=0
-)
+SIZES = {"num_classes": 3, "num_symbols": 4, "num_synonyms": 3, "num_levels": 2, "tuple_size": 4}
+RHM = RandomHierarchyModel(**SIZES, seed=0)
 SOURCE = RHMImages(RHM, train=300, test=60, patch_size=3, num_channels=2, seed=1)
 
 
@@ -106,3 +106,28 @@ def test_what_is_no_image_or_no_change_is_refused():
         SOURCE.two_views([0], level=1, seed=0, change="corrupt")
     with pytest.raises(ValueError, match="level 0"):
         SOURCE.two_views([0], level=0, seed=0)
+
+
+def test_patches_are_the_pixels_of_the_leaves_in_the_order_of_the_tree():
+    """Cut out of the rendered image, where leaf k of the tree stands."""
+    data = SOURCE.train[:5]
+    patches = SOURCE.patches(data.leaves).reshape(5, RHM.num_leaves, 2, 3, 3)
+    place = grid(RHM, np.arange(RHM.num_leaves)[None])[0]
+    picture = SOURCE.render(data)
+    for (row, column), leaf in np.ndenumerate(place):
+        pixels = picture[:, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+        np.testing.assert_array_equal(patches[:, leaf], pixels)
+
+
+def test_a_layer_over_tuples_is_a_convolution_of_the_image():
+    data = SOURCE.train[:5]
+    patches, picture = SOURCE.patches(data.leaves), torch.from_numpy(SOURCE.render(data))
+    weight = torch.randn(4, 4 * 18, generator=torch.Generator().manual_seed(0))
+    layer = patches.reshape(5, -1, 4 * 18) @ weight.T
+    # (out, row, column, channel, y, x) -> (out, channel, row y, column x)
+    kernel = weight.reshape(4, 2, 2, 2, 3, 3).permute(0, 3, 1, 4, 2, 5).reshape(4, 2, 6, 6)
+    wanted = torch.nn.functional.conv2d(picture, kernel, stride=6)
+    upper = RandomHierarchyModel(**{**SIZES, "num_levels": RHM.num_levels - 1})
+    place = grid(upper, np.arange(upper.num_leaves)[None])[0]
+    for (row, column), node in np.ndenumerate(place):
+        torch.testing.assert_close(layer[:, node], wanted[:, :, row, column])
