@@ -22,7 +22,7 @@ MARKERS = "osD^vP"
 def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     """Rules with labels on the left, layer-local rules without on the right."""
     data = datasets["rhm_images"]
-    figure = Figure(figsize=(style.PAGE, 3.4))
+    figure = Figure(figsize=(style.PAGE, 4.0))
     panels_ = figure.subplots(1, 2, sharey=True)
     labelled = [str(r) for r in data["rule"].values if r.startswith("cross-entropy")]
     local = [str(r) for r in data["rule"].values if r.endswith(" local")]
@@ -56,7 +56,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         axes.set_xlabel("block")
         axes.set_title(title)
         axes.set_ylim(0, 1.05)
-        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=2)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0.0, -0.2))
     panels_[0].set_ylabel("accuracy of a linear probe\n(dotted: of the pixels; line: chance)")
     panels.headline(figure, _headline(data))
     return panels.finish(figure, data)
