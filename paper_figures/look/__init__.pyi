@@ -3,6 +3,7 @@ from . import (
     comparisons as comparisons,
     feedback as feedback,
     learners as learners,
+    needed as needed,
     panels as panels,
     rows as rows,
     style as style,
