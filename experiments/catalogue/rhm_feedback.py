@@ -58,7 +58,7 @@ PRESETS = {
     ),
     "cpu": Config(),
     "workstation": Config(
-        grammars=((4, 4, 3), (4, 4, 2), (6, 6, 2), (8, 8, 2), (8, 4, 3), (4, 4, 4)),
+        grammars=((4, 4, 3), (4, 4, 2), (6, 6, 2)),
         rules=tuple(FEEDBACK_RULES),
         multiples=GRID,
         width=64,

@@ -26,6 +26,9 @@ class Convergence:
     where mean(a, b) is the mean of the losses of the batches a+1..b, of which the sign may be
     negative: then what counts is the distance to the mean before in units of its absolute value.
 
+    A plateau above the start, mean(0, w), by more than that part ends a training that has diverged:
+    it counts as unfinished.
+
     Attributes:
         cap: largest number of steps; a training that meets it first is unfinished.
         least: smallest number of steps before a plateau counts.
@@ -50,7 +53,8 @@ class Progress:
     Attributes:
         steps: number of steps so far.
         smoothed: exponentially smoothed loss, corrected for its start; NaN after a divergence.
-        finished: whether the criterion was met; False at the cap and after a divergence.
+        finished: whether the criterion was met; False at the cap and after a divergence, to a
+            plateau above the start or to what is not finite.
         over: whether the training must stop, for whatever reason.
     """
 
@@ -79,7 +83,7 @@ class Progress:
         if not math.isfinite(loss):
             self.over = True
         elif self._fitted() or self._flat():
-            self.finished = self.over = True
+            self.over, self.finished = True, not self._risen()
         elif self.steps >= self.criterion.cap:
             self.over = True
         return self.over
@@ -96,6 +100,12 @@ class Progress:
         before = self._mean(steps - 2 * window, steps - window)
         last = self._mean(steps - window, steps)
         return last > before - self.criterion.improvement * abs(before)
+
+    def _risen(self) -> bool:
+        window = max(1, self.steps // PART)
+        start = self._mean(0, window)
+        last = self._mean(self.steps - window, self.steps)
+        return last > start + self.criterion.improvement * abs(start)
 
     def _mean(self, start: int, stop: int) -> float:
         return (self._sums[stop] - self._sums[start]) / (stop - start)

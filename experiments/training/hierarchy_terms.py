@@ -10,9 +10,10 @@ place of e, the error signals of layer l and their difference are
                      + D_l (Jbar_l^T e - s B_l e)  feedback
                      + s D_l B_l (e - e')          slopes
 
-with the scale s that fits the sent signal to the backpropagated one best. For a rule that passes
-errors through the layers, what it sends takes the place of B_l e. The terms are those of
-`linlocal.analysis.align`, for labels in place of pairs.
+with the scale s > 0 at which both have one norm: matrices of feedback have no scale of their own,
+and a cosine does not ask for it. For a rule that passes errors through the layers, what it sends
+takes the place of B_l e. The terms are those of `linlocal.analysis.align`, for labels in place of
+pairs.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def _sent(stack: Stack, made: Pass) -> tuple[list[Tensor], list[Tensor]]:
 
 def _layer(true: Tensor, averaged: Tensor, sent: Tensor, plain: Tensor) -> dict[str, NDArray[Any]]:
     size = true.square().sum(1, keepdim=True)
-    scale = (true * sent).sum(1, keepdim=True) / sent.square().sum(1, keepdim=True)
+    scale = size.sqrt() / sent.norm(dim=1, keepdim=True)
     sent, plain = scale * sent, scale * plain
     terms = {"masks": true - averaged, "feedback": averaged - plain, "slopes": plain - sent}
 

@@ -19,6 +19,7 @@ from experiments.training import (
     best_rate,
     class_labels,
     climb,
+    error_terms,
     fit_labels,
     fit_together,
     last_token_losses,
@@ -198,6 +199,13 @@ def test_one_good_batch_is_no_end_and_a_bad_one_is():
     assert np.isnan(broken.smoothed)
 
 
+def test_a_plateau_far_above_the_start_is_a_divergence():
+    risen, stayed = course(lambda t: min(1e7, 1.5 + t**3)), course(lambda t: 1.5)
+    assert risen.steps < CRITERION.cap
+    assert not risen.finished
+    assert stayed.finished
+
+
 # -- many networks at once -------------------------------------------------------------------------
 
 FEEDBACKS = [
@@ -316,6 +324,53 @@ def test_aligned_feedback_is_the_least_squares_fit_to_backpropagation():
         fit = passed @ (torch.linalg.pinv(passed, rtol=1e-4) @ below)
         weight = net.layers[l].weight[0].detach()
         torch.testing.assert_close(fit, passed @ weight, rtol=1e-3, atol=1e-6)
+
+
+def chained(net, z, masks, lowest):
+    """The readout of the activity of a layer through the layers above, with these masks."""
+    h = z
+    for layer, mask in zip(net.layers[lowest:], masks[lowest:], strict=True):
+        read = h.unflatten(1, (-1, layer.tuple_size)).flatten(2)
+        h = read @ layer.weight[0].T.to(h) * mask
+    return h.flatten(1) @ net.readout.weight.T.to(h)
+
+
+@pytest.mark.parametrize("kind", ["direct", "target"])
+def test_terms_of_the_error_are_those_of_autograd_through_the_masks(kind):
+    net, stack, leaves, labels, inputs = stack_of(Feedback(kind))
+    found = error_terms(stack, leaves, labels).isel(network=0)
+    activities = [each.detach().double() for each in net.activities(inputs)]
+    own = [(each > 0).double() for each in activities]
+    logits = net.readout(activities[-1].flatten(1).float()).detach().double()
+    one_hot = torch.nn.functional.one_hot(labels[0], logits.shape[1])
+    error = (logits.softmax(1) - one_hot) / len(logits)
+    for l, z in enumerate(activities, start=1):
+        signals = []
+        for masks in (own, [each.mean(0) for each in own]):
+            at = z.clone().requires_grad_()
+            (error * chained(net, at, masks, l)).sum().backward()
+            signals.append((at.grad * own[l - 1]).flatten())
+        true, averaged = signals
+        matrix = getattr(net, f"direct_{l}").double()
+        plain = ((error @ matrix).view_as(z) * own[l - 1]).flatten()
+        sent = plain
+        if kind == "target":
+            sent = stack.sent(stack.forward(leaves, labels))[l - 1][0].double()
+            sent = (sent * own[l - 1]).flatten()
+        scale = true.norm() / sent.norm()
+        cosine = (true @ sent) / (true.norm() * sent.norm())
+        here = found.sel(layer=l)
+        for name, term in (
+            ("masks", true - averaged),
+            ("feedback", averaged - scale * plain),
+            ("slopes", scale * (plain - sent)),
+        ):
+            assert float(here[name]) == pytest.approx(float(term.norm() / true.norm()), abs=2e-5)
+        assert float(here["error_cosine"]) == pytest.approx(float(cosine), abs=2e-5)
+        shares = sum(float(here[f"{name}_shapley"]) for name in ("masks", "feedback", "slopes"))
+        assert shares == pytest.approx(1 - float(cosine), abs=2e-5)
+    assert (float(found["slopes"].max()) > 1e-3) == (kind == "target")
+    assert float(found["masks"].sel(layer=1)) > 0.1
 
 
 def test_a_stack_refuses_lists_that_do_not_belong_together():
