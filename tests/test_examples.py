@@ -10,6 +10,8 @@ import pytest
 from experiments.networks import import_torchvision
 
 FOLDER = Path(__file__).parent.parent / "examples"
+# Advice in classes of libraries: with several workers pytest would import these elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore")
 EXAMPLES = sorted(FOLDER.glob("*.py"))
 
 

@@ -17,6 +17,9 @@ import_torchvision()  # Lightning imports it, also where its compiled part does 
 lightning = pytest.importorskip("lightning")
 from linlocal.analysis.lightning import InstrumentsCallback  # noqa: E402
 
+# Advice in classes of Lightning: with several workers pytest would import these elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 SAMPLES = torch.rand(32, 6, generator=torch.Generator().manual_seed(0))
 BATCH = 8
 RULE = ll.rules.CLAPP_DFB()
