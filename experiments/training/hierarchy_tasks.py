@@ -107,7 +107,6 @@ class NetworkRecipe:
         normalise: whether layers have batch normalisation.
         optimiser: "adam" or "sgd" (with momentum 0.9).
         learning_rate: learning rate of the optimiser.
-        steps: largest number of steps, each on a batch of 128.
     """
 
     architecture: Architecture = "convolutional"
@@ -116,7 +115,6 @@ class NetworkRecipe:
     normalise: bool = False
     optimiser: Optimiser = "adam"
     learning_rate: float = 3e-3
-    steps: int = 3000
 
     def network(
         self, rhm: RandomHierarchyModel, seed: int, feedback: Feedback = Feedback()
