@@ -65,7 +65,8 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         gradients.plot(mean["layer"], mean, color=color, marker=marker, label=condition)
     gradients.set(yscale="log", title="how far the fit got")
     gradients.set_ylabel("||dLoss/dB|| / ||λB||")
-    gradients.legend(fontsize=7)
+    gradients.set_ylim(top=100)  # room for the legend
+    gradients.legend(fontsize=7, loc="upper left")
     panels.layer_axis(gradients, results["layer"])
     handles, labels = random.get_legend_handles_labels()
     panels.legend_below(figure, early, 3, extra=list(zip(handles, labels, strict=True)))
