@@ -313,4 +313,4 @@ def test_lines_of_a_list_are_aligned_and_fit(cli, monkeypatch):
 
 
 def test_blockwise_networks_see_every_corruption():
-    assert registry.load("blockwise_ssl").PRESETS["cpu"].corruptions == tuple(CORRUPTIONS)
+    assert registry.load("blockwise_ssl").PRESETS["paper"].corruptions == tuple(CORRUPTIONS)
