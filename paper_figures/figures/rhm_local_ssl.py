@@ -72,7 +72,8 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         axes.set_xticks(ticks, [f"{x}" for x in ticks])
         axes.minorticks_off()
         axes.set_xlabel("data seen / (n m^L)")
-        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.45, -0.22))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.45, -0.22))
     for axes in grid[:, 0]:
         axes.set_ylabel("test accuracy, linear readout")
     grid[1, 0].set_ylabel("test accuracy\n(siblings: top layer refitted)")

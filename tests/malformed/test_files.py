@@ -419,7 +419,7 @@ def test_a_folder_of_something_else_is_refused(refused, unchanged, tmp_path, cas
 LOADS = {
     "unknown source": (
         lambda: grey_register.load_images("paintings", 3),
-        "unknown data set 'paintings'; possible: digits, mnist, photographs",
+        "unknown data set 'paintings'; possible: cifar10, digits, mnist, photographs",
     ),
     "no images": (
         lambda: grey_register.load_images("digits", 0),

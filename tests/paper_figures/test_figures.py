@@ -48,7 +48,11 @@ def test_a_figure_draws_the_same_bytes_twice_with_nothing_over_a_panel(
     (figure,) = figures
     footers = [places[id(text)] for text in figure.texts if text.get_position()[1] < 0]
     legends = [places[id(legend)] for legend in figure.legends]
-    labels = [places[id(axes.xaxis.label)] for axes in figure.axes if axes.get_xlabel()]
+    labels = [
+        places[id(axes.xaxis.label)] for axes in figure.axes if axes.axison and axes.get_xlabel()
+    ]
+    shared = figure.get_supxlabel()
+    labels += [places[id(text)] for text in figure.texts if shared and text.get_text() == shared]
     assert footers
     assert labels
     levels = [footers, legends, labels]
