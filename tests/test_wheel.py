@@ -88,7 +88,7 @@ def test_the_wheel_is_the_package_file_by_file(wheel):
         Path(folder, name)
         for folder, _, names in os.walk(package, followlinks=True)
         for name in names
-        if name.endswith((".py", ".pyi", ".typed"))
+        if name.endswith((".py", ".pyi", ".toml", ".typed"))
     ]
     assert package / "analysis" / "alignment" / "__init__.pyi" in kept
     assert inside == {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in kept}
