@@ -164,3 +164,19 @@ except NotImplementedError:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["declared"], done.stderr
+
+
+def test_a_narrow_residual_network_learns_from_large_images():
+    """In a process of its own: a stride of a 1x1 convolution wrote beyond its memory here."""
+    code = """
+import torch
+from experiments.networks import narrow_resnet
+
+torch.set_num_threads(1)
+network = narrow_resnet(8, 3, layers=2, seed=0)
+for _ in range(4):
+    network(torch.rand(16, 3, 64, 64)).square().mean().backward()
+print("whole")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["whole"], done.stderr
