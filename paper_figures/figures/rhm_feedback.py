@@ -40,7 +40,8 @@ def headline(data: xr.Dataset) -> str:
     known = here.dropna("setting")
     if not known.size:
         return f"Direct feedback alignment learns none of {count} grammars from the data tried"
-    span = f"{float(known.min()):.1f} to {float(known.max()):.1f}"
+    low, high = float(known.min()), float(known.max())
+    span = f"{low:.1f}" if known.size == 1 else f"{low:.1f} to {high:.1f}"
     return (
         f"Direct feedback alignment learns {known.size} of {count} grammars, from {span} times as "
         "many data"

@@ -29,10 +29,10 @@ def headline(data: xr.Dataset) -> str:
     here = feedback.ratios(data).sel(rule=feedback.DIRECT)["estimate"].values
     names = feedback.setting_names(data)
     listed = ", ".join(
-        f"{name} {value:.1f}" if np.isfinite(value) else f"{name} none"
+        f"{name} {value:.1f}" if np.isfinite(value) else f"{name} not learned"
         for name, value in zip(names, here, strict=True)
     )
-    return f"Direct feedback alignment, times as many data as backpropagation: {listed}"
+    return f"Direct feedback alignment, times as many data as backpropagation:\n{listed}"
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
