@@ -15,8 +15,12 @@ import xarray as xr
 
 from experiments.runner import Sweep, stack
 from experiments.training import (
+    DAYS,
+    HOURS,
+    SECONDS,
     Architecture,
     Convergence,
+    Effort,
     NetworkRecipe,
     Search,
     Task,
@@ -28,35 +32,16 @@ from linlocal.rhm import theory
 
 
 @dataclass(frozen=True)
-class Config:
-    """What is measured.
+class Config(Effort):
+    """What is measured; the rest of it is `Effort`.
 
     Attributes:
         grammars: triples (v = n, m, L).
-        multiples: sizes of the training set in units of P* = n m^L, ascending; every second one is
-            measured until the task is learned, then the one between.
         networks: names in `NETWORKS`.
-        width: units per position.
-        learning_rates: rates that are tried first.
-        extensions: how often the grid of learning rates may be extended.
-        searches: number of grammars by which the learning rate is chosen.
-        error: the test error, in units of that of guessing, at which a network has learned.
-        cap: largest number of steps; a training that meets it is unfinished.
-        repetitions: number of grammars and networks that are reported.
-        seed: seeds the grammars, the splits, the networks and the search.
     """
 
     grammars: tuple[tuple[int, int, int], ...] = ((6, 2, 3), (4, 3, 3), (6, 3, 3))
-    multiples: tuple[float, ...] = (1.0, 1.41, 2.0, 2.83, 4.0, 5.66, 8.0)
     networks: tuple[str, ...] = ("convolutional", "shallow")
-    width: int = 32
-    learning_rates: tuple[float, ...] = (3.16e-3, 1e-2, 3.16e-2)
-    extensions: int = 1
-    searches: int = 1
-    error: float = 0.1
-    cap: int = 5000
-    repetitions: int = 3
-    seed: int = 0
 
 
 # The architecture, and whether it has batch normalisation.
@@ -67,46 +52,24 @@ NETWORKS: dict[str, tuple[Architecture, bool]] = {
     "fully connected": ("fully connected", False),
     "shallow": ("shallow", False),
 }
-GRID = (0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0, 5.66, 8.0, 11.3, 16.0)
-RATES = (1e-3, 3.16e-3, 1e-2, 3.16e-2)
 PRESETS = {
-    "smoke": Config(
-        grammars=((4, 2, 2),),
-        multiples=(0.5, 0.71, 1.0),
-        width=8,
-        learning_rates=(1e-2,),
-        extensions=0,
-        cap=20,
-        repetitions=2,
-    ),
+    "smoke": Config(**SECONDS, grammars=((4, 2, 2),)),
     "cpu": Config(),
     "workstation": Config(
+        **HOURS,
         grammars=(
             *((4, 2, 3), (6, 2, 3), (8, 2, 3), (8, 3, 3), (4, 4, 3), (6, 4, 3), (8, 4, 3)),
             *((8, 6, 3), (8, 2, 4), (8, 3, 4)),
         ),
-        multiples=GRID,
         networks=("convolutional", "convolutional, batch normalisation", "shallow"),
-        width=64,
-        learning_rates=RATES,
-        extensions=2,
-        searches=2,
-        cap=20_000,
-        repetitions=8,
     ),
     "paper": Config(
+        **DAYS,
         grammars=(
             *((4, 2, 3), (6, 2, 3), (8, 2, 3), (8, 3, 3), (4, 4, 3), (6, 4, 3), (8, 4, 3)),
             *((8, 6, 3), (8, 2, 4), (8, 3, 4), (8, 8, 3), (12, 4, 3), (8, 4, 4), (8, 2, 5)),
         ),
-        multiples=GRID,
         networks=tuple(NETWORKS),
-        width=64,
-        learning_rates=RATES,
-        extensions=3,
-        searches=2,
-        cap=100_000,
-        repetitions=8,
     ),
 }
 PUBLISHED = "arXiv 2307.02129, sample complexity"

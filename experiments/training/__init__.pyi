@@ -19,6 +19,13 @@ from .fitting import (
     fit_by_rule as fit_by_rule,
     fit_supervised as fit_supervised,
 )
+from .hierarchy_effort import (
+    DAYS as DAYS,
+    GRID as GRID,
+    HOURS as HOURS,
+    SECONDS as SECONDS,
+    Effort as Effort,
+)
 from .hierarchy_ladder import (
     Search as Search,
     best_rate as best_rate,
@@ -34,7 +41,6 @@ from .hierarchy_pairs import (
 )
 from .hierarchy_rules import (
     FEEDBACK_RULES as FEEDBACK_RULES,
-    Effort as Effort,
     Setting as Setting,
     data_needed as data_needed,
 )

@@ -10,6 +10,7 @@ import xarray as xr
 
 from experiments.runner import Sweep, stack
 from experiments.training.convergence import Convergence
+from experiments.training.hierarchy_effort import Effort
 from experiments.training.hierarchy_ladder import Search, climb, learn_with_best_rate
 from experiments.training.hierarchy_stack import Remedy, Rule
 from experiments.training.hierarchy_tasks import Architecture, NetworkRecipe, Optimiser, Task
@@ -54,38 +55,16 @@ class Setting:
         return Task(self.num_symbols, self.num_synonyms, self.num_levels, multiple, seed)
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much is tried; what experiments on the number of data have in common.
-
-    Attributes:
-        rules: names in `FEEDBACK_RULES`.
-        multiples: sizes of the training set in units of P* = n m^L, ascending; every second one is
-            measured until the rule has learned, then the one between.
-        width: units per position.
-        learning_rates: rates of Adam that are tried first; SGD takes ten times as much.
-        extensions: how often the grid of learning rates may be extended.
-        searches: number of grammars by which the learning rate is chosen.
-        error: the test error, in units of that of guessing, at which a rule has learned.
-        cap: largest number of steps; a training that meets it is unfinished.
-        repetitions: number of grammars and networks that are reported.
-        seed: seeds the grammars, the splits, the networks and the search.
-    """
-
-    rules: tuple[str, ...]
-    multiples: tuple[float, ...]
-    width: int
-    learning_rates: tuple[float, ...]
-    extensions: int
-    searches: int
-    error: float
-    cap: int
-    repetitions: int
-    seed: int
-
-
-def data_needed(effort: Effort, settings: Sequence[Setting], sweep: Sweep) -> xr.Dataset:
+def data_needed(
+    effort: Effort, rules: Sequence[str], settings: Sequence[Setting], sweep: Sweep
+) -> xr.Dataset:
     """Train every rule in every setting with more and more data, one setting after the other.
+
+    Args:
+        effort: how much is tried.
+        rules: names in `FEEDBACK_RULES`.
+        settings: what is learned, and by which networks.
+        sweep: computes the points.
 
     Returns:
         Over rule, setting, multiple and repetition: ``test_accuracy``, ``steps``, ``train_loss``
@@ -118,9 +97,9 @@ def data_needed(effort: Effort, settings: Sequence[Setting], sweep: Sweep) -> xr
 
     results = []
     for setting in settings:
-        cells = [{"rule": rule, **asdict(setting)} for rule in effort.rules]
+        cells = [{"rule": rule, **asdict(setting)} for rule in rules]
         found = climb(sweep, measure, cells, effort.multiples, largest, learned, "feedback")
-        results.append(stack(found, "rule", effort.rules))
+        results.append(stack(found, "rule", tuple(rules)))
     result = stack(results, "setting", range(len(settings)))
     ways = [asdict(setting) for setting in settings]
     coordinates = {key: [way[key] for way in ways] for key in ways[0]} | {

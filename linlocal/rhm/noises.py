@@ -254,6 +254,3 @@ def _whole(grammar: Grammar, noisy: ArrayLike, largest: int) -> Index:
             "masking has the number v, which stands for a hidden leaf."
         )
     return array.astype(np.int64)
-
-
-# -- exact -----------------------------------------------------------------------------------------
