@@ -181,7 +181,9 @@ def test_a_training_ends_at_the_floor_at_a_plateau_or_at_the_cap():
     assert not falling.finished
     assert falling.steps == CRITERION.cap
     assert course(lambda t: -1.0).finished
-    assert not course(lambda t: -1.0 - t / 100, replace(CRITERION, floor=-np.inf)).finished
+    unbounded = replace(CRITERION, floor=-np.inf)
+    assert not course(lambda t: -1.0 - t / 100, unbounded).finished
+    assert course(lambda t: -1.0, unbounded).steps < CRITERION.cap
 
 
 def test_a_training_twice_as_slow_is_given_twice_the_time():

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from scipy.stats import ttest_1samp
 
 import linlocal as ll
 from linlocal import plots, rules, testing
@@ -52,6 +53,15 @@ def test_cosines_of_one_comparison_are_its_numbers(axes):
     assert plots.cosines(COMPARED, axes=axes) is axes
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), COMPARED["cosine"])
     assert not axes.collections
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_an_interval_is_that_of_the_t_test(level):
+    values = np.random.default_rng(0).standard_normal((6, 3)) + 2
+    mean, half = plots.interval(xr.DataArray(values, dims=("network", "layer")), "network", level)
+    wanted = ttest_1samp(values, 0).confidence_interval(level)
+    np.testing.assert_allclose(mean - half, wanted.low, rtol=1e-12)
+    np.testing.assert_allclose(mean + half, wanted.high, rtol=1e-12)
 
 
 def test_cosines_of_a_sweep_are_means_over_networks_with_their_interval(axes):
