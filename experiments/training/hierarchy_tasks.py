@@ -103,7 +103,6 @@ class NetworkRecipe:
         architecture: "convolutional" and "locally connected" have a layer for each level of the
             tree, "fully connected" as many layers over all leaves, "shallow" one.
         width: units per position; the one hidden layer of a shallow network has 8 times as many.
-        extra: number of 1x1 layers above the hierarchy.
         normalise: whether layers have batch normalisation.
         optimiser: "adam" or "sgd" (with momentum 0.9).
         learning_rate: learning rate of the optimiser.
@@ -111,7 +110,6 @@ class NetworkRecipe:
 
     architecture: Architecture = "convolutional"
     width: int = 64
-    extra: int = 0
     normalise: bool = False
     optimiser: Optimiser = "adam"
     learning_rate: float = 3e-3
@@ -130,7 +128,7 @@ class NetworkRecipe:
             tuple_sizes, width = [rhm.num_leaves], 8 * self.width
         return HierarchicalNet(
             rhm.num_values(0),
-            [*tuple_sizes, *[1] * self.extra],
+            tuple_sizes,
             width,
             rhm.num_classes,
             rhm.num_leaves,
