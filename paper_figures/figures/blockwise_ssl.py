@@ -71,7 +71,9 @@ def _sorted(axes: Axes, data: xr.Dataset) -> None:
         "test accuracy of a linear probe on the last block\n(dotted: chance; dashed: untrained)"
     )
     axes.set_title("variants; BT: Barlow Twins")
-    axes.legend(fontsize=7, loc="upper left")
+    axes.set_xlim(right=1.25)  # room for the legend
+    axes.set_xticks([0.2, 0.4, 0.6, 0.8, 1.0])
+    axes.legend(fontsize=7, loc="lower right")
 
 
 def _result(data: xr.Dataset) -> str:
@@ -92,6 +94,7 @@ def _losses(axes: Axes, data: xr.Dataset) -> None:
     losses = list(dict.fromkeys(data["loss"].values.tolist()))
     lines = {loss: f"{loss}, simultaneous" for loss in losses} | {"untrained": blockwise.UNTRAINED}
     colors = dict(zip(lines, style.PALETTE, strict=False)) | {"untrained": "#999999"}
+    ends = []
     for (label, name), marker in zip(lines.items(), style.MARKERS, strict=False):
         mean, half = style.interval(data["accuracy"].sel(variant=name), "repetition")
         axes.errorbar(
@@ -103,8 +106,10 @@ def _losses(axes: Axes, data: xr.Dataset) -> None:
             linewidth=1,
             elinewidth=0.5,
         )
-        last = (float(data["layer"][-1]) + 0.15, float(mean[-1]))
-        axes.text(*last, label, color=colors[label], va="center", size=7)
+        ends.append(float(mean[-1]))
+    beside = float(data["layer"][-1]) + 0.15
+    for label, height in zip(lines, rows.apart(ends, 0.07), strict=True):
+        axes.text(beside, height, label, color=colors[label], va="center", size=7)
     axes.axhline(float(data["chance"]), color="#999999", linestyle=":", linewidth=0.8)
     panels.layer_axis(axes, data["layer"])
     axes.set_xlabel("block")

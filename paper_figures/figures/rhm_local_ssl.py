@@ -64,7 +64,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         grid[1, 1].set_title(f"{deep['grammar'].values}")
     else:
         grid[1, 1].set_axis_off()
-    for axes in (*grid[0], grid[1, 0], grid[1, 1]):
+    for axes in (axes for axes in (*grid[0], *grid[1, :2]) if axes.axison):
         axes.set_ylim(0, 1.05)
         axes.set_xscale("log", base=2)
         axes.axhline(1 - ERROR, color="#bbbbbb", linewidth=0.6, zorder=0)
@@ -72,8 +72,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         axes.set_xticks(ticks, [f"{x}" for x in ticks])
         axes.minorticks_off()
         axes.set_xlabel("data seen / (n m^L)")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.45, -0.22))
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.45, -0.22))
     for axes in grid[:, 0]:
         axes.set_ylabel("test accuracy, linear readout")
     grid[1, 0].set_ylabel("test accuracy\n(siblings: top layer refitted)")
@@ -133,7 +132,8 @@ def _line(
     )  # fmt: skip
     if finished is not None:
         open_ = (finished.mean("repetition") < 1 - needed.UNFINISHED).values[known]
-        axes.plot(x[open_], y[open_], marker, color=color, markerfacecolor="white")
+        # Above the filled ones, which errorbar draws above other lines.
+        axes.plot(x[open_], y[open_], marker, color=color, markerfacecolor="white", zorder=3)
 
 
 def _ratios(axes: Axes, data: xr.Dataset, rules: Sequence[str]) -> None:

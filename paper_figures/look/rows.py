@@ -54,6 +54,19 @@ def zero(axes: Axes) -> None:
     axes.axvline(0, color="#777777", linewidth=0.6, zorder=0)
 
 
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights of labels in the order of these and at least ``gap`` from each other.
+
+    The lowest one stays, the others move up no more than they must.
+    """
+    moved: dict[int, float] = {}
+    below = -np.inf
+    for place in np.argsort(heights, kind="stable").tolist():
+        below = max(heights[place], below + gap)
+        moved[place] = below
+    return [moved[place] for place in range(len(heights))]
+
+
 def name_points(
     axes: Axes, x: Array, y: Array, names: Sequence[str], colors: Sequence[str]
 ) -> None:

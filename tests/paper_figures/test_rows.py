@@ -56,3 +56,11 @@ def test_where_there_is_no_room_a_name_is_written_all_the_same(axes):
     axes.figure.draw_without_rendering()
     rows.name_points(axes, x, y, ["here"] * 40, ["black"] * 40)
     assert len(axes.texts) == 40
+
+
+@pytest.mark.parametrize(
+    ("heights", "wanted"),
+    [([0.5, 0.1, 0.52], [0.5, 0.1, 0.6]), ([0.2, 0.2], [0.2, 0.3]), ([], [])],
+)
+def test_labels_move_up_no_more_than_they_must(heights, wanted):
+    assert rows.apart(heights, 0.1) == pytest.approx(wanted)
