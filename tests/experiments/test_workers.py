@@ -288,7 +288,7 @@ def test_impatience_costs_one_line_and_leaves_no_process(begun, tmp_path, notes)
     toy = Path(__file__).with_name("toy.py")
     script.write_text(IMPATIENT.replace("FOLDER", repr(str(notes))).replace("TOY", repr(str(toy))))
     with subprocess.Popen(
-        [sys.executable, script],
+        [sys.executable, "-X", "faulthandler", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -306,8 +306,12 @@ def test_impatience_costs_one_line_and_leaves_no_process(begun, tmp_path, notes)
             if run.poll() is None:
                 os.killpg(run.pid, signal.SIGINT)
             time.sleep(pause)
-        out, errors = run.communicate()
-    assert (run.returncode, out) == (130, "")
+        try:
+            out, errors = run.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGABRT)  # faulthandler then says where it hangs
+            out, errors = run.communicate()
+    assert (run.returncode, out) == (130, ""), errors
     (line,) = errors.splitlines()
     assert line.startswith("interrupted; resume with: ")
     assert "run toy --preset cpu --seed 3 --out results" in line
