@@ -23,7 +23,7 @@ help: ## show this help
 
 test: lint ## check style and types, then run the quick tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
-		$(RUN) pytest -m "not slow" -n $(WORKERS) --dist loadgroup -q
+		$(RUN) pytest -m "not slow" -n $(WORKERS) --dist loadfile -q
 
 slow: $(DEV) ## run all tests, the slow ones too
 	$(RUN) pytest -q

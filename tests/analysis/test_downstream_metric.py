@@ -183,7 +183,6 @@ def curved():
     return nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3))).double()
 
 
-@pytest.mark.xdist_group("two processes")
 def test_two_processes_share_one_map_and_stay_orthogonal(pair):
     one, other = pair(__file__, "in_two")
     for a, b in zip(one, other, strict=True):

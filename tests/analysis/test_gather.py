@@ -31,7 +31,6 @@ from linlocal.losses import (
     Whitening,
 )
 
-pytestmark = pytest.mark.xdist_group("two processes")
 MAPS = Cells(2)
 RULES = {
     **{

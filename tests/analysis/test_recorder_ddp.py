@@ -54,7 +54,6 @@ def recorded(fabric, folder):
     record(model, half(fabric.global_rank), Path(folder) / "two")
 
 
-@pytest.mark.xdist_group("two processes")
 def test_two_processes_equal_one_on_the_joined_batch(tmp_path, pair):
     pair(__file__, "recorded", tmp_path)
     record(network(), X, tmp_path / "one")
@@ -75,7 +74,6 @@ def recorded_terms(fabric, folder):
         model(half(fabric.global_rank))
 
 
-@pytest.mark.xdist_group("two processes")
 def test_terms_are_those_of_the_samples_of_all_processes(tmp_path, pair):
     pair(__file__, "recorded_terms", tmp_path)
     step = series.read(tmp_path / "terms").isel(step=0)
@@ -108,7 +106,6 @@ def recorded_on_one(fabric):
     return "recorded"
 
 
-@pytest.mark.xdist_group("two processes")
 def test_a_recorder_on_one_process_only_says_so_and_does_not_hang(pair):
     message, _ = pair(__file__, "recorded_on_one")
     assert "Process 1 did not record step 0" in message

@@ -3,14 +3,15 @@
 import errno
 import os
 import platform
+import resource
 import signal
-import subprocess
-import sys
-import textwrap
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from linlocal.analysis.alignment import series
@@ -23,49 +24,45 @@ from linlocal.analysis.results import (
     temporary_in,
     write,
 )
+from linlocal.analysis.training import CheckpointError, Checkpoints
 
-ROOT = Path(__file__).resolve().parents[2]
 PROVENANCE = Provenance.collect("none", "smoke", 0, {})
 DATA = xr.Dataset({"x": ("step", [0.5])}, {"step": [3]})
 
 
-def in_a_process(body, *arguments):
-    command = [sys.executable, "-c", textwrap.dedent(body), *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, **pipes)
+def in_a_process(function, *arguments):
+    """A copy of this process, which has its libraries, that calls a function and has ended."""
+    process = get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process
 
 
 def hidden(folder):
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
-# Killed when all is written but the last rename (or link) is not done.
-KILLED = """
-    import os, signal, sys
-    from pathlib import Path
-    import xarray as xr
-    from linlocal.analysis.alignment import series
-    from linlocal.analysis.results import Provenance, write
-    from linlocal.analysis.training import Checkpoints
+WRITES = {
+    "result": lambda folder: write(DATA, folder / "a.nc", PROVENANCE),
+    "series": lambda folder: series.append(folder, DATA, PROVENANCE),
+    "checkpoint": lambda folder: Checkpoints(folder).save(1, {"a": 1}),
+}
+
+
+def killed_before_the_name(kind, folder):
+    """Killed when all is written but the last rename (or link) is not done."""
 
     def kill(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    folder, provenance = Path(sys.argv[1]), Provenance.collect("none", "smoke", 0, {})
-    data = xr.Dataset({"x": ("step", [0.5])}, {"step": [3]})
-"""
-WRITES = {
-    "result": ("Path.replace = kill; write(data, folder / 'a.nc', provenance)",),
-    "series": ("os.link = kill; series.append(folder, data, provenance)",),
-    "checkpoint": ("Path.replace = kill; Checkpoints(folder).save(1, {'a': 1})",),
-}
+    Path.replace = os.link = kill
+    WRITES[kind](folder)
 
 
 @pytest.mark.parametrize("kind", WRITES)
 def test_what_a_kill_before_the_last_rename_leaves_is_swept_by_the_next_writer(tmp_path, kind):
-    process = in_a_process(textwrap.dedent(KILLED) + WRITES[kind][0], tmp_path)
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
+    process = in_a_process(killed_before_the_name, kind, tmp_path)
+    assert process.exitcode == -signal.SIGKILL
     assert len(hidden(tmp_path)) == 1
     assert len([*tmp_path.iterdir()]) == 1
     write(DATA, tmp_path / "next.nc", PROVENANCE)
@@ -81,8 +78,7 @@ def left_by(folder, process, host=None, age=0.0):
 
 
 def test_only_files_of_processes_that_are_gone_are_swept(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+    gone = in_a_process(int)
     day = 25 * 3600
     swept = [
         left_by(tmp_path, gone.pid),
@@ -211,55 +207,48 @@ def test_a_link_is_replaced_by_the_file(tmp_path):
     assert read(tmp_path / "link.nc")["x"].item() == 0.5
 
 
-# A limit on the size of files is a full disk that a test can have.
-FULL = """
-    import resource, sys
-    from pathlib import Path
-    import numpy as np
-    import torch
-    import xarray as xr
-    from linlocal.analysis.alignment import series
-    from linlocal.analysis.results import Provenance, ResultError, write
-    from linlocal.analysis.training import CheckpointError, Checkpoints
+def on_a_full_disk(folder, size, limits, said):
+    """Write files of a number more each time under each limit on their size."""
 
-    folder, provenance = Path(sys.argv[1]), Provenance.collect("none", "smoke", 0, {})
-    size = int(sys.argv[2])
-    data = xr.Dataset({"x": ("step", np.random.default_rng(0).random(size))}, {"step": range(size)})
-    writes = {
-        "result": lambda: write(data, folder / "a.nc", provenance),
-        "series": lambda: series.append(folder / "series", data, provenance),
-        "checkpoint": lambda: Checkpoints(folder / "checkpoints").save(
-            size, {"x": torch.arange(float(size)), "y": torch.arange(float(size))}
-        ),
-    }
-    for write_one in writes.values():
-        write_one()
-    for limit in map(int, sys.argv[3:]):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        size += 1
+    def write_all(size):
+        numbers = np.random.default_rng(0).random(size)
+        data = xr.Dataset({"x": ("step", numbers)}, {"step": range(size)})
+        tensors = {"x": torch.arange(float(size)), "y": torch.arange(float(size))}
+        writes = {
+            "result": lambda: write(data, folder / "a.nc", PROVENANCE),
+            "series": lambda: series.append(folder / "series", data, PROVENANCE),
+            "checkpoint": lambda: Checkpoints(folder / "checkpoints").save(size, tensors),
+        }
         for name, write_one in writes.items():
             try:
                 write_one()
-                print(limit, name, "written")
+                yield name, None, ""
             except (ResultError, CheckpointError) as error:
-                print(limit, name, type(error).__name__, error)
-"""
+                yield name, type(error), str(error)
+
+    first = [*write_all(size)]
+    found = []
+    for count, limit in enumerate(limits, 1):
+        # A limit on the size of files is a full disk that a test can have.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        found += [(limit, *each) for each in write_all(size + count)]
+    said.send((first, found))
 
 
 def test_a_full_disk_is_one_sentence_wherever_it_happens(tmp_path):
     limits = [0, 1, 63, 64, 100, 1000, 5000, 9000, 20_000, 40_000]
-    process = in_a_process(FULL, tmp_path, 5000, *limits)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert errors == ""
-    lines = output.splitlines()
-    assert len(lines) == 3 * len(limits)
-    for line in lines:
-        _, name, *said = line.split(" ")
-        kind = "CheckpointError" if name == "checkpoint" else "ResultError"
+    here, there = get_context("fork").Pipe()
+    process = in_a_process(on_a_full_disk, tmp_path, 5000, limits, there)
+    assert process.exitcode == 0
+    first, found = here.recv()
+    assert [kind for _, kind, _ in first] == [None] * 3
+    assert len(found) == 3 * len(limits)
+    for limit, name, kind, message in found:
         # A result of 5000 numbers has 80 kB, the checkpoint 40 kB.
-        assert said[0] == kind, line
-        assert "File too large: make room" in line
+        expected = CheckpointError if name == "checkpoint" else ResultError
+        assert kind is expected, (limit, name)
+        assert "File too large: make room" in message
+        assert "\n" not in message
     assert len(read(tmp_path / "a.nc")["x"]) == 5000
     assert len(series.read(tmp_path / "series")["x"]) == 5000
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(

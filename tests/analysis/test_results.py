@@ -5,12 +5,13 @@ import hashlib
 import json
 import math
 import os
+import signal
 import struct
 import subprocess
 import sys
-import textwrap
 from dataclasses import asdict, replace
 from datetime import date, datetime
+from multiprocessing import get_context
 from pathlib import Path
 
 import h5py
@@ -52,21 +53,11 @@ def path(tmp_path):
     return tmp_path / "folder" / "toy-smoke-seed3.nc"
 
 
-def run_python(code, *args):
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-# What a subprocess needs to write a result whose every value is sys.argv[2].
-WRITER = """
-    import os, sys, signal
-    from pathlib import Path
-    import numpy as np, xarray as xr
-    from linlocal.analysis import results
-    path, value = Path(sys.argv[1]), float(sys.argv[2])
-    ds = xr.Dataset({"cosine": ("k", np.full(2000, value))})
-    provenance = results.Provenance.collect("toy", "smoke", 0, {})
-"""
+def beside(function, *arguments):
+    """A copy of this process, which has its libraries, that calls a function."""
+    process = get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def test_what_is_written_is_read(path, provenance):
@@ -383,32 +374,31 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(path, provena
 
 def test_a_killed_write_keeps_the_old_file(path, provenance):
     write(make(0.1), path, provenance)
-    killed = run_python(
-        WRITER
-        + """
-    os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-    results.write(ds, path, provenance)
-    """,
-        path,
-        0.2,
-    )
-    killed.communicate()
-    assert killed.returncode == -9
+
+    def killed_while_writing():
+        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+        write(make(0.2), path, provenance)
+
+    killed = beside(killed_while_writing)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     xr.testing.assert_equal(read(path), make(0.1))
 
 
 def test_two_writers_leave_one_whole_file_at_every_moment(path, provenance):
-    write(xr.Dataset({"cosine": ("k", np.zeros(2000))}), path, provenance)
-    loop = WRITER + "    for _ in range(30): results.write(ds, path, provenance)"
-    writers = [run_python(loop, path, value) for value in (1.0, 2.0)]
+    def write_often(value, times=30):
+        for _ in range(times):
+            write(xr.Dataset({"cosine": ("k", np.full(2000, value))}), path, provenance)
+
+    write_often(0.0, 1)
+    writers = [beside(write_often, value) for value in (1.0, 2.0)]
     seen = set()
-    while any(writer.poll() is None for writer in writers):
+    while any(writer.is_alive() for writer in writers):
         values = set(read(path)["cosine"].values.tolist())
         assert len(values) == 1
         seen |= values
     for writer in writers:
-        _, errors = writer.communicate()
-        assert writer.returncode == 0, errors
+        assert writer.exitcode == 0
     assert seen & {1.0, 2.0}
     assert list(path.parent.iterdir()) == [path]
 

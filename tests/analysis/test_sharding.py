@@ -18,7 +18,6 @@ from linlocal.analysis.training.sharding import shard
 SYNCHRONISED = runpy.run_path(str(Path(__file__).with_name("test_synchronise.py")))
 make, trained, alone, close = (SYNCHRONISED[name] for name in ("make", "trained", "alone", "close"))
 TOLERANCE, KINDS, Net, X = (SYNCHRONISED[name] for name in ("TOLERANCE", "KINDS", "Net", "X"))
-pytestmark = pytest.mark.xdist_group("two processes")
 
 
 class Lars(torch.optim.Optimizer):

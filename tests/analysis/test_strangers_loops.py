@@ -402,7 +402,6 @@ def in_one_process(fabric, folder, name):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.xdist_group("two processes")
 @pytest.mark.parametrize("name", ["resnetv2", "vit"])
 def test_two_processes_average_their_gradients(name, tmp_path, pair):
     pair(__file__, "in_one_process", tmp_path / "series", name)

@@ -16,7 +16,6 @@ X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0), dtype=torch.f
 KINDS = {"local": LocalTrainer, "global": GlobalTrainer}
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 STEPS, RATE, DECAY = 3, 0.5, 0.1
-pytestmark = pytest.mark.xdist_group("two processes")
 
 
 class Net(nn.Module):

@@ -41,7 +41,6 @@ def in_two(fabric, folder, window):
     train(fabric, folder, 5, int(window))
 
 
-@pytest.mark.xdist_group("two processes")
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_two_processes_equal_one_on_the_joined_batches(tmp_path, pair, window):
     for name in ("one", "two", "half"):

@@ -2,85 +2,74 @@
 
 import json
 import signal
-import subprocess
 import sys
-import textwrap
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
-import pytest
-
-from experiments.runner import Parts
-from linlocal.analysis import results
-from linlocal.analysis.alignment import series
-from paper_figures import claims
-
-ROOT = Path(__file__).resolve().parents[2]
-ROUNDS = 12
-PRELUDE = """
-import sys, time
-from pathlib import Path
 import numpy as np
+import pytest
 import xarray as xr
+
+from experiments.runner import Parts
 from linlocal.analysis import results
 from linlocal.analysis.alignment import series
-from linlocal.analysis.results import Provenance
-from experiments.runner import Parts
 from paper_figures import claims
 
-folder, who, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-provenance = Provenance.collect("none", "smoke", 0, {})
+ROUNDS = 12
+PROVENANCE = results.Provenance.collect("none", "smoke", 0, {})
+
 
 def dataset(number, size=3):
     values = np.full((1, size), float(number))
     labels = {"step": [number], "layer": range(1, size + 1)}
     return xr.Dataset({"value": (("step", "layer"), values)}, labels)
 
-# Both begin together: the first round needs the other's flag.
-(folder / f"ready{who}").touch()
-deadline = time.monotonic() + 60
-while not (folder / f"ready{1 - who}").exists() and time.monotonic() < deadline:
-    time.sleep(0.001)
-for round in range(rounds):
+
+def write_everything(folder, round, who):
     k = 2 * round + who
-"""
-WRITES = {
-    "one result": 'results.write(dataset(k), folder / "same.nc", provenance)',
-    "results of their own": 'results.write(dataset(k), folder / f"own-{k}.nc", provenance)',
-    "a series": "series.append(folder / 'series', dataset(k), provenance)",
-    "parts of a sweep": (
-        'Parts(folder / "parts", provenance).store("points", {"k": k}, dataset(round), 1.0)'
-    ),
-    "the same parts of a sweep": (
-        'Parts(folder / "parts", provenance).store("points", {"k": round}, dataset(round), 1.0)'
-    ),
+    results.write(dataset(k), folder / "same.nc", PROVENANCE)
+    results.write(dataset(k), folder / f"own-{k}.nc", PROVENANCE)
+    series.append(folder / "series", dataset(k), PROVENANCE)
+    parts = Parts(folder / "parts", PROVENANCE)
+    parts.store("points", {"k": k}, dataset(round), 1.0)
+    parts.store("points", {"k": round}, dataset(round), 1.0)
     # Several at a time, so that both writers do meet.
-    "claims": """
-for i in range(9):
-    claims.record(f"{k}-{i}", [claims.Claim("c", True, "1")], "smoke", folder)
-""",
-}
+    for i in range(9):
+        claims.record(f"{k}-{i}", [claims.Claim("c", True, "1")], "smoke", folder)
 
 
-def writer(folder, who, body, rounds):
-    script = PRELUDE + textwrap.indent(body, "    ")
-    return subprocess.Popen(
-        [sys.executable, "-c", script, str(folder), str(who), str(rounds)],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def write_large(folder, round, who):
+    results.write(dataset(round, 200_000), folder / "same.nc", PROVENANCE)
+    series.append(folder / "series", dataset(round, 200_000), PROVENANCE)
+    claims.record(f"{round}", [claims.Claim("c", True, "1" * 9999)], "smoke", folder)
+
+
+def writer(write, folder, who, rounds):
+    """A copy of this process, which has its libraries, that writes in rounds."""
+
+    def go():
+        # Both begin together: the first round needs the other's flag.
+        (folder / f"ready{who}").touch()
+        deadline = time.monotonic() + 60
+        while not (folder / f"ready{1 - who}").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        for round in range(rounds):
+            write(folder, round, who)
+
+    process = get_context("fork").Process(target=go)
+    process.start()
+    return process
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The folders of two processes that did all of this at the same time."""
     folder = tmp_path_factory.mktemp("written")
-    body = "\n".join(WRITES.values())
-    both = [writer(folder, who, body, ROUNDS) for who in (0, 1)]
+    both = [writer(write_everything, folder, who, ROUNDS) for who in (0, 1)]
     for each in both:
-        _, errors = each.communicate(timeout=100)
-        assert each.returncode == 0, errors
+        each.join(timeout=100)
+        assert each.exitcode == 0
     for flag in ("ready0", "ready1"):
         (folder / flag).unlink()
     return folder
@@ -121,20 +110,15 @@ def test_two_writers_leave_no_temporary_file(written):
 def test_a_killed_writer_leaves_no_damaged_file_under_its_final_name(tmp_path):
     """Large files, so that the kill comes in the middle of one with near certainty."""
     (tmp_path / "ready1").touch()
-    body = """
-results.write(dataset(round, 200_000), folder / "same.nc", provenance)
-series.append(folder / "series", dataset(round, 200_000), provenance)
-claims.record(f"{round}", [claims.Claim("c", True, "1" * 9999)], "smoke", folder)
-"""
-    process = writer(tmp_path, 0, body, 10_000)
+    process = writer(write_large, tmp_path, 0, 10_000)
     try:
         deadline = time.monotonic() + 100
         while not (tmp_path / "series" / "00000002.nc").exists() and time.monotonic() < deadline:
             time.sleep(0.005)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     results.read(tmp_path / "same.nc")
     assert series.read(tmp_path / "series").sizes["step"] >= 2
     assert json.loads((tmp_path / "claims.json").read_text())

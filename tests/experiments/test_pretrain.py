@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import xarray as xr
 from PIL import Image
 from torch import nn
@@ -443,22 +445,20 @@ def test_only_the_result_of_this_run_is_called_finished(tmp_path, make, message)
     assert [path.name for path in tmp_path.iterdir()] == ["pretrain.nc"]
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from experiments.pretrain.owner import owned
-with owned(Path(sys.argv[1])):
-    print("owned", flush=True)
-    time.sleep(300)
-"""
+def hold(folder, owner):
+    with owned(folder):
+        owner.set()
+        signal.pause()
 
 
 def test_a_folder_has_one_owner_until_that_process_ends_however_it_does(tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, "-c", HOLDER, str(folder)]
-    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    copies = get_context("fork")  # of this process, which has its libraries
+    owner = copies.Event()
+    holder = copies.Process(target=hold, args=(folder, owner))
+    holder.start()
     try:
-        assert holder.stdout.readline() == "owned\n"
+        assert owner.wait(60)
         done = invoke(folder, "--preset", "smoke")
         assert done.exit_code == 2
         assert f"is in use by another run (process {holder.pid} on " in done.output
@@ -466,7 +466,7 @@ def test_a_folder_has_one_owner_until_that_process_ends_however_it_does(tmp_path
         assert [path.name for path in folder.iterdir()] == [".lock"]
     finally:
         holder.kill()
-        holder.communicate()
+        holder.join()
     with owned(folder):
         pass
 
@@ -659,35 +659,42 @@ def test_batch_normalisation_of_network_and_heads_is_synchronised():
     assert isinstance(module[1], nn.SyncBatchNorm)
 
 
-def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_was(tmp_path):
-    # Two launches: in one, a process that is done first would meet the store of the run before.
-    launched = [under_torchrun(tmp_path / name, name) for name in ("whole", "killed")]
-    outputs = [each.communicate() for each in launched]
-    assert [each.returncode for each in launched] == [0, 0], outputs
-    assert [out.count("KILLED") for out, _ in outputs] == [0, 1]
+def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_was(tmp_path, pair):
+    launched = under_torchrun(tmp_path / "killed")
+    pair(__file__, "in_two", tmp_path / "whole")
+    output = launched.communicate()
+    assert launched.returncode == 0, output
+    assert output[0].count("KILLED") == 1
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path, monkeypatch):
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, monkeypatch, pair):
     killed_at(4, monkeypatch, tmp_path, *OPTIONS)
-    launched = under_torchrun(tmp_path, "whole")
-    outputs = launched.communicate()
-    assert launched.returncode == 0, outputs
+    pair(__file__, "in_two", tmp_path)
     steps = [entry["step"] for entry in Journal(tmp_path / "log.jsonl").entries()]
     assert steps == list(range(1, 8))
     assert "finished" in invoke(tmp_path, *OPTIONS).output
 
 
-def under_torchrun(folder, name):
+def in_two(fabric, folder):
+    """A run in the processes that stand by, which stay connected."""
+    leave, dist.destroy_process_group = dist.destroy_process_group, fabric.barrier
+    try:
+        pretrain.app([*OPTIONS, "--out", folder], standalone_mode=False)
+    finally:
+        dist.destroy_process_group = leave
+
+
+def under_torchrun(folder):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["--max-restarts=1", __file__, str(folder), name]
+    command += ["--max-restarts=1", __file__, str(folder)]
     own = {"PYTHONPATH": str(ROOT), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own}, **pipes)
 
 
-def process(folder, name):
-    """One of two under torchrun; in the run "killed" the second is killed, once."""
+def process(folder):
+    """One of two under torchrun, of which the second is killed, once."""
     real, first = Trainer.step, os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 
     def step(self, batch):
@@ -696,10 +703,9 @@ def process(folder, name):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(self, batch)
 
-    if name == "killed":
-        Trainer.step = step
+    Trainer.step = step
     pretrain.app([*OPTIONS, "--out", folder], standalone_mode=False)
 
 
 if __name__ == "__main__":
-    process(*sys.argv[1:])
+    process(sys.argv[1])
