@@ -1,4 +1,4 @@
-"""For all tests: the examples of hypothesis, results of small runs, two connected processes."""
+"""For all tests: the examples of hypothesis, results of small runs, processes."""
 
 import fcntl
 import json
@@ -137,3 +137,31 @@ def pair(tmp_path_factory):
     pair = Pair(tmp_path_factory.mktemp("pair"))
     yield pair
     pair.kill()
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory):
+    """``fresh(file, function, *arguments)``: calls a function of a test file in a new process.
+
+    It returns the exit status, negative for a signal, and all that was printed. Nothing that other
+    tests did is known there, but libraries are loaded (`fresh.py`). Arguments arrive as text.
+    """
+    printed = tmp_path_factory.mktemp("fresh") / "printed.txt"
+    server = subprocess.Popen(
+        [sys.executable, HERE / "fresh.py"],
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        cwd=HERE.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def call(file, function, *arguments):
+        line = [file, function, [*map(str, arguments)], str(printed)]
+        server.stdin.write(json.dumps(line) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline()), printed.read_text()
+
+    yield call
+    server.kill()
+    server.communicate()

@@ -4,7 +4,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 

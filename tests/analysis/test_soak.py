@@ -72,7 +72,7 @@ def grown(step, count, *modules, warm):
 
 def assert_nothing_grew(added, count):
     added = dict(added)
-    # The caches of the interpreter and of xarray come and go; a leak is one object more in each step.
+    # Caches of the interpreter and of xarray come and go; a leak is one object more in each step.
     assert added.pop("objects") < count / 2
     assert added == dict.fromkeys(added, 0)
 

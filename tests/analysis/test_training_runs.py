@@ -5,8 +5,6 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 from functools import partial
 from importlib.util import find_spec
 
@@ -178,7 +176,7 @@ def kill_while_training(kind, folder):
         if step == 11:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    resumable(kind, folder, 3, log)
+    resumable(globals()[kind], folder, 3, log)
 
 
 def kill_while_saving(kind, folder):
@@ -192,16 +190,16 @@ def kill_while_saving(kind, folder):
         plain(descriptor)
 
     os.fsync = fsync
-    resumable(kind, folder, 3)
+    resumable(globals()[kind], folder, 3)
 
 
 @pytest.mark.parametrize(
     ("kind", "killed"),
     [("LocalTrainer", "kill_while_training"), ("GlobalTrainer", "kill_while_saving")],
 )
-def test_a_killed_training_goes_on_bit_by_bit(tmp_path, kind, killed):
-    done = subprocess.run([sys.executable, __file__, killed, kind, tmp_path], check=False)
-    assert done.returncode == -signal.SIGKILL
+def test_a_killed_training_goes_on_bit_by_bit(tmp_path, fresh, kind, killed):
+    code, printed = fresh(__file__, killed, kind, tmp_path)
+    assert code == -signal.SIGKILL, printed
     last = {"kill_while_training": 9, "kill_while_saving": 6}[killed]
     assert Checkpoints(tmp_path).load()["place"][2] == last
     assert bool(list(tmp_path.glob(".*.tmp"))) == (killed == "kill_while_saving")
@@ -221,7 +219,3 @@ def test_training_goes_on_over_epochs_and_only_where_it_belongs(tmp_path):
         ValueError, match=r"belongs to the training .*LocalTrainer.*this training is"
     ):
         resumable(GlobalTrainer, tmp_path, 2)
-
-
-if __name__ == "__main__":
-    globals()[sys.argv[1]](globals()[sys.argv[2]], sys.argv[3])

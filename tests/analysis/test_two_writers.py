@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import pytest

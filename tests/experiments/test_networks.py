@@ -1,12 +1,12 @@
 """The networks have the blocks that they are said to have, and their weights depend on the seed."""
 
-import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
 
+from experiments import networks
 from experiments.networks import build
 from experiments.networks.encoders import block_names
 
@@ -143,40 +143,33 @@ def test_what_a_network_cannot_be_is_refused(arguments, message):
         build(**arguments)
 
 
-def test_torchvision_is_imported_also_where_its_compiled_part_cannot_be_loaded():
-    # In a process of its own, as an import happens once; where the compiled part does load (a GPU
-    # beside both), the declaration would collide with it, so it is kept from loading.
-    code = """
-import torch
-from experiments import networks
-
-def refuse(path):
-    raise OSError("compiled for another torch")
-
-torch.ops.load_library = refuse
-vision = networks.import_torchvision()
-assert networks.import_torchvision() is vision
-assert vision.models.resnet18(weights=None).fc.out_features == 1000
-try:
-    torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-except NotImplementedError:
-    print("declared")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["declared"], done.stderr
+def test_torchvision_is_imported_also_where_its_compiled_part_cannot_be_loaded(fresh):
+    # In a process of its own, as an import happens once.
+    code, printed = fresh(__file__, "import_without_the_compiled_part")
+    assert code == 0, printed
 
 
-def test_a_narrow_residual_network_learns_from_large_images():
+def import_without_the_compiled_part():
+    # Where the compiled part does load (a GPU beside both), the declaration would collide with it.
+    def refuse(path):
+        raise OSError("compiled for another torch")
+
+    torch.ops.load_library = refuse
+    assert "torchvision" not in sys.modules
+    vision = networks.import_torchvision()
+    assert networks.import_torchvision() is vision
+    assert vision.models.resnet18(weights=None).fc.out_features == 1000
+    with pytest.raises(NotImplementedError):
+        torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+
+
+def test_a_narrow_residual_network_learns_from_large_images(fresh):
     """In a process of its own: a stride of a 1x1 convolution wrote beyond its memory here."""
-    code = """
-import torch
-from experiments.networks import narrow_resnet
+    code, printed = fresh(__file__, "learn_from_large_images")
+    assert code == 0, printed
 
-torch.set_num_threads(1)
-network = narrow_resnet(8, 3, layers=2, seed=0)
-for _ in range(4):
-    network(torch.rand(16, 3, 64, 64)).square().mean().backward()
-print("whole")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["whole"], done.stderr
+
+def learn_from_large_images():
+    network = networks.narrow_resnet(8, 3, layers=2, seed=0)
+    for _ in range(4):
+        network(torch.rand(16, 3, 64, 64)).square().mean().backward()

@@ -5,10 +5,9 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch.distributed as dist
 import xarray as xr
 from PIL import Image
 from torch import nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from typer.testing import CliRunner
 
 from experiments.pretrain import __main__ as pretrain, dry_run
@@ -33,7 +33,6 @@ from linlocal.analysis.alignment import series
 from linlocal.analysis.local_losses import labels_of
 from linlocal.analysis.training import Checkpoints, LocalTrainer, Trainer, loop as tqdm_of
 
-ROOT = Path(__file__).resolve().parents[2]
 SMOKE = PRESETS["smoke"]
 OPTIONS = ["--preset", "smoke", "--steps", "7", "--checkpoint-every", "3"]
 
@@ -611,32 +610,27 @@ def test_what_is_in_the_way_is_one_line(tmp_path, name, file):
     assert done.output.count("\n") == 1
 
 
-# A limit on the size of files is a full disk that a test can have.
-FULL = """
-import resource, sys
-from typer.testing import CliRunner
-from experiments.pretrain import __main__ as pretrain
-
-for number, limit in enumerate([0, 100, 700, 3000, 30_000, 80_000, -1]):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
-    if limit < 0:
-        number -= 1
-    options = ["--preset", "smoke", "--out", f"{sys.argv[1]}/{number}"]
-    done = CliRunner().invoke(pretrain.app, options)
-    lines = [line for line in done.output.splitlines() if line]
-    print(limit, done.exit_code, type(done.exception).__name__, *lines[-1:])
-"""
+def on_a_full_disk(folder):
+    """A limit on the size of files is a full disk that a test can have."""
+    said = []
+    for number, limit in enumerate([0, 100, 700, 3000, 30_000, 80_000, -1]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+        if limit < 0:
+            number -= 1
+        done = invoke(Path(folder, str(number)), "--preset", "smoke")
+        lines = [line for line in done.output.splitlines() if line]
+        said.append(" ".join([f"{done.exit_code} {type(done.exception).__name__}", *lines[-1:]]))
+    print(*said, sep="\n")  # now that there is room for it
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    *full, last = done.stdout.splitlines()
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, fresh):
+    code, printed = fresh(__file__, "on_a_full_disk", tmp_path)
+    assert code == 0, printed
+    *full, last = [line for line in printed.splitlines() if re.match(r"\d+ \w+ ", line)]
+    assert len(full) == 6
     places = []
     for line in full:
-        _, code, kind, message = line.split(" ", 3)
+        code, kind, message = line.split(" ", 2)
         assert (code, kind) == ("2", "SystemExit"), line
         assert message.startswith("error: ")
         assert "File too large" in message
@@ -644,7 +638,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
         places.append(Path(message.split()[1]).name)
     assert places[0] == ".lock"
     assert {"settings.json", "step-000000000002.pt"} <= {*places}
-    assert last.startswith("-1 0 NoneType written")
+    assert last.startswith("0 NoneType written")
     assert not [*tmp_path.rglob(".*.tmp")]
 
 
@@ -659,12 +653,13 @@ def test_batch_normalisation_of_network_and_heads_is_synchronised():
     assert isinstance(module[1], nn.SyncBatchNorm)
 
 
-def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_was(tmp_path, pair):
-    launched = under_torchrun(tmp_path / "killed")
+def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_was(
+    tmp_path, pair, fresh
+):
+    code, printed = fresh(__file__, "as_torchrun", tmp_path / "killed")
+    assert code == 0, printed
+    assert printed.count("KILLED") == 1
     pair(__file__, "in_two", tmp_path / "whole")
-    output = launched.communicate()
-    assert launched.returncode == 0, output
-    assert output[0].count("KILLED") == 1
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
@@ -685,16 +680,15 @@ def in_two(fabric, folder):
         dist.destroy_process_group = leave
 
 
-def under_torchrun(folder):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["--max-restarts=1", __file__, str(folder)]
-    own = {"PYTHONPATH": str(ROOT), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own}, **pipes)
+def as_torchrun(folder):
+    """What ``torchrun --standalone --nproc-per-node=2 --max-restarts=1`` does, in copies."""
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    here = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
+    config = LaunchConfig(1, 1, 2, max_restarts=1, start_method="fork", **here)
+    elastic_launch(config, one_of_which_the_second_is_killed_once)(folder)
 
 
-def process(folder):
-    """One of two under torchrun, of which the second is killed, once."""
+def one_of_which_the_second_is_killed_once(folder):
     real, first = Trainer.step, os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 
     def step(self, batch):
@@ -705,7 +699,3 @@ def process(folder):
 
     Trainer.step = step
     pretrain.app([*OPTIONS, "--out", folder], standalone_mode=False)
-
-
-if __name__ == "__main__":
-    process(sys.argv[1])

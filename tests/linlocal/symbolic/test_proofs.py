@@ -24,7 +24,7 @@ CASES = [
 AT_SIZES = [
     c for c in CASES if not (THEOREMS[c.values[0]].words_only or THEOREMS[c.values[0]].base)
 ]
-THREE_LAYERS = {(2, 2, 2, 2), (2, 1, 2, 2), (1, 2, 2, 1), (3, 3, 1, 3)}
+THREE_LAYERS = {(2, 2, 2, 2), (2, 1, 2, 2), (1, 2, 2, 1), (2, 2, 1, 3)}
 OF_WINDOWS = [c for c in CASES if THEOREMS[c.values[0]].base]
 DROPPED = [(name, h.name) for name, t in THEOREMS.items() for h in t.hypotheses]
 
@@ -53,9 +53,10 @@ def test_proved_for_all_sizes(name, rule):
 
 @pytest.mark.parametrize(("name", "rule"), AT_SIZES)
 def test_proved_at_sizes(name, rule):
-    # Three layers differ from two by bottlenecks alone: the slow test has them all.
+    # Three layers differ from two by bottlenecks alone, and one width of 3 has both neighbours that
+    # it can be narrower or wider than: the slow test has them all.
     for widths in proofs.PROVED_WIDTHS:
-        if len(widths) == 3 or widths in THREE_LAYERS:
+        if (len(widths) == 3 and widths.count(3) < 2) or widths in THREE_LAYERS:
             proof = prove(name, widths, deep(rule, widths))
             assert proof.holds, proof.derivation
 
