@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor, nn
 
 from experiments.data import (
     Images,
     LabelledPixels,
-    Pixels,
+    evenly_spaced,
     in_batches,
     labelled_identities,
     named_data,
@@ -286,15 +285,6 @@ def judged(network: nn.Module, parts: Mapping[str, LabelledPixels], seed: int) -
         "accuracy": float(test.sel(block="all")),
         "block_accuracy": ("layer", test.values[:-1]),
     }
-
-
-def evenly_spaced(labelled: LabelledPixels, count: int | None) -> LabelledPixels:
-    """At most so many images, from all over a data set that may be sorted by class."""
-    images, labels = labelled
-    if count is None or len(images) <= count:
-        return labelled
-    rows = torch.linspace(0, len(images) - 1, count, device=images.device).long()
-    return images.at(rows) if isinstance(images, Pixels) else images[rows], labels[rows]
 
 
 def without_cosines(schedule: Schedule) -> xr.Dataset:
