@@ -1,7 +1,7 @@
 """An explorer for notebooks: change a network, a rule or a penalty, and see the cosines at once.
 
-With ipywidgets and a notebook front end `explore` shows sliders; without them it returns a plain
-figure of one setting.
+With ipywidgets and a notebook front end `explore` shows sliders, a figure and what
+`linlocal.explain` finds; without them it returns a plain figure of one setting.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from linlocal import DeepLinear, DeepReLU, Pairs, compare, inputs, rules
+from linlocal import DeepLinear, DeepReLU, Pairs, Rule, compare, explain, inputs, rules
 from linlocal.doors import missing_explained
 from linlocal.networks import Network
 
 with missing_explained(__name__):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.image import imsave
 
 RULES = {"same layer": rules.CLAPP, "direct feedback": rules.CLAPP_DFB, "both": rules.CLAPP_BOTH}
 SCORES = ("linear", "softplus", "hinge")
@@ -76,28 +78,36 @@ class Setting:
         inner = np.geomspace(self.first_width, self.top_width, self.depth).round().astype(int)
         return [self.first_width, *inner.tolist()]
 
+    def problem(self) -> tuple[Network, Pairs, Rule]:
+        """What `linlocal.compare` and `linlocal.explain` take; views have correlation 0.9.
+
+        Raises:
+            ValueError: an unknown rule, or a part that does not fit; the message says which.
+        """
+        if self.rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}.")
+        rng = np.random.default_rng(self.seed)
+        x = rng.standard_normal((self.samples, self.first_width))
+        pairs = Pairs.from_views(x, x + 0.5 * rng.standard_normal(x.shape))
+        network: Network
+        if self.relu:
+            network = DeepReLU.orthogonal(self.widths, self.seed)
+        else:
+            network = DeepLinear.with_condition_number(
+                self.widths, self.condition_number, self.seed
+            )
+        metric = "frobenius" if self.relu else self.metric
+        rule = RULES[self.rule](self.score, penalty=rules.Penalty(self.penalty, metric))
+        return network, pairs, rule
+
 
 def cosines(setting: Setting) -> xr.Dataset:
-    """`linlocal.compare` of one setting, on Gaussian views with correlation 0.9.
+    """`linlocal.compare` of one setting.
 
     Raises:
-        ValueError: an unknown rule, or a part that does not fit; the message says which.
+        ValueError: as `Setting.problem`.
     """
-    if setting.rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {setting.rule!r}.")
-    rng = np.random.default_rng(setting.seed)
-    x = rng.standard_normal((setting.samples, setting.first_width))
-    pairs = Pairs.from_views(x, x + 0.5 * rng.standard_normal(x.shape))
-    network: Network
-    if setting.relu:
-        network = DeepReLU.orthogonal(setting.widths, setting.seed)
-    else:
-        network = DeepLinear.with_condition_number(
-            setting.widths, setting.condition_number, setting.seed
-        )
-    metric = "frobenius" if setting.relu else setting.metric
-    rule = RULES[setting.rule](setting.score, penalty=rules.Penalty(setting.penalty, metric))
-    return compare(network, pairs, rule)
+    return compare(*setting.problem())
 
 
 class Explorer:
@@ -106,10 +116,10 @@ class Explorer:
     Attributes:
         figure: the figure of cosine and mismatch terms against the layer.
         setting: the setting that the figure shows.
+        explanation: what `linlocal.explain` finds in it.
     """
 
     def __init__(self, setting: Setting = Setting()) -> None:
-        # Only the lines move and nothing is laid out again, which is fast enough for a slider.
         self.figure = Figure(figsize=(7.0, 2.6), dpi=72)
         self.figure.subplots_adjust(left=0.08, right=0.98, top=0.8, bottom=0.18, wspace=0.25)
         left, right = self._axes = self.figure.subplots(1, 2)
@@ -122,7 +132,15 @@ class Explorer:
         right.set(xlabel="layer", yscale="log", ylim=(FLOOR, 1e2), title="mismatch over ||global||")
         right.set_yticks([1e-16, 1e-8, 1])
         right.minorticks_off()
-        right.legend(frameon=False, loc="center right")
+        right.legend(frameon=False, loc="center left")  # lines fall at the right
+        self._title = left.text(
+            0.5, 1.05, "", fontsize="large", ha="center", transform=left.transAxes
+        )
+        # Axes, ticks and words take most of the time of a drawing. They are drawn when the number
+        # of layers changes, and kept below what moves.
+        self._canvas: Any = FigureCanvasAgg(self.figure)  # whose methods have no types
+        self._moving = [self._cosine, *self._terms.values(), self._title]
+        self._below: Any = None
         self.setting = setting
         self.update()
 
@@ -133,21 +151,35 @@ class Explorer:
             TypeError: a setting has no such field.
         """
         self.setting = replace(self.setting, **changes)
-        data = cosines(self.setting)
+        self.explanation = explain(*self.setting.problem())
+        data = self.explanation.comparison
         layers = data["layer"].values
+        if len(layers) != len(self._cosine.get_xdata()):
+            for axes in self._axes:
+                axes.set(xlim=(0.8, len(layers) + 0.2), xticks=layers[:: -(-len(layers) // 6)])
+            self._below = None
         self._cosine.set_data(layers, data["cosine"].values)
         for name, line in self._terms.items():
             line.set_data(layers, np.maximum(data[f"{name}_mismatch"].values, FLOOR))
-        for axes in self._axes:
-            axes.set(xlim=(0.8, len(layers) + 0.2), xticks=layers[:: -(-len(layers) // 6)])
         worst = float(data["relative_error"].max())
-        self._axes[0].set_title(f"cosine, local and global\n(worst relative error {worst:.1e})")
+        self._title.set_text(f"cosine, local and global\n(worst relative error {worst:.1e})")
         return self.figure
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows, whether or not it shows matplotlib's figures."""
+        if self._below is None:
+            for artist in self._moving:
+                artist.set_visible(False)
+            self._canvas.draw()
+            self._below = self._canvas.copy_from_bbox(self.figure.bbox)
+            for artist in self._moving:
+                artist.set_visible(True)
+        self._canvas.restore_region(self._below)
+        for artist in self._moving:
+            self.figure.draw_artist(artist)
         picture = BytesIO()
-        self.figure.savefig(picture, format="png")
+        rows = self._canvas.buffer_rgba()
+        imsave(picture, rows, format="png", pil_kwargs={"compress_level": 1})
         return picture.getvalue()
 
 
@@ -168,7 +200,6 @@ def explore(setting: Setting = Setting()) -> Any:
         return explorer
     if get_ipython() is None:
         return explorer
-    from IPython.display import display
 
     controls = {
         "depth": ipywidgets.IntSlider(setting.depth, min=2, max=12),
@@ -183,17 +214,16 @@ def explore(setting: Setting = Setting()) -> Any:
         "seed": ipywidgets.IntSlider(setting.seed, min=0, max=20),
     }
     assert set(controls) <= {field.name for field in fields(Setting)}
-    output = ipywidgets.Output()
+    picture, found = ipywidgets.Image(format="png"), ipywidgets.HTML()
 
     def redraw(_: object = None) -> None:
-        values = {name: control.value for name, control in controls.items()}
-        with output:
-            output.clear_output(wait=True)
-            explorer.update(**values)
-            display(explorer)  # type: ignore[no-untyped-call]
+        explorer.update(**{name: control.value for name, control in controls.items()})
+        picture.value = explorer._repr_png_()
+        found.value = explorer.explanation._repr_html_()
 
     for name, control in controls.items():
         control.description = name.replace("_", " ")
         control.observe(redraw, "value")
     redraw()
-    return ipywidgets.HBox([ipywidgets.VBox(list(controls.values())), output])
+    shown = ipywidgets.VBox([picture, found])
+    return ipywidgets.HBox([ipywidgets.VBox(list(controls.values())), shown])

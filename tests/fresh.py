@@ -11,12 +11,9 @@ import runpy
 import sys
 import traceback
 
-import matplotlib
 import pytest  # noqa: F401
 import torch
 import torch.distributed.run
-
-import linlocal.rhm  # noqa: F401
 
 
 def call(file, function, arguments, printed):
@@ -38,7 +35,6 @@ def call(file, function, arguments, printed):
 
 def main():
     torch.set_num_threads(1)
-    matplotlib.use("Agg")
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

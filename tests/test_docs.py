@@ -303,8 +303,9 @@ def test_the_site_is_built_without_a_warning_and_whole(tmp_path):
     theory = (DOCS / "theory.md").read_text(encoding="utf-8")
     formulas = len(re.findall(r"\$\$.+?\$\$|\$.+?\$", theory))
     assert pages[site / "theory.html"].count("<math ") == formulas > 0
-    for name in ("01_conditions", "04_hierarchy", "05_your_own_network"):
+    for name in ("01_conditions", "03_explore", "04_hierarchy", "05_your_own_network"):
         assert "_images/" in pages[site / "notebooks" / f"{name}.html"]
+    assert not [path for path, text in pages.items() if "HBox(children" in text]
 
 
 PACKAGES = ("linlocal", "linlocal.analysis", "experiments", "paper_figures")

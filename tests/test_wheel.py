@@ -1,4 +1,4 @@
-"""What a user installs is one name, complete, and runs the README anywhere."""
+"""What a user installs is one name, complete, and runs the README and the notebooks anywhere."""
 
 import os
 import re
@@ -6,12 +6,15 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
@@ -102,18 +105,66 @@ def test_the_archive_runs_in_place(archive):
     call([sys.executable, "-c", "from linlocal.analysis import align"], cwd=archive)
 
 
+def run_alone(code: str, python: Path, folder: Path) -> None:
+    """Run code with the wheel as a user would, without the checkout.
+
+    In a plain interpreter: kernels that start at the same time may draw the same port, and hang.
+    """
+    check = f"""
+import sys
+ours = {{n: m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "linlocal"}}
+assert all(file.startswith({str(python.parent.parent)!r}) for file in ours.values()), ours
+assert len(set(ours.values())) == len(ours) > 20
+assert not {{"analysis", "paper_figures"}} & set(sys.modules)
+"""
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    variables["MPLBACKEND"] = "Agg"
+    call([str(python), "-c", code + check], cwd=folder, env=variables, timeout=280)
+
+
 def test_the_readme_runs_from_the_wheel_in_any_folder(python, elsewhere):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len(blocks) >= 3
-    environment = python.parent.parent
-    check = f"""
-import sys
-ours = {{n: m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "linlocal"}}
-assert len(ours) > 40
-assert all(file.startswith({str(environment)!r}) for file in ours.values()), ours
-assert len(set(ours.values())) == len(ours)
-assert not {{"analysis", "experiments", "paper_figures"}} & set(sys.modules)
+    check = "\nimport sys\nassert 'experiments' not in sys.modules"
+    run_alone("\n".join([*blocks, check]), python, elsewhere)
+
+
+# Where the compiled part of torchvision does not fit torch, experiments know what to do.
+TORCHVISION = f"""
+import sys, linlocal.analysis
+sys.path.insert(0, {str(ROOT)!r})
+from experiments.networks import import_torchvision as declared
+declared()
+sys.path.remove({str(ROOT)!r})
 """
-    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    call([str(python), "-c", "\n".join([*blocks, check])], cwd=elsewhere, env=variables)
+# What was imported needs no other extras than were said; matplotlib brings PIL.
+LOADED = """
+import sys
+from linlocal.doors import EXTRAS
+used = {EXTRAS[name] for name in EXTRAS if name in sys.modules and name != "PIL"} - {None}
+assert used <= SAID, used
+"""
+
+
+def brought(extras: set[str]) -> set[str]:
+    """Extras with all that they bring."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    todo, found = [*extras], set[str]()
+    while todo:
+        found.add(extra := todo.pop())
+        for each in known[extra]:
+            if each.startswith("linlocal"):
+                todo += re.findall(r"\w+", each.partition("[")[2])
+    return found
+
+
+@pytest.mark.timeout(300)  # half a minute of one core, where others do not want it, too
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_the_wheel_with_what_it_says_it_needs(python, elsewhere, path):
+    first, *cells = nbformat.read(path, as_version=4).cells
+    (said,) = re.findall(r"`pip install '?linlocal(?:\[([\w,]+)\])?'?`", first.source)
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    before = TORCHVISION if "torchvision" in code else ""
+    after = LOADED.replace("SAID", repr(brought(set(filter(None, said.split(","))))))
+    run_alone(f"{before}\n{code}\n{after}", python, elsewhere)

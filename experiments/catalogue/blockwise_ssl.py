@@ -1,11 +1,12 @@
 """Blockwise self-supervised learning in four blocks against the same loss end to end.
 
 Every variant (loss, head, noise between blocks, order of training) trains the same network on
-two-dimensional images of a Random Hierarchy Model, each block on the detached output of the block
-below; the reference trains end to end with the same head and loss. Learning rates are chosen from
-the same candidates on validation data. A linear classifier reads the class from each block; that of
-the last block, fitted to clean images, also reads corrupted ones. During simultaneous training, the
-gradient of each block's loss is compared with that of the last block's loss backpropagated.
+CIFAR-10 or on two-dimensional images of a Random Hierarchy Model, each block on the detached output
+of the block below; the reference trains end to end with the same head and loss. Learning rates are
+chosen from the same candidates on validation data. A linear classifier reads the class from each
+block; that of the last block, fitted to clean images, also reads corrupted ones. During
+simultaneous training, the gradient of each block's loss is compared with that of the last block's
+loss backpropagated.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +23,17 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments.data import HELD_OUT, Images, LabelledPixels, RHMImages, in_batches
+from experiments.data import (
+    HELD_OUT,
+    Images,
+    LabelledPixels,
+    RHMImages,
+    evenly_spaced,
+    in_batches,
+    labelled_identities,
+    named_data,
+    source as named_source,
+)
 from experiments.networks import cut, encoders as networks, narrow_resnet
 from experiments.runner import SEARCH_SEED, Sweep, searched, stack, words
 from experiments.training import (
@@ -39,6 +51,7 @@ from linlocal.analysis.alignment import log_spaced
 from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, HeadKind, Spread
 from linlocal.analysis.probing import probe_blocks, stratified_split
 from linlocal.analysis.random_states import drawing
+from linlocal.analysis.results import known_name
 from linlocal.analysis.training import Trainer
 from linlocal.rhm import RandomHierarchyModel
 
@@ -51,16 +64,60 @@ CORRUPTIONS = (
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What is compared.
+
+    Attributes:
+        loss: a name in `VIEW_LOSSES`, or "supervised".
+        order: order of training; "" leaves the network untrained.
+        head: the head of each block.
+        noise: what shares the standard deviation of the noise between blocks; "" adds none.
+        share: of the steps of each block.
+    """
+
+    loss: str = "Barlow Twins"
+    order: Order | Literal[""] = "simultaneous"
+    head: HeadKind = "expansion"
+    noise: Spread | Literal[""] = ""
+    share: float = 1.0
+
+    def __str__(self) -> str:
+        noise = f"noise per {self.noise}" if self.noise else ""
+        head = "" if self.head == "expansion" else f"{self.head} pooling"
+        share = f"{self.share:.0%} of the steps" if self.share < 1 else ""
+        named = (self.loss, self.order, head, noise, share)
+        return ", ".join(filter(None, named)) if self.order else "untrained"
+
+
+VARIANTS = (
+    *(Variant(loss) for loss in (*VIEW_LOSSES, SUPERVISED)),
+    *(Variant(loss, "end to end") for loss in (*VIEW_LOSSES, SUPERVISED)),
+    *(Variant(noise=noise) for noise in ("channel", "map", "tensor")),
+    *(Variant(head=head) for head in ("local", "global")),
+    Variant(order="sequential"),
+    Variant(order="sequential", share=0.25),
+    Variant(order=""),
+)
+# Those without which a figure has nothing to compare.
+MAIN = tuple(
+    str(variant)
+    for variant in VARIANTS
+    if variant.head == "expansion" and variant.noise in ("", "channel")
+)
+
+
+@dataclass(frozen=True)
 class Config:
     """What is measured.
 
     Attributes:
         network: "narrow" (a residual network of 4 stages, 8 to 64 channels) or "resnet50".
-        levels: L of the images, whose side is 2^L patches; v = n = 8, m = 4.
+        levels: L of RHM images, whose side is 2^L patches; v = n = 8, m = 4.
         patch: side of a symbol in pixels.
-        channels: channels of the images.
-        train: number of images for training, a fifth of which are kept for validation.
-        test: number of test images.
+        channels: channels of RHM images.
+        train: number of RHM images for training, a fifth of which are kept for validation.
+        test: number of RHM images for testing.
+        variants: which of `VARIANTS`, by their names.
         steps: steps of training; in the sequential order, of each block.
         batch: images per batch.
         width: width of the expansion in the heads.
@@ -69,9 +126,11 @@ class Config:
             0.2 x batch / 256.
         corruptions: names of the corruptions of the test images.
         corrupted: number of test images that are corrupted: the first ones.
+        judged: how many images of each part the probes read, evenly spaced; None for all.
         repetitions: number of networks and splits that are reported.
         device: name of the torch device.
         seed: seeds the images, the splits, the networks and the search.
+        data: folder of CIFAR-10, in place of RHM images.
     """
 
     network: Literal["narrow", "resnet50"] = "narrow"
@@ -87,9 +146,12 @@ class Config:
     learning_rates: tuple[float, ...] = (8.0, 32.0, 128.0)
     corruptions: tuple[str, ...] = CORRUPTIONS
     corrupted: int = 256
+    variants: tuple[str, ...] = tuple(map(str, VARIANTS))
+    judged: int | None = None
     repetitions: int = 5
     device: str = "cpu"
     seed: int = 0
+    data: Path | None = None
 
 
 PRESETS = {
@@ -114,7 +176,9 @@ PRESETS = {
         corruptions=("gaussian_noise", "motion_blur", "fog", "contrast", "jpeg_compression"),
         corrupted=128,
     ),
-    "workstation": Config(levels=3, train=2560, steps=400),
+    "workstation": Config(
+        levels=3, train=2560, steps=1000, variants=MAIN, judged=10_000, repetitions=4
+    ),
     "paper": Config(
         network="resnet50",
         levels=5,
@@ -133,41 +197,16 @@ PRESETS = {
 }
 PUBLISHED = "arXiv 2302.01647 (ImageNet)"
 
-NUM_CLASSES = 8
+WANTED = ("cifar10",)
+NUM_CLASSES = 8  # of RHM images
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What is compared.
-
-    Attributes:
-        loss: a name in `VIEW_LOSSES`, or "supervised".
-        order: order of training; "" leaves the network untrained.
-        head: the head of each block.
-        noise: what shares the standard deviation of the noise between blocks; "" adds none.
-    """
-
-    loss: str = "Barlow Twins"
-    order: Order | Literal[""] = "simultaneous"
-    head: HeadKind = "expansion"
-    noise: Spread | Literal[""] = ""
-
-    def __str__(self) -> str:
-        noise = f"noise per {self.noise}" if self.noise else ""
-        head = "" if self.head == "expansion" else f"{self.head} pooling"
-        named = (self.loss, self.order, head, noise)
-        return ", ".join(filter(None, named)) if self.order else "untrained"
-
-
-VARIANTS = (
-    *(Variant(loss) for loss in (*VIEW_LOSSES, SUPERVISED)),
-    *(Variant(loss, "end to end") for loss in (*VIEW_LOSSES, SUPERVISED)),
-    *(Variant(noise=noise) for noise in ("channel", "map", "tensor")),
-    *(Variant(head=head) for head in ("local", "global")),
-    Variant(order="sequential"),
-    Variant(order=""),
-)
 BLOCKS = [f"block{l}" for l in range(1, 5)]
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of CIFAR-10."""
+    return labelled_identities(folder, named_data(folder, WANTED))
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
@@ -184,19 +223,27 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         judge = tried if seed >= config.seed + SEARCH_SEED else measured
         return judge(config, Variant(**variant), learning_rate, seed)
 
+    known = {str(variant): variant for variant in VARIANTS}
+    variants = [known[known_name("variant", name, known)] for name in config.variants]
     candidates = [{"learning_rate": rate} for rate in config.learning_rates]
     parts = searched(
         sweep,
         measure,
-        [asdict(variant) for variant in VARIANTS],
+        [asdict(variant) for variant in variants],
         candidates,
         range(config.repetitions),
         "blockwise",
         config.seed,
     )
-    labels = {key: ("variant", [asdict(v)[key] for v in VARIANTS]) for key in asdict(VARIANTS[0])}
-    return stack(parts, "variant", [str(variant) for variant in VARIANTS]).assign_coords(
-        {**labels, "candidate": words(candidates), "chance": 1 / NUM_CLASSES}
+    labels = {key: ("variant", [asdict(v)[key] for v in variants]) for key in asdict(VARIANTS[0])}
+    (name,) = named_data(config.data, WANTED) or ("RHM images",)
+    return stack(parts, "variant", config.variants).assign_coords(
+        {
+            **labels,
+            "candidate": words(candidates),
+            "chance": 1 / source(config, config.seed).num_classes,
+            "data": name,
+        }
     )
 
 
@@ -207,8 +254,8 @@ def tried(config: Config, variant: Variant, learning_rate: float, seed: int) -> 
         ``validation_accuracy`` of the last block: 0 where training diverged.
     """
     network = _trained(config, variant, learning_rate, seed)
-    images = source(config, seed)
-    probed = _probed(network, images, {"validation": images.validation}, BLOCKS[-1:], seed)
+    parts = {"train": source(config, seed).train, "validation": source(config, seed).validation}
+    probed = _probed(config, network, parts, BLOCKS[-1:], seed)
     return xr.Dataset({"validation_accuracy": probed["validation"][0]})
 
 
@@ -232,14 +279,14 @@ def measured(config: Config, variant: Variant, learning_rate: float, seed: int) 
     network = _trained(config, variant, learning_rate, seed, record)
     images = source(config, seed)
     undefined = np.full(len(BLOCKS), np.nan)
-    judged = {"test": images.test, "validation": images.validation}
-    probed = _probed(network, images, judged, BLOCKS, seed)
+    parts = {"train": images.train, "test": images.test, "validation": images.validation}
+    probed = _probed(config, network, parts, BLOCKS, seed)
     return xr.Dataset(
         {
             "accuracy": ("layer", probed["test"]),
             "corrupted_accuracy": corrupted_accuracy(
                 network,
-                images.train,
+                evenly_spaced(images.train, config.judged),
                 (images.test[0][: config.corrupted], images.test[1][: config.corrupted]),
                 config.corruptions,
                 seed,
@@ -269,7 +316,7 @@ def _trained(
             network,
             rule_of(config, variant),
             lambda step: images.labelled_views(step, config.batch, seed),
-            LARSSchedule(config.steps, learning_rate),
+            LARSSchedule(round(variant.share * config.steps), learning_rate),
             variant.order,
             seed=seed,
             before_step=before_step,
@@ -282,14 +329,10 @@ def _trained(
 def build(config: Config, variant: Variant, seed: int) -> nn.Sequential:
     """The network of a variant, cut into four blocks."""
     noise = ActivityNoise(per=variant.noise) if variant.noise else None
+    _, channels, side, _ = source(config, config.seed).test[0].shape
     if config.network == "narrow":
-        return cut(narrow_resnet(8, config.channels, seed=seed), noise=noise)
-    whole = networks.build(
-        config.network,
-        num_channels=config.channels,
-        image_size=2**config.levels * config.patch,
-        seed=seed,
-    )
+        return cut(narrow_resnet(8, channels, seed=seed), noise=noise)
+    whole = networks.build(config.network, num_channels=channels, image_size=side, seed=seed)
     return cut(whole, noise=noise)
 
 
@@ -297,7 +340,7 @@ def rule_of(config: Config, variant: Variant) -> HeadedRule:
     """The loss of each block."""
     return headed_rule(
         variant.loss,
-        NUM_CLASSES,
+        source(config, config.seed).num_classes,
         width=config.width,
         projector=config.projector,
         kind=variant.head,
@@ -307,7 +350,10 @@ def rule_of(config: Config, variant: Variant) -> HeadedRule:
 # A sweep asks for the same images at point after point.
 @lru_cache(maxsize=4)
 def source(config: Config, seed: int) -> Images:
-    """Images, whose views have everything below the latents of level 1 drawn anew."""
+    """CIFAR-10, or RHM images whose views have all below the latents of level 1 drawn anew."""
+    if config.data is not None:
+        (name,) = named_data(config.data, WANTED)
+        return named_source(name, seed, folder=config.data, device=config.device)
     rhm = RandomHierarchyModel(
         num_classes=NUM_CLASSES,
         num_symbols=NUM_CLASSES,
@@ -338,15 +384,16 @@ def source(config: Config, seed: int) -> Images:
 
 
 def _probed(
+    config: Config,
     network: nn.Module | None,
-    images: Images,
-    judged: Mapping[str, LabelledPixels],
+    parts: Mapping[str, LabelledPixels],
     blocks: list[str],
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
-    """The accuracy of a probe of each block on each part."""
+    """The accuracy of a probe of each block on each part but "train"."""
     if network is None:
-        return {part: np.zeros(len(blocks)) for part in judged}
-    tests = {part: in_batches(data) for part, data in judged.items()}
-    found = probe_blocks(network, blocks, in_batches(images.train), tests, seed=seed)
-    return {part: found["accuracy"].sel(part=part).values[:-1] for part in judged}
+        return {part: np.zeros(len(blocks)) for part in parts}
+    few = {part: in_batches(evenly_spaced(data, config.judged)) for part, data in parts.items()}
+    train = few.pop("train")
+    found = probe_blocks(network, blocks, train, few, seed=seed)
+    return {part: found["accuracy"].sel(part=part).values[:-1] for part in few}

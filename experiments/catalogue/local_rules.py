@@ -8,20 +8,19 @@ cosine of local and global updates is recorded along local training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor, nn
 
 from experiments.data import (
     Images,
     LabelledPixels,
-    Pixels,
+    evenly_spaced,
     in_batches,
     labelled_identities,
     named_data,
@@ -44,11 +43,56 @@ from linlocal.analysis.local_losses import (
     SCFF,
     ForwardForward,
     InfoNCE,
+    LeastSquares,
     LocalRule,
     PhyLL,
+    Shape,
     Views,
 )
 from linlocal.analysis.probing import probe_blocks
+from linlocal.analysis.results import known_name
+
+
+@dataclass(frozen=True)
+class RandomBelow:
+    """CLAPP++ DFB whose B below the last block stay as they are drawn."""
+
+    def build(self, shapes: Sequence[Shape], seed: int = 0) -> nn.ModuleList:
+        """As `NetworkRule.build`."""
+        *below, _ = released_clapp(context="top", projection="random").build(shapes, seed)
+        *_, last = released_clapp(context="top").build(shapes, seed)
+        return nn.ModuleList([*below, last])
+
+
+MATCHED = LeastSquares(decay=0.99)
+# They differ in where the context comes from, in what it says of the place, and in B.
+FAMILY: dict[str, LocalRule] = {
+    "CLAPP++ without 2D": released_clapp((1,) * 6),
+    "CLAPP++": released_clapp(),
+    "CLAPP++ DFB": released_clapp(context="top"),
+    "CLAPP++ DFB, random B": RandomBelow(),
+    "CLAPP++ DFB, matched B": released_clapp(
+        context="top", projection="least_squares", matching=MATCHED
+    ),
+    # As released, a loss of each context; and one loss of both scores.
+    "CLAPP++ both": released_clapp(context="each"),
+    "CLAPP++ f(u + u')": released_clapp(context="both"),
+}
+RULES: dict[str, LocalRule] = {
+    **FAMILY,
+    # As released, of cosines; and of bilinear scores z . B c.
+    "InfoNCE": released_infonce(),
+    "Greedy InfoMax": InfoNCE(),
+    "PhyLL": PhyLL(),
+    "Forward-Forward": ForwardForward(goodness="mean"),
+    "SCFF": SCFF(goodness="mean"),
+    "LPL": Views(losses.LPL()),
+    "VICReg": Views(losses.VICReg()),
+    "Barlow Twins": Views(losses.BarlowTwins()),
+}
+# In the last block there is no feedback, so these rules have one loss to backpropagate. (A loss of
+# each context counts it twice, with two projections; the published baseline counts it once.)
+SAME_AT_THE_TOP = dict.fromkeys(list(FAMILY)[2:], "CLAPP++")
 
 
 @dataclass(frozen=True)
@@ -60,12 +104,13 @@ class Config:
         steps: steps of training.
         batch: images per batch.
         learning_rates: rates that the search tries.
-        embedded: names of data sets that need no folder.
+        embedded: names of data sets that are taken where no folder is named.
+        rules: names in `RULES`.
         judged: how many images of each part the probes read, evenly spaced; None for all.
         repetitions: number of networks and splits that are reported.
         device: name of the torch device.
         seed: seeds the splits, the views, the networks and the search.
-        data: folder of CIFAR-10, STL-10 or Tiny ImageNet, which is added to the embedded data.
+        data: folder of CIFAR-10, STL-10 or Tiny ImageNet, in place of the embedded data.
     """
 
     width: float = 1 / 16
@@ -73,6 +118,7 @@ class Config:
     batch: int = 32
     learning_rates: tuple[float, ...] = (1e-3, 5e-3)
     embedded: tuple[str, ...] = ("digits", "RHM images")
+    rules: tuple[str, ...] = tuple(RULES)
     judged: int | None = None
     repetitions: int = 3
     device: str = "cpu"
@@ -91,7 +137,15 @@ PRESETS = {
         repetitions=1,
     ),
     "cpu": Config(steps=30, embedded=("digits",), repetitions=5),
-    "workstation": Config(steps=400, batch=64, judged=10_000, repetitions=5),
+    "workstation": Config(
+        steps=2000,
+        batch=64,
+        learning_rates=(3e-4, 1e-3, 3e-3),
+        embedded=("digits",),
+        rules=(*list(FAMILY)[:-1], "InfoNCE"),
+        judged=10_000,
+        repetitions=4,
+    ),
     "paper": Config(
         width=1.0,
         steps=470_000,
@@ -101,25 +155,6 @@ PRESETS = {
 }
 PUBLISHED = "the table of arXiv 2601.21683"
 
-RULES: dict[str, LocalRule] = {
-    "CLAPP++": released_clapp(),
-    "CLAPP++ DFB": released_clapp(context="top"),
-    # As released, a loss of each context; and one loss of both scores.
-    "CLAPP++ both": released_clapp(context="each"),
-    "CLAPP++ f(u + u')": released_clapp(context="both"),
-    # As released, of cosines; and of bilinear scores z . B c.
-    "InfoNCE": released_infonce(),
-    "Greedy InfoMax": InfoNCE(),
-    "PhyLL": PhyLL(),
-    "Forward-Forward": ForwardForward(goodness="mean"),
-    "SCFF": SCFF(goodness="mean"),
-    "LPL": Views(losses.LPL()),
-    "VICReg": Views(losses.VICReg()),
-    "Barlow Twins": Views(losses.BarlowTwins()),
-}
-# In the last block there is no feedback, so these rules have one loss to backpropagate. (A loss of
-# each context counts it twice, with two projections; the published baseline counts it once.)
-SAME_AT_THE_TOP = dict.fromkeys(("CLAPP++ DFB", "CLAPP++ both", "CLAPP++ f(u + u')"), "CLAPP++")
 UNTRAINED, SUPERVISED = "untrained", "supervised"
 BLOCKS = networks.block_names("vgg6")
 
@@ -166,12 +201,15 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         few = {part: evenly_spaced(data, config.judged) for part, data in parts.items()}
         return recorded.assign(judged(network, few, seed))
 
-    names: tuple[str, ...] = (*config.embedded, *named_data(config.data))
+    names = named_data(config.data) or config.embedded
+    for rule in config.rules:
+        known_name("rule", rule, RULES)
+    # What gives the same is trained once.
+    backpropagated = dict.fromkeys(SAME_AT_THE_TOP.get(rule, rule) for rule in config.rules)
+    local, everywhere = get_args(Credit)
     trained = [
-        {"rule": rule, "credit": credit}
-        for credit in get_args(Credit)
-        for rule in RULES
-        if credit == "local" or rule not in SAME_AT_THE_TOP
+        *({"rule": rule, "credit": local} for rule in config.rules),
+        *({"rule": rule, "credit": everywhere} for rule in backpropagated),
     ]
     references = [{"rule": name, "credit": ""} for name in (UNTRAINED, SUPERVISED)]
     cells = [{"data": name, **cell} for name in names for cell in (*trained, *references)]
@@ -181,9 +219,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     )
     keys = [tuple(cell.values()) for cell in cells]
     found = dict(zip(keys, parts, strict=True))
-    return stack([_table(found, name) for name in names], "data", names).assign_coords(
-        candidate=words(candidates)
-    )
+    return stack(
+        [_table(found, name, config.rules) for name in names], "data", names
+    ).assign_coords(candidate=words(candidates))
 
 
 def learn(
@@ -249,15 +287,6 @@ def judged(network: nn.Module, parts: Mapping[str, LabelledPixels], seed: int) -
     }
 
 
-def evenly_spaced(labelled: LabelledPixels, count: int | None) -> LabelledPixels:
-    """At most so many images, from all over a data set that may be sorted by class."""
-    images, labels = labelled
-    if count is None or len(images) <= count:
-        return labelled
-    rows = torch.linspace(0, len(images) - 1, count, device=images.device).long()
-    return images.at(rows) if isinstance(images, Pixels) else images[rows], labels[rows]
-
-
 def without_cosines(schedule: Schedule) -> xr.Dataset:
     """Cosines that are NaN, at every step that would be recorded."""
     steps, layers = schedule.recorded, range(1, len(BLOCKS) + 1)
@@ -276,7 +305,9 @@ def unusable(schedule: Schedule) -> xr.Dataset:
     )
 
 
-def _table(found: dict[tuple[str, ...], xr.Dataset], data: str) -> xr.Dataset:
+def _table(
+    found: dict[tuple[str, ...], xr.Dataset], data: str, rules: tuple[str, ...]
+) -> xr.Dataset:
     """All cells of one data set."""
     accuracies = ["accuracy", "block_accuracy", "search_accuracy", "chosen"]
     both = stack(
@@ -284,10 +315,10 @@ def _table(found: dict[tuple[str, ...], xr.Dataset], data: str) -> xr.Dataset:
             stack(
                 [
                     found[data, SAME_AT_THE_TOP.get(r, r) if credit != "local" else r, credit]
-                    for r in RULES
+                    for r in rules
                 ],
                 "rule",
-                tuple(RULES),
+                rules,
             )
             for credit in get_args(Credit)
         ],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,7 +18,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.data import in_batches, source
+from experiments.data import in_batches, labelled_identities, named_data, source
 from experiments.networks import encoders as networks
 from experiments.runner import Sweep, grid
 from experiments.training import Schedule, fabric_on, fit_by_rule, update_cosines
@@ -32,7 +33,7 @@ class Config:
     """What is measured.
 
     Attributes:
-        images: name of an embedded data set with labels.
+        embedded: name of the data set that is taken where no folder is named.
         width: factor on the numbers of channels 128, 256, 256, 512, 1024, 1024.
         steps: steps of training.
         batch: images per batch.
@@ -43,9 +44,10 @@ class Config:
         repetitions: number of networks.
         device: name of the torch device.
         seed: seeds the images, the views and the networks.
+        data: folder of CIFAR-10 or Tiny ImageNet (the first of them that lies there).
     """
 
-    images: str = "RHM images"
+    embedded: str = "RHM images"
     width: float = 1 / 16
     steps: int = 60
     batch: int = 32
@@ -55,6 +57,12 @@ class Config:
     repetitions: int = 5
     device: str = "cpu"
     seed: int = 0
+    data: Path | None = None
+
+    @property
+    def images(self) -> str:
+        """Name of the data set."""
+        return next(iter(named_data(self.data, WANTED)), self.embedded)
 
 
 PRESETS = {
@@ -67,12 +75,19 @@ PRESETS = {
 }
 PUBLISHED = "ours: statement 12 of the theory"
 
+# The data sets of a folder, the first that is there.
+WANTED = ("cifar10", "tiny_imagenet")
 RULES: dict[str, LocalRule] = {
     "CLAPP++ DFB": CLAPP(context="top", negatives="stacked", penalty=0.0),
     "VICReg": Views(losses.VICReg()),
 }
 BLOCKS = networks.block_names("vgg6")
 TIMES = ("start", "end")
+
+
+def read_from(folder: Path) -> dict[str, str]:
+    """The fingerprint of the data set with labels that is trained on."""
+    return labelled_identities(folder, named_data(folder, WANTED)[:1])
 
 
 def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
@@ -117,7 +132,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
             deep_window=list(config.deep),
         ),
     ]
-    images = source(config.images, config.seed)
+    images = source(config.images, config.seed, folder=config.data)
     return xr.merge(parts, join="exact").assign_coords(
         data=config.images, chance=1 / images.num_classes
     )
@@ -125,7 +140,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
 def trained(config: Config, rule: str, window: int, seed: int) -> xr.Dataset:
     """The ``cosine``, ``accuracy`` and ``joint_accuracy`` of one network."""
-    images = source(config.images, seed, device=config.device)
+    images = source(config.images, seed, folder=config.data, device=config.device)
     network = encoder(config, len(BLOCKS), seed)
     watched = [images.held_out_views(k, config.batch, seed) for k in range(config.measured)]
 
@@ -149,7 +164,7 @@ def trained(config: Config, rule: str, window: int, seed: int) -> xr.Dataset:
 
 def encoder(config: Config, depth: int, seed: int) -> nn.Sequential:
     """The encoder of that many blocks."""
-    images = source(config.images, config.seed).test[0]
+    images = source(config.images, config.seed, folder=config.data).test[0]
     made = networks.build(
         "vgg6",
         width=config.width,
@@ -163,7 +178,7 @@ def encoder(config: Config, depth: int, seed: int) -> nn.Sequential:
 
 def probed(config: Config, network: nn.Module, seed: int) -> tuple[xr.DataArray, float]:
     """The test accuracy of a linear probe on each block, and of one on all together."""
-    images = source(config.images, seed, device=config.device)
+    images = source(config.images, seed, folder=config.data, device=config.device)
     parts = {"test": in_batches(images.test)}
     found = probe_blocks(network, BLOCKS, in_batches(images.train), parts, seed=seed)
     accuracy = found["accuracy"].sel(part="test")
@@ -174,7 +189,7 @@ def probed(config: Config, network: nn.Module, seed: int) -> tuple[xr.DataArray,
 def costs(config: Config, depth: int, rule: str, window: int) -> dict[str, int]:
     """The ``bytes`` and ``multiplications`` of a forward and backward pass."""
     torch.set_num_threads(1)
-    images = source(config.images, config.seed, device=config.device)
+    images = source(config.images, config.seed, folder=config.data, device=config.device)
     views = images.views(0, config.batch, config.seed)
     made = LocalTrainer(
         encoder(config, depth, config.seed),

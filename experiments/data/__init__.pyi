@@ -35,7 +35,11 @@ from .patches import (
     sources as sources,
     standardised as standardised,
 )
-from .pixels import LabelledPixels as LabelledPixels, Pixels as Pixels
+from .pixels import (
+    LabelledPixels as LabelledPixels,
+    Pixels as Pixels,
+    evenly_spaced as evenly_spaced,
+)
 from .shards import TarShards as TarShards
 from .streams import (
     NUM_CHANNELS as NUM_CHANNELS,

@@ -73,3 +73,12 @@ def sized(images: Tensor, size: int | None) -> Tensor:
     if size is None or size == images.shape[-1]:
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=True)
+
+
+def evenly_spaced(labelled: LabelledPixels, count: int | None) -> LabelledPixels:
+    """At most so many images, from all over a data set that may be sorted by class; None: all."""
+    images, labels = labelled
+    if count is None or len(images) <= count:
+        return labelled
+    rows = torch.linspace(0, len(images) - 1, count, device=images.device).long()
+    return images.at(rows) if isinstance(images, Pixels) else images[rows], labels[rows]

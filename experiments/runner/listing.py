@@ -6,11 +6,11 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import registry, settings
+from experiments.runner import registry, remembered, settings
 from experiments.runner.outlines import outline
 from experiments.runner.sweep import Parts
 from linlocal.analysis import results
@@ -51,8 +51,12 @@ def entries(name: str, preset: str, seed: int, data: Path | None, folder: Path) 
     config = registry.configure(outline(name), preset, seed, data)
     parameters = registry.describe(name, config)
 
+    def code() -> str:
+        return Provenance.collect(name, preset, seed, {}, registry.module_of(name)).code
+
     def provenance(given: dict[str, Any]) -> Provenance:
-        return Provenance.collect(name, preset, seed, parameters | given, registry.module_of(name))
+        run = Provenance.collect(name, preset, seed, parameters | given)
+        return replace(run, code=remembered.code_version(name, code))
 
     usual = provenance({})
     yield Entry(preset, _state(registry.address(usual, {}, folder), usual))

@@ -62,6 +62,7 @@ from .hierarchy_tasks import (
     one_hot_leaves as one_hot_leaves,
 )
 from .hierarchy_terms import (
+    TERMS as TERMS,
     error_terms as error_terms,
     terms_along_training as terms_along_training,
 )

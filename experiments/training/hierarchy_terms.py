@@ -1,19 +1,20 @@
 """Why the error that a rule sends to a layer differs from the backpropagated one: three terms.
 
 With e the error of the output, J_l(x) the map from the activity of layer l to the output, Jbar_l
-the same with the masks of the layers above averaged over the batch, and e' what the rule sends in
+the same with the masks of the layers above as the rule has them, and e' what the rule sends in
 place of e, the error signals of layer l and their difference are
 
     backpropagated  D_l J_l(x)^T e,        sent  s D_l B_l e'
 
-    their difference = D_l (J_l(x) - Jbar_l)^T e   masks
-                     + D_l (Jbar_l^T e - s B_l e)  feedback
-                     + s D_l B_l (e - e')          slopes
+    their difference = D_l (J_l(x) - t Jbar_l)^T e     masks
+                     + D_l (t Jbar_l^T e - s B_l e)    feedback
+                     + s D_l B_l (e - e')              slopes
 
-with the scale s > 0 at which both have one norm: matrices of feedback have no scale of their own,
-and a cosine does not ask for it. For a rule that passes errors through the layers, what it sends
-takes the place of B_l e. The terms are those of `linlocal.analysis.align`, for labels in place of
-pairs.
+with the scales s, t > 0 at which all have one norm: a cosine asks for no scale. Masks of a rule
+that passes errors from layer to layer are its own: all of them, averaged ones or none; what it
+passes takes the place of B_l e. A fixed matrix has none, and at best is a linear map that suits the
+batch: its Jbar_l has the masks averaged over the batch. The terms are those of
+`linlocal.analysis.align`, for labels in place of pairs.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ def error_terms(stack: Stack, leaves: Tensor, labels: Tensor) -> xr.Dataset:
     """
     made = stack.forward(leaves, labels)
     true = _signals(stack, made, "sample")
-    averaged = _signals(stack, made, "batch")
+    masked = _signals(stack, made, _masks_of(stack))
     sent, plain = _sent(stack, made)
     rows = [
-        _layer(*(each[l].flatten(1).double() for each in (true, averaged, sent, plain)))
+        _layer(*(each[l].flatten(1).double() for each in (true, masked, sent, plain)))
         for l in range(len(true))
     ]
     names = rows[0].keys()
@@ -138,6 +139,13 @@ def terms_along_training(
     )
 
 
+def _masks_of(stack: Stack) -> Masks:
+    """Those on the way of what the rule sends."""
+    if stack.path in ("direct", "target", "aligned"):
+        return "batch"
+    return "sample" if isinstance(stack.rule, Remedy) else stack.rule.masks
+
+
 def _signals(stack: Stack, made: Pass, kind: Masks) -> list[Tensor]:
     """Backpropagated signals with masks of this kind on the way, own masks included."""
     carried = stack.carried(made, stack.readout, stack.weights, kind, at_outputs=True)
@@ -162,7 +170,7 @@ def _sent(stack: Stack, made: Pass) -> tuple[list[Tensor], list[Tensor]]:
         made,
         stack.direct[0] if stack.path == "gated" else stack.readout,
         stack.carriers or stack.weights,
-        "sample" if isinstance(stack.rule, Remedy) else stack.rule.masks,
+        _masks_of(stack),
         stack.rule.local_derivative,
         at_outputs=True,
     )
@@ -170,11 +178,12 @@ def _sent(stack: Stack, made: Pass) -> tuple[list[Tensor], list[Tensor]]:
     return sent, sent
 
 
-def _layer(true: Tensor, averaged: Tensor, sent: Tensor, plain: Tensor) -> dict[str, NDArray[Any]]:
-    size = true.square().sum(1, keepdim=True)
-    scale = size.sqrt() / sent.norm(dim=1, keepdim=True)
+def _layer(true: Tensor, masked: Tensor, sent: Tensor, plain: Tensor) -> dict[str, NDArray[Any]]:
+    size = true.norm(dim=1, keepdim=True)
+    scale = size / sent.norm(dim=1, keepdim=True)
     sent, plain = scale * sent, scale * plain
-    terms = {"masks": true - averaged, "feedback": averaged - plain, "slopes": plain - sent}
+    masked = masked * size / masked.norm(dim=1, keepdim=True)
+    terms = {"masks": true - masked, "feedback": masked - plain, "slopes": plain - sent}
 
     def missing(mended: tuple[str, ...]) -> Tensor:
         """1 - cosine once these terms are added to what is sent."""
@@ -183,7 +192,7 @@ def _layer(true: Tensor, averaged: Tensor, sent: Tensor, plain: Tensor) -> dict[
 
     found = {"error_cosine": (1 - missing(())).numpy()}
     for name in TERMS:
-        found[name] = (terms[name].norm(dim=1) / size.sqrt()[:, 0]).numpy()
+        found[name] = (terms[name].norm(dim=1) / size[:, 0]).numpy()
         rest = [other for other in TERMS if other != name]
         share = torch.zeros(len(true), dtype=torch.float64)
         for count in range(len(TERMS)):

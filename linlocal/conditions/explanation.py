@@ -57,9 +57,9 @@ def explain(
     signals = Signals(network, pairs, rule, window, goal)
     comparison = compare_signals(signals)
     facts = {e: measured(signals, e) for e in sorted(set(map(signals.teacher, network.layers)))}
-    vanishing = vanishing_updates(signals)
+    vanishing, spreads = vanishing_updates(signals), _spreads(signals)
     layers = tuple(
-        _explain_layer(signals, comparison, facts, vanishing[l], l) for l in network.layers
+        _explain_layer(signals, comparison, facts, spreads, vanishing[l], l) for l in network.layers
     )
     exact = all(e.exact for e in layers)
     helping = () if exact else remedies(signals, facts)
@@ -84,6 +84,7 @@ def _explain_layer(
     signals: Signals,
     comparison: xr.Dataset,
     facts: dict[int, Facts],
+    spreads: dict[int, float],
     vanishing: tuple[str, ...],
     layer: int,
 ) -> LayerExplanation:
@@ -97,14 +98,27 @@ def _explain_layer(
         float(row["cosine"]),
         error,
         len(vanishing) == 2 or bool(not vanishing and error <= allowed < 1.0),
-        tuple(_conditions(signals, facts, layer)),
+        tuple(_conditions(signals, facts, spreads, layer)),
         bound,
         source,
         vanishing,
     )
 
 
-def _conditions(signals: Signals, facts: dict[int, Facts], layer: int) -> list[Condition]:
+def _spreads(signals: Signals) -> dict[int, float]:
+    """How much V_l(x) of a network that is not linear differs between samples, for each layer."""
+    if not isinstance(signals.network, DeepNonlinear):
+        return {}
+    maps = signals.network.jacobians(signals.pairs.samples)
+    return {
+        l: float(np.linalg.norm(v - v.mean(axis=0)) / np.linalg.norm(v))
+        for l, v in enumerate(maps, start=1)
+    }
+
+
+def _conditions(
+    signals: Signals, facts: dict[int, Facts], spreads: dict[int, float], layer: int
+) -> list[Condition]:
     """Conditions on the teacher, which make its error signal and those below it the global ones."""
     network, teacher = signals.network, signals.teacher(layer)
     losses, top, fact = signals.losses[teacher - 1], signals.top, facts[teacher]
@@ -113,10 +127,8 @@ def _conditions(signals: Signals, facts: dict[int, Facts], layer: int) -> list[C
         return []
     if top is None or not same_loss(rule, top.rule):
         return [Condition("same loss", "the goal is the loss of this layer, too", 1.0)]
-    if isinstance(network, DeepNonlinear):
-        jacobians = network.downstream(teacher, signals.pairs.samples)
-        spread = np.linalg.norm(jacobians - jacobians.mean(axis=0)) / np.linalg.norm(jacobians)
-        return [Condition("linear network", "V_l(x) the same for all x", float(spread))]
+    if spreads:
+        return [Condition("linear network", "V_l(x) the same for all x", spreads[teacher])]
     alone = _no_other_way(signals, layer)
     if rule.kind == "view":
         return [

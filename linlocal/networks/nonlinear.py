@@ -94,16 +94,23 @@ class DeepNonlinear(Network):
     def downstream(self, layer: int, x: ArrayLike) -> Array:
         """V_l(x) = dz_L / dz_l for every sample, over all paths, (samples, n_L, n_l)."""
         layer = inputs.layer_number(layer, self.depth)
+        return self._jacobians(x, layer)[layer]
+
+    def jacobians(self, x: ArrayLike) -> tuple[Array, ...]:
+        """`downstream` of the layers 1..L, by one pass down through the network."""
+        maps = self._jacobians(x, 1)
+        return tuple(maps[l] for l in self.layers)
+
+    def _jacobians(self, x: ArrayLike, lowest: int) -> dict[int, Array]:
         activities = self.activities(x)
         assert activities.masks is not None
-        top = np.eye(self.widths[-1])
-        maps = {self.depth: np.broadcast_to(top, (len(activities.z[0]), *top.shape))}
-        for l in range(self.depth, layer, -1):
+        maps = {self.depth: np.tile(np.eye(self.widths[-1]), (len(activities.z[0]), 1, 1))}
+        for l in range(self.depth, lowest, -1):
             own = (maps[l] * activities.masks[l][:, None, :]) @ self.matrix(l)
             maps[l - 1] = maps[l - 1] + own if l - 1 in maps else own
             for k, scale in self._links[l]:
                 maps[k] = maps[k] + scale * maps[l] if k in maps else scale * maps[l]
-        return np.array(maps[layer])
+        return maps
 
     @classmethod
     def _of_module(cls, parts: ModuleParts, links: Links | None) -> Self:

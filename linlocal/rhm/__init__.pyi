@@ -1,5 +1,6 @@
 from . import (
     clustering as clustering,
+    corruption as corruption,
     diffusion as diffusion,
     encoding as encoding,
     export as export,

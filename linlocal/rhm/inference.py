@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linlocal import inputs
-from linlocal.rhm import sampling, trees as t
+from linlocal.rhm import corruption as corrupting, trees as t
 from linlocal.rhm.encoding import checked_leaves
 from linlocal.rhm.grammar import Array, Grammar, Index, Productions, Symbols
 from linlocal.rhm.trees import Trees
@@ -19,6 +19,10 @@ Mask = NDArray[np.bool_]
 
 UNKNOWN = -1
 """The symbol of a node whose tuple nobody owns."""
+
+# For each inner level where symbols are replaced, the probabilities, which are symmetric.
+Channels = Mapping[int, Array]
+NO_CHANNELS: Channels = {}
 
 
 def parse(grammar: Grammar, leaves: ArrayLike, *, strict: bool = True) -> Trees:
@@ -128,7 +132,7 @@ def posterior(
     leaves: ArrayLike | None = None,
     visible: ArrayLike | None = None,
     *,
-    corruption: float = 0.0,
+    corruption: float | Sequence[float] = 0.0,
     likelihood: ArrayLike | None = None,
     strict: bool = True,
 ) -> Posterior:
@@ -138,7 +142,9 @@ def posterior(
         grammar: the rules.
         leaves: (data, d); what stands at a hidden leaf is not read.
         visible: (data, d) or (d,) booleans, True where a leaf is seen; all of them by default.
-        corruption: probability with which a symbol was replaced by another, as by `corrupt`.
+        corruption: probability with which a leaf was replaced by another symbol, as by `corrupt`,
+            or one for each level 0..L-1, as by `sample_corrupted`. The posterior of a leaf is that
+            of the symbol before the replacement; that of an inner node, of the one after it.
         likelihood: instead of the leaves, (data, d, symbols) p(what was seen | symbol of the leaf)
             up to a factor for each datum, with the blank as last symbol of a sparse grammar. What
             was seen at one leaf may depend on the symbol of that leaf alone.
@@ -150,9 +156,13 @@ def posterior(
             negative or not finite, or with ``strict``, evidence that is impossible.
     """
     strict = inputs.flag(strict, "strict")
-    evidence = _evidence(grammar, leaves, visible, corruption, likelihood)
+    at_leaves, *inside = corrupting.probabilities(grammar, corruption)
+    evidence = _evidence(grammar, leaves, visible, at_leaves, likelihood)
+    channels = {
+        l: corrupting.channel(grammar, l, p) for l, p in enumerate(inside, start=1) if p > 0
+    }
     slices = list(_parts(grammar, len(evidence))) or [slice(0)]
-    parts = [_posterior(grammar, evidence, rows, strict) for rows in slices]
+    parts = [_posterior(grammar, evidence, rows, strict, channels) for rows in slices]
     levels = tuple(map(np.concatenate, zip(*(p.levels for p in parts), strict=True)))
     return Posterior(levels, np.concatenate([p.log_evidence for p in parts]))
 
@@ -224,17 +234,14 @@ def _evidence(
     corruption: float,
     likelihood: ArrayLike | None,
 ) -> _Seen | _Soft:
-    probability = inputs.real(corruption, "corruption")
-    if not 0 <= probability < 1:
-        raise ValueError(f"corruption must be a probability below 1, got {probability}.")
     if (leaves is None) == (likelihood is None):
         raise ValueError(
             "Give either the leaves or a likelihood of their symbols, got "
             + ("neither." if leaves is None else "both.")
         )
     if likelihood is None:
-        return _Seen(grammar, *_visible(grammar, leaves, visible), probability)
-    if visible is not None or probability:
+        return _Seen(grammar, *_visible(grammar, leaves, visible), corruption)
+    if visible is not None or corruption:
         raise ValueError(
             "A likelihood says by itself what is visible and how sure it is: give no visible and "
             "no corruption with it. A hidden leaf has the likelihood 1 for all symbols."
@@ -270,15 +277,19 @@ def checked_likelihood(grammar: Grammar, likelihood: ArrayLike, name: str = "lik
     return values
 
 
-def _posterior(grammar: Grammar, evidence: _Seen | _Soft, rows: slice, strict: bool) -> Posterior:
-    up, log_evidence = _upward(grammar, *evidence.likelihood(rows))
+def _posterior(
+    grammar: Grammar, evidence: _Seen | _Soft, rows: slice, strict: bool, channels: Channels
+) -> Posterior:
+    up, log_evidence = _upward(grammar, *evidence.likelihood(rows), channels)
     impossible = np.isneginf(log_evidence)
     if strict:
         _refuse(evidence, impossible, rows.start or 0)
     down = np.broadcast_to(grammar.class_probabilities, up[-1].shape)
     levels = [_normalised(up[-1] * down)]
     for l in reversed(grammar.levels):
-        down = _downward(grammar.productions[l - 1], _children(grammar, up[l - 1], l), down)
+        sent = _through(channels, l - 1, up[l - 1])
+        down = _downward(grammar.productions[l - 1], _children(grammar, sent, l), down)
+        down = _through(channels, l - 1, down)
         levels.append(_normalised(up[l - 1] * down))
     for level in levels:
         level[impossible] = np.nan
@@ -293,7 +304,14 @@ def _refuse(evidence: _Seen | _Soft, impossible: Mask, first: int) -> None:
         )
 
 
-def _upward(grammar: Grammar, leaves: Array, log_scale: Array) -> tuple[list[Array], Array]:
+def _through(channels: Channels, level: int, messages: Array) -> Array:
+    """The messages of symbols before their replacement from those after it, or the reverse."""
+    return messages @ channels[level] if level in channels else messages
+
+
+def _upward(
+    grammar: Grammar, leaves: Array, log_scale: Array, channels: Channels = NO_CHANNELS
+) -> tuple[list[Array], Array]:
     """Messages up of the levels 0..L, (data, nodes, symbols), and log p(evidence).
 
     ``leaves`` are the messages of level 0, ``log_scale`` (data,) what was divided out of them.
@@ -302,7 +320,8 @@ def _upward(grammar: Grammar, leaves: Array, log_scale: Array) -> tuple[list[Arr
     log_evidence = log_scale
     for l in grammar.levels:
         rules = grammar.productions[l - 1]
-        message = _sum_by_owner(rules, _product(_gather(rules, _children(grammar, up[-1], l))))
+        sent = _through(channels, l - 1, up[-1])
+        message = _sum_by_owner(rules, _product(_gather(rules, _children(grammar, sent, l))))
         scale = message.max(axis=-1, keepdims=True)
         with np.errstate(divide="ignore"):
             log_evidence = log_evidence + np.log(scale).sum(axis=(1, 2))
@@ -416,13 +435,14 @@ def sample_posterior(
         leaves: as in `posterior`.
         visible: as in `posterior`.
         seed: seeds the draws.
-        corruption: as in `posterior`; the drawn leaves are those before the corruption.
+        corruption: probability with which a leaf was replaced; the drawn leaves are those before.
         likelihood: as in `posterior`.
 
     Raises:
         ValueError: as `posterior`.
     """
-    evidence = _evidence(grammar, leaves, visible, corruption, likelihood)
+    (at_leaves, *_) = corrupting.probabilities(grammar, inputs.real(corruption, "corruption"))
+    evidence = _evidence(grammar, leaves, visible, at_leaves, likelihood)
     rng = generator_for("sample posterior", seed)
     drawn = np.empty((len(evidence), grammar.num_leaves), dtype=grammar.dtype)
     for rows in _parts(grammar, len(evidence)):
@@ -462,14 +482,20 @@ class BayesError:
 
 
 def bayes_error(
-    grammar: Grammar, visible: float | ArrayLike, *, num_samples: int = 10_000, seed: int = 0
+    grammar: Grammar,
+    visible: float | ArrayLike,
+    *,
+    corruption: float | Sequence[float] = 0.0,
+    num_samples: int = 10_000,
+    seed: int = 0,
 ) -> BayesError:
-    """The error that no classifier of partly hidden leaves can go below, by Monte Carlo.
+    """The error that no classifier of partly hidden or wrong leaves can go below, by Monte Carlo.
 
     Args:
         grammar: the rules.
         visible: the probability with which each leaf is seen, independently; or (d,) booleans,
             True where a leaf is seen.
+        corruption: as in `posterior`.
         num_samples: the number of data drawn.
         seed: seeds the data and the masks.
 
@@ -477,10 +503,11 @@ def bayes_error(
         ValueError: not a probability, or a mask of the wrong shape.
     """
     num_samples = inputs.whole(num_samples, "num_samples", 2)
-    leaves = sampling.sample(grammar, num_samples, seed).leaves
+    leaves = corrupting.sample_corrupted(grammar, num_samples, corruption, seed).leaves
     seen = np.asarray(visible)
     if seen.ndim == 0:
         share = inputs.share(visible, "visible (a probability or booleans (d,))")
         seen = generator_for("masks", seed).random(leaves.shape) < share
-    errors = 1.0 - posterior(grammar, leaves, seen).classes.max(axis=-1)
+    classes = posterior(grammar, leaves, seen, corruption=corruption).classes
+    errors = 1.0 - classes.max(axis=-1)
     return BayesError(float(errors.mean()), float(errors.std(ddof=1) / np.sqrt(num_samples)))

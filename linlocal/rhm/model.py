@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from linlocal.rhm import encoding, inference, sampling, trees as t
+from linlocal.rhm import corruption as corrupting, encoding, inference, sampling, trees as t
 from linlocal.rhm.grammar import Grammar, Symbols
 from linlocal.rhm.inference import Posterior
 from linlocal.rhm.trees import Trees
@@ -57,8 +57,14 @@ class RandomHierarchyModel(Grammar):
         return sampling.resample(self, trees, level, node, seed)
 
     def corrupt(self, leaves: ArrayLike, fraction: float, *, seed: int) -> Symbols:
-        """Leaves replaced by wrong ones, see `sampling.corrupt`."""
-        return sampling.corrupt(self, leaves, fraction, seed)
+        """Leaves replaced by wrong ones, see `corruption.corrupt`."""
+        return corrupting.corrupt(self, leaves, fraction, seed)
+
+    def sample_corrupted(
+        self, num: int, corruption: float | Sequence[float], *, seed: int
+    ) -> Trees:
+        """Draws with wrong symbols inside the tree, see `corruption.sample_corrupted`."""
+        return corrupting.sample_corrupted(self, num, corruption, seed)
 
     def parse(self, leaves: ArrayLike, *, strict: bool = True) -> Trees:
         """The trees of leaves, see `inference.parse`."""
@@ -69,7 +75,7 @@ class RandomHierarchyModel(Grammar):
         leaves: ArrayLike | None = None,
         visible: ArrayLike | None = None,
         *,
-        corruption: float = 0.0,
+        corruption: float | Sequence[float] = 0.0,
         likelihood: ArrayLike | None = None,
         strict: bool = True,
     ) -> Posterior:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from linlocal.inputs import share, whole
+from linlocal.inputs import whole
 from linlocal.rhm import trees as t
-from linlocal.rhm.encoding import checked_leaves
 from linlocal.rhm.grammar import Grammar, Index, Symbols
 from linlocal.rhm.trees import Trees
 from linlocal.seeds import generator_for
@@ -64,12 +63,40 @@ def _all_choices(
         return [_choices(grammar, l, len(symbols), rng) for l in range(1, top + 1)]
     choices: list[NDArray[np.integer]] = []
     for l in range(top, 0, -1):
-        p, rules = grammar.rule_probabilities[l - 1], grammar.rules[l - 1]
-        below = np.cumsum(np.broadcast_to(p, rules.shape[:2]), axis=1)[:, :-1]
-        choice = (below[symbols] <= rng.random(symbols.shape)[..., None]).sum(axis=-1)
+        choice = _weighted_choices(grammar, l, symbols, rng)
         choices.insert(0, choice)
-        symbols = rules[symbols, choice].reshape(len(symbols), -1)
+        symbols = grammar.rules[l - 1][symbols, choice].reshape(len(symbols), -1)
     return choices
+
+
+def _weighted_choices(
+    grammar: Grammar, level: int, symbols: Symbols, rng: np.random.Generator
+) -> NDArray[np.integer]:
+    p, rules = grammar.rule_probabilities[level - 1], grammar.rules[level - 1]
+    below = np.cumsum(np.broadcast_to(p, rules.shape[:2]), axis=1)[:, :-1]
+    return np.asarray((below[symbols] <= rng.random(symbols.shape)[..., None]).sum(axis=-1))
+
+
+def draw(
+    grammar: Grammar,
+    out: Trees,
+    rng: np.random.Generator,
+    change: Callable[[Symbols, int], Symbols],
+) -> None:
+    """Fill ``out`` with draws, level by level, where each level is changed before it is written on.
+
+    Args:
+        grammar: the rules.
+        out: the trees to write to.
+        rng: draws.
+        change: takes the symbols of a level 0..L-1 and the level, returns others.
+    """
+    out.symbols[-1][:, 0] = _labels(grammar, len(out), rng)
+    for l in reversed(grammar.levels):
+        above, rules = out.symbols[l], grammar.rules[l - 1]
+        written = rules[above, _weighted_choices(grammar, l, above, rng)]
+        out.symbols[l - 1][...] = change(written.reshape(len(out), -1), l - 1)
+    t.place(grammar, out, _placements(grammar, len(out), rng))
 
 
 def _choices(
@@ -263,27 +290,3 @@ def _columns(grammar: Grammar, level: int, top: int, node: int | None) -> slice:
         raise ValueError(f"Level {top} has symbols 0..{count - 1}, got node {node}.")
     share = grammar.num_nodes(level) // count
     return slice(node * share, (node + 1) * share)
-
-
-def corrupt(grammar: Grammar, leaves: ArrayLike, fraction: float, seed: int) -> Symbols:
-    """Replace each leaf with a given probability by another symbol; blanks stay.
-
-    Args:
-        grammar: the rules.
-        leaves: (data, d).
-        fraction: probability of a replacement.
-        seed: seeds the replacements.
-
-    Raises:
-        ValueError: not a probability, no other symbol, or not (data, d) symbols of the grammar.
-    """
-    fraction = share(fraction, "fraction")
-    v = grammar.num_values(0)
-    if v == 1:
-        raise ValueError("With num_symbols=1 a leaf cannot be another symbol.")
-    # Wide, because a symbol plus its shift may not fit into the integers of the leaves.
-    old = checked_leaves(grammar, leaves).astype(np.int64)
-    rng = generator_for("corrupt", seed)
-    hit = (rng.random(old.shape) < fraction) & (old >= 0)
-    shift = rng.integers(1, v, size=old.shape)
-    return np.where(hit, (old + shift) % v, old).astype(grammar.dtype)

@@ -12,15 +12,15 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from linlocal.inputs import rows, whole, wholes
+from linlocal.inputs import flag, numbers, rows, whole, wholes
 from linlocal.rhm.grammar import Array, Grammar
 
 
 def sample_complexity(grammar: Grammar) -> float:
     """P* = n m^L: how many data a deep network needs to learn the classes.
 
-    A sparse grammar takes (s_0 + 1)^L times as many in a locally connected network and (s_0 + 1)^2
-    times as many in a convolutional one (arXiv 2404.10727); they are not in this number.
+    What blanks cost is not in this number, see `sparse_sample_complexity`; rules that are not
+    equally frequent have one each, see `rule_sample_complexity`.
 
     Args:
         grammar: a grammar with uniform rules.
@@ -69,6 +69,91 @@ def latent_sample_complexity(grammar: Grammar) -> float:
     """
     require_uniform(grammar, "v m^3")
     return float(grammar.num_values(0) * grammar.synonym_counts[0] ** 3)
+
+
+def sparse_sample_complexity(grammar: Grammar, *, shared: bool) -> float:
+    """(s_0 + 1)^k n m^L: how many data a deep network needs to learn the classes among blanks.
+
+    A locally connected network has k = L: a symbol lies at a given place in one of (s_0 + 1)^L
+    data, so Cov(class, leaf) falls by that factor, and the sampling noise by its root. For a
+    convolutional network k = 2 is measured, and not derived.
+
+    Args:
+        grammar: a grammar with uniform rules and placement "blocks".
+        shared: whether weights are shared between the patches of a level.
+
+    Raises:
+        ValueError: the rules are not uniform, or symbols lie otherwise.
+        TypeError: ``shared`` is no truth value.
+
+    References:
+        Tomasini and Wyart 2024, arXiv 2404.10727.
+    """
+    power = 2 if flag(shared, "shared") else grammar.num_levels
+    if grammar.sparse and grammar.placement != "blocks":
+        raise ValueError(
+            'What blanks cost is known for placement="blocks", where each symbol has s_0 + 1 '
+            f"places of its own; this grammar has {grammar.placement!r}."
+        )
+    return sample_complexity(grammar) * float(grammar.num_blanks + 1) ** power
+
+
+def rule_sample_complexity(grammar: Grammar) -> Array:
+    """(m,) P_k = n / (f_k prod_{l >= 2} sum_j f_lj^2): how many data show the k-th rule of level 1.
+
+    f_lj is the probability of the j-th rule of a symbol of level l, and f_k that of level 1. At P_k
+    the covariance of the class and a tuple, f_k Cov(class, symbol of level 1), equals its sampling
+    noise (f_k / (n v P))^(1/2). Uniform rules have P_k = n m^L for every k. With Zipf's law at
+    level 1, f_k ~ k^-(1 + a), the rare rules take most data; see `predicted_error`.
+
+    Args:
+        grammar: a grammar whose symbols of one level share their probabilities, without blanks.
+
+    Raises:
+        ValueError: there are blanks, or weights of classes or of the rules of single symbols.
+
+    References:
+        Cagnetta, Kang and Wyart 2025, arXiv 2505.07067, for level 1; here for laws on all levels.
+    """
+    require_dense(grammar, "P_k")
+    probabilities = grammar.rule_probabilities
+    if grammar.class_weights is not None or any(each.ndim > 1 for each in probabilities):
+        raise ValueError(
+            "P_k is known for equally probable classes and one law for all symbols of a level: use "
+            "rule_exponent, or rule_weights with one vector for each level."
+        )
+    above = math.prod(float((each**2).sum()) for each in probabilities[1:])
+    return np.asarray(grammar.num_classes / (probabilities[0] * above))
+
+
+def predicted_error(grammar: Grammar, num_data: ArrayLike) -> Array:
+    """1 - (sum of f_k over the k with P_k <= P)^(d/s): the share of data with an unknown tuple.
+
+    A datum counts as told if all its d/s tuples of level 1 come from rules that P data show. For
+    many rules under Zipf's law f_k ~ k^-(1 + a) it falls as (d/s) P^(-a/(1 + a)): the law sets the
+    exponent, the hierarchy the factor.
+
+    Args:
+        grammar: as for `rule_sample_complexity`.
+        num_data: P, numbers of data of any shape.
+
+    Returns:
+        Of the same shape.
+
+    Raises:
+        ValueError: as `rule_sample_complexity`, or negative numbers.
+
+    References:
+        Cagnetta, Kang and Wyart 2025, arXiv 2505.07067: each rule is learned when the data show it.
+    """
+    count = numbers(num_data, "num_data")
+    if count.size and not count.min() >= 0:
+        raise ValueError(f"num_data must not be negative or NaN, got {count.min()}.")
+    needed = rule_sample_complexity(grammar)
+    order = np.argsort(needed, kind="stable")
+    known = np.concatenate([[0.0], np.cumsum(grammar.rule_probabilities[0][order])])
+    shown = np.searchsorted(needed[order], count, side="right")
+    return np.asarray(1 - np.minimum(known[shown], 1.0) ** grammar.num_nodes(1))
 
 
 # -- expected over the draw of the rules -----------------------------------------------------------

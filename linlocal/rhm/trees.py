@@ -148,6 +148,12 @@ def derive(
             out=below.reshape(*above.shape, rules.shape[-1]),
             mode="clip",
         )
+    place(grammar, trees, placements)
+    return trees
+
+
+def place(grammar: Grammar, trees: Trees, placements: Choices) -> None:
+    """Put the symbols of level 0 where the placements of a sparse grammar say, among blanks."""
     if grammar.sparse:
         for chosen, room in zip(placements, trees.placements, strict=True):
             room[...] = chosen
@@ -155,7 +161,6 @@ def derive(
         np.put_along_axis(
             trees.leaves, leaf_places(grammar, trees.placements), trees.symbols[0], axis=1
         )
-    return trees
 
 
 def leaf_places(grammar: Grammar, placements: Choices) -> Index:

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from paper_figures.claims import Claim, Question, decided, of_estimates
-from paper_figures.look import panels, rows, style
+from paper_figures.look import comparisons, panels, rows, style
 
 INPUTS = ("local_rules",)
 PAPER = "A"
 
 FEWEST = 4  # rules to rank
 PUBLISHED_ON = ("cifar10", "stl10", "tiny_imagenet")
-FAMILY = "CLAPP++"  # its members are joined, in the order of the result
+# Joined in the figure: the released rules of one family, and one rule with nothing changed but B.
+FAMILY = ("CLAPP++ without 2D", "CLAPP++", "CLAPP++ DFB", "CLAPP++ both", "CLAPP++ f(u + u')")
+ONLY_B = ("CLAPP++ DFB, random B", "CLAPP++ DFB", "CLAPP++ DFB, matched B")
 MARKERS = "osD^v<>PX*"
 MEASURES = {
     "accuracy": "test accuracy",
@@ -52,10 +54,9 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 def _result(data: xr.Dataset) -> str:
     """What the headline says: of which data more alignment goes with more accuracy."""
     words = {"holds": "yes", "fails": "less accuracy", "undecided": "not shown"}
-    found = decided(claims({"local_rules": data}))[:: len(MEASURES)]
+    found = {claim.text: claim.here for claim in decided(claims({"local_rules": data}))}
     told = "; ".join(
-        f"{name}: {words[claim.here]}"
-        for name, claim in zip(data["data"].values, found, strict=True)
+        f"{name}: {words[found[_ranked(name, 'accuracy')]]}" for name in data["data"].values
     )
     return (
         f"More alignment with backpropagation, more accuracy? {data.sizes['rule']} local rules\n"
@@ -95,8 +96,10 @@ def scatter(axes: Axes, data: xr.Dataset, measure: str) -> None:
             elinewidth=0.5,
             ecolor=to_rgba(color, 0.4),
         )
-    family = [k for k, rule in enumerate(data["rule"].values) if str(rule).startswith(FAMILY)]
-    axes.plot(x[family], y[family], color="#555555", linewidth=1, zorder=0)
+    for rules, line in ((FAMILY, "-"), (ONLY_B, ":")):
+        here = [rule for rule in rules if rule in data["rule"]]
+        at = {"rule": here}
+        axes.plot(x.sel(at), y.sel(at), color="#555555", linewidth=1, linestyle=line, zorder=0)
     axes.margins(0.12)
     if measure == "gain":
         axes.axhline(0, color="#999999", linewidth=0.5)
@@ -115,22 +118,45 @@ def judged(data: xr.Dataset) -> xr.Dataset:
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
-    """Rank correlations across rules."""
+    """Rank correlations across rules; within one rule, what B alone changes."""
     data = datasets["local_rules"]
-    return [
+    ranks = [
         Claim(
-            f"{name}: rules with more alignment have a higher {words}",
+            _ranked(name, measure),
             *_correlated(data.sel(data=name), measure),
             "more alignment goes with better accuracy, for CLAPP++ and its feedback variants "
             "(arXiv 2601.21683)",
             None if name in PUBLISHED_ON else "natural images",
         )
         for name in data["data"].values
-        for measure, words in (
-            ("accuracy", "accuracy"),
-            ("gain", "accuracy relative to backpropagation of their loss"),
-        )
+        for measure in MEASURES
     ]
+    if not set(ONLY_B) <= set(data["rule"].values.tolist()):
+        return ranks
+    return ranks + [_caused(name, data.sel(data=name)) for name in data["data"].values]
+
+
+def _ranked(name: str, measure: str) -> str:
+    """The claim that ranks decide."""
+    words = {"accuracy": "accuracy", "gain": "accuracy relative to backpropagation of their loss"}
+    return f"{name}: rules with more alignment have a higher {words[measure]}"
+
+
+def _caused(name: str, data: xr.Dataset) -> Claim:
+    """Whether accuracy rises with alignment in networks that differ in B alone.
+
+    In each network the slope of accuracy on cosine over the choices of B, by least squares.
+    """
+    chosen = data.sel(rule=list(ONLY_B))
+    x, y = alignment(chosen), judged(chosen)["accuracy"]
+    slope = comparisons.slope(y, x, "rule")
+    cosines, accuracies = (panels.numbers(each.mean("repetition"), 3) for each in (x, y))
+    return Claim(
+        f"{name}: CLAPP++ DFB with B random, trained or matched, all else equal, is more accurate "
+        "the more it is aligned",
+        comparisons.above(slope),
+        f"slope {float(slope.mean()):+.3f}; cosines {cosines}, accuracies {accuracies}",
+    )
 
 
 def _correlated(data: xr.Dataset, measure: str) -> tuple[Question | None, str]:

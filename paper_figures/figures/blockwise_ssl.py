@@ -19,10 +19,8 @@ PUBLISHED = (
     "71.57 (arXiv 2302.01647)"
 )
 DIFFERENCE = (
-    "here small RHM images and a narrow network: differences can be compared, accuracies cannot"
+    "here small images ({}) and a narrow network: differences can be compared, accuracies cannot"
 )
-
-ELSEWHERE = f"ImageNet; {DIFFERENCE}"
 
 
 # By the order in which blocks are trained.
@@ -42,9 +40,14 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     _sorted(grid["variants"], data)
     _losses(grid["blocks"], data)
     _cosines(grid["cosines"], data)
-    figure.supxlabel(f"Published: {PUBLISHED};\n{DIFFERENCE}.", size=7, color="#555555")
+    figure.supxlabel(f"Published: {PUBLISHED};\n{_difference(data)}.", size=7, color="#555555")
     panels.headline(figure, _result(data))
     return panels.finish(figure, data)
+
+
+def _difference(data: xr.Dataset) -> str:
+    """What keeps our numbers from being the published ones."""
+    return DIFFERENCE.format(data["data"].values)
 
 
 def _order(name: str) -> str:
@@ -158,52 +161,54 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 least=0.0,
             )
         )
-    decided.append(
-        comparisons.difference(
-            top,
+    compared = [
+        (
             blockwise.BASE,
             blockwise.END_TO_END,
             "Barlow Twins: blockwise training comes within 0.05 of end-to-end training in the last "
             "block",
-            least=-0.05,
-            published=f"0.7015 against 0.7157; {PUBLISHED}",
-            elsewhere=ELSEWHERE,
-        )
-    )
-    decided.append(
-        comparisons.difference(
-            top,
-            "Barlow Twins, simultaneous, noise per channel",
+            -0.05,
+            f"0.7015 against 0.7157; {PUBLISHED}",
+        ),
+        (
+            f"{blockwise.BASE}, noise per channel",
             blockwise.BASE,
             "noise per channel raises the accuracy of the last block",
-            least=0.0,
-            published="0.7048 against 0.7015",
-            elsewhere=ELSEWHERE,
-        )
-    )
+            0.0,
+            "0.7048 against 0.7015",
+        ),
+        *(
+            (
+                blockwise.BASE,
+                f"{blockwise.BASE}, {words}",
+                f"the expansion is better than {words} in the last block",
+                0.0,
+                "the expansion is the choice of the paper, curves only",
+            )
+            for words in ("local pooling", "global pooling")
+        ),
+        *(
+            (
+                blockwise.BASE,
+                f"Barlow Twins, {sequential}",
+                "training all blocks at once is no worse than training one after the other, with "
+                f"{steps} (within 0.02)",
+                -0.02,
+                "both in the paper, numbers not public to us",
+            )
+            for sequential, steps in (
+                ("sequential", "as many steps for each block"),
+                ("sequential, 25% of the steps", "as many steps for all blocks together"),
+            )
+        ),
+    ]
+    there = set(_names(data))
     decided.extend(
         comparisons.difference(
-            top,
-            blockwise.BASE,
-            f"{blockwise.BASE}, {words}",
-            f"the expansion is better than {words} in the last block",
-            least=0.0,
-            published="the expansion is the choice of the paper, curves only",
-            elsewhere=ELSEWHERE,
+            top, better, worse, text, least, published, f"ImageNet; {_difference(data)}"
         )
-        for words in ("local pooling", "global pooling")
-    )
-    decided.append(
-        comparisons.difference(
-            top,
-            blockwise.BASE,
-            "Barlow Twins, sequential",
-            "training all blocks at once is no worse than training one after the other, with as "
-            "many steps for each block (within 0.02)",
-            least=-0.02,
-            published="both in the paper, numbers not public to us",
-            elsewhere=ELSEWHERE,
-        )
+        for better, worse, text, least, published in compared
+        if {better, worse} <= there
     )
     return decided
 

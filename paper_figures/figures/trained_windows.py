@@ -135,6 +135,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         for time, words in TIMES.items():
             decided.append(_nearer(f"{rule}, {words}", here["cosine"].sel(time=time), ~reached))
         decided.append(_learns(rule, here["accuracy"].isel(layer=-1)))
+        decided.append(_follows(rule, here))
     return [*decided, *_prices(data)]
 
 
@@ -164,6 +165,17 @@ def _learns(rule: str, accuracy: xr.DataArray) -> Claim:
         f"{rule}: in every wider window the last block reads the class better than in w = 1",
         comparisons.above(comparisons.together({f"w = {w}": gain for w, gain in gains.items()})),
         f"w = 1: {float(accuracy.sel(window=1).mean()):.3f}; {measured}",
+    )
+
+
+def _follows(rule: str, here: xr.Dataset) -> Claim:
+    """That accuracy follows alignment where the loss, the data and the start are the same."""
+    aligned = here["cosine"].mean("time").isel(layer=slice(-1)).mean("layer")
+    slope = comparisons.slope(here["accuracy"].isel(layer=-1), aligned, "window")
+    return Claim(
+        f"{rule}: the window with more alignment reads the class better in the last block",
+        comparisons.above(slope),
+        f"slope {float(slope.mean()):+.3f} of accuracy on the mean cosine below the top",
     )
 
 

@@ -69,6 +69,12 @@ def above(values: xr.DataArray, least: float = 0.0) -> Question:
     return of_networks(values, "repetition", above=least)
 
 
+def slope(y: xr.DataArray, x: xr.DataArray, over: str) -> xr.DataArray:
+    """The slope of y on x over one dimension, by least squares; others, as networks, stay."""
+    apart = x - x.mean(over)
+    return (apart * (y - y.mean(over))).sum(over) / (apart**2).sum(over)
+
+
 def sign(values: xr.DataArray) -> int:
     """1 or -1 where the interval over repetitions lies above or below 0, else 0."""
     holds = decide([above(values)])[0].holds

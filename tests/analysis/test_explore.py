@@ -36,6 +36,31 @@ def test_the_figure_shows_the_setting_and_moves_with_it() -> None:
         (shown, _) = explorer.figure.axes[0].lines
         np.testing.assert_array_equal(shown.get_ydata(), expected["cosine"].values)
         np.testing.assert_array_equal(shown.get_xdata(), expected["layer"].values)
+        found = explorer.explanation.comparison["cosine"].values
+        np.testing.assert_array_equal(found, expected["cosine"].values)
+
+
+def test_what_is_shown_does_not_depend_on_what_was_shown_before() -> None:
+    moved, pictures = Explorer(), set()
+    for depth, width in ((5, 32), (5, 8), (9, 8), (5, 8), (5, 32)):
+        moved.update(depth=depth, top_width=width)
+        picture = moved._repr_png_()
+        assert picture == Explorer(Setting(depth=depth, top_width=width))._repr_png_()
+        pictures.add(picture)
+    assert len(pictures) == 3
+
+
+def test_a_slider_changes_the_picture_and_what_explain_finds(monkeypatch) -> None:
+    monkeypatch.setattr("IPython.get_ipython", object)  # as if there were a notebook
+    controls, (picture, found) = (box.children for box in explore().children)
+    before = bytes(picture.value)
+    assert "equals backpropagation" in found.value
+    (width,) = (control for control in controls if control.description == "top width")
+    width.value = 8
+    now = Explorer(Setting(top_width=8))
+    assert before != bytes(picture.value) == now._repr_png_()
+    assert found.value == now.explanation._repr_html_()
+    assert "metric penalty" in found.value
 
 
 def test_without_a_notebook_there_is_an_explorer_that_shows_its_figure() -> None:

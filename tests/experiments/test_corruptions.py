@@ -125,7 +125,7 @@ PUBLISHED = {
 
 def published(name):
     return pytest.mark.parametrize(
-        ("severity", "constant"), enumerate(PUBLISHED[name], 1), ids=map(str, SEVERITIES)
+        ("severity", "constant"), list(enumerate(PUBLISHED[name], 1)), ids=map(str, SEVERITIES)
     )
 
 
@@ -299,7 +299,7 @@ def test_the_share_of_contrast_that_is_left(severity, constant):
     torch.testing.assert_close(after, means + constant * (before - means), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("severity", "length"), enumerate((2, 4, 6, 8, 10), 1))
+@pytest.mark.parametrize(("severity", "length"), list(enumerate((2, 4, 6, 8, 10), 1)))
 def test_the_length_of_elastic_displacements(severity, length):
     """A ramp shows the displacements; at the nodes of the grid they are normal and independent."""
     side, nodes = 65, torch.tensor([16, 32, 48])

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 
 from experiments.training import (
+    TERMS,
     Convergence,
     Examples,
     NetworkRecipe,
@@ -353,6 +354,7 @@ def test_terms_of_the_error_are_those_of_autograd_through_the_masks(kind):
             (error * chained(net, at, masks, l)).sum().backward()
             signals.append((at.grad * own[l - 1]).flatten())
         true, averaged = signals
+        averaged = averaged * true.norm() / averaged.norm()
         matrix = getattr(net, f"direct_{l}").double()
         plain = ((error @ matrix).view_as(z) * own[l - 1]).flatten()
         sent = plain
@@ -373,6 +375,29 @@ def test_terms_of_the_error_are_those_of_autograd_through_the_masks(kind):
         assert shares == pytest.approx(1 - float(cosine), abs=2e-5)
     assert (float(found["slopes"].max()) > 1e-3) == (kind == "target")
     assert float(found["masks"].sel(layer=1)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("rule", "missing"),
+    [
+        (Feedback(), {}),
+        (Feedback("random"), {"feedback"}),
+        (Remedy("gated"), {"feedback"}),
+        (Feedback(masks="batch"), {"masks"}),
+        (Feedback(masks="none"), {"masks"}),
+        (Feedback("direct"), {"masks", "feedback"}),
+        (Remedy("aligned"), {"masks", "feedback"}),
+        (Feedback("target"), {"masks", "feedback", "slopes"}),
+    ],
+    ids=str,
+)
+def test_a_rule_lacks_what_it_has_not(rule, missing):
+    """True masks with random matrices lack no masks; the true weights lack no matrices."""
+    _, stack, leaves, labels, _ = stack_of(rule)
+    found = error_terms(stack, leaves, labels).isel(network=0, layer=0)
+    assert {name for name in TERMS if float(found[name]) > 1e-5} == set(missing)
+    if not missing:
+        assert float(found["error_cosine"]) == pytest.approx(1, abs=1e-6)
 
 
 def test_a_stack_refuses_lists_that_do_not_belong_together():

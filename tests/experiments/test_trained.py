@@ -32,6 +32,7 @@ from experiments.training.cosines import update_cosines
 from linlocal import Pairs
 from linlocal.analysis.alignment import align
 from linlocal.analysis.local_losses import CLAPP, LocalLoss, Views
+from linlocal.analysis.results import ResultError
 from linlocal.analysis.watching import masked_gradients
 from linlocal.seeds import generator_for
 
@@ -474,9 +475,34 @@ def test_rules_with_one_loss_at_the_top_share_backpropagation_only(table):
     assert float(np.abs(accuracy.sel(credit="local") - shared).max()) > 0
 
 
-def test_a_training_that_diverges_counts_as_having_learned_nothing(monkeypatch):
-    monkeypatch.setattr(local_rules, "RULES", {"VICReg": local_rules.RULES["VICReg"]})
-    config = replace(local_rules.PRESETS["smoke"], steps=3, learning_rates=(1e25,))
+def test_random_projections_stay_below_the_last_block_only():
+    torch.manual_seed(0)
+    network = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(6)))
+    views = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    rule = local_rules.RandomBelow()
+    fresh = rule.build([(3, 8, 8)] * 6)
+    losses, _ = fit_by_rule(network, rule, lambda step: views, Schedule(3, 0.01))
+    stays = [
+        same(one.state_dict().values(), other.state_dict().values())
+        for one, other in zip(fresh, losses, strict=True)
+    ]
+    assert stays == [True] * 5 + [False]
+
+
+def test_rules_can_be_chosen_and_a_wrong_name_is_answered():
+    config = local_rules.PRESETS["smoke"]
+    chosen = ("CLAPP++ DFB", "VICReg")
+    result = local_rules.run(replace(config, rules=chosen, embedded=("digits",)))
+    assert result["rule"].values.tolist() == [*chosen]
+    assert np.isfinite(result["accuracy"]).all()
+    with pytest.raises(ResultError, match="did you mean 'CLAPP"):
+        local_rules.run(replace(config, rules=("CLAP++",)))
+
+
+def test_a_training_that_diverges_counts_as_having_learned_nothing():
+    config = replace(
+        local_rules.PRESETS["smoke"], rules=("VICReg",), steps=3, learning_rates=(1e25,)
+    )
     result = local_rules.run(config)
     assert float(result["accuracy"].max()) == 0
     untrained, supervised = result["reference_accuracy"].isel(data=0, repetition=0)

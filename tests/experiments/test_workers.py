@@ -250,6 +250,7 @@ def test_ports_are_of_this_machine_alone_and_two_runs_do_not_meet():
 
 IMPATIENT = """
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 
@@ -276,6 +277,8 @@ def run(config, sweep):
 
 if __name__ == "__main__":
     toy.run = run
+    # A shell starts what runs in its background with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     app(["run", "toy", "--workers", "2", "--seed", "3"])
 """
 

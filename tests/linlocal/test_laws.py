@@ -591,6 +591,21 @@ def test_10_scores_matched_for_each_sample(score, context):
             assert np.linalg.norm(shared - goal[l - 1]) > 0.1 * np.linalg.norm(goal[l - 1])
 
 
+@pytest.mark.parametrize("links", [None, {3: {1: 0.5}}], ids=["plain", "linked"])
+def test_10_one_pass_down_gives_every_jacobian(links):
+    network, pairs = ll.DeepReLU.gaussian([6, 7, 7, 7, 5], 2), views(6)
+    network = ll.DeepReLU(network.weights, links=links)
+    every = network.jacobians(pairs.samples)
+    assert len(every) == network.depth
+    for l, jacobian in zip(network.layers, every, strict=True):
+        np.testing.assert_array_equal(jacobian, network.downstream(l, pairs.samples))
+    step = 1e-6 * np.eye(6)[0]
+    moved = network.activities(pairs.samples + step).z[-1] - network.activities(pairs.samples).z[-1]
+    masks = network.activities(pairs.samples).masks[1]
+    first = every[0] @ (masks[:, :, None] * network.weights[0])
+    np.testing.assert_allclose(moved / 1e-6, first[:, :, 0], atol=1e-6)
+
+
 def test_10_a_relu_breaks_the_isometry():
     pairs, rule = views(6), rule_of(scores.Softplus())
     assert relative_errors(ll.DeepLinear.orthogonal([6, 6, 6, 6]), pairs, rule).max() <= EXACT

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from linlocal import rhm
-from linlocal.rhm import Grammar, encoding, images, inference, sampling, theory
+from linlocal.rhm import Grammar, corruption, encoding, images, inference, sampling, theory
 
 SIZES = {"num_classes": 4, "num_symbols": 4, "num_synonyms": 2, "num_levels": 3}
 MODEL = rhm.RandomHierarchyModel(**SIZES)
@@ -157,7 +157,7 @@ CASES = {
             r"in 0\.\.1, got nan",
         ),
         "corrupt the only symbol": (
-            lambda: sampling.corrupt(
+            lambda: corruption.corrupt(
                 Grammar(num_classes=1, num_symbols=1, num_synonyms=1, num_levels=1),
                 [[0, 0]],
                 0.5,

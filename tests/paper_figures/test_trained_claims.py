@@ -16,7 +16,12 @@ from paper_figures.figures import (
 )
 from paper_figures.look import style
 
-RULES = [*local_rules_table.PUBLISHED, "PhyLL", "Forward-Forward", "VICReg", "Barlow Twins"]
+RULES = [
+    *local_rules_table.PUBLISHED,
+    "CLAPP++ DFB, random B",
+    "CLAPP++ DFB, matched B",
+    "PhyLL",
+]
 ATTRS = {"experiment": "local_rules", "preset": "smoke", "seed": 0, "config": "{}"}
 NOISE = 1e-3 * np.tile([-1.0, 0.0, 1.0], (10, 1))
 
@@ -77,6 +82,7 @@ def test_direct_feedback_must_be_better_by_more_than_its_interval():
     datasets = table(accuracy)
     assert verdicts(local_rules_table, datasets, "DFB is better than CLAPP++") == {"holds"}
     assert verdicts(local_rules_table, datasets, "both is better than CLAPP++") == {"fails"}
+    assert verdicts(local_rules_table, datasets, "is better than CLAPP++ without") == {"undecided"}
 
 
 def test_every_rule_is_held_against_an_untrained_network():
@@ -95,14 +101,36 @@ def test_every_rule_is_held_against_an_untrained_network():
 )
 def test_ranks_decide_whether_alignment_goes_with_accuracy(accuracy, verdict):
     datasets = table(accuracy, cosine=np.linspace(0, 0.9, 10) ** 3)
-    assert verdicts(alignment_accuracy, datasets) == {verdict}
+    assert verdicts(alignment_accuracy, datasets, "rules with") == {verdict}
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"), [([0, 0.1, 0.2], "holds"), ([0.2, 0.1, 0], "fails"), ([0, 0, 0], None)]
+)
+def test_what_b_alone_changes_is_told_by_the_slope_in_each_network(gains, verdict):
+    accuracy, cosine = np.full(10, 0.5), np.full(10, 0.1)
+    chosen = [RULES.index(rule) for rule in alignment_accuracy.ONLY_B]
+    accuracy[chosen] += gains
+    cosine[chosen] = 0.2, 0.4, 0.6
+    datasets = table(accuracy, cosine=cosine)
+    found = verdicts(alignment_accuracy, datasets, "all else equal")
+    assert found == {verdict or "undecided"}
+    (claim,) = (c for c in alignment_accuracy.claims(datasets) if "all else equal" in c.text)
+    result = datasets["local_rules"].isel(data=0, rule=chosen)
+    x = alignment_accuracy.alignment(result).transpose("rule", "repetition").values
+    y = result["accuracy"].sel(credit="local").values
+    slopes = [np.polyfit(one, other, 1)[0] for one, other in zip(x.T, y.T, strict=True)]
+    assert float(claim.measured.split()[1].strip(";")) == pytest.approx(np.mean(slopes), abs=6e-4)
+    without = {"local_rules": datasets["local_rules"].isel(rule=slice(-3))}
+    assert not any("all else equal" in c.text for c in alignment_accuracy.claims(without))
 
 
 def test_the_rank_correlation_is_spearmans_and_lies_in_its_interval():
     accuracy = np.array([4, 9, 1, 6, 3, 8, 0, 7, 2, 5]) / 20
     cosine = np.array([0, 1, 2, 3, 4, 5, 9, 7, 8, 6]) / 10
     expected = spearmanr(accuracy, cosine).statistic
-    found = alignment_accuracy.claims(table(accuracy, cosine=cosine))
+    claims = alignment_accuracy.claims(table(accuracy, cosine=cosine))
+    found = [claim for claim in claims if "rules with" in claim.text]
     assert found
     for claim in found:
         assert claim.measured.startswith(f"rank correlation {expected:+.2f}, ")
@@ -115,7 +143,7 @@ def test_the_rank_correlation_is_spearmans_and_lies_in_its_interval():
 def test_four_rules_are_the_fewest_to_rank(usable, few):
     datasets = table(np.linspace(0.3, 0.6, 10), cosine=np.linspace(0, 0.9, 10))
     datasets["local_rules"]["cosine"][:, usable:] = np.nan
-    for claim in alignment_accuracy.claims(datasets):
+    for claim in alignment_accuracy.claims(datasets)[:2]:
         assert claim.measured.startswith(f"only {usable} rules") == few
 
 
@@ -132,8 +160,9 @@ def test_published_numbers_stand_beside_the_claims_that_have_them():
 def test_rules_without_alignment_are_left_out_of_the_ranks():
     datasets = table(np.linspace(0.3, 0.6, 10), cosine=np.linspace(0, 0.9, 10))
     datasets["local_rules"]["cosine"][:, :7] = np.nan
-    assert verdicts(alignment_accuracy, datasets) == {"undecided"}
-    assert all("only 3 rules" in claim.measured for claim in alignment_accuracy.claims(datasets))
+    assert verdicts(alignment_accuracy, datasets, "rules with") == {"undecided"}
+    claims = alignment_accuracy.claims(datasets)[:2]
+    assert all("only 3 rules" in claim.measured for claim in claims)
 
 
 @pytest.mark.parametrize(("after", "verdict"), [(0.5, "holds"), (0.1, "fails"), (0.3, "undecided")])
@@ -220,7 +249,7 @@ def test_each_data_set_has_a_panel_and_published_numbers_stand_beside_the_rule()
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert "CLAPP++ (80.5 | 80.5)" in labels
     assert "LPL (59.4 | –)" in labels
-    assert "VICReg" in labels
+    assert "PhyLL" in labels
 
 
 def words_of(figure):
@@ -259,18 +288,20 @@ def test_a_headline_states_the_finding(module, given, words):
     assert words in figure.get_suptitle()
 
 
-def test_rules_are_named_at_their_points_and_the_family_is_joined():
+def test_rules_are_named_at_their_points_and_those_of_a_family_are_joined():
     accuracy = np.linspace(0.3, 0.8, 10)
     with style.house():
         figure = alignment_accuracy.draw(table(accuracy, cosine=np.linspace(0, 0.9, 10)))
     for axes in figure.axes:
         assert sorted(text.get_text() for text in axes.texts) == sorted(RULES)
-        family = [k for k, rule in enumerate(RULES) if rule.startswith("CLAPP++")]
-        (line,) = (line for line in axes.lines if len(line.get_xdata()) == len(family))
-        assert line.get_xdata() == pytest.approx(
-            alignment_accuracy.alignment(
-                table(accuracy, cosine=np.linspace(0, 0.9, 10))["local_rules"].isel(data=0)
+        drawn = alignment_accuracy.alignment(
+            table(accuracy, cosine=np.linspace(0, 0.9, 10))["local_rules"].isel(data=0)
+        ).mean("repetition")
+        for joined, line in ((alignment_accuracy.FAMILY, "-"), (alignment_accuracy.ONLY_B, ":")):
+            family = [rule for rule in joined if rule in RULES]
+            (found,) = (
+                each
+                for each in axes.lines
+                if each.get_linestyle() == line and len(each.get_xdata()) == len(family)
             )
-            .mean("repetition")
-            .values[family]
-        )
+            assert found.get_xdata() == pytest.approx(drawn.sel(rule=family).values)

@@ -97,8 +97,12 @@ class Written:
         return self.levels[-1][:, 0]
 
 
-def write(grammar, level, symbol):
-    """All ways to write a symbol: (for the levels 0..level, a tuple of symbols), probability."""
+def write(grammar, level, symbol, corruption=None):
+    """All ways to write a symbol: (for the levels 0..level, a tuple of symbols), probability.
+
+    ``corruption`` has for inner levels the probability that another symbol takes a symbol's place.
+    """
+    corruption = corruption or {}
     if symbol == -1:
         sizes = [prod(grammar.patch_sizes[l:level]) for l in range(level + 1)]
         yield [(-1,) * size for size in sizes], 1.0
@@ -114,19 +118,36 @@ def write(grammar, level, symbol):
             for child, where in zip(rules[symbol, k], place, strict=True):
                 patch[where] = int(child)
             here = probability[symbol, k] / len(places)
-            for below in product(*(list(write(grammar, level - 1, child)) for child in patch)):
+            ways = [
+                [
+                    (levels, share * p)
+                    for other, share in replaced(grammar, level - 1, child, corruption)
+                    for levels, p in write(grammar, level - 1, other, corruption)
+                ]
+                for child in patch
+            ]
+            for below in product(*ways):
                 joined = [sum(parts, ()) for parts in zip(*(b[0] for b in below), strict=True)]
                 yield [*joined, (symbol,)], here * prod(b[1] for b in below)
 
 
+def replaced(grammar, level, symbol, corruption):
+    """What can take the place of a symbol, with its probability."""
+    p = corruption.get(level, 0.0)
+    if symbol == -1 or p == 0:
+        return [(symbol, 1.0)]
+    v = grammar.num_values(level)
+    return [(other, 1 - p if other == symbol else p / (v - 1)) for other in range(v)]
+
+
 @pytest.fixture(scope="session")
 def written():
-    """``written(grammar)``: all data of a small grammar, by recursion."""
+    """``written(grammar, corruption)``: all data of a small grammar, by recursion."""
 
-    def make(grammar):
+    def make(grammar, corruption=None):
         trees, probability = [], []
         for label in range(grammar.num_classes):
-            for levels, p in write(grammar, grammar.num_levels, label):
+            for levels, p in write(grammar, grammar.num_levels, label, corruption):
                 trees.append(levels)
                 probability.append(p * grammar.class_probabilities[label])
         return Written([np.array(l) for l in zip(*trees, strict=True)], np.array(probability))

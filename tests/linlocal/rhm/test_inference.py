@@ -143,20 +143,37 @@ def exact_posterior(oracle, rhm, leaves, visible, corruption=0.0):
     return levels, evidence
 
 
-@pytest.mark.parametrize("corruption", [0.0, 0.2])
-def test_posteriors_are_those_of_the_sum_over_all_data(rhm, written, corruption):
-    oracle = written(rhm)
-    leaves = rhm.sample(40, seed=0).leaves
-    if corruption:
-        leaves = rhm.corrupt(leaves, corruption, seed=1)
+@pytest.mark.parametrize(("at_leaves", "inside"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.3), (0.2, 0.3)])
+def test_posteriors_are_those_of_the_sum_over_all_data(rhm, written, at_leaves, inside):
+    top = rhm.num_levels - 1  # the highest level whose symbols can be replaced
+    corruption = [at_leaves, *[0.0] * top]
+    if top and rhm.num_values(top) > 1:
+        corruption[top] = inside
+    oracle = written(rhm, dict(enumerate(corruption[1:], start=1)))
+    leaves = rhm.sample_corrupted(40, corruption, seed=0).leaves
     visible = np.random.default_rng(0).random(leaves.shape) < np.linspace(0, 1, 40)[:, None]
-    wanted, evidence = exact_posterior(oracle, rhm, leaves, visible, corruption)
+    wanted, evidence = exact_posterior(oracle, rhm, leaves, visible, at_leaves)
     got = rhm.posterior(leaves, visible, corruption=corruption)
     assert len(got.levels) == rhm.num_levels + 1
     for a, b in zip(got.levels, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
     np.testing.assert_allclose(got.log_evidence, np.log(evidence), atol=1e-10)
     assert (got.classes == got.levels[-1][:, 0]).all()
+
+
+def test_symbols_may_be_replaced_on_all_levels(written):
+    rhm = RandomHierarchyModel(num_classes=2, num_symbols=2, num_synonyms=1, num_levels=3, seed=2)
+    corruption = (0.1, 0.3, 0.2)
+    oracle = written(rhm, {1: 0.3, 2: 0.2})
+    leaves = rhm.sample_corrupted(30, corruption, seed=0).leaves
+    visible = np.random.default_rng(0).random(leaves.shape) < 0.7
+    wanted, evidence = exact_posterior(oracle, rhm, leaves, visible, corruption[0])
+    got = rhm.posterior(leaves, visible, corruption=corruption)
+    for a, b in zip(got.levels, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+    np.testing.assert_allclose(got.log_evidence, np.log(evidence), atol=1e-10)
+    other = rhm.posterior(leaves, visible, corruption=(0.1, 0.2, 0.3))
+    assert np.abs(other.levels[1] - got.levels[1]).max() > 0.01
 
 
 @given(rhm=testing.hierarchies(max_leaves=27), seed=st.integers(0, 99))

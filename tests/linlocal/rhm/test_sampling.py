@@ -301,25 +301,6 @@ def test_resampling_is_a_fresh_draw_given_the_symbol(rhm):
     assert_distributed(index, p[own] / p[own].sum())
 
 
-def test_corruption_replaces_the_given_fraction_by_other_symbols():
-    model = RandomHierarchyModel(
-        num_classes=4, num_symbols=4, num_synonyms=2, num_levels=3, num_blanks=1
-    )
-    leaves = model.sample(2000, seed=0).leaves
-    wrong = model.corrupt(leaves, 0.25, seed=1)
-    assert ((wrong == -1) == (leaves == -1)).all()
-    seen = leaves >= 0
-    replaced = (wrong != leaves)[seen]
-    assert abs(replaced.mean() - 0.25) < 3 * np.sqrt(0.25 * 0.75 / seen.sum())
-    shift = (wrong[seen] - leaves[seen])[replaced] % 4
-    assert_distributed(shift - 1, np.full(3, 1 / 3))
-    assert (model.corrupt(leaves, 0.0, seed=1) == leaves).all()
-    assert (model.corrupt(leaves, 1.0, seed=1) != leaves)[seen].all()
-    assert wrong.dtype == leaves.dtype
-    with pytest.raises(ValueError, match=r"fraction must be in 0\.\.1"):
-        model.corrupt(leaves, 1.1, seed=0)
-
-
 def test_changes_and_inference_draw_by_their_seed_and_nothing_else():
     model = RandomHierarchyModel(
         num_classes=4, num_symbols=4, num_synonyms=3, num_levels=2, num_blanks=1
@@ -339,15 +320,6 @@ def test_changes_and_inference_draw_by_their_seed_and_nothing_else():
     for name, draw in draws.items():
         assert np.array_equal(draw(1), draw(1)), name
         assert not np.array_equal(draw(1), draw(2)), name
-
-
-def test_of_two_symbols_corruption_takes_the_other_one():
-    model = RandomHierarchyModel(num_classes=2, num_symbols=2, num_synonyms=2, num_levels=2)
-    leaves = model.sample(20, seed=0).leaves
-    assert (model.corrupt(leaves, 1.0, seed=0) == 1 - leaves).all()
-    alone = RandomHierarchyModel(num_classes=1, num_symbols=1, num_synonyms=1, num_levels=2)
-    with pytest.raises(ValueError, match="With num_symbols=1 a leaf cannot be another symbol"):
-        alone.corrupt(alone.sample(2, seed=0).leaves, 0.5, seed=0)
 
 
 def test_nodes_and_levels_are_checked(rhm):
@@ -379,18 +351,3 @@ def test_one_hot_is_what_it_says(rhm, centred):
         wanted = leaves[:, None, :] == np.arange(v)[None, :, None]
         assert (x == wanted).all()
     assert rhm.one_hot(leaves).dtype == np.float32
-
-
-def test_corruption_of_small_and_unsigned_integers_and_of_foreign_leaves():
-    for symbols in (127, 128, 200, 256):
-        model = RandomHierarchyModel(
-            num_classes=2, num_symbols=symbols, num_synonyms=2, num_levels=1
-        )
-        leaves = model.sample(500, seed=0).leaves
-        wanted = model.corrupt(leaves.astype(np.int64), 0.5, seed=1)
-        assert wanted.min() >= 0
-        assert wanted.max() < symbols
-        assert (model.corrupt(leaves, 0.5, seed=1) == wanted).all()
-        assert (model.corrupt(leaves.astype(np.uint8), 0.5, seed=1) == wanted).all()
-        with pytest.raises(ValueError, match=f"Leaves are symbols 0..{symbols - 1}"):
-            model.corrupt(leaves.astype(int) + symbols, 0.5, seed=1)

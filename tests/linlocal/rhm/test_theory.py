@@ -269,3 +269,102 @@ def test_what_is_not_known_is_refused():
         theory.token_covariance(zipf, 1, 1)
     with pytest.raises(ValueError, match="same length"):
         theory.measured_covariance([0, 1], [0], (2, 2))
+
+
+# -- blanks, and rules that are not equally frequent -----------------------------------------------
+
+
+def test_blanks_cost_a_local_network_what_they_take_from_the_covariance():
+    """The squared signal over the sampling noise of a leaf falls by (s_0 + 1)^L."""
+    plain, sparse = (RandomHierarchyModel(**SHAPE, num_blanks=blanks, seed=1) for blanks in (0, 2))
+
+    def needed(rhm, leaf):
+        signal = theory.class_covariance(rhm, leaf)[:, :6]
+        noise = theory.leaf_probability(rhm, leaf)[:6] / rhm.num_classes
+        return noise.sum() / (signal**2).sum()
+
+    # The first place of all blocks, on the way to the first leaf.
+    ratio = needed(sparse, 0) / needed(plain, 0)
+    wanted = theory.sparse_sample_complexity(sparse, shared=False) / theory.sample_complexity(plain)
+    assert ratio == pytest.approx(wanted, rel=1e-12)
+    assert wanted == 3**3
+    assert theory.sparse_sample_complexity(sparse, shared=True) == 9 * 4 * 3**3
+    for shared in (True, False):
+        assert theory.sparse_sample_complexity(plain, shared=shared) == 4 * 3**3
+
+
+ZIPF = {"num_classes": 8, "num_symbols": 8, "num_synonyms": 4, "num_levels": 3}
+
+
+def test_a_rule_is_shown_where_its_covariance_equals_the_noise():
+    laws = (2.0, 1.0, 0.5)
+    square = np.zeros(4)
+    for seed in range(60):
+        rhm = RandomHierarchyModel(**ZIPF, rule_exponent=laws, seed=seed)
+        covariance = theory.class_tuple_covariance(rhm, 0)  # (8, 8 symbols x 4 rules)
+        square += (covariance.reshape(8, 8, 4) ** 2).mean((0, 1)) / 60
+    f = rhm.rule_probabilities[0]
+    shown_at = f / 8 / 8 / square
+    finite = 1 - 1 / 8, 8 / 9, 8 / 9  # exact factors that n, v and m leave, as in the code
+    wanted = theory.rule_sample_complexity(rhm)
+    np.testing.assert_allclose(shown_at * np.prod(finite), wanted, rtol=0.1)
+    uniform = RandomHierarchyModel(**ZIPF)
+    np.testing.assert_allclose(theory.rule_sample_complexity(uniform), 8 * 4**3, rtol=1e-12)
+    assert np.abs(wanted / (8 * 4**3) - 1).max() > 0.5
+
+
+def test_the_predicted_error_steps_down_rule_by_rule():
+    rhm = RandomHierarchyModel(**ZIPF, rule_exponent=(2.0, 0.0, 0.0))
+    f, needed = rhm.rule_probabilities[0], theory.rule_sample_complexity(rhm)
+    assert (np.diff(needed) > 0).all()
+    before, after = (theory.predicted_error(rhm, needed * (1 + e)) for e in (-1e-9, 1e-9))
+    np.testing.assert_allclose(after, 1 - np.cumsum(f) ** 4, atol=1e-12)
+    np.testing.assert_allclose(before, [1, *after[:-1]], atol=1e-12)
+    uniform = RandomHierarchyModel(**ZIPF)
+    assert theory.predicted_error(uniform, [511, 513]) == pytest.approx([1, 0], abs=1e-12)
+
+
+@pytest.mark.parametrize("a", [0.5, 1.0])
+def test_zipfs_law_sets_the_exponent_and_the_hierarchy_the_factor(a):
+    shallow, deep = (
+        RandomHierarchyModel(
+            num_classes=4,
+            num_symbols=64,
+            num_synonyms=4000,
+            num_levels=levels,
+            tuple_size=3,
+            rule_exponent=(1 + a, *[0.0] * (levels - 1)),
+        )
+        for levels in (1, 2)
+    )
+    f, needed = shallow.rule_probabilities[0], theory.rule_sample_complexity(shallow)
+    rank = np.array([20, 60])
+    # What the cut at 4000 rules takes from the tail is added again.
+    tail = theory.predicted_error(shallow, needed[rank] * 1.000001) + f[-1] * 4000 / a
+    exponent = np.diff(np.log(tail)) / np.diff(np.log(needed[rank]))
+    assert exponent == pytest.approx(-a / (1 + a), rel=0.03)
+    late = np.array([3990])
+    ratio = [
+        theory.predicted_error(rhm, theory.rule_sample_complexity(rhm)[late] * 1.000001)
+        for rhm in (deep, shallow)
+    ]
+    assert ratio[0] / ratio[1] == pytest.approx(3, rel=1e-2)
+
+
+def test_theories_of_unequal_rules_say_what_they_need():
+    weighted = RandomHierarchyModel(
+        num_classes=2,
+        num_symbols=2,
+        num_synonyms=2,
+        num_levels=2,
+        rule_weights=((4, 1), ((1, 2), (3, 1))),
+    )
+    with pytest.raises(ValueError, match="one law for all symbols of a level"):
+        theory.rule_sample_complexity(weighted)
+    with pytest.raises(ValueError, match="known without blanks"):
+        theory.predicted_error(RandomHierarchyModel(**SHAPE, num_blanks=1), 10)
+    with pytest.raises(ValueError, match="must not be negative or NaN"):
+        theory.predicted_error(RandomHierarchyModel(**SHAPE), [1, -2])
+    ordered = RandomHierarchyModel(**SHAPE, num_blanks=1, placement="ordered")
+    with pytest.raises(ValueError, match='known for placement="blocks"'):
+        theory.sparse_sample_complexity(ordered, shared=True)
