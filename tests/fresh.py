@@ -15,6 +15,8 @@ import pytest  # noqa: F401
 import torch
 import torch.distributed.run
 
+import experiments.pretrain.__main__  # noqa: F401
+
 
 def call(file, function, arguments, printed):
     """Make the call, here, and end."""
