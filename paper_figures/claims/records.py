@@ -64,7 +64,8 @@ def record(
 
 def markdown(known: Mapping[str, Any]) -> str:
     """The claims of all figures, as `entries` gives them, as a page in Markdown."""
-    lines = ["# Claims", ""]
+    sizes = sorted({entry["run"].partition(",")[0] for entry in known.values()})
+    lines = [f"# {', '.join(['Claims', *map(plain, sizes)])}", ""]
     for figure, entry in known.items():
         lines += [f"## {figure} ({plain(entry['run'])})", "", *table(entry["claims"]), ""]
     return "\n".join(lines)

@@ -214,6 +214,19 @@ def test_masks_explain_it_if_they_contribute_half(stored, masks, expected):
     assert verdict(rhm_masks, data, MASKS_EXPLAIN) == OPEN
 
 
+@pytest.mark.parametrize(("gain", "expected"), [(0.1, HOLDS), (-0.1, FAILS), (0.0, OPEN)])
+def test_what_is_given_to_direct_feedback_helps_if_it_is_more_accurate(stored, gain, expected):
+    data = stored("rhm_masks")
+    data["finished"] = xr.ones_like(data["finished"])
+    noise = xr.DataArray(0.001 * np.arange(data.sizes["repetition"]), dims="repetition")
+    accuracy = 0 * data["test_accuracy"] + 0.5
+    accuracy.loc[{"rule": "direct feedback, true masks"}] += gain
+    accuracy.loc[{"rule": "direct feedback alignment"}] += noise - noise.mean()
+    data["test_accuracy"] = accuracy
+    assert verdict(rhm_masks, data, "given the true masks, direct feedback") == expected
+    assert verdict(rhm_masks, data, "given aligned matrices, direct feedback") == OPEN
+
+
 # -- local learning --------------------------------------------------------------------------------
 
 EFFICIENT = "same head: CLAPP local views comes to"
