@@ -72,7 +72,8 @@ def panels_of_ratios(figure: Figure, data: xr.Dataset) -> Sequence[Axes]:
     """A panel for each setting: the rules from top to bottom, to the right how much more data.
 
     A rule that learned from no size is a cross at the right edge with its accuracy at the largest;
-    a rule with unfinished trainings has a hollow marker.
+    where backpropagation did not learn, the data of a rule that did stand there in units of P*. A
+    rule with unfinished trainings has a hollow marker.
     """
     factors, size, open_share = ratios(data), sizes(data), needed.unfinished(data).max("multiple")
     rules = [rule for rule in LOOKS if rule in data["rule"].values and rule != BACKPROPAGATION]
@@ -83,22 +84,30 @@ def panels_of_ratios(figure: Figure, data: xr.Dataset) -> Sequence[Axes]:
     last = last_accuracy(data)
     for axes, name, setting in zip(row, setting_names(data), data["setting"].values, strict=True):
         base = size.sel(setting=setting, rule=BACKPROPAGATION)
-        title = f"{name}\nP = {needed.words(base)} P*"
-        axes.set_title(title.replace(" (", "\n("), size=7)
+        if np.isfinite(base["estimate"]):
+            title = f"{name}\nP = {needed.words(base)} P*".replace(" (", "\n(")
+        else:
+            reached = float(last.sel(setting=setting, rule=BACKPROPAGATION))
+            title = f"{name}\nbackpropagation:\nnot learned, {reached:.2f}"
+        axes.set_title(title, size=7)
         for place, rule in enumerate(rules):
             color, marker = LOOKS[rule]
             here = factors.sel(setting=setting, rule=rule)
+            hollow = float(open_share.sel(setting=setting, rule=rule)) > 0
+            look = {"color": color, "markerfacecolor": "white" if hollow else color}
             if np.isfinite(here["estimate"]):
                 low, high = max(float(here["low"]), 2.0**-3), min(float(here["high"]), right)
                 axes.plot([low, high], [place] * 2, color=color, linewidth=1)
-                hollow = float(open_share.sel(setting=setting, rule=rule)) > 0
-                face = "white" if hollow else color
-                axes.plot(here["estimate"], place, marker, color=color, markerfacecolor=face)
+                axes.plot(here["estimate"], place, marker, **look)
                 continue
-            axes.plot(right / 1.3, place, "x", color=color, markersize=5)
-            value = float(last.sel(setting=setting, rule=rule))
-            place_left = (right / 1.9, place)
-            axes.annotate(f"{value:.2f}", place_left, ha="right", va="center", size=7)
+            own = float(size["estimate"].sel(setting=setting, rule=rule))
+            if np.isfinite(own):
+                words = f"{own:.1f} P*"
+                axes.plot(right / 1.3, place, marker, **look)
+            else:
+                words = f"{float(last.sel(setting=setting, rule=rule)):.2f}"
+                axes.plot(right / 1.3, place, "x", color=color, markersize=5)
+            axes.annotate(words, (right / 1.9, place), ha="right", va="center", size=7)
         axes.axvline(1, color="#777777", linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)
         axes.set(xlim=(2.0**-1.5, right * 1.1))
@@ -109,7 +118,7 @@ def panels_of_ratios(figure: Figure, data: xr.Dataset) -> Sequence[Axes]:
     row[0].set_ylim(len(rules) - 0.5, -0.5)
     figure.supxlabel(
         "data needed, in units of what backpropagation needs (x: not learned; accuracy at the "
-        "largest size)",
+        "largest size)\nP*: where backpropagation did not learn",
         size=8,
     )
     return list(row)
