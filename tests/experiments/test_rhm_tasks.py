@@ -380,14 +380,14 @@ def test_terms_of_the_error_are_those_of_autograd_through_the_masks(kind):
 @pytest.mark.parametrize(
     ("rule", "missing"),
     [
-        (Feedback(), {}),
-        (Feedback("random"), {"feedback"}),
-        (Remedy("gated"), {"feedback"}),
-        (Feedback(masks="batch"), {"masks"}),
-        (Feedback(masks="none"), {"masks"}),
-        (Feedback("direct"), {"masks", "feedback"}),
-        (Remedy("aligned"), {"masks", "feedback"}),
-        (Feedback("target"), {"masks", "feedback", "slopes"}),
+        (Feedback(), ()),
+        (Feedback("random"), ("feedback",)),
+        (Remedy("gated"), ("feedback",)),
+        (Feedback(masks="batch"), ("masks",)),
+        (Feedback(masks="none"), ("masks",)),
+        (Feedback("direct"), ("masks", "feedback")),
+        (Remedy("aligned"), ("masks", "feedback")),
+        (Feedback("target"), ("masks", "feedback", "slopes")),
     ],
     ids=str,
 )
