@@ -316,7 +316,7 @@ def _trained(
             network,
             rule_of(config, variant),
             lambda step: images.labelled_views(step, config.batch, seed),
-            LARSSchedule(round(variant.share * config.steps), learning_rate),
+            LARSSchedule(max(1, round(variant.share * config.steps)), learning_rate),
             variant.order,
             seed=seed,
             before_step=before_step,

@@ -54,10 +54,10 @@ def test_a_sequential_training_can_share_the_steps_of_a_simultaneous_one(monkeyp
     monkeypatch.setattr(
         blockwise_ssl, "LARSSchedule", lambda count, rate: steps.append(count) or kept(count, rate)
     )
-    for share in (1.0, 0.25):
+    for share in (1.0, 0.25, 0.1):
         variant = blockwise_ssl.Variant(order="sequential", share=share)
         blockwise_ssl.tried(config, variant, 2.0, 0)
-    assert steps == [4, 1]
+    assert steps == [4, 1, 1]
 
 
 def test_an_unknown_variant_is_answered():
