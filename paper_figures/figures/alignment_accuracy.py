@@ -41,7 +41,10 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
             axes.set_title(f"{name}: {_correlated(data.sel(data=name), measure)[1]}", size=8)
             if axes in grid[:, 0]:
                 axes.set_ylabel(words)
-        column[-1].set_xlabel("mean cosine along local training,\nlayers below the top")
+        column[-1].set_xlabel(
+            "mean cosine along local training, layers below the top\n"
+            "(solid: the released family; dotted: nothing but B differs)"
+        )
     panels.headline(figure, _result(data))
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

@@ -74,7 +74,7 @@ def _sorted(axes: Axes, data: xr.Dataset) -> None:
         "test accuracy of a linear probe on the last block\n(dotted: chance; dashed: untrained)"
     )
     axes.set_title("variants; BT: Barlow Twins")
-    axes.set_xlim(right=1.25)  # room for the legend
+    axes.set_xlim(right=1.4)  # room for the legend
     axes.set_xticks([0.2, 0.4, 0.6, 0.8, 1.0])
     axes.legend(fontsize=7, loc="lower right")
 
