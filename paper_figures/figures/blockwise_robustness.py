@@ -37,7 +37,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     _severities(along, data)
     _corruptions(each, data)
     figure.supxlabel(
-        f"Published on ImageNet-C: {PUBLISHED};\n{_difference(data)}.", size=6, color="#555555"
+        f"Published on ImageNet-C: {PUBLISHED};\n{_difference(data)}.", size=7, color="#555555"
     )
     panels.headline(figure, _result(data))
     return panels.finish(figure, data)
@@ -73,7 +73,7 @@ def _severities(axes: Axes, data: xr.Dataset) -> None:
     axes.set_xlabel("severity (0: clean)")
     axes.set_ylabel("accuracy of the last block's linear probe", size=7)
     axes.set_title("mean over corruptions; bands: 95 %")
-    axes.legend(fontsize=6, loc="upper right")
+    axes.legend(fontsize=7, loc="upper right")
 
 
 def _corruptions(axes: Axes, data: xr.Dataset) -> None:

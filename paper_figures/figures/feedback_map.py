@@ -20,7 +20,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     """How often the inequality holds for each score, and the numbers of the worst case."""
     results = datasets["feedback_map"]
     figure = Figure(figsize=(style.PAGE, 2.8))
-    *maps, words = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
+    *maps, words = figure.subplots(1, 3, width_ratios=(1, 1, 1.05))
     colored = []
     for score, axes in zip(results["score"].values, maps, strict=True):
         share = results["holds"].sel(score=score).mean("trial").transpose("top", "pair_count")
@@ -34,7 +34,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
                 f"{100 * value:.0f}" if value in (0, 1) else f"{100 * value:.3g}",
                 ha="center",
                 va="center",
-                size=6,
+                size=7,
                 color="white" if value < 0.8 else "black",
             )
         axes.set_xticks(range(share.sizes["pair_count"]), share["pair_count"].values)
@@ -62,7 +62,7 @@ def _example(axes: Axes, results: xr.Dataset) -> None:
         heights = [case[number] for case in cases]
         places = np.arange(len(cases)) + 0.4 * (number - 0.5)
         bars = axes.bar(places, heights, width=0.38, color=color, label=label)
-        axes.bar_label(bars, fmt="%.3g", size=6)
+        axes.bar_label(bars, fmt="%.3g", size=7)
     width = results.sizes["unit"]
     labels = [
         f"{score} f\n{width} to {int(results['example_top'].sel(score=score))} units\n"

@@ -93,7 +93,7 @@ def _draw_errors(axes: Axes, results: xr.Dataset) -> None:
     ):
         if text:
             axes.axhline(height, color="#777777", linewidth=0.8, linestyle="--")
-            axes.text(1, height * 1.4, text, size=6, color="#777777")
+            axes.text(1, height * 1.4, text, size=7, color="#777777")
     many = results.sizes["data"] > 2
     axes.set(yscale="log", ylim=(1e-19 if many else 1e-16, 1e-5), title=EXACT)
     axes.set_ylabel("relative error, worst case")

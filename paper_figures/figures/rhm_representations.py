@@ -46,7 +46,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
                         f"{value:.2f}",
                         ha="center",
                         va="center",
-                        size=6,
+                        size=7,
                         color="black" if value > 0.55 else "white",
                     )
             axes.set_xticks(range(data.sizes["level"]), data["level"].values)
@@ -54,7 +54,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)
             if row == 0:
-                axes.set_title(textwrap.fill(str(rule), 16), size=6.5)
+                axes.set_title(textwrap.fill(str(rule), 16), size=7)
             axes.set_xlabel("level", size=7)
         grid[row, 0].set_ylabel(f"{label}\nlayer")
         figure.colorbar(image, ax=grid[row].tolist(), fraction=0.02)

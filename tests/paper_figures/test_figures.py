@@ -30,7 +30,7 @@ def load(smoke):
 
 
 @pytest.mark.parametrize("name", registry.NAMES)
-def test_a_figure_draws_the_same_bytes_twice_with_nothing_over_a_panel(
+def test_a_figure_draws_the_same_bytes_twice_with_nothing_small_or_over_a_panel(
     name, smoke, tmp_path, monkeypatch
 ):
     folders = {smoke(experiment).parent for experiment in registry.load(name).INPUTS}
@@ -52,6 +52,8 @@ def test_a_figure_draws_the_same_bytes_twice_with_nothing_over_a_panel(
         first[k] for k in (f"{name}.svg", "claims.md")
     ]
     (figure,) = figures
+    words = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    assert min(text.get_fontsize() for text in words) >= 7  # points, at the printed size
     footers = [places[id(text)] for text in figure.texts if text.get_position()[1] < 0]
     legends = [places[id(legend)] for legend in figure.legends]
     labels = [

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.text import Text
 from scipy.stats import spearmanr
 
 from paper_figures.figures import (
@@ -250,17 +249,6 @@ def test_each_data_set_has_a_panel_and_published_numbers_stand_beside_the_rule()
     assert "CLAPP++ (80.5 | 80.5)" in labels
     assert "LPL (59.4 | –)" in labels
     assert "PhyLL" in labels
-
-
-def words_of(figure):
-    return [text for text in figure.findobj(Text) if text.get_text().strip()]
-
-
-@pytest.mark.parametrize("module", [alignment_accuracy, cosines_in_training, local_rules_table])
-def test_every_word_can_be_read_in_print(module):
-    with style.house():
-        figure = module.draw(table(np.linspace(0.3, 0.8, 10), cosine=np.linspace(0, 0.9, 10)))
-    assert min(text.get_fontsize() for text in words_of(figure)) >= 7
 
 
 @pytest.mark.parametrize(
