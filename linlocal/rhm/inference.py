@@ -22,7 +22,6 @@ UNKNOWN = -1
 
 # For each inner level where symbols are replaced, the probabilities, which are symmetric.
 Channels = Mapping[int, Array]
-NO_CHANNELS: Channels = {}
 
 
 def parse(grammar: Grammar, leaves: ArrayLike, *, strict: bool = True) -> Trees:
@@ -310,7 +309,7 @@ def _through(channels: Channels, level: int, messages: Array) -> Array:
 
 
 def _upward(
-    grammar: Grammar, leaves: Array, log_scale: Array, channels: Channels = NO_CHANNELS
+    grammar: Grammar, leaves: Array, log_scale: Array, channels: Channels
 ) -> tuple[list[Array], Array]:
     """Messages up of the levels 0..L, (data, nodes, symbols), and log p(evidence).
 
@@ -446,7 +445,7 @@ def sample_posterior(
     rng = generator_for("sample posterior", seed)
     drawn = np.empty((len(evidence), grammar.num_leaves), dtype=grammar.dtype)
     for rows in _parts(grammar, len(evidence)):
-        up, log_evidence = _upward(grammar, *evidence.likelihood(rows))
+        up, log_evidence = _upward(grammar, *evidence.likelihood(rows), {})
         _refuse(evidence, np.isneginf(log_evidence), rows.start)
         symbols = draw_index(rng, up[-1] * grammar.class_probabilities)
         for l in reversed(grammar.levels):

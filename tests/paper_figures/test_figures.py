@@ -166,6 +166,23 @@ def test_the_exponent_of_slices_is_fitted(load):
         assert claim.measured.startswith(f"exponent {-0.5 + exponent:.3f};")
 
 
+@pytest.mark.parametrize(("rise", "verdict"), [(0.1, "holds"), (-0.1, "fails"), (0.0, "undecided")])
+def test_accuracy_follows_the_alignment_of_windows_by_its_slope(rise, verdict, load):
+    datasets = load("trained_windows")
+    dataset = datasets["trained_windows"]
+    for name in ("cosine", "accuracy"):
+        dataset[name] = dataset[name].astype(float)
+    window = dataset["window"].astype(float)
+    dataset["cosine"][:] = (0 * dataset["cosine"] + 0.1 * window).transpose(*dataset["cosine"].dims)
+    noise = xr.DataArray(np.linspace(-1, 1, dataset.sizes["repetition"]), dims="repetition")
+    accuracy = 0 * dataset["accuracy"] + (rise + 0.001 * noise) * window
+    dataset["accuracy"][:] = accuracy.transpose(*dataset["accuracy"].dims)
+    claims = registry.load("trained_windows").claims(datasets)
+    found = [claim for claim in claims if "more alignment reads the class" in claim.text]
+    assert {claim.here for claim in found} == {verdict}
+    assert {float(claim.measured.split()[1]) for claim in found} == {10 * rise}
+
+
 def test_a_gain_counts_only_beyond_its_interval(load):
     datasets = load("linear_cnn")
     dataset = datasets["linear_cnn"]

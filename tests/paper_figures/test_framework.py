@@ -147,7 +147,8 @@ def test_kept_draws_the_figures_whose_results_all_exist(toy, monkeypatch):
         assert cli(f"{line} --out 'for {line}'").exit_code == 0
         assert [path.name for path in Path(f"for {line}").iterdir()] == ["paper"]
         assert set(json.loads(Path(f"for {line}/paper/claims.json").read_text())) == {"toy"}
-        assert "preset paper" in Path(f"for {line}/paper/claims.md").read_text()
+        page = Path(f"for {line}/paper/claims.md").read_text()
+        assert page.startswith("# Claims, preset paper\n")
     store("workstation")
     assert cli("kept").exit_code == 0
     for preset in ("workstation", "paper"):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 from linlocal.analysis import results
 from paper_figures.figures import (
@@ -18,7 +19,7 @@ from paper_figures.figures import (
     rhm_representations,
     rhm_sample_complexity,
 )
-from paper_figures.look import learners, needed
+from paper_figures.look import feedback as feedback_look, learners, needed
 
 HOLDS, FAILS, OPEN = "holds", "fails", "undecided"
 
@@ -519,3 +520,17 @@ def test_claims_of_diffusion_follow_the_data(stored):
     assert verdict(rhm_diffusion, data, "masking: as soon as") == FAILS
     data["valid"] = data["valid"] * 0 + 0.5
     assert verdict(rhm_diffusion, data, "masking: as soon as") == OPEN
+
+
+def test_where_backpropagation_did_not_learn_others_stand_in_units_of_p_star():
+    data = feedback(backpropagation=NEVER, feedback_alignment=4, direct_feedback_alignment=NEVER)
+    figure = Figure()
+    (axes,) = feedback_look.panels_of_ratios(figure, data)
+    words = [text.get_text() for text in axes.texts]
+    assert sum(word.endswith(" P*") for word in words) == 1
+    assert sum(line.get_marker() == "x" for line in axes.lines) == 1
+    assert "not learned" in axes.get_title()
+    solved = feedback(backpropagation=2, feedback_alignment=4, direct_feedback_alignment=NEVER)
+    (axes,) = feedback_look.panels_of_ratios(Figure(), solved)
+    assert not any(text.get_text().endswith(" P*") for text in axes.texts)
+    assert "not learned" not in axes.get_title()
