@@ -240,19 +240,20 @@ def verify_results(
             " other words): of files that you made yourself.",
         ),
     ] = False,
+    data: Data = None,
     workers: Processes = CORES,
 ) -> None:
     """Compute a random sample of stored results again and compare.
 
-    Each is computed by its own parameters and seed. Results of other code are only listed. Exit
-    code 1 says that one differs or that a file of the folder is damaged. Wall-clock times (units
-    of s) are not compared. An interrupted verification keeps its finished points; the command that
-    it prints resumes it.
+    Each is computed by its own parameters and seed, from the same data: results that read a folder
+    need it named by --data. Results of other code are only listed. Exit code 1 says that one
+    differs or that a file of the folder is damaged. Wall-clock times (units of s) are not compared.
+    An interrupted verification keeps its finished points; the command that it prints resumes it.
     """
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     with one_line_errors(), first_interrupt_only():
         presets = (known_name("preset", preset, PRESETS),) if preset else PRESETS
-        found = verify.sort(out, presets, any_version, any_size)
+        found = verify.sort(out, presets, any_version, any_size, data)
         for name, reason in (found.skipped | found.outdated).items():
             typer.echo(f"skipped: {name}: {reason}")
         for reason in found.damaged.values():
@@ -285,6 +286,7 @@ def verify_results(
             words += ["--preset", preset] if preset else []
             words += ["--any-version"] if any_version else []
             words += ["--any-size"] if any_size else []
+            words += ["--data", str(data)] if data else []
             words += ["--workers", str(workers)] if workers != CORES else []
             typer.echo(f"interrupted; resume with: {commands.line('verify', *words)}", err=True)
             raise typer.Exit(130) from None

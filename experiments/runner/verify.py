@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from experiments.data import DataError
 from experiments.runner import registry, settings
 from experiments.runner.registry import Experiment
 from experiments.runner.sweep import Parts, Sweep
@@ -94,7 +95,11 @@ class Row:
 
 
 def sort(
-    folder: Path, presets: Collection[str], any_version: bool, any_size: bool = False
+    folder: Path,
+    presets: Collection[str],
+    any_version: bool,
+    any_size: bool = False,
+    data: Path | None = None,
 ) -> Sorted:
     """Sort the result files of a folder.
 
@@ -103,6 +108,7 @@ def sort(
         presets: sizes to take; results of other sizes are left out.
         any_version: whether results of other code are taken too.
         any_size: whether results are taken too whose parameters no preset comes near.
+        data: folder of data sets, for results that were computed from such.
     """
     found = Sorted([], {}, {}, {})
     for path in sorted(folder.glob("*.nc")):
@@ -114,7 +120,7 @@ def sort(
         if stored.preset not in presets:
             continue
         try:
-            found.candidates.append(_candidate(path, stored, any_version, any_size))
+            found.candidates.append(_candidate(path, stored, any_version, any_size, data))
         except _OtherCode as error:
             found.outdated[path.name] = str(error)
         except ResultError as error:
@@ -184,7 +190,9 @@ class _OtherCode(ResultError):
     """A result that the present code did not make."""
 
 
-def _candidate(path: Path, stored: Provenance, any_version: bool, any_size: bool) -> Candidate:
+def _candidate(
+    path: Path, stored: Provenance, any_version: bool, any_size: bool, data: Path | None
+) -> Candidate:
     """Raises ResultError with the reason if the file cannot be computed again here."""
     if stored.experiment not in registry.NAMES:
         raise ResultError(f"no experiment is called {stored.experiment!r}.")
@@ -194,9 +202,8 @@ def _candidate(path: Path, stored: Provenance, any_version: bool, any_size: bool
     if not any_version and code != stored.code:
         raise _OtherCode(f"made by other code (commit {_short(stored.commit)}).")
     values = json.loads(stored.config)
-    if values.get("data", registry.EMBEDDED) != registry.EMBEDDED:
-        raise ResultError("its images came from a folder that it does not name.")
-    config = _config(experiment, stored.preset, values)
+    folder = _folder(experiment, values.get("data", registry.EMBEDDED), data)
+    config = _config(experiment, stored.preset, values, folder)
     if config is None:
         raise ResultError("its parameters are not those that this code knows.")
     # The file may come from a stranger, and what it asks for is computed.
@@ -219,11 +226,40 @@ def _short(commit: str) -> str:
     return commit if commit == "unknown" else f"{digits[:7]}{dash}{dirty}"
 
 
-def _config(experiment: Experiment, preset: str, values: Mapping[str, Any]) -> Any:
+def _folder(experiment: Experiment, read: Any, data: Path | None) -> Path | None:
+    """The folder with what a result was computed from; None for embedded data.
+
+    Args:
+        experiment: the experiment that made the result.
+        read: the fingerprints of what was read, by name, as they are stored.
+        data: folder of data sets.
+
+    Raises:
+        ResultError: the folder does not hold the same.
+    """
+    if read == registry.EMBEDDED:
+        return None
+    names = " and ".join(sorted(read)) if isinstance(read, dict) else "data"
+    if data is None:
+        raise ResultError(f"it was computed from {names}: name their folder by --data.")
+    if not hasattr(experiment, "read_from"):
+        raise ResultError("its parameters are not those that this code knows.")
+    try:
+        there = experiment.read_from(data)
+    except DataError as error:
+        raise ResultError(f"it was computed from {names}, and {error}") from error
+    if there != read:
+        raise ResultError(f"it was computed from other {names} than {data} holds.")
+    return data
+
+
+def _config(
+    experiment: Experiment, preset: str, values: Mapping[str, Any], folder: Path | None
+) -> Any:
     """The Config that was stored as JSON; None if this code has no such fields."""
     frozen = {name: _frozen(value) for name, value in values.items()}
     if "data" in frozen:
-        frozen["data"] = None
+        frozen["data"] = folder
     try:
         return replace(experiment.PRESETS[preset], **frozen)
     except TypeError:
@@ -242,14 +278,16 @@ def _unusual(experiment: Experiment, config: Any, any_size: bool) -> str | None:
         value = getattr(config, field.name)
         presets = [preset for preset in experiment.PRESETS.values() if hasattr(preset, field.name)]
         known = [getattr(preset, field.name) for preset in presets]
-        if field.name == "seed":
+        if field.name == "data":  # the user names it
+            usual = True
+        elif field.name == "seed":
             usual = type(value) is int and value >= 0
         elif field.name == "device":
             usual = isinstance(value, str) and re.fullmatch(r"cpu|cuda(:\d+)?", value) is not None
         else:
-            usual = any_size or _is_usual(value, known)
-            if field.name != "data":
-                usual = usual and settings.fits(config, [*experiment.PRESETS.values()], field.name)
+            usual = (any_size or _is_usual(value, known)) and settings.fits(
+                config, [*experiment.PRESETS.values()], field.name
+            )
         if not usual:
             return field.name
     return None

@@ -49,7 +49,7 @@ HOURS: dict[str, Any] = {
     "width": 64,
     "learning_rates": (1e-3, 3.16e-3, 1e-2, 3.16e-2),
     "extensions": 2,
-    "searches": 2,
+    "searches": 4,
     "cap": 20_000,
     "repetitions": 8,
 }

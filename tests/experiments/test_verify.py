@@ -195,7 +195,7 @@ def test_a_folder_without_results_is_a_mistake(tmp_path, files):
     ("provenance", "reason"),
     [
         ({"experiment": "gone"}, "no experiment is called 'gone'"),
-        ({"config": '{"data": "from a folder", "points": 3}'}, "came from a folder"),
+        ({"config": '{"data": "from a folder", "points": 3}'}, "name their folder by --data"),
         ({"config": '{"points": 3, "colour": 1}'}, "not those that this code knows"),
         ({"config": '{"points": 3}'}, "not those that this code knows"),
         ({"config": config_of(points=10**9)}, "points = 1000000000 is of another kind"),
@@ -206,7 +206,10 @@ def test_a_folder_without_results_is_a_mistake(tmp_path, files):
         ({"config": config_of(points=None)}, "points = None is of another kind"),
         ({"config": config_of(offset=1e300)}, "offset = 1e+300 is of another kind"),
         ({"config": config_of(seed=-1)}, "seed = -1 is of another kind"),
-        ({"config": config_of(data={"numbers": "contents 1"})}, "came from a folder"),
+        (
+            {"config": config_of(data={"numbers": "contents 1"})},
+            "computed from numbers: name their folder by --data",
+        ),
     ],
 )
 def test_what_cannot_be_computed_again_is_skipped_with_the_reason(toy, provenance, reason):
@@ -218,6 +221,46 @@ def test_what_cannot_be_computed_again_is_skipped_with_the_reason(toy, provenanc
     (line,) = [line for line in done.output.splitlines() if line.startswith("skipped")]
     assert RESULT.name in line
     assert reason in line
+
+
+def test_a_result_from_a_folder_is_computed_again_from_the_same_data(toy, tmp_path):
+    numbers = tmp_path / "named" / "numbers.txt"
+    numbers.parent.mkdir()
+    numbers.write_text("1 2 3")
+    assert cli(f"run toy --preset smoke --data {numbers.parent}").exit_code == 0
+    (kept,) = Path("results").glob("*.nc")
+
+    assert "name their folder by --data" in cli("verify").output
+    done = cli(f"verify --data {numbers.parent}")
+    assert done.exit_code == 0, done.output
+    assert "exactly equal" in done.output
+
+    rewrite(times(2), path=kept)
+    assert cli(f"verify --data {numbers.parent}").exit_code == 1
+
+    numbers.write_text("1 2 4")
+    other = cli(f"verify --data {numbers.parent}")
+    assert f"computed from other numbers than {numbers.parent} holds" in other.output
+    numbers.unlink()
+    assert "computed from numbers, and " in cli(f"verify --data {numbers.parent}").output
+
+
+def test_a_result_from_a_folder_of_an_experiment_that_reads_none_is_skipped(
+    toy, tmp_path, monkeypatch
+):
+    run()
+    rewrite(config=config_of(data={"numbers": "contents 1"}))
+    monkeypatch.delattr(toy, "read_from")
+    assert "not those that this code knows" in cli(f"verify --data {tmp_path}").output
+
+
+def test_an_interrupted_verification_from_a_folder_names_it(toy, tmp_path):
+    (tmp_path / "numbers.txt").touch()
+    cli(f"run toy --preset smoke --data {tmp_path}")
+    toy.interrupt_at = 2
+    stopped = cli(f"verify --sample 1 --data {tmp_path}")
+    assert stopped.exit_code == 130
+    assert f"--data {tmp_path}" in stopped.output
 
 
 def test_a_result_of_a_gpu_is_skipped_where_there_is_none(toy, monkeypatch):
