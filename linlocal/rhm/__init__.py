@@ -7,9 +7,9 @@
     d          leaves of a datum, s^L
     P_max, P*  how many data there are, how many a deep network needs
 
-`grammar` <- `trees` <- `sampling` <- `corruption` <- `inference` <- `model`; `theory`, `encoding`
-and `images` need the grammar alone, `noises` <- `diffusion` and `tokens` need inference, `export`
-and `clustering` the trees.
+`grammar` <- `trees` <- `sampling` <- `corruption` <- `inference` <- `shallow` <- `model`; `theory`,
+`encoding` and `images` need the grammar alone, `noises` <- `diffusion` and `tokens` need inference,
+`export` and `clustering` the trees.
 
 Sources: Cagnetta et al. 2024 (arXiv 2307.02129), Cagnetta and Wyart 2024 (2406.00048), Tomasini and
 Wyart 2024 (2404.10727), Cagnetta et al. 2025 (2505.07067), Sclocchi et al. 2024 (2402.16991),

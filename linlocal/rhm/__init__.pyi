@@ -8,6 +8,7 @@ from . import (
     inference as inference,
     noises as noises,
     sampling as sampling,
+    shallow as shallow,
     theory as theory,
     tokens as tokens,
     trees as trees,

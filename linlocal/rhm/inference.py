@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ UNKNOWN = -1
 
 # For each inner level where symbols are replaced, the probabilities, which are symmetric.
 Channels = Mapping[int, Array]
+
+# For each level 1..L of which something was seen, (data, nodes, symbols) p(what was seen | symbol).
+Inside = Mapping[int, Array]
 
 
 def parse(grammar: Grammar, leaves: ArrayLike, *, strict: bool = True) -> Trees:
@@ -100,6 +104,7 @@ def _explain(grammar: Grammar, trees: Trees, row: int, count: int) -> None:
 #   down_i(b)    = sum_{r: r_i = b}  p(r | a(r)) down(a(r)) prod_{j != i} up_j(r_j)
 #   posterior(b) ~ up(b) down(b)
 #
+# Where something was seen of an inner node, up(a) and what is sent down from it have that factor.
 # Messages are kept at a maximum (up) or sum (down) of 1; the logarithms of what was divided out of
 # the messages up, with the prior of the classes, make log p(leaves). The blank is the symbol v.
 
@@ -133,6 +138,7 @@ def posterior(
     *,
     corruption: float | Sequence[float] = 0.0,
     likelihood: ArrayLike | None = None,
+    inside: Mapping[int, ArrayLike] | None = None,
     strict: bool = True,
 ) -> Posterior:
     """Exact probabilities of every symbol of the tree, given the visible leaves or soft evidence.
@@ -147,21 +153,30 @@ def posterior(
         likelihood: instead of the leaves, (data, d, symbols) p(what was seen | symbol of the leaf)
             up to a factor for each datum, with the blank as last symbol of a sparse grammar. What
             was seen at one leaf may depend on the symbol of that leaf alone.
+        inside: the same of inner symbols: for some of the levels 1..L, (data, nodes, symbols)
+            p(what was seen of the node | its symbol), in the form of `Posterior.levels`; 1 for all
+            symbols of a node of which nothing was seen.
         strict: whether to raise for data that the grammar cannot have generated. Otherwise they
             have the log evidence -inf, and NaN for all probabilities.
 
     Raises:
         ValueError: wrong shapes, both leaves and a likelihood or neither, a likelihood that is
-            negative or not finite, or with ``strict``, evidence that is impossible.
+            negative or not finite, no such level, or with ``strict``, evidence that is impossible.
     """
     strict = inputs.flag(strict, "strict")
-    at_leaves, *inside = corrupting.probabilities(grammar, corruption)
+    at_leaves, *shares = corrupting.probabilities(grammar, corruption)
     evidence = _evidence(grammar, leaves, visible, at_leaves, likelihood)
+    seen_inside = _checked_inside(grammar, inside or {}, len(evidence))
     channels = {
-        l: corrupting.channel(grammar, l, p) for l, p in enumerate(inside, start=1) if p > 0
+        l: corrupting.channel(grammar, l, p) for l, p in enumerate(shares, start=1) if p > 0
     }
     slices = list(_parts(grammar, len(evidence))) or [slice(0)]
-    parts = [_posterior(grammar, evidence, rows, strict, channels) for rows in slices]
+    parts = [
+        _posterior(
+            grammar, evidence, rows, strict, channels, {l: e[rows] for l, e in seen_inside.items()}
+        )
+        for rows in slices
+    ]
     levels = tuple(map(np.concatenate, zip(*(p.levels for p in parts), strict=True)))
     return Posterior(levels, np.concatenate([p.log_evidence for p in parts]))
 
@@ -248,24 +263,43 @@ def _evidence(
     return _Soft(checked_likelihood(grammar, likelihood))
 
 
-def checked_likelihood(grammar: Grammar, likelihood: ArrayLike, name: str = "likelihood") -> Array:
-    """``likelihood`` as a float64 array (data, d, symbols of level 0, blank included).
+def _checked_inside(grammar: Grammar, inside: Mapping[int, ArrayLike], num: int) -> Inside:
+    """Likelihoods of inner symbols of ``num`` data as arrays."""
+    inputs.instance(inside, Mapping, "inside", "a dict of likelihoods by level")
+    checked = {}
+    for level, values in inside.items():
+        number, name = grammar.check_level(level), f"inside[{level}]"
+        checked[number] = checked_likelihood(grammar, values, name, number)
+        if len(checked[number]) != num:
+            raise ValueError(
+                f"{name} must have {num} data as the leaves, got {len(checked[number])}."
+            )
+    return checked
+
+
+def checked_likelihood(
+    grammar: Grammar, likelihood: ArrayLike, name: str = "likelihood", level: int = 0
+) -> Array:
+    """``likelihood`` as a float64 array (data, nodes, symbols of the level, blank included).
 
     Args:
         grammar: the rules.
         likelihood: numbers of at least 0.
         name: the name of the argument, for the message.
+        level: of which level they are.
 
     Raises:
         ValueError: another shape, or numbers that are negative or not finite.
         TypeError: no real numbers.
     """
-    values = inputs.numbers(likelihood, name)
-    wanted = (grammar.num_leaves, grammar.num_values(0) + grammar.sparse)
+    values, level = inputs.numbers(likelihood, name), inputs.whole(level, "level", 0)
+    blank = grammar.sparse and level < grammar.num_levels
+    wanted = (math.prod(grammar.patch_sizes[level:]), grammar.num_values(level) + blank)
     if values.ndim != 3 or values.shape[1:] != wanted:
         raise ValueError(
-            f"{name} must have the shape (data, {wanted[0]} leaves, {wanted[1]} symbols"
-            + (", the blank last" if grammar.sparse else "")
+            f"{name} must have the shape (data, {wanted[0]} {'nodes' if level else 'leaves'}, "
+            f"{wanted[1]} symbols"
+            + (", the blank last" if blank else "")
             + f"), got {values.shape}. A one-hot code (data, v, d) needs its axes swapped."
         )
     inputs.all_finite(values, name)
@@ -277,9 +311,14 @@ def checked_likelihood(grammar: Grammar, likelihood: ArrayLike, name: str = "lik
 
 
 def _posterior(
-    grammar: Grammar, evidence: _Seen | _Soft, rows: slice, strict: bool, channels: Channels
+    grammar: Grammar,
+    evidence: _Seen | _Soft,
+    rows: slice,
+    strict: bool,
+    channels: Channels,
+    inside: Inside,
 ) -> Posterior:
-    up, log_evidence = _upward(grammar, *evidence.likelihood(rows), channels)
+    up, log_evidence = _upward(grammar, *evidence.likelihood(rows), channels, inside)
     impossible = np.isneginf(log_evidence)
     if strict:
         _refuse(evidence, impossible, rows.start or 0)
@@ -287,6 +326,7 @@ def _posterior(
     levels = [_normalised(up[-1] * down)]
     for l in reversed(grammar.levels):
         sent = _through(channels, l - 1, up[l - 1])
+        down = down * inside[l] if l in inside else down
         down = _downward(grammar.productions[l - 1], _children(grammar, sent, l), down)
         down = _through(channels, l - 1, down)
         levels.append(_normalised(up[l - 1] * down))
@@ -309,7 +349,7 @@ def _through(channels: Channels, level: int, messages: Array) -> Array:
 
 
 def _upward(
-    grammar: Grammar, leaves: Array, log_scale: Array, channels: Channels
+    grammar: Grammar, leaves: Array, log_scale: Array, channels: Channels, inside: Inside
 ) -> tuple[list[Array], Array]:
     """Messages up of the levels 0..L, (data, nodes, symbols), and log p(evidence).
 
@@ -321,6 +361,7 @@ def _upward(
         rules = grammar.productions[l - 1]
         sent = _through(channels, l - 1, up[-1])
         message = _sum_by_owner(rules, _product(_gather(rules, _children(grammar, sent, l))))
+        message = message * inside[l] if l in inside else message
         scale = message.max(axis=-1, keepdims=True)
         with np.errstate(divide="ignore"):
             log_evidence = log_evidence + np.log(scale).sum(axis=(1, 2))
@@ -445,7 +486,7 @@ def sample_posterior(
     rng = generator_for("sample posterior", seed)
     drawn = np.empty((len(evidence), grammar.num_leaves), dtype=grammar.dtype)
     for rows in _parts(grammar, len(evidence)):
-        up, log_evidence = _upward(grammar, *evidence.likelihood(rows), {})
+        up, log_evidence = _upward(grammar, *evidence.likelihood(rows), {}, {})
         _refuse(evidence, np.isneginf(log_evidence), rows.start)
         symbols = draw_index(rng, up[-1] * grammar.class_probabilities)
         for l in reversed(grammar.levels):

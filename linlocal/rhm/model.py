@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from linlocal.rhm import corruption as corrupting, encoding, inference, sampling, trees as t
+from linlocal.rhm import (
+    corruption as corrupting,
+    encoding,
+    inference,
+    sampling,
+    shallow,
+    trees as t,
+)
 from linlocal.rhm.grammar import Grammar, Symbols
 from linlocal.rhm.inference import Posterior
+from linlocal.rhm.shallow import ShallowTrees
 from linlocal.rhm.trees import Trees
 
 
@@ -66,6 +74,10 @@ class RandomHierarchyModel(Grammar):
         """Draws with wrong symbols inside the tree, see `corruption.sample_corrupted`."""
         return corrupting.sample_corrupted(self, num, corruption, seed)
 
+    def sample_shallow(self, num: int, stop: float | Sequence[float], *, seed: int) -> ShallowTrees:
+        """Draws whose branches end on different levels, see `shallow.sample_shallow`."""
+        return shallow.sample_shallow(self, num, stop, seed)
+
     def parse(self, leaves: ArrayLike, *, strict: bool = True) -> Trees:
         """The trees of leaves, see `inference.parse`."""
         return inference.parse(self, leaves, strict=strict)
@@ -77,11 +89,18 @@ class RandomHierarchyModel(Grammar):
         *,
         corruption: float | Sequence[float] = 0.0,
         likelihood: ArrayLike | None = None,
+        inside: Mapping[int, ArrayLike] | None = None,
         strict: bool = True,
     ) -> Posterior:
         """What leaves or soft evidence tell about every symbol, see `inference.posterior`."""
         return inference.posterior(
-            self, leaves, visible, corruption=corruption, likelihood=likelihood, strict=strict
+            self,
+            leaves,
+            visible,
+            corruption=corruption,
+            likelihood=likelihood,
+            inside=inside,
+            strict=strict,
         )
 
     def one_hot(

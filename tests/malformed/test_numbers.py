@@ -76,7 +76,9 @@ def numbers_of(function):
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return {}
-    texts = {p.name: re.sub(r"Callable\[.*\]", "", str(p.annotation)) for p in parameters}
+    texts = {
+        p.name: re.sub(r"Callable\[.*\]|Mapping\[int", "", str(p.annotation)) for p in parameters
+    }
     return {name: text for name, text in texts.items() if re.search(r"\b(int|float)\b", text)}
 
 
@@ -562,7 +564,15 @@ CALLS = {
     "rhm.corruption.corrupt": {"grammar": MODEL, "leaves": LEAVES, "fraction": 0.5, "seed": 0},
     "rhm.corruption.probabilities": {"grammar": MODEL, "corruption": 0.1},
     "rhm.corruption.sample_corrupted": {"grammar": MODEL, "num": 3, "corruption": 0.1, "seed": 0},
+    "rhm.shallow.probabilities": {"grammar": MODEL, "stop": 0.1},
+    "rhm.shallow.sample_complexity": {"grammar": MODEL, "stop": 0.1},
+    "rhm.shallow.sample_shallow": {"grammar": MODEL, "num": 3, "stop": 0.1, "seed": 0},
     "rhm.inference.bayes_error": {"grammar": MODEL, "visible": 0.5, "num_samples": 20},
+    "rhm.inference.checked_likelihood": {
+        "grammar": MODEL,
+        "likelihood": np.ones((1, 4, 4)),
+        "level": 1,
+    },
     "rhm.inference.posterior": {"grammar": MODEL, "leaves": LEAVES},
     "rhm.inference.sample_posterior": {"grammar": MODEL, "leaves": LEAVES, "seed": 0},
     "rhm.model.RandomHierarchyModel": {**SIZES, "class_weights": CLASSES},
@@ -591,6 +601,12 @@ CALLS = {
         "self": MODEL,
         "num": 3,
         "corruption": 0.1,
+        "seed": 0,
+    },
+    "rhm.model.RandomHierarchyModel.sample_shallow": {
+        "self": MODEL,
+        "num": 3,
+        "stop": 0.1,
         "seed": 0,
     },
     "rhm.model.RandomHierarchyModel.sample": {"self": MODEL, "num": 3, "seed": 0},
