@@ -4,6 +4,7 @@ from .deciding import (
     Question as Question,
     both as both,
     decide as decide,
+    of_bounds as of_bounds,
     of_cases as of_cases,
     of_estimates as of_estimates,
     of_networks as of_networks,

@@ -18,6 +18,9 @@ figure is decided wrongly, with probability 1 - alpha, for normally distributed 
 the smallest alpha at which the intervals decide. The intervals that are shown are those that
 decided. Claims that are not comparable get no verdict, and are corrected among themselves.
 
+Some numbers are known between bounds only, such as the data that a network needs, of which a grid
+of sizes was tried. Then the claim holds where the intervals of both bounds lie inside the region.
+
 Statements about each of the cases computed ("to 1e-10 in every layer and network") need no
 interval: one case outside is a counterexample.
 
@@ -46,32 +49,42 @@ class Question:
     """Numbers, and how far inside their region they lie.
 
     Attributes:
-        estimate: the numbers of the parts, shape (parts,).
+        low: the numbers of the parts, shape (parts,), or their lower bounds.
+        high: the same numbers, or their upper bounds.
         error: their standard errors; 0 where they are exact, NaN where they are unknown.
         freedom: the degrees of freedom of the errors.
-        margin: how far inside the region each estimate lies; negative outside.
+        within: how far inside the region each number lies at least; negative outside.
+        beyond: how far outside it lies at least; negative inside.
         names: names of the parts, e.g. "layer 2".
         count: number of units.
         unit: what is repeated, e.g. "networks"; `CASES` where nothing is estimated.
+        factors: whether the numbers are log2 of factors, in which intervals are told.
     """
 
-    estimate: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
     error: NDArray[np.float64]
     freedom: NDArray[np.float64]
-    margin: NDArray[np.float64]
+    within: NDArray[np.float64]
+    beyond: NDArray[np.float64]
     names: tuple[str, ...]
     count: int
     unit: str
+    factors: bool = False
 
     @property
     def p(self) -> float:
         """The smallest alpha at which the intervals of all parts decide together; at most 1."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            inside = self.margin / self.error
+            # On the edge of the region itself, 0 / 0, nothing is decided.
+            inside, outside = (
+                np.where(gap == 0, 0.0 * self.error, gap / self.error)
+                for gap in (self.within, self.beyond)
+            )
         if np.isnan(inside).all():
             return 1.0
         # NaN, an unknown part, is not inside; another part may still be outside.
-        tails = [stdtr(self.freedom, -inside).max(), np.nanmin(stdtr(self.freedom, inside))]
+        tails = [stdtr(self.freedom, -inside).max(), np.nanmin(stdtr(self.freedom, -outside))]
         return float(min(1.0, 2 * inside.size * np.nanmin(tails)))
 
     @property
@@ -79,10 +92,14 @@ class Question:
         """Whether intervals can be had, and so the question counts among those of a figure."""
         return self.unit != CASES and bool(np.isfinite(self.error).any())
 
+    def told(self, number: float) -> str:
+        """A number as text."""
+        return f"{2.0**number:.2g}" if self.factors else f"{number:+.3g}"
+
     def at(self, alpha: float, asked: int = 1) -> Decision:
         """The decision by intervals that hold together with probability 1 - alpha."""
-        half = self.error * stdtrit(self.freedom, 1 - alpha / (2 * max(1, self.estimate.size)))
-        inside, outside = self.margin > half, self.margin < -half
+        half = self.error * stdtrit(self.freedom, 1 - alpha / (2 * max(1, self.low.size)))
+        inside, outside = self.within > half, self.beyond > half
         holds = True if inside.all() and inside.size else False if outside.any() else None
         return Decision(holds, half, inside, outside, self, asked)
 
@@ -111,11 +128,10 @@ class Decision:
     def intervals(self) -> list[tuple[float, float]]:
         """The interval of each part; that of all cases together."""
         asked = self.question
-        known = np.isfinite(asked.estimate)
         if asked.unit == CASES:
-            values = asked.estimate[known]
+            values = asked.low[np.isfinite(asked.low)]
             return [(float(values.min()), float(values.max()))] if values.size else []
-        pairs = zip(asked.estimate - self.half, asked.estimate + self.half, strict=True)
+        pairs = zip(asked.low - self.half, asked.high + self.half, strict=True)
         return [(float(low), float(high)) for low, high in pairs]
 
     @property
@@ -129,7 +145,7 @@ class Decision:
         """For how many intervals and questions they hold together."""
         if self.question.unit == CASES:
             return ""
-        parts = self.question.estimate.size
+        parts = self.question.low.size
         words = [f"Bonferroni over {parts} intervals"] if parts > 1 else []
         words += [f"Holm over {self.asked} questions"] if self.asked > 1 else []
         return ", ".join(words)
@@ -143,8 +159,16 @@ class Decision:
             return "no interval"
         if len(self.intervals) == 1:
             ((low, high),) = self.intervals
-            return f"interval {low:+.3g} to {high:+.3g}"
-        words = [f"half intervals up to {np.nanmax(self.half):.2g}"]
+            return f"interval {asked.told(low)} to {asked.told(high)}"
+        if asked.factors:
+            words = [
+                "intervals "
+                + ", ".join(
+                    f"{asked.told(low)} to {asked.told(high)}" for low, high in self.intervals
+                )
+            ]
+        else:
+            words = [f"half intervals up to {np.nanmax(self.half):.2g}"]
         for which, word in (
             (self.outside, "outside"),
             (~(self.inside | self.outside), "undecided"),
@@ -228,14 +252,44 @@ def of_estimates(
         above: what the estimates must exceed.
         below: what they must stay under.
     """
-    low, high = (each if isinstance(each, xr.DataArray) else float(each) for each in (above, below))
-    margin = (estimate - low).clip(max=high - estimate)
-    zero = xr.zeros_like(estimate, dtype=float)
-    numbers, errors, freedoms, margins = (
-        (zero + each).transpose(*estimate.dims).values.ravel()
-        for each in (estimate, error, freedom, margin)
+    return of_bounds(estimate, estimate, error, freedom, count, unit, above, below)
+
+
+def of_bounds(
+    low: xr.DataArray,
+    high: xr.DataArray,
+    error: xr.DataArray | float,
+    freedom: xr.DataArray | float,
+    count: int,
+    unit: str = "networks",
+    above: float | xr.DataArray = -np.inf,
+    below: float | xr.DataArray = np.inf,
+    factors: bool = False,
+) -> Question:
+    """Whether numbers that are known between bounds lie between two others.
+
+    Args:
+        low: estimates of the lower bounds over any dimensions, which are the parts.
+        high: those of the upper bounds; infinite where there is none.
+        error: their standard errors.
+        freedom: as in `of_estimates`.
+        count: as in `of_estimates`.
+        unit: as in `of_estimates`.
+        above: as in `of_estimates`.
+        below: as in `of_estimates`.
+        factors: whether all numbers are log2 of factors, in which intervals are told.
+    """
+    least, most = (
+        each if isinstance(each, xr.DataArray) else float(each) for each in (above, below)
     )
-    return Question(numbers, errors, freedoms, margins, _names(estimate), count, unit)
+    within = _gap(low, least).clip(max=-_gap(high, most, -np.inf))
+    beyond = _gap(low, most, -np.inf).clip(min=-_gap(high, least))
+    zero = xr.zeros_like(low, dtype=float)
+    flat = [
+        (zero + each).transpose(*low.dims).values.ravel()
+        for each in (low, high, error, freedom, within, beyond)
+    ]
+    return _question(flat, _names(low), count, unit, factors)
 
 
 def of_cases(
@@ -258,18 +312,39 @@ def of_cases(
     inside = (cases >= least) & (cases <= most) & (cases > above) & (cases < below)
     margin = np.where(np.isnan(cases), np.nan, np.where(inside, np.inf, -np.inf))
     zero = np.zeros(cases.size)
-    return Question(cases, zero, zero + 1, margin, ("",) * cases.size, cases.size, CASES)
+    names = ("",) * cases.size
+    return Question(cases, cases, zero, zero + 1, margin, -margin, names, cases.size, CASES)
 
 
 def both(*questions: Question) -> Question:
     """The question whether all of these hold together."""
     networks = [each for each in questions if each.unit != CASES] or [questions[0]]
-    estimate, error, freedom, margin = (
+    numbers = [
         np.concatenate([getattr(each, name) for each in questions])
-        for name in ("estimate", "error", "freedom", "margin")
-    )
+        for name in ("low", "high", "error", "freedom", "within", "beyond")
+    ]
     names = tuple(name for each in questions for name in each.names)
-    return Question(estimate, error, freedom, margin, names, networks[0].count, networks[0].unit)
+    return _question(numbers, names, networks[0].count, networks[0].unit)
+
+
+def _question(
+    numbers: Sequence[NDArray[np.float64]],
+    names: tuple[str, ...],
+    count: int,
+    unit: str,
+    factors: bool = False,
+) -> Question:
+    low, high, error, freedom, within, beyond = numbers
+    return Question(low, high, error, freedom, within, beyond, names, count, unit, factors)
+
+
+def _gap(
+    numbers: xr.DataArray, limit: float | xr.DataArray, unlimited: float = np.inf
+) -> xr.DataArray:
+    """Numbers minus a limit, ``unlimited`` where that is infinite; NaN where a number is."""
+    with np.errstate(invalid="ignore"):
+        gap = numbers - limit
+    return gap.where(np.isfinite(limit) | numbers.isnull(), unlimited)
 
 
 def _names(parts: xr.DataArray) -> tuple[str, ...]:

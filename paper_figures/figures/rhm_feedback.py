@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from paper_figures.claims import Claim, of_cases
+from paper_figures.claims import Claim, of_cases, of_networks
 from paper_figures.look import feedback, needed, panels, style
 
 INPUTS = ("rhm_feedback",)
@@ -70,19 +71,19 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 
 
 def _failure(data: xr.Dataset, rule: str, solved: xr.DataArray) -> Claim:
-    last = feedback.last_accuracy(data).sel(rule=rule)
-    verdict, note = needed.decided(data.sel(rule=[rule]), bool((last < FAILED)[solved].all()))
+    last = needed.last(data["test_accuracy"].sel(rule=rule)).isel(setting=np.flatnonzero(solved))
+    question, note = needed.decided(
+        data.sel(rule=[rule]), of_networks(last, "repetition", below=FAILED, unit="grammars")
+    )
+    names = np.array(feedback.setting_names(data))[solved.values]
     listed = ", ".join(
         f"{name} {float(value):.2f}"
-        for name, value, counts in zip(
-            feedback.setting_names(data), last, solved.values, strict=True
-        )
-        if counts
+        for name, value in zip(names, last.mean("repetition"), strict=True)
     )
     return Claim(
         f"{rule} fails, whatever the data: its accuracy at the largest size is below {FAILED:g} on "
         "every grammar that backpropagation learns",
-        verdict,
+        question,
         f"{listed}{note}",
         "it fails (arXiv 2605.18557, abstract); differs in our set-up, in this region, where it "
         "learns",
@@ -91,59 +92,47 @@ def _failure(data: xr.Dataset, rule: str, solved: xr.DataArray) -> Claim:
 
 
 def _more(data: xr.Dataset, rule: str, solved: xr.DataArray) -> Claim:
-    factor = feedback.ratios(data).sel(rule=rule)
-    verdict, note = needed.decided(
-        data.sel(rule=[feedback.BACKPROPAGATION, rule]), _above_one(factor, solved)
-    )
-    return Claim(
+    return _costlier(
+        data,
+        rule,
+        feedback.BACKPROPAGATION,
+        solved,
         f"{rule} needs more data than backpropagation on every grammar that backpropagation learns",
-        verdict,
-        _listed(data, factor, solved) + note,
     )
 
 
 def _compared(data: xr.Dataset, solved: xr.DataArray) -> list[Claim]:
     """Random matrices against missing masks, and direct feedback that is given the masks."""
-    decided = []
-    for rule, other, text in (
-        (
-            "feedback alignment",
-            "backpropagation, masks removed",
-            "random matrices on the way down cost more data than missing masks, on every grammar "
-            "that backpropagation learns",
-        ),
-        (
-            feedback.DIRECT,
-            "direct feedback, true masks",
-            "giving direct feedback the true masks saves data, on every grammar that "
-            "backpropagation learns",
-        ),
-    ):
-        if not {rule, other} <= set(data["rule"].values.tolist()):
-            continue
-        factor = needed.ratio(feedback.sizes(data), {"rule": other}).sel(rule=rule)
-        verdict = _above_one(factor, solved)
-        verdict, note = needed.decided(data.sel(rule=[rule, other]), verdict)
-        measured = _listed(data, factor, solved)
-        decided.append(
-            Claim(text, verdict, f"{rule} needs, times the data of {other}: {measured}{note}")
+    return [
+        _costlier(data, rule, other, solved, text)
+        for rule, other, text in (
+            (
+                "feedback alignment",
+                "backpropagation, masks removed",
+                "random matrices on the way down cost more data than missing masks, on every "
+                "grammar that backpropagation learns",
+            ),
+            (
+                feedback.DIRECT,
+                "direct feedback, true masks",
+                "giving direct feedback the true masks saves data, on every grammar that "
+                "backpropagation learns",
+            ),
         )
-    return decided
+        if {rule, other} <= set(data["rule"].values.tolist())
+    ]
 
 
-def _above_one(factor: xr.Dataset, solved: xr.DataArray) -> bool | None:
-    """Whether more data are needed in every solved setting, not in one of them, or open."""
-    if bool((factor["low"] > 1)[solved].all()):
-        return True
-    return False if bool((factor["high"] < 1)[solved].any()) else None
-
-
-def _listed(data: xr.Dataset, factor: xr.Dataset, solved: xr.DataArray) -> str:
-    return "; ".join(
-        f"{name} {needed.words(factor.isel(setting=place))}"
-        for place, name in enumerate(feedback.setting_names(data))
-        if bool(solved[place])
+def _costlier(data: xr.Dataset, rule: str, other: str, solved: xr.DataArray, text: str) -> Claim:
+    """Whether a rule needs more data than another one in every solved setting."""
+    places = np.flatnonzero(solved)
+    times = needed.ratio(feedback.sizes(data), {"rule": other}).sel(rule=rule).isel(setting=places)
+    question, note = needed.decided(data.sel(rule=[rule, other]), needed.question(times, 1.0))
+    names = np.array(feedback.setting_names(data))[places]
+    listed = "; ".join(
+        f"{name} {needed.middle(times.isel(setting=place))}" for place, name in enumerate(names)
     )
+    return Claim(text, question, f"times the data of {other}: {listed}{note}")
 
 
 def _rates(data: xr.Dataset) -> Claim:

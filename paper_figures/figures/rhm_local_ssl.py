@@ -227,26 +227,20 @@ def _efficiency(data: xr.Dataset, local: Sequence[str]) -> list[Claim]:
             if not data["test_accuracy"].sel(rule=rule).notnull().any():
                 continue
             here = times.sel(rule=rule)
-            verdict = _below(here, AS_FEW)
-            verdict, open_ = needed.decided(data.sel(rule=[rule]), verdict)
+            question, open_ = needed.decided(
+                data.sel(rule=[rule]), needed.question(here, at_most=AS_FEW)
+            )
             found.append(
                 Claim(
                     f"{data['grammar'].values}, {how}: {rule} comes to an error of {ERROR:g} from "
                     f"at most {AS_FEW:g} times the data of supervised backpropagation",
-                    verdict,
-                    f"times {needed.words(here)}{open_}",
+                    question,
+                    f"times {needed.middle(here)}{open_}",
                     "as data-efficient (arXiv 2605.18557)",
                     feedback.SETTINGS,
                 )
             )
     return found
-
-
-def _below(times: xr.Dataset, bound: float) -> bool | None:
-    low, high = float(times["low"]), float(times["high"])
-    if np.isnan(low):
-        return None
-    return True if high <= bound else False if low > bound else None
 
 
 def _learning(main: xr.Dataset, local: Sequence[str]) -> list[Claim]:
@@ -331,25 +325,22 @@ def _counts(data: xr.Dataset) -> list[Claim]:
     units = xr.DataArray([_unit(deep.isel(grammar=g)) for g in range(deep.sizes["grammar"])],
                          dims="grammar")  # fmt: skip
     sizes = needed.needed(error, ERROR)
-    ends = {rule: (sizes.sel(rule=rule) * units) for rule in (SIBLINGS, CLASSES)}
-    growth = {
-        rule: (
-            float(end["low"][-1] / end["high"][0]),
-            float(end["high"][-1] / end["low"][0]) if float(end["low"][0]) > 0 else np.inf,
-        )
-        for rule, end in ends.items()
-    }
+    data_needed = {rule: sizes.sel(rule=rule) * units for rule in (SIBLINGS, CLASSES)}
+    first, last = (data_needed[SIBLINGS].isel(grammar=place) for place in (0, -1))
+    growth = xr.Dataset(
+        {"below": last["below"] / first["above"], "above": last["above"] / first["below"]},
+        attrs=sizes.attrs,
+    )
     factor = float(units[-1] / units[0])
-    low, high = growth[SIBLINGS]
     said = "; ".join(
-        f"{rule} {', '.join(needed.words(end.isel(grammar=g)) for g in range(len(units)))} data"
-        for rule, end in ends.items()
+        f"{rule} {', '.join(needed.words(each.isel(grammar=g)) for g in range(len(units)))} data"
+        for rule, each in data_needed.items()
     )
     return [
         Claim(
             "the clustering of siblings needs data that grow less with depth than n m^L, which "
             f"grows {factor:g} times",
-            True if high < factor else False if low > factor else None,
+            needed.question(growth, at_most=factor),
             said,
             "v m^3 a level, whatever the depth (arXiv 2605.27734)",
         )

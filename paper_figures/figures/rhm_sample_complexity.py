@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from paper_figures.claims import Claim
+from paper_figures.claims import Claim, Question, of_estimates
 from paper_figures.look import needed, panels, style
 
 INPUTS = ("rhm_sample_complexity",)
@@ -18,6 +18,8 @@ PAPER = "B"
 
 DEEP, SHALLOW = "convolutional", "shallow"
 SPREAD = 4.0
+# Powers that differ by less are the same to us.
+POWER = 0.2
 # A panel shows no more curves than this; the last panel has all grammars.
 CURVES = 6
 
@@ -88,57 +90,61 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     known = np.flatnonzero(deep["estimate"].notnull())
     count = deep.sizes["grammar"]
     part = data.sel(architecture=[DEEP])
-    verdict, note = needed.decided(part, len(known) == count)
+    question, note = needed.decided(part, needed.learns(part))
     decided = [
         Claim(
             "a convolutional network learns every grammar within the data sizes tried (error a "
             "tenth of guessing)",
-            verdict,
+            question,
             f"{len(known)} of {count} grammars{note}",
         )
     ]
     if len(known) >= 3:
-        estimate = deep["estimate"].values[known]
-        low, high = deep["low"].values[known], deep["high"].values[known]
-        # The whole intervals, so neither grammars nor grid decide.
-        within, beyond = high.max() / low.min() <= SPREAD, low.max() / high.min() > SPREAD
-        verdict, note = needed.decided(part, True if within else False if beyond else None)
+        learned = deep.isel(grammar=known)
+        estimate = learned["estimate"].values
+        question, note = needed.decided(part, needed.question(_span(learned), at_most=SPREAD))
         decided.append(
             Claim(
                 f"the data it needs are n m^L times a constant, within a factor {SPREAD:g} over "
                 "all grammars",
-                verdict,
-                f"between {estimate.min():.1f} and {estimate.max():.1f} times n m^L, intervals "
-                f"{low.min():.1f} to {high.max():.1f}{note}",
+                question,
+                f"between {estimate.min():.1f} and {estimate.max():.1f} times n m^L, a factor "
+                f"{estimate.max() / estimate.min():.1f}{note}",
                 "P* ~ n m^L (arXiv 2307.02129)",
             )
         )
-        slope, ends = _power(data["P_star"].values[known], deep.isel(grammar=known))
-        verdict, note = needed.decided(part, bool(ends[0] <= 1 <= ends[1]))
+        power, question = _power(data["P_star"].values[known], learned)
+        question, note = needed.decided(part, question)
         decided.append(
             Claim(
-                "the data it needs grow with n m^L to a power whose interval holds 1",
-                verdict,
-                f"power {slope:.2f}, 95 % interval {ends[0]:.2f} to {ends[1]:.2f} over "
-                f"{len(known)} grammars, the grid included{note}",
-                "1",
+                f"the data it needs grow with n m^L to a power within {POWER:g} of 1",
+                question,
+                f"power {power:.2f} over {len(known)} grammars, the grid included{note}",
+                "1 (arXiv 2307.02129)",
             )
         )
-    surely = shallow["low"] >= deep["high"]
-    never = (shallow["high"] <= deep["low"]) & shallow["estimate"].notnull()
-    verdict = True if bool(surely.all()) else False if bool(never.any()) else None
-    verdict, note = needed.decided(data.sel(architecture=[DEEP, SHALLOW]), verdict)
+    times = needed.ratio(size, {"architecture": DEEP}).sel(architecture=SHALLOW)
+    number = int(shallow["estimate"].notnull().sum())
+    question, note = needed.decided(
+        data.sel(architecture=[DEEP, SHALLOW]), needed.question(times, 1.0)
+    )
     decided.append(
         Claim(
             "a network with one hidden layer needs more data on every grammar",
-            verdict,
-            f"surely more on {int(surely.sum())} of {count}; it learned "
-            f"{int(shallow['estimate'].notnull().sum())} of them, with up to "
-            f"{float(_share(data).max()):.0%} of all data{note}",
-            "a fixed share of P_max",
+            question,
+            f"it learned {number} of {count}, with up to {float(_share(data).max()):.0%} of all "
+            f"data{note}",
+            "a fixed share of P_max (arXiv 2307.02129)",
         )
     )
     return decided
+
+
+def _span(sizes: xr.Dataset) -> xr.Dataset:
+    """Bounds of the largest over the smallest of some sizes, of at least 1."""
+    below = sizes["below"].max("grammar") / sizes["above"].min("grammar")
+    above = sizes["above"].max("grammar") / sizes["below"].min("grammar")
+    return xr.Dataset({"below": below.clip(min=1.0), "above": above}, attrs=sizes.attrs)
 
 
 def _share(data: xr.Dataset) -> xr.DataArray:
@@ -147,17 +153,17 @@ def _share(data: xr.Dataset) -> xr.DataArray:
     return (data["multiple"] * data["P_star"] / data["P_max"]).where(measured).max("multiple")
 
 
-def _power(star: NDArray[np.float64], deep: xr.Dataset) -> tuple[float, tuple[float, float]]:
-    """Exponent of growth of the data needed with P*, and its 95 % interval.
+def _power(star: NDArray[np.float64], deep: xr.Dataset) -> tuple[float, Question]:
+    """Exponent of growth of the data needed with P*, and whether it is near 1.
 
-    The interval is that of the slopes over draws of the grammars' networks, each crossing anywhere
-    between the sizes that bound it, and over draws of the grammars with replacement.
+    The standard error is the deviation over draws: of the crossing, anywhere between the sizes that
+    bound it; of the grammars' networks; and of the grammars, with replacement.
     """
     x = np.log(star)
     rng = np.random.default_rng(0)
     below, above = deep["below"].values, deep["above"].values
     slopes = []
-    for draw in range(below.shape[1]):
+    for draw in range(1, below.shape[1]):
         low, high = below[:, draw], above[:, draw]
         # Below the smallest size and beyond the largest nothing is known but a grid step.
         low = np.where(low > 0, low, high / 2)
@@ -167,5 +173,8 @@ def _power(star: NDArray[np.float64], deep: xr.Dataset) -> tuple[float, tuple[fl
         if len(np.unique(x[rows])) > 1:
             slopes.append(np.polyfit(x[rows], y[rows], 1)[0])
     slope = float(np.polyfit(x, np.log(deep["estimate"].values) + x, 1)[0])
-    low, high = np.quantile(slopes, needed.LEVELS)
-    return slope, (float(low), float(high))
+    freedom = len(x) - 2
+    error = float(np.std(slopes)) * np.sqrt(len(x) / freedom) if freedom > 0 else np.nan
+    return slope, of_estimates(
+        xr.DataArray(slope), error, freedom, len(x), "grammars", 1 - POWER, 1 + POWER
+    )

@@ -64,8 +64,7 @@ def solved(data: xr.Dataset) -> xr.DataArray:
 
 def last_accuracy(data: xr.Dataset) -> xr.DataArray:
     """The mean test accuracy at the largest size that was measured."""
-    mean = data["test_accuracy"].mean("repetition")
-    return mean.sel(multiple=mean["multiple"].where(mean.notnull()).max("multiple"))
+    return needed.last(data["test_accuracy"]).mean("repetition")
 
 
 def panels_of_ratios(figure: Figure, data: xr.Dataset) -> Sequence[Axes]:

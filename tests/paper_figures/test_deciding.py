@@ -5,7 +5,16 @@ import pytest
 import xarray as xr
 from scipy.stats import ttest_1samp
 
-from paper_figures.claims import Claim, Question, both, decide, decided, of_cases, of_networks
+from paper_figures.claims import (
+    Claim,
+    Question,
+    both,
+    decide,
+    decided,
+    of_bounds,
+    of_cases,
+    of_networks,
+)
 
 ALPHA = 0.05
 NETWORKS = 5
@@ -30,7 +39,7 @@ def drawn(rng, layers, shared, mean=0.0):
     error = values.std(1, ddof=1) / np.sqrt(NETWORKS)
     freedom, names = np.full(layers, NETWORKS - 1.0), ("",) * layers
     return [
-        Question(e, s, freedom, e, names, NETWORKS, "networks")
+        Question(e, e, s, freedom, e, -e, names, NETWORKS, "networks")
         for e, s in zip(estimate, error, strict=True)
     ]
 
@@ -42,7 +51,7 @@ def test_intervals_of_all_layers_hold_together(shared, layers):
 
     def missed(alpha):
         halves = np.array([question.at(alpha).half for question in questions])
-        estimates = np.array([question.estimate for question in questions])
+        estimates = np.array([question.low for question in questions])
         return (np.abs(estimates) > halves).any(1).mean()
 
     assert missed(ALPHA) < ALPHA + CHANCE
@@ -153,20 +162,42 @@ def test_a_difference_from_one_network_of_another_holds_as_often_as_it_says(coun
         apart = networks(seen - other)
         question = of_networks(apart, "network", above=0, one_more=one_more)
         halves = question.error * np.sqrt(1.0)
-        t = abs(question.estimate) / halves
-        alone = Question(
-            question.estimate[:1],
-            question.error[:1],
-            question.freedom[:1],
-            question.margin[:1],
-            ("",),
-            count,
-            "networks",
-        )
+        t = abs(question.low) / halves
+        alone = of_networks(apart.isel(layer=[0]), "network", above=0, one_more=one_more)
         critical = alone.at(ALPHA).half[0] / alone.error[0]
         shares[one_more] = float((t > critical).mean())
     assert abs(shares[True] - ALPHA) < CHANCE
     assert shares[False] > 2 * ALPHA
+
+
+def test_a_number_between_bounds_lies_inside_only_if_both_do():
+    low, high = (xr.DataArray([value, value], dims="size") for value in (1.0, 3.0))
+    inside = {"above": 0.0, "below": 4.0}
+
+    def asked(low, high, error=0.1, **region):
+        return decide([of_bounds(low, high, error, 4, 5, **region)])[0]
+
+    assert asked(low, high, **inside).holds is True
+    assert asked(low, high, error=1.0, **inside).holds is None
+    assert asked(low, high, above=2.0).holds is None
+    assert asked(low, high, above=5.0).holds is False
+    assert asked(low, high, below=0.5).holds is False
+    assert asked(low, low, above=0.5).holds is True
+    unbounded = xr.full_like(high, np.inf)
+    assert asked(low, unbounded, above=0.0).holds is True
+    assert asked(low, unbounded, below=2.0).holds is None
+    assert asked(low, unbounded, below=0.0).holds is False
+    assert asked(-unbounded, high, below=4.0).holds is True
+    assert asked(-unbounded, high, above=4.0).holds is False
+    # On the edge itself, without any error, nothing is decided.
+    assert asked(low, high, error=0.0, above=1.0).holds is None
+    assert asked(low.where([True, False]), high.where([True, False]), above=0.0).holds is None
+
+
+def test_intervals_of_factors_are_told_as_factors():
+    low, high = (xr.DataArray([value], dims="size") for value in (1.0, 3.0))
+    told = str(decide([of_bounds(low, high, 0.0, 4, 5, above=0.0, factors=True)])[0])
+    assert told == "interval 2 to 8"
 
 
 def test_of_cases_one_outside_is_enough():
