@@ -39,6 +39,7 @@ figures: $(BASE) ## run what has no up-to-date result (12 minutes), draw all, wr
 
 results: $(BASE) ## draw the kept results of hours, compute nothing, write docs/results/*/report.html
 	$(RUN) paper_figures kept --out docs/results
+	$(RUN) paper_figures.report.hierarchy_page
 
 readme: figures ## make figures, then bring README, claims and gallery up to date
 	$(RUN) paper_figures.report.readme

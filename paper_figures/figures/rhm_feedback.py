@@ -84,7 +84,7 @@ def _failure(data: xr.Dataset, rule: str, solved: xr.DataArray) -> Claim:
         f"{rule} fails, whatever the data: its accuracy at the largest size is below {FAILED:g} on "
         "every grammar that backpropagation learns",
         question,
-        f"{listed}{note}",
+        f"accuracy {listed}{note}",
         "it fails (arXiv 2605.18557, abstract); differs in our set-up, in this region, where it "
         "learns",
         feedback.SETTINGS,

@@ -76,22 +76,22 @@ def rules(page: Path) -> str:
     return "\n".join(lines[first:]).partition("\n\n")[0]
 
 
-def markers(name: str) -> tuple[str, str]:
-    """What stands before and after a part of the README that is written here."""
-    return f"<!-- {name}: written by `make readme` -->", f"<!-- end of {name} -->"
+def markers(name: str, command: str = "make readme") -> tuple[str, str]:
+    """What stands before and after a part of a page that a command writes."""
+    return f"<!-- {name}: written by `{command}` -->", f"<!-- end of {name} -->"
 
 
-def replace_between(text: str, name: str, block: str) -> str:
+def replace_between(text: str, name: str, block: str, command: str = "make readme") -> str:
     """``text`` with what stands between the two markers replaced.
 
     Raises:
         ValueError: the markers are missing.
     """
-    first, last = markers(name)
+    first, last = markers(name, command)
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"the README needs the markers {first!r} and {last!r}.")
+        raise ValueError(f"the page needs the markers {first!r} and {last!r}.")
     return f"{before}{first}\n\n{block}\n\n{last}{after}"
 
 
