@@ -2,8 +2,9 @@
 
 Block l of a convolutional encoder learns from the loss of block e = min(l + w - 1, L), sent down
 through the blocks between: w = 1 is local training, w = L backpropagation. Every window trains the
-same networks on the same batches by the same AdamW. A linear classifier then reads the class from
-each block. What a pass costs is counted in this encoder and in one with its blocks repeated.
+same networks on the same batches by AdamW, its learning rate chosen from the same candidates on
+validation data. A linear classifier then reads the class from each block. What a pass costs is
+counted in this encoder and in one with its blocks repeated.
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.data import in_batches, labelled_identities, named_data, source
+from experiments.data import (
+    LabelledPixels,
+    evenly_spaced,
+    in_batches,
+    labelled_identities,
+    named_data,
+    source,
+)
 from experiments.networks import encoders as networks
-from experiments.runner import Sweep, grid
-from experiments.training import Schedule, fabric_on, fit_by_rule, update_cosines
+from experiments.runner import SEARCH_SEED, Sweep, grid, searched, stack, words
+from experiments.training import Divergence, Schedule, fabric_on, fit_by_rule, update_cosines
 from linlocal import losses
 from linlocal.analysis.local_losses import CLAPP, LocalRule, Views
 from linlocal.analysis.probing import probe_blocks
@@ -37,10 +45,11 @@ class Config:
         width: factor on the numbers of channels 128, 256, 256, 512, 1024, 1024.
         steps: steps of training.
         batch: images per batch.
-        learning_rate: learning rate of AdamW, the same for all windows.
+        learning_rates: rates that the search tries for every rule and window.
         measured: number of batches for cosines; they are never trained on.
         deep: windows in which costs alone are counted, in a second encoder that has as many
             blocks as the last of them.
+        judged: how many images of each part the probes read, evenly spaced; None for all.
         repetitions: number of networks.
         device: name of the torch device.
         seed: seeds the images, the views and the networks.
@@ -51,9 +60,10 @@ class Config:
     width: float = 1 / 16
     steps: int = 60
     batch: int = 32
-    learning_rate: float = 1e-3
+    learning_rates: tuple[float, ...] = (1e-3,)
     measured: int = 2
     deep: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 20, 24)
+    judged: int | None = None
     repetitions: int = 5
     device: str = "cpu"
     seed: int = 0
@@ -68,9 +78,14 @@ class Config:
 PRESETS = {
     "smoke": Config(width=1 / 64, steps=1, batch=16, measured=1, deep=(1, 3, 7), repetitions=2),
     "cpu": Config(steps=30, measured=1, deep=(1, 4, 12, 24)),
-    "workstation": Config(steps=1000, measured=16, repetitions=10),
+    "workstation": Config(steps=2000, learning_rates=(3e-4, 1e-3), measured=4, judged=10_000),
     "paper": Config(
-        width=1.0, steps=20_000, learning_rate=2e-4, measured=16, repetitions=10, device="cuda"
+        width=1.0,
+        steps=20_000,
+        learning_rates=(2e-4, 1e-3),
+        measured=16,
+        repetitions=10,
+        device="cuda",
     ),
 }
 PUBLISHED = "ours: statement 12 of the theory"
@@ -96,21 +111,22 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     Returns:
         Over rule, window, repetition and layer: ``cosine`` of the update and backpropagation over
         time ("start" and "end" of training), and ``accuracy`` of a probe; ``joint_accuracy`` of a
-        probe on all blocks. Over repetition and layer ``untrained_accuracy``. Over rule and window
-        ``bytes``, the peak of a forward and backward pass above weights and gradients, and
-        ``multiplications``, those of convolutions and matrix products in it; for the deep encoder
-        ``deep_bytes`` and ``deep_multiplications`` over ``deep_window``.
+        probe on all blocks; ``search_accuracy`` over candidate and ``chosen``. Over repetition and
+        layer ``untrained_accuracy``. Over rule and window ``bytes``, the peak of a forward and
+        backward pass above weights and gradients, and ``multiplications``, those of convolutions
+        and matrix products in it; for the deep encoder ``deep_bytes`` and
+        ``deep_multiplications`` over ``deep_window``.
     """
     windows = list(range(1, len(BLOCKS) + 1))
     repetitions = list(range(config.repetitions))
 
     def untrained(repetition: int) -> xr.Dataset:
         seed = config.seed + repetition
-        accuracy, _ = probed(config, encoder(config, len(BLOCKS), seed), seed)
-        return xr.Dataset({"untrained_accuracy": accuracy})
+        network = encoder(config, len(BLOCKS), seed)
+        return probed(config, network, seed)[["accuracy"]].rename(accuracy="untrained_accuracy")
 
-    def train(rule: str, window: int, repetition: int) -> xr.Dataset:
-        return trained(config, rule, window, config.seed + repetition)
+    def train(rule: str, window: int, learning_rate: float, seed: int) -> xr.Dataset:
+        return trained(config, rule, window, learning_rate, seed)
 
     def cost(rule: str, window: int) -> xr.Dataset:
         return xr.Dataset(costs(config, len(BLOCKS), rule, window))
@@ -120,8 +136,14 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         return xr.Dataset({f"deep_{name}": value for name, value in found.items()})
 
     names = tuple(RULES)
+    candidates = [{"learning_rate": rate} for rate in config.learning_rates]
+    cells = [{"rule": rule, "window": window} for rule in names for window in windows]
+    found = iter(searched(sweep, train, cells, candidates, repetitions, "trained", config.seed))
+    by_rule = [stack([next(found) for _ in windows], "window", windows) for _ in names]
     parts = [
-        grid(sweep, train, "trained", rule=names, window=windows, repetition=repetitions),
+        stack(by_rule, "rule", names)
+        .drop_vars("validation_accuracy")
+        .assign_coords(repetition=repetitions, candidate=words(candidates)),
         grid(sweep, untrained, "untrained", repetition=repetitions),
         grid(sweep, cost, "costs", rule=names, window=windows),
         grid(
@@ -138,8 +160,8 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     )
 
 
-def trained(config: Config, rule: str, window: int, seed: int) -> xr.Dataset:
-    """The ``cosine``, ``accuracy`` and ``joint_accuracy`` of one network."""
+def trained(config: Config, rule: str, window: int, learning_rate: float, seed: int) -> xr.Dataset:
+    """The ``cosine`` and the accuracies of one network."""
     images = source(config.images, seed, folder=config.data, device=config.device)
     network = encoder(config, len(BLOCKS), seed)
     watched = [images.held_out_views(k, config.batch, seed) for k in range(config.measured)]
@@ -148,18 +170,19 @@ def trained(config: Config, rule: str, window: int, seed: int) -> xr.Dataset:
         return images.views(step, config.batch, seed)
 
     fit = partial(fit_by_rule, network, RULES[rule], batches, seed=seed, window=window)
-    _, before = fit(Schedule(0, config.learning_rate, weight_decay=0.0), watched=watched)
-    taught, _ = fit(Schedule(config.steps, config.learning_rate, weight_decay=0.0))
-    after = update_cosines(network, taught, watched, window=window)
-    cosines = [before["cosine"].isel(step=0, drop=True), after["cosine"]]
-    accuracy, together = probed(config, network, seed)
-    return xr.Dataset(
-        {
-            "cosine": xr.concat(cosines, "time").assign_coords(time=list(TIMES)),
-            "accuracy": accuracy,
-            "joint_accuracy": together,
-        }
-    ).drop_vars("block", errors="ignore")
+    _, before = fit(Schedule(0, learning_rate, weight_decay=0.0), watched=watched)
+    cosines = [before["cosine"].isel(step=0, drop=True)]
+    try:
+        taught, _ = fit(Schedule(config.steps, learning_rate, weight_decay=0.0))
+    except Divergence:
+        cosines.append(cosines[0] * float("nan"))
+        zero = xr.zeros_like(cosines[0]["layer"], dtype=float)
+        judged = xr.Dataset({"accuracy": zero, "joint_accuracy": 0.0, "validation_accuracy": 0.0})
+    else:
+        cosines.append(update_cosines(network, taught, watched, window=window)["cosine"])
+        judged = probed(config, network, seed)
+    both = xr.concat(cosines, "time").assign_coords(time=list(TIMES))
+    return judged.assign(cosine=both).drop_vars("block", errors="ignore")
 
 
 def encoder(config: Config, depth: int, seed: int) -> nn.Sequential:
@@ -176,14 +199,31 @@ def encoder(config: Config, depth: int, seed: int) -> nn.Sequential:
     return cast(nn.Sequential, made.to(config.device))
 
 
-def probed(config: Config, network: nn.Module, seed: int) -> tuple[xr.DataArray, float]:
-    """The test accuracy of a linear probe on each block, and of one on all together."""
+def probed(config: Config, network: nn.Module, seed: int) -> xr.Dataset:
+    """What linear probes read: ``accuracy`` over layer, ``joint_accuracy`` of all blocks together.
+
+    And the ``validation_accuracy`` of the last block. The search does not look at the test data.
+    """
     images = source(config.images, seed, folder=config.data, device=config.device)
-    parts = {"test": in_batches(images.test)}
-    found = probe_blocks(network, BLOCKS, in_batches(images.train), parts, seed=seed)
-    accuracy = found["accuracy"].sel(part="test")
-    each = xr.DataArray(accuracy.values[:-1], {"layer": range(1, len(BLOCKS) + 1)}, ("layer",))
-    return each, float(accuracy.sel(block="all"))
+    tested = seed < config.seed + SEARCH_SEED
+    parts: dict[str, LabelledPixels] = {"train": images.train, "validation": images.validation}
+    if tested:
+        parts["test"] = images.test
+    few = {part: in_batches(evenly_spaced(data, config.judged)) for part, data in parts.items()}
+    train = few.pop("train")
+    found = probe_blocks(network, BLOCKS, train, few, seed=seed)["accuracy"]
+    last = {"validation_accuracy": float(found.sel(part="validation")[len(BLOCKS) - 1])}
+    if not tested:
+        return xr.Dataset(last)
+    test = found.sel(part="test")
+    return xr.Dataset(
+        {
+            "accuracy": ("layer", test.values[:-1]),
+            "joint_accuracy": float(test.sel(block="all")),
+            **last,
+        },
+        {"layer": range(1, len(BLOCKS) + 1)},
+    )
 
 
 def costs(config: Config, depth: int, rule: str, window: int) -> dict[str, int]:

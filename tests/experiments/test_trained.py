@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.catalogue import local_rules, trained_cnn, trained_mlp
+from experiments.catalogue import local_rules, trained_cnn, trained_mlp, trained_windows
 from experiments.data import (
     DataError,
     Pixels,
@@ -20,6 +20,7 @@ from experiments.data import (
     named_data,
     rows_of,
 )
+from experiments.runner import SEARCH_SEED
 from experiments.training import (
     Divergence,
     MatchedInTraining,
@@ -517,3 +518,22 @@ def test_the_seed_decides_the_trained_network():
     )
     assert first.identical(again)
     assert not np.array_equal(first["masked_cosine"], other["masked_cosine"])
+
+
+def test_windows_choose_their_rate_without_the_test_images():
+    config = replace(trained_windows.PRESETS["smoke"], judged=50)
+    network = trained_windows.encoder(config, len(trained_windows.BLOCKS), 0)
+    searching = trained_windows.probed(config, network, SEARCH_SEED)
+    assert set(searching.data_vars) == {"validation_accuracy"}
+    reported = trained_windows.probed(config, network, 0)
+    assert set(reported.data_vars) == {"validation_accuracy", "accuracy", "joint_accuracy"}
+    assert reported["accuracy"].dims == ("layer",)
+
+
+def test_a_window_that_diverges_has_learned_nothing():
+    config = replace(trained_windows.PRESETS["smoke"], steps=3)
+    found = trained_windows.trained(config, "VICReg", 2, 1e30, 0)
+    assert float(found["joint_accuracy"]) == 0
+    assert float(found["validation_accuracy"]) == 0
+    assert found["cosine"].sel(time="start").notnull().all()
+    assert found["cosine"].sel(time="end").isnull().all()
