@@ -17,11 +17,13 @@ from linlocal.analysis.results import ResultError
 Function = Callable[..., xr.Dataset]
 
 # One thread each, and freed memory is kept: dask would have the C library give it back at once, and
-# ask for it again in the next step of a training.
+# ask for it again in the next step of a training. All of it in one arena, since points are computed
+# in a thread, and those of threads end at 64 MiB: the maps of a batch can be as large.
 ENVIRONMENT = {
     **{f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")},
+    "MALLOC_ARENA_MAX": 1,
     "MALLOC_TRIM_THRESHOLD_": 2**30,
-    "MALLOC_MMAP_THRESHOLD_": 2**25,
+    "MALLOC_MMAP_THRESHOLD_": 2**30,
 }
 # Long enough for processes that import torch on a busy machine.
 START_S = 120
