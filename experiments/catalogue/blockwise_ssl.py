@@ -177,7 +177,13 @@ PRESETS = {
         corrupted=128,
     ),
     "workstation": Config(
-        levels=3, train=2560, steps=1000, variants=MAIN, judged=10_000, repetitions=4
+        levels=3,
+        train=2560,
+        steps=2000,
+        learning_rates=(0.5, 2.0, 8.0),
+        variants=MAIN,
+        judged=10_000,
+        repetitions=4,
     ),
     "paper": Config(
         network="resnet50",
