@@ -16,7 +16,7 @@ import xarray as xr
 from linlocal.analysis import results
 from linlocal.analysis.results import Address, ResultError
 from paper_figures.claims import Claim, decide, decided, of_networks, replace_text
-from paper_figures.figures import rhm_feedback, rhm_local_ssl, rhm_masks
+from paper_figures.figures import rhm_feedback, rhm_local_ssl, rhm_masks, rhm_sample_complexity
 from paper_figures.look import feedback, needed
 from paper_figures.report.readme import replace_between
 
@@ -99,6 +99,29 @@ def by_rule(data: xr.Dataset) -> list[str]:
     ]
 
 
+def by_network(data: xr.Dataset) -> list[str]:
+    """Grammars, and the data that each kind of network needs to learn them."""
+    networks = [str(name) for name in data["architecture"].values]
+    size = needed.needed(needed.relative_error(data), needed.threshold(data))
+    lines = [
+        f"| grammar | P* | {' | '.join(networks)} |",
+        "|---|---:" + "|---" * len(networks) + "|",
+    ]
+    for place, grammar in enumerate(data["grammar"].values):
+        found = size.isel(grammar=place)
+        cells = [needed.words(found.sel(architecture=name)) for name in networks]
+        lines.append(f"| {grammar} | {int(data['P_star'][place])} | {' | '.join(cells)} |")
+    open_share = float(needed.unfinished(data).mean())
+    return [
+        *lines,
+        "",
+        f"Data in units of P* for a mean error of {needed.threshold(data):g} of guessing's, with "
+        f"the 95 % interval of one cell alone; {data.sizes['repetition']} grammars and networks of "
+        f"each kind. {int(data['inside'].sum())} of {int(data['inside'].count())} learning rates "
+        f"lie inside their grids, {open_share:.1%} of the trainings met the cap of steps.",
+    ]
+
+
 def by_term(data: xr.Dataset) -> list[str]:
     """Rules on grammars: the cosine of layer 1 over the training, and what takes from it."""
     lines = [
@@ -132,7 +155,8 @@ def _with_half(values: xr.DataArray) -> str:
 
 def kept(folder: Path) -> dict[str, xr.Dataset]:
     """The results of this page that a folder holds."""
-    names = [name for figure in (rhm_feedback, rhm_masks, rhm_local_ssl) for name in figure.INPUTS]
+    figures = (rhm_feedback, rhm_masks, rhm_sample_complexity, rhm_local_ssl)
+    names = [name for figure in figures for name in figure.INPUTS]
     paths = {name: Address(name, PRESET, 0, folder).path for name in names}
     return {name: results.read(path) for name, path in paths.items() if path.exists()}
 
@@ -146,6 +170,8 @@ def written(text: str, datasets: Mapping[str, xr.Dataset]) -> str:
     blocks = {"statements": statements(datasets)}
     if "rhm_feedback" in datasets:
         blocks["rules"] = by_rule(datasets["rhm_feedback"])
+    if "rhm_sample_complexity" in datasets:
+        blocks["networks"] = by_network(datasets["rhm_sample_complexity"])
     if "rhm_masks" in datasets:
         blocks["terms"] = by_term(datasets["rhm_masks"])
     for name, lines in blocks.items():

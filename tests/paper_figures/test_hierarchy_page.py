@@ -27,7 +27,7 @@ def cells(lines, *first):
 
 def test_the_page_shows_what_the_kept_results_say(kept):
     text = PAGE.read_text(encoding="utf-8")
-    assert set(kept) >= {"rhm_feedback", "rhm_masks"}
+    assert set(kept) >= {"rhm_feedback", "rhm_masks", "rhm_sample_complexity"}
     assert hierarchy_page.written(text, kept) == text, f"run `{hierarchy_page.COMMAND}`"
 
 
@@ -51,6 +51,16 @@ def test_what_a_rule_needs_and_whether_it_learns_follow_the_numbers(kept):
     unfinished = changed.assign(finished=0 * changed["finished"])
     row = cells(hierarchy_page.by_rule(unfinished), "", "direct feedback alignment")
     assert (row[2], row[-1]) == ("undecided", "100%")
+
+
+def test_the_data_that_networks_need_follow_the_numbers(kept):
+    data = kept["rhm_sample_complexity"]
+    learned = (data["multiple"] >= 1).where(data["test_accuracy"].notnull())
+    row = cells(hierarchy_page.by_network(data.assign(test_accuracy=learned)), "v=8 m=6 L=3")
+    assert row[1] == str(8 * 6**3)
+    assert row[2].endswith("(0.5 to 1.0)")
+    never = hierarchy_page.by_network(data.assign(test_accuracy=0 * learned))
+    assert "above" in cells(never, "v=8 m=6 L=3")[2]
 
 
 def test_terms_are_means_of_layer_1_with_their_intervals(kept):
