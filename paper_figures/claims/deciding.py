@@ -164,7 +164,8 @@ class Decision:
             words = [
                 "intervals "
                 + ", ".join(
-                    f"{asked.told(low)} to {asked.told(high)}" for low, high in self.intervals
+                    "unknown" if np.isnan(low) else f"{asked.told(low)} to {asked.told(high)}"
+                    for low, high in self.intervals
                 )
             ]
         else:

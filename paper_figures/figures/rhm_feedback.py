@@ -52,6 +52,7 @@ def headline(data: xr.Dataset) -> str:
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
     """The failure of direct feedback that the abstract states, and what each rule needs."""
     data = datasets["rhm_feedback"]
+    data = data.assign_coords(setting=feedback.setting_names(data))
     solved = feedback.solved(data)
     if not bool(solved.any()):
         text = "every direct-feedback rule fails where backpropagation learns"
@@ -75,10 +76,8 @@ def _failure(data: xr.Dataset, rule: str, solved: xr.DataArray) -> Claim:
     question, note = needed.decided(
         data.sel(rule=[rule]), of_networks(last, "repetition", below=FAILED, unit="grammars")
     )
-    names = np.array(feedback.setting_names(data))[solved.values]
     listed = ", ".join(
-        f"{name} {float(value):.2f}"
-        for name, value in zip(names, last.mean("repetition"), strict=True)
+        f"{name} {float(last.sel(setting=name).mean()):.2f}" for name in last["setting"].values
     )
     return Claim(
         f"{rule} fails, whatever the data: its accuracy at the largest size is below {FAILED:g} on "
@@ -128,9 +127,8 @@ def _costlier(data: xr.Dataset, rule: str, other: str, solved: xr.DataArray, tex
     places = np.flatnonzero(solved)
     times = needed.ratio(feedback.sizes(data), {"rule": other}).sel(rule=rule).isel(setting=places)
     question, note = needed.decided(data.sel(rule=[rule, other]), needed.question(times, 1.0))
-    names = np.array(feedback.setting_names(data))[places]
     listed = "; ".join(
-        f"{name} {needed.middle(times.isel(setting=place))}" for place, name in enumerate(names)
+        f"{name} {needed.middle(times.sel(setting=name))}" for name in times["setting"].values
     )
     return Claim(text, question, f"times the data of {other}: {listed}{note}")
 

@@ -198,6 +198,9 @@ def test_intervals_of_factors_are_told_as_factors():
     low, high = (xr.DataArray([value], dims="size") for value in (1.0, 3.0))
     told = str(decide([of_bounds(low, high, 0.0, 4, 5, above=0.0, factors=True)])[0])
     assert told == "interval 2 to 8"
+    two = xr.DataArray([1.0, np.nan], {"grammar": ["v=4", "v=6"]}, ("grammar",))
+    told = str(decide([of_bounds(two, two + 2, 0.0, 4, 5, above=0.0, factors=True)])[0])
+    assert told == "intervals 2 to 8, unknown; undecided: v=6"
 
 
 def test_of_cases_one_outside_is_enough():
