@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from experiments.data import DataError
 from experiments.runner import registry, settings
 from experiments.runner.registry import Experiment
 from experiments.runner.sweep import Parts, Sweep
@@ -246,7 +245,7 @@ def _folder(experiment: Experiment, read: Any, data: Path | None) -> Path | None
         raise ResultError("its parameters are not those that this code knows.")
     try:
         there = experiment.read_from(data)
-    except DataError as error:
+    except ValueError as error:  # a DataError
         raise ResultError(f"it was computed from {names}, and {error}") from error
     if there != read:
         raise ResultError(f"it was computed from other {names} than {data} holds.")
