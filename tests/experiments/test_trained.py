@@ -14,6 +14,7 @@ from experiments.data import (
     DataError,
     Pixels,
     augmentation,
+    evenly_spaced,
     image_sources,
     in_batches,
     labelled_register,
@@ -33,6 +34,7 @@ from experiments.training.cosines import update_cosines
 from linlocal import Pairs
 from linlocal.analysis.alignment import align
 from linlocal.analysis.local_losses import CLAPP, LocalLoss, Views
+from linlocal.analysis.probing import probe_blocks
 from linlocal.analysis.results import ResultError
 from linlocal.analysis.watching import masked_gradients
 from linlocal.seeds import generator_for
@@ -527,7 +529,14 @@ def test_windows_choose_their_rate_without_the_test_images():
     assert set(searching.data_vars) == {"validation_accuracy"}
     reported = trained_windows.probed(config, network, 0)
     assert set(reported.data_vars) == {"validation_accuracy", "accuracy", "joint_accuracy"}
-    assert reported["accuracy"].dims == ("layer",)
+    data = image_sources.source(config.images, 0)
+    for part, images, found in (
+        ("test", data.test, reported["accuracy"][-1]),
+        ("validation", data.validation, reported["validation_accuracy"]),
+    ):
+        few = [in_batches(evenly_spaced(each, 50)) for each in (data.train, images)]
+        read = probe_blocks(network, trained_windows.BLOCKS, few[0], {part: few[1]}, seed=0)
+        assert float(found) == float(read["accuracy"].sel(part=part)[-2])
 
 
 def test_a_window_that_diverges_has_learned_nothing():

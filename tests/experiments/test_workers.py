@@ -325,7 +325,7 @@ def test_impatience_costs_one_line_and_leaves_no_process(begun, tmp_path, notes)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="concerns the C library of Linux")
-@pytest.mark.parametrize("pages", [2**9, 2**13, 2**15])
+@pytest.mark.parametrize("pages", [2**9, 2**13])
 def test_freed_memory_is_kept_for_the_next_step(monkeypatch, pages):
     # What other clusters of this process left in the environment.
     for name in ("ARENA_MAX", "TRIM_THRESHOLD_", "MMAP_THRESHOLD_"):
@@ -340,12 +340,12 @@ def test_freed_memory_is_kept_for_the_next_step(monkeypatch, pages):
         for _ in range(steps + 1):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for _ in range(10):
-                np.ones(pages * 2**9)
+                [np.ones(pages * 2**9) for _ in range(4)]
         return xr.Dataset({"faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before})
 
     with Workers(1) as pool:
         ((_, found),) = pool(faults, [{"steps": 1}])
-    assert found["faults"] < 10 * pages / 10
+    assert found["faults"] < 4 * 10 * pages / 100
 
 
 @pytest.mark.slow

@@ -194,6 +194,14 @@ def test_a_number_between_bounds_lies_inside_only_if_both_do():
     assert asked(low.where([True, False]), high.where([True, False]), above=0.0).holds is None
 
 
+@pytest.mark.parametrize("region", [{"above": 0.0}, {"above": 5.0}, {"below": 0.5}])
+def test_p_of_a_number_between_bounds_is_the_alpha_at_which_it_is_decided(region):
+    low, high = (xr.DataArray([value], dims="size") for value in (1.0, 3.0))
+    question = of_bounds(low, high, 0.5, 4, 5, **region)
+    assert question.at(1.01 * question.p).holds is ("above" in region and region["above"] == 0)
+    assert question.at(0.99 * question.p).holds is None
+
+
 def test_intervals_of_factors_are_told_as_factors():
     low, high = (xr.DataArray([value], dims="size") for value in (1.0, 3.0))
     told = str(decide([of_bounds(low, high, 0.0, 4, 5, above=0.0, factors=True)])[0])
