@@ -77,7 +77,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
         axes.set_ylabel("test accuracy, linear readout")
     grid[1, 0].set_ylabel("test accuracy\n(siblings: top layer refitted)")
     _ratios(grid[1, 2], main, [*local, TOLD])
-    open_cells = float(needed.unfinished(data.sel(rule=_trained(data))).mean())
+    open_cells = float(needed.unfinished(data.sel(rule=trained_rules(data))).mean())
     panels.headline(figure, _headline(data, grammars[0]))
     figure.supxlabel(
         f"hollow: trainings that met the cap of steps ({open_cells:.0%} of all)", size=7, x=0.8
@@ -87,7 +87,7 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 
 def _headline(data: xr.Dataset, grammar: int) -> str:
     local = [r for r in _rules(data, credit="local", positives="views") if "printed" not in r]
-    times = _times(data.isel(grammar=grammar), local)
+    times = times_seen(data.isel(grammar=grammar), local)
     few = [r.split(" local")[0] for r in local if float(times["high"].sel(rule=r)) <= AS_FEW]
     if not few:
         return (
@@ -140,8 +140,8 @@ def _ratios(axes: Axes, data: xr.Dataset, rules: Sequence[str]) -> None:
     """How many times more data than supervised backpropagation, with one head and charged."""
     for shift, (times, marker, label) in enumerate(
         (
-            (_times(data, rules), "o", "same readout, data seen"),
-            (_charged(data, rules), "s", "all labels charged"),
+            (times_seen(data, rules), "o", "same readout, data seen"),
+            (times_charged(data, rules), "s", "all labels charged"),
         )
     ):
         y = np.arange(len(rules)) + 0.25 * shift
@@ -164,13 +164,13 @@ def _ratios(axes: Axes, data: xr.Dataset, rules: Sequence[str]) -> None:
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.3, -0.32))
 
 
-def _times(data: xr.Dataset, rules: Sequence[str]) -> xr.Dataset:
+def times_seen(data: xr.Dataset, rules: Sequence[str]) -> xr.Dataset:
     """How many times the data seen, read by the same head, for the error in question."""
     error = 1 - data["test_accuracy"].sel(rule=[*rules, SUPERVISED])
     return needed.ratio(needed.needed(error, ERROR), {"rule": SUPERVISED}).sel(rule=list(rules))
 
 
-def _charged(data: xr.Dataset, rules: Sequence[str]) -> xr.Dataset:
+def times_charged(data: xr.Dataset, rules: Sequence[str]) -> xr.Dataset:
     """The same of all data and labels, against the supervised network's own output.
 
     A rule pays for the data that it sees, the labels of its head and those of the search;
@@ -204,7 +204,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         decided += [*_learning(main, local), *_told(main), *_windows(main), *_counts(data)]
     if control.any():
         decided.append(_silent(data.isel(grammar=control)))
-    trained = data.sel(rule=_trained(data))
+    trained = data.sel(rule=trained_rules(data))
     share = float(needed.unfinished(trained).mean())
     decided.append(
         Claim(
@@ -220,8 +220,8 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
 def _efficiency(data: xr.Dataset, local: Sequence[str]) -> list[Claim]:
     found = []
     for how, times in (
-        ("read by the same head", _times(data, local)),
-        ("labels of the head and the search included", _charged(data, local)),
+        ("read by the same head", times_seen(data, local)),
+        ("labels of the head and the search included", times_charged(data, local)),
     ):
         for rule in local:
             if not data["test_accuracy"].sel(rule=rule).notnull().any():
@@ -381,7 +381,8 @@ def _controlled(data: xr.Dataset) -> str:
     return str(chosen[0] if len(chosen) else data["loss"].values[0])
 
 
-def _trained(data: xr.Dataset) -> list[str]:
+def trained_rules(data: xr.Dataset) -> list[str]:
+    """The rules that train a network."""
     kept = (data["positives"].values != "") & (data["loss"].values != "clustering")
     return [str(rule) for rule in data["rule"].values[kept]]
 

@@ -168,12 +168,16 @@ def learns(data: xr.Dataset) -> Question:
 
 
 def words(size: xr.Dataset) -> str:
-    """One size with its interval: "2.4 (2.0 to 2.8)", "at most 0.5", "above 16", "unknown"."""
+    """One size with its interval.
+
+    "2.4 (2.0 to 2.8)", "2.4 (above 2.0)", "at most 0.5", "above 16", or "unknown", which is what
+    is known of nothing but positive numbers.
+    """
     estimate, low, high = (float(size[key]) for key in ("estimate", "low", "high"))
-    if np.isnan(low):
+    if np.isnan(low) or (low == 0 and not np.isfinite(high)):
         return "unknown"
-    if not np.isfinite(estimate) and not np.isfinite(high):
-        return f"above {low:.1f}"
+    if not np.isfinite(high):
+        return f"{estimate:.1f} (above {low:.1f})" if np.isfinite(estimate) else f"above {low:.1f}"
     if low == 0:
         return f"at most {high:.1f}"
     return f"{estimate:.1f} ({low:.1f} to {high:.1f})"
@@ -184,7 +188,7 @@ def middle(size: xr.Dataset) -> str:
     estimate, low, high = (float(size[key]) for key in ("estimate", "low", "high"))
     if np.isfinite(estimate):
         return f"{estimate:.1f}"
-    return "unknown" if np.isnan(low) or np.isfinite(high) else f"above {low:.1f}"
+    return f"above {low:.1f}" if low > 0 and not np.isfinite(high) else "unknown"
 
 
 def _bracket(

@@ -5,7 +5,7 @@ It reads the kept results on hierarchies; nothing in the tables is typed by hand
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ import xarray as xr
 from linlocal.analysis import results
 from linlocal.analysis.results import Address, ResultError
 from paper_figures.claims import Claim, decide, decided, of_networks, replace_text
-from paper_figures.figures import rhm_feedback, rhm_local_ssl, rhm_masks, rhm_sample_complexity
+from paper_figures.figures import rhm_feedback, rhm_local_ssl, rhm_masks
 from paper_figures.look import feedback, needed
 from paper_figures.report.readme import replace_between
 
@@ -43,7 +43,7 @@ def statements(datasets: Mapping[str, xr.Dataset]) -> list[str]:
     for statement, (figure, words) in STATEMENTS.items():
         (name,) = figure.INPUTS
         if name not in datasets:
-            cells = ["", "", "", f"`{name}`: no result of this size is kept"]
+            cells = ["", "", "", _missing(name)]
         else:
             found = decided(figure.claims({name: datasets[name]}))
             asked = [claim for claim in found if words in claim.text]
@@ -79,13 +79,17 @@ def by_rule(data: xr.Dataset) -> list[str]:
         first = rule == feedback.BACKPROPAGATION
         wanted = f"{needed.words(own)} P*" if first else needed.words(times)
         holds, _ = needed.decided(part, decision.holds)
-        last = [needed.last(part[key]) for key in ("test_accuracy", "steps", "train_loss")]
+        accuracy = needed.last(part["test_accuracy"])
+        most = float(accuracy["multiple"].squeeze())
+        steps, loss = (
+            float(part[key].sel(multiple=most).median()) for key in ("steps", "train_loss")
+        )
         unfinished = float(needed.unfinished(part).mean())
         lines.append(
             f"| {names[number] if first else ''} | {rule} | "
             f"{'undecided' if holds is None else 'yes' if holds else 'no'} | {wanted} | "
-            f"{float(last[0].mean()):.2f} | {float(last[0]['multiple'].squeeze()):g} | "
-            f"{float(last[1].median()):.0f} | {float(last[2].median()):.1g} | {unfinished:.0%} |"
+            f"{float(accuracy.mean()):.2f} | {most:g} | {steps:.0f} | "
+            f"{'not finite' if np.isnan(loss) else f'{loss:.1g}'} | {unfinished:.0%} |"
         )
     count = data.sizes["repetition"]
     return [
@@ -146,6 +150,76 @@ def by_term(data: xr.Dataset) -> list[str]:
     ]
 
 
+def by_view(data: xr.Dataset) -> list[str]:
+    """Rules with labels and without on grammars: what they come to, and from how many data."""
+    lines = [
+        "| grammar | rule | times the data of supervised | labels charged | linear readout "
+        "| top layer refitted | own output | at P* | steps | met the cap |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    readouts = ["test_accuracy", "hidden_accuracy", "own_accuracy"]
+    for grammar in data["grammar"].values:
+        here = data.sel(grammar=grammar)
+        # A rule that counts has no course, one without labels no output of its own.
+        known = here[readouts].to_dataarray().notnull().any(["variable", "repetition"])
+        rules = [str(rule) for rule in here["rule"].values[known.any("multiple").values]]
+        tried = [r for r in rhm_local_ssl.trained_rules(here) if r in rules]
+        others = [rule for rule in tried if rule != rhm_local_ssl.SUPERVISED]
+        times = [
+            part(here, others) for part in (rhm_local_ssl.times_seen, rhm_local_ssl.times_charged)
+        ]
+        for row, rule in enumerate(rules):
+            sizes = here["multiple"].values[known.sel(rule=rule).values]
+            own, last = here.sel(rule=rule), here.sel(rule=rule, multiple=sizes[-1])
+            needs = ["", ""]
+            if rule == rhm_local_ssl.SUPERVISED:
+                size = needed.needed(1 - own["test_accuracy"], rhm_local_ssl.ERROR)
+                needs[0] = f"{needed.words(size)} P*"
+            elif rule in others and len(sizes) > 1:  # a single size brackets nothing
+                needs = [needed.words(each.sel(rule=rule)) for each in times]
+            effort = ["", ""]
+            if rule in tried:
+                cap = needed.unfinished(own).mean()
+                effort = [f"{float(last['steps'].median()):.0f}", f"{float(cap):.0%}"]
+            read = [_with_half(last[key]) for key in readouts]
+            cells = ["" if row else str(grammar), rule, *needs, *read, f"{sizes[-1]:g}", *effort]
+            lines.append(f"| {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        f"Accuracies, +- half of the 95 % interval of one row alone, and steps (median) at the "
+        f"most data that were tried, in units of P*; {data.sizes['repetition']} grammars and "
+        f"networks. Data for an error of {rhm_local_ssl.ERROR:g}, where several sizes were tried, "
+        "with the 95 % interval of one row alone: read by the same linear readout, and with the "
+        "labels of head and search charged, against the supervised network's own output.",
+    ]
+
+
+def by_block(data: xr.Dataset) -> list[str]:
+    """Rules on hierarchical images: what a linear probe reads from each block."""
+    blocks = data["layer"].values
+    lines = [
+        f"| rule | {' | '.join(f'block {number}' for number in blocks)} | steps | met the cap |",
+        "|---" + "|---:" * (len(blocks) + 2) + "|",
+    ]
+    for rule in data["rule"].values:
+        here = data.sel(rule=rule)
+        read = [_with_half(here["accuracy"].sel(layer=number)) for number in blocks]
+        effort = ["", ""]
+        if float(here["steps"].max()) > 0:
+            cap = float(needed.unfinished(here))
+            effort = [f"{float(here['steps'].median()):.0f}", f"{cap:.0%}"]
+        lines.append(f"| {' | '.join([str(rule), *read, *effort])} |")
+    pixels = _with_half(data["pixel_accuracy"].isel(rule=0))
+    return [
+        *lines,
+        "",
+        f"{data.sizes['repetition']} grammars and networks, +- half of the 95 % interval of one "
+        f"cell alone; a probe of the pixels reads {pixels}, "
+        f"guessing {float(data['chance']):.3g}.",
+    ]
+
+
 def _with_half(values: xr.DataArray) -> str:
     """A mean over repetitions and half its interval."""
     (half,) = of_networks(values, "repetition").at(0.05).half
@@ -153,11 +227,20 @@ def _with_half(values: xr.DataArray) -> str:
     return "" if np.isnan(mean) else f"{round(mean, 2) + 0.0:.2f} +- {half:.2f}"  # no -0.00
 
 
+# Between which markers each result is shown, and how.
+TABLES: dict[str, tuple[str, Callable[[xr.Dataset], list[str]]]] = {
+    "rules": ("rhm_feedback", by_rule),
+    "variants": ("rhm_feedback_variants", by_rule),
+    "terms": ("rhm_masks", by_term),
+    "networks": ("rhm_sample_complexity", by_network),
+    "views": ("rhm_local_ssl", by_view),
+    "blocks": ("rhm_images", by_block),
+}
+
+
 def kept(folder: Path) -> dict[str, xr.Dataset]:
     """The results of this page that a folder holds."""
-    figures = (rhm_feedback, rhm_masks, rhm_sample_complexity, rhm_local_ssl)
-    names = [name for figure in figures for name in figure.INPUTS]
-    paths = {name: Address(name, PRESET, 0, folder).path for name in names}
+    paths = {name: Address(name, PRESET, 0, folder).path for name, _ in TABLES.values()}
     return {name: results.read(path) for name, path in paths.items() if path.exists()}
 
 
@@ -168,15 +251,15 @@ def written(text: str, datasets: Mapping[str, xr.Dataset]) -> str:
         ValueError: the page lacks a marker.
     """
     blocks = {"statements": statements(datasets)}
-    if "rhm_feedback" in datasets:
-        blocks["rules"] = by_rule(datasets["rhm_feedback"])
-    if "rhm_sample_complexity" in datasets:
-        blocks["networks"] = by_network(datasets["rhm_sample_complexity"])
-    if "rhm_masks" in datasets:
-        blocks["terms"] = by_term(datasets["rhm_masks"])
-    for name, lines in blocks.items():
-        text = replace_between(text, name, "\n".join(lines), COMMAND)
+    for mark, (name, table) in TABLES.items():
+        blocks[mark] = table(datasets[name]) if name in datasets else [f"{_missing(name)}."]
+    for mark, lines in blocks.items():
+        text = replace_between(text, mark, "\n".join(lines), COMMAND)
     return text
+
+
+def _missing(name: str) -> str:
+    return f"`{name}`: no result of this size is kept"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
