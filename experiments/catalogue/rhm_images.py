@@ -9,6 +9,7 @@ training by backpropagation, feedback alignment, direct feedback and layer-local
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,15 +19,20 @@ import xarray as xr
 from torch import Tensor
 
 from experiments.data import RHMImages
-from experiments.runner import Sweep, searched, stack, words
+from experiments.runner import Sweep, stack
 from experiments.training import (
     LOSS_CANDIDATES,
     Convergence,
     NetworkRecipe,
     PairSource,
+    Search,
+    chosen,
     class_labels,
     fit_labels,
     fit_pairs,
+    own_parameters,
+    table,
+    unsearched,
 )
 from linlocal.analysis.hierarchy import Feedback, HierarchicalNet
 from linlocal.analysis.probing import linear_probe
@@ -47,7 +53,9 @@ class Config:
         multiple: number of training images, views included, in units of P* = n m^L.
         losses: layer-local losses.
         width: channels of a block.
-        learning_rates: rates that the search tries.
+        learning_rates: rates that the search tries first.
+        extensions: how often it tries a further rate where the best lies at the edge.
+        searches: number of grammars by which it chooses.
         variants: values of the loss's own parameter that it tries with each, by their numbers.
         cap, least: largest and smallest number of steps of a training, see `Convergence`.
         num_labelled: number of other images, with labels, that every probe is fitted to.
@@ -67,6 +75,8 @@ class Config:
     losses: tuple[str, ...] = ("CLAPP", "InfoNCE", "VICReg", "LPL", "Barlow Twins")
     width: int = 32
     learning_rates: tuple[float, ...] = (3e-3,)
+    extensions: int = 0
+    searches: int = 1
     variants: tuple[int, ...] = (0,)
     cap: int = 250
     least: int = 200
@@ -94,7 +104,8 @@ PRESETS = {
     "workstation": Config(
         num_levels=3,
         width=64,
-        learning_rates=(1e-3, 3e-3),
+        learning_rates=(1e-3, 3.16e-3),
+        extensions=2,
         variants=(0, 1),
         cap=20_000,
         least=2000,
@@ -106,7 +117,9 @@ PRESETS = {
         num_symbols=16,
         num_levels=3,
         width=128,
-        learning_rates=(1e-3, 3e-3, 1e-2),
+        learning_rates=(1e-3, 3.16e-3, 1e-2),
+        extensions=2,
+        searches=2,
         variants=(0, 1),
         cap=30_000,
         least=2000,
@@ -125,7 +138,10 @@ FEEDBACKS = {
 
 
 def rules_of(config: Config) -> list[dict[str, str]]:
-    """The rules that are compared: what they learn from, and how the error reaches a block."""
+    """The rules that are compared: what they learn from, and how the error reaches a block.
+
+    The last one is not trained.
+    """
     rules = [{"loss": "cross-entropy", "credit": name} for name in FEEDBACKS]
     rules += [{"loss": loss, "credit": "local"} for loss in config.losses]
     return [*rules, {"loss": "untrained", "credit": ""}]
@@ -138,7 +154,8 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         Over rule (with coordinates loss, credit) and repetition: ``accuracy`` of a linear probe
         over layer, ``pixel_accuracy`` without a network; ``own_accuracy`` of the output (NaN
         without labels); ``steps`` of training, and ``finished``, whether it was before the cap;
-        ``search_accuracy`` over candidate and ``chosen``.
+        ``search_accuracy`` over candidate, the ``learning_rate`` and ``variant`` that were chosen,
+        and whether the rate lies ``inside`` those that were tried.
     """
 
     def measure(
@@ -146,20 +163,28 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     ) -> xr.Dataset:
         return learned(config, loss, credit, learning_rate, variant, seed)
 
-    candidates = [
-        {"learning_rate": rate, "variant": variant}
-        for rate in config.learning_rates
-        for variant in config.variants
-    ]
+    def others(rule: Mapping[str, Any]) -> list[dict[str, int]]:
+        return own_parameters(rule["loss"], config.variants)
+
     rules = rules_of(config)
-    parts = searched(
-        sweep, measure, rules, candidates, range(config.repetitions), "images", config.seed
-    )
+    search = Search(config.learning_rates, config.extensions, config.searches)
+    choices = [
+        *chosen(sweep, measure, rules[:-1], others, search, "images", config.seed),
+        unsearched(search, {"variant": config.variants[0]}),
+    ]
+    points = [
+        {**rule, **choice.candidate, "seed": config.seed + repetition}
+        for rule, choice in zip(rules, choices, strict=True)
+        for repetition in range(config.repetitions)
+    ]
+    measured = iter(sweep(measure, points, "images"))
+    parts = [
+        xr.concat([next(measured) for _ in range(config.repetitions)], "repetition").merge(choice)
+        for choice in table(choices)
+    ]
     names = [" ".join(filter(None, (rule["loss"], rule["credit"]))) for rule in rules]
     labels = {key: ("rule", [rule[key] for rule in rules]) for key in rules[0]}
-    return stack(parts, "rule", names).assign_coords(
-        {**labels, "candidate": words(candidates), "chance": 1 / config.num_symbols}
-    )
+    return stack(parts, "rule", names).assign_coords({**labels, "chance": 1 / config.num_symbols})
 
 
 def learned(

@@ -10,27 +10,32 @@ heads and of the search are part of what a rule is charged for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from experiments.runner import Sweep, stack, tried, words
+from experiments.runner import Sweep, stack
 from experiments.training import (
     LOSS_CANDIDATES,
     Convergence,
     NetworkRecipe,
     PairSource,
+    Search,
     Task,
     accuracy,
+    chosen,
     class_labels,
     fit_labels,
     fit_pairs,
     fit_told,
     layer_activities,
     one_hot_leaves,
+    own_parameters,
+    table,
+    unsearched,
 )
 from linlocal.analysis.hierarchy import HierarchicalNet
 from linlocal.analysis.probing import linear_probe, synonymic_sensitivity
@@ -63,7 +68,9 @@ class Config:
             class.
         alone: losses that also learn from siblings and from masked halves.
         width: units per position.
-        learning_rates: rates that the search tries.
+        learning_rates: rates that the search tries first.
+        extensions: how often it tries a further rate where the best lies at the edge.
+        searches: number of grammars by which it chooses.
         variants: values of the loss's own parameter that it tries with each, by their numbers.
         search_multiple: the number of data at which it tries them.
         cap, least: largest and smallest number of steps of a training, see `Convergence`.
@@ -84,6 +91,8 @@ class Config:
     alone: tuple[str, ...] = ("VICReg",)
     width: int = 32
     learning_rates: tuple[float, ...] = (3e-3,)
+    extensions: int = 0
+    searches: int = 1
     variants: tuple[int, ...] = (0,)
     search_multiple: float = 4.0
     cap: int = 300
@@ -118,7 +127,9 @@ PRESETS = {
         windowed=("InfoNCE",),
         alone=("InfoNCE", "VICReg"),
         width=64,
-        learning_rates=(1e-3, 3e-3, 1e-2),
+        learning_rates=(1e-3, 3.16e-3, 1e-2),
+        extensions=2,
+        searches=2,
         variants=(0, 1),
         search_multiple=DENSE[3],
         cap=20_000,
@@ -135,7 +146,9 @@ PRESETS = {
         controlled=("CLAPP", "InfoNCE", "VICReg"),
         alone=("InfoNCE", "VICReg"),
         width=64,
-        learning_rates=(1e-3, 3e-3, 1e-2),
+        learning_rates=(1e-3, 3.16e-3, 1e-2),
+        extensions=2,
+        searches=2,
         variants=(0, 1),
         search_multiple=DENSE[3],
         cap=30_000,
@@ -202,8 +215,10 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         layer is trained on the labelled data together with its readout, ``own_accuracy`` of the
         output of networks with labels (NaN for others) and of a clustering, ``sensitivity`` of
         layer 1 to synonyms of level 1, ``steps`` of training, and ``finished``, whether it was
-        before the cap; ``search_accuracy`` over candidate and ``chosen``. All are NaN where a rule
-        was not measured; a rule that sees no fixed set stands at the largest multiple alone.
+        before the cap; ``search_accuracy`` over candidate, the ``learning_rate`` and ``variant``
+        that were chosen, and whether the rate lies ``inside`` those that were tried. All are NaN
+        where a rule was not measured or searched; a rule that sees no fixed set stands at the
+        largest multiple alone.
     """
 
     def measure(
@@ -224,50 +239,42 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         return learned(config, task, recipe, loss, variant, credit, positives, seed)
 
     rules = cells_of(config)
-    candidates = [
-        {"learning_rate": rate, "variant": variant}
-        for rate in config.learning_rates
-        for variant in config.variants
-    ]
     pairs = [
         (number, rule, grid_of(config, number, rule))
         for number in range(len(config.grammars))
         for rule in rules
     ]
     # What is chosen for one number of data serves for all of them.
-    asked = [
+    cells = [
         {"grammar": list(config.grammars[number]), **rule, "multiple": config.search_multiple}
-        for number, rule, multiples in pairs
-        if multiples and _has_candidates(rule)
+        for number, rule, _ in pairs
     ]
-    scores, best = tried(sweep, measure, asked, candidates, "SSL", config.seed)
-    found = iter(zip(scores, best, strict=True))
-    points, searches = [], []
-    for number, rule, multiples in pairs:
-        asks = bool(multiples) and _has_candidates(rule)
-        score, choice = next(found) if asks else (np.full(len(candidates), np.nan), 0)
-        searches.append((score, choice))
-        points += [
-            {
-                "grammar": list(config.grammars[number]),
-                **rule,
-                "multiple": multiple,
-                **candidates[choice],
-                "seed": config.seed + repetition,
-            }
-            for multiple in multiples
-            for repetition in range(config.repetitions)
-        ]
+
+    def others(cell: Mapping[str, Any]) -> list[dict[str, int]]:
+        return own_parameters(cell["loss"], config.variants)
+
+    searched = [bool(grid) and _has_candidates(rule) for _, rule, grid in pairs]
+    search = Search(config.learning_rates, config.extensions, config.searches)
+    asked = [cell for cell, asks in zip(cells, searched, strict=True) if asks]
+    found = iter(chosen(sweep, measure, asked, others, search, "SSL", config.seed))
+    first = unsearched(search, {"variant": config.variants[0]})
+    choices = [next(found) if asks else first for asks in searched]
+    points = [
+        {**cell, "multiple": multiple, **choice.candidate, "seed": config.seed + repetition}
+        for cell, choice, (_, _, grid) in zip(cells, choices, pairs, strict=True)
+        for multiple in grid
+        for repetition in range(config.repetitions)
+    ]
     measured = iter(sweep(measure, points, "SSL"))
     axis = sorted({multiple for *_, multiples in pairs for multiple in multiples})
     rows = []
-    for (_, _, multiples), (score, choice) in zip(pairs, searches, strict=True):
+    for (_, _, multiples), choice in zip(pairs, table(choices), strict=True):
         parts = {
             multiple: xr.concat([next(measured) for _ in range(config.repetitions)], "repetition")
             for multiple in multiples
         }
         row = _over_multiples(parts, axis, config.repetitions)
-        rows.append(row.assign(search_accuracy=("candidate", score), chosen=int(choice)))
+        rows.append(row.merge(choice))
     names = [" ".join(filter(None, rule.values())) for rule in rules]
     result = stack(
         [
@@ -278,7 +285,7 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         [f"v={v} m={m} L={levels}" for v, m, levels in config.grammars],
     )
     labels = {key: ("rule", [rule[key] for rule in rules]) for key in rules[0]}
-    return result.assign_coords(labels | {"candidate": words(candidates)})
+    return result.assign_coords(labels)
 
 
 def _has_candidates(rule: dict[str, Any]) -> bool:

@@ -13,7 +13,6 @@ from .registry import Experiment as Experiment
 from .search import (
     SEARCH_SEED as SEARCH_SEED,
     searched as searched,
-    tried as tried,
     words as words,
 )
 from .sweep import Parts as Parts, Sweep as Sweep

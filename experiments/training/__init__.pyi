@@ -44,6 +44,13 @@ from .hierarchy_rules import (
     Setting as Setting,
     data_needed as data_needed,
 )
+from .hierarchy_search import (
+    Choice as Choice,
+    chosen as chosen,
+    own_parameters as own_parameters,
+    table as table,
+    unsearched as unsearched,
+)
 from .hierarchy_stack import (
     Examples as Examples,
     Remedy as Remedy,

@@ -28,7 +28,7 @@ STATEMENTS = {
     "... because masks are missing": (rhm_masks, "missing masks explain it"),
     "local self-supervised rules are as data-efficient as supervised backpropagation": (
         rhm_local_ssl,
-        "read by the same head",
+        rhm_local_ssl.SAME_HEAD,
     ),
 }
 HERE = ("holds", "fails", "undecided")
@@ -56,8 +56,8 @@ def statements(datasets: Mapping[str, xr.Dataset]) -> list[str]:
 def _told(claim: Claim) -> str:
     """What a claim is about, and its numbers."""
     subject = claim.text.partition(":")[0].partition(" fails")[0].removesuffix(" explain it")
-    if "read by the same head" in claim.text:
-        grammar, _, rest = claim.text.partition(", read by the same head: ")
+    grammar, said, rest = claim.text.partition(f", {rhm_local_ssl.SAME_HEAD}: ")
+    if said:
         subject = f"{rest.partition(' comes to')[0]} on {grammar}"
     return f"{subject} ({claim.measured})"
 
