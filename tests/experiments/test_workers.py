@@ -87,10 +87,23 @@ def test_several_at_a_time_give_what_one_after_the_other_gives(pool, notes):
 
 def test_the_points_go_to_the_processes_of_the_given_scheduler(cluster, pool, notes):
     theirs = {worker.pid for worker in cluster.workers.values()}
-    found = Sweep(workers=pool)(squares(notes), POINTS, "x")
+
+    def meet(n):
+        import os
+        import time
+
+        import xarray as xr
+
+        (notes / f"{os.getpid()}").touch()
+        end = time.monotonic() + 60
+        while len([*notes.iterdir()]) < 2 and time.monotonic() < end:  # until both are at work
+            time.sleep(0.01)
+        return xr.Dataset({"process": os.getpid()})
+
+    found = Sweep(workers=pool)(meet, POINTS, "x")
     used = {int(each["process"]) for each in found}
-    assert used <= theirs
-    assert len(used) == 2
+    assert used == theirs
+    assert len(theirs) == 2
     assert os.getpid() not in used
 
 
