@@ -38,7 +38,11 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
     along.set_ylabel("cosine of local and global update")
     along.set_title(f"mean of layers {panels.span(data['layer'][:-1])}")
     _forest(forest, data)
-    panels.legend_below(figure, forest, 2, [*zip(*along.get_legend_handles_labels(), strict=True)])
+    differences = [*zip(*forest.get_legend_handles_labels(), strict=True)]
+    # Each panel has a column of the legend: the shorter one is filled up.
+    (blank,) = along.plot([], [], " ")
+    missing = len(differences) - len(COLORS)
+    panels.legend_below(figure, along, 2, [*[(blank, "")] * missing, *differences])
     panels.headline(figure, _result(data))
     return panels.finish(figure, data)
 

@@ -177,10 +177,7 @@ def by_view(data: xr.Dataset) -> list[str]:
                 needs[0] = f"{needed.words(size)} P*"
             elif rule in others and len(sizes) > 1:  # a single size brackets nothing
                 needs = [needed.words(each.sel(rule=rule)) for each in times]
-            effort = ["", ""]
-            if rule in tried:
-                cap = needed.unfinished(own).mean()
-                effort = [f"{float(last['steps'].median()):.0f}", f"{float(cap):.0%}"]
+            effort = _effort(last["steps"], needed.unfinished(own)) if rule in tried else ["", ""]
             read = [_with_half(last[key]) for key in readouts]
             cells = ["" if row else str(grammar), rule, *needs, *read, f"{sizes[-1]:g}", *effort]
             lines.append(f"| {' | '.join(cells)} |")
@@ -205,10 +202,8 @@ def by_block(data: xr.Dataset) -> list[str]:
     for rule in data["rule"].values:
         here = data.sel(rule=rule)
         read = [_with_half(here["accuracy"].sel(layer=number)) for number in blocks]
-        effort = ["", ""]
-        if float(here["steps"].max()) > 0:
-            cap = float(needed.unfinished(here))
-            effort = [f"{float(here['steps'].median()):.0f}", f"{cap:.0%}"]
+        trained = float(here["steps"].max()) > 0
+        effort = _effort(here["steps"], needed.unfinished(here)) if trained else ["", ""]
         lines.append(f"| {' | '.join([str(rule), *read, *effort])} |")
     pixels = _with_half(data["pixel_accuracy"].isel(rule=0))
     return [
@@ -218,6 +213,11 @@ def by_block(data: xr.Dataset) -> list[str]:
         f"cell alone; a probe of the pixels reads {pixels}, "
         f"guessing {float(data['chance']):.3g}.",
     ]
+
+
+def _effort(steps: xr.DataArray, unfinished: xr.DataArray) -> list[str]:
+    """The median of the steps, and how many trainings met the cap."""
+    return [f"{float(steps.median()):.0f}", f"{float(unfinished.mean()):.0%}"]
 
 
 def _with_half(values: xr.DataArray) -> str:

@@ -89,14 +89,20 @@ def test_where_there_is_one_candidate_nothing_is_tried():
     assert search(measure, cells=[]) == []
 
 
-def test_an_undefined_accuracy_never_wins():
+@pytest.mark.parametrize("undefined", RATES)
+@pytest.mark.parametrize("variants", [(0, 1), (1,)])
+def test_an_undefined_accuracy_never_wins(undefined, variants):
     class Broken(Measure):
         def __call__(self, rule, learning_rate, variant, seed):
             found = super().__call__(rule, learning_rate, variant, seed)
-            return found * np.nan if learning_rate == self.best[rule] else found
+            lost = learning_rate == undefined and variant in variants
+            return found * np.nan if lost else found
 
-    (choice,) = search(Broken({"a": 3.16e-3}), extensions=0)
-    assert choice.candidate["learning_rate"] != 3.16e-3
+    (choice,) = search(Broken({"a": undefined}), extensions=0)
+    assert choice.candidate != {"learning_rate": undefined, "variant": 1}
+    assert all(score == -1 or score > 0 for score in choice.scores.values())
+    if variants == (1,):
+        assert choice.candidate == {"learning_rate": undefined, "variant": 0}
 
 
 def test_the_table_holds_all_candidates_of_all_cells():

@@ -328,6 +328,17 @@ def test_a_rule_is_as_efficient_if_it_needs_few_times_the_data(stored):
     assert verdict(rhm_local_ssl, level, "meet the cap") == HOLDS
 
 
+def test_the_headline_names_what_the_claims_of_the_figure_decide(stored):
+    def headline(data):
+        return rhm_local_ssl.draw({"rhm_local_ssl": data}).get_suptitle()
+
+    behind = ssl(stored, local=2.0, other=2.0, CLAPP_local_views=9.0)
+    assert "VICReg on v=" in headline(behind)
+    assert "CLAPP" not in headline(behind)
+    far = ssl(stored, local=9.0, other=1.4)
+    assert headline(far).startswith("No local rule is shown")
+
+
 def test_a_rule_is_charged_for_the_labels_of_its_head(stored):
     """64 labels are 2 P* here."""
     level = ssl(stored, local=1.4, other=1.4)
