@@ -116,8 +116,9 @@ def panels_of_ratios(figure: Figure, data: xr.Dataset) -> Sequence[Axes]:
     row[0].set_yticks(range(len(rules)), rules, size=7)
     row[0].set_ylim(len(rules) - 0.5, -0.5)
     figure.supxlabel(
-        "data needed, in units of what backpropagation needs (x: not learned; accuracy at the "
-        "largest size)\nP*: where backpropagation did not learn",
+        "data needed, in units of what backpropagation needs; P*: where that did not learn\n"
+        "x: not learned, accuracy at the largest size; hollow: trainings that met the cap of steps "
+        f"({float(needed.unfinished(data).mean()):.0%} of all)",
         size=8,
     )
     return list(row)

@@ -105,6 +105,19 @@ def test_direct_feedback_fails_only_where_no_size_is_enough():
     assert verdict(rhm_feedback, near, DFA_MORE) == OPEN
 
 
+@pytest.mark.parametrize(
+    ("direct", "share", "expected"),
+    [
+        (NEVER, 0.0, "alignment fails where backpropagation learns: accuracy 0.25"),
+        (8, 0.0, "alignment does not fail where backpropagation learns: accuracy 1.00"),
+        (8, 0.25, "may or may not fail"),
+    ],
+)
+def test_the_headline_on_direct_feedback_says_what_the_claim_decides(direct, share, expected):
+    data = unfinished(feedback(backpropagation=2, direct_feedback_alignment=direct), share)
+    assert expected in rhm_feedback.headline(data)
+
+
 def test_unfinished_trainings_leave_a_claim_open():
     data = feedback(backpropagation=2, direct_feedback_alignment=8)
     assert verdict(rhm_feedback, unfinished(data, 0.25), DFA_FAILS) == OPEN
