@@ -43,8 +43,11 @@ def headline(data: xr.Dataset) -> str:
         for claim in decided(claims({"rhm_feedback": data}))
         if claim.text.startswith(f"{feedback.DIRECT} fails")
     )
-    verb = {"holds": "fails", "fails": "does not fail"}.get(found, "may or may not fail")
-    return f"Direct feedback alignment {verb} where backpropagation learns: accuracy {accuracy}"
+    said = {
+        "holds": "Direct feedback alignment fails where backpropagation learns",
+        "fails": "Direct feedback alignment does not fail where backpropagation learns",
+    }
+    return f"{said.get(found, 'Undecided: direct feedback alignment fails')}: accuracy {accuracy}"
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
