@@ -71,8 +71,8 @@ def panels_of_ratios(figure: Figure, data: xr.Dataset) -> Sequence[Axes]:
     """A panel for each setting: the rules from top to bottom, to the right how much more data.
 
     A rule that learned from no size is a cross at the right edge with its accuracy at the largest;
-    where backpropagation did not learn, the data of a rule that did stand there in units of P*. A
-    rule with unfinished trainings has a hollow marker.
+    where backpropagation did not learn, the data of a rule that did stand there in units of P*.
+    What has unfinished trainings is hollow.
     """
     factors, size, open_share = ratios(data), sizes(data), needed.unfinished(data).max("multiple")
     rules = [rule for rule in LOOKS if rule in data["rule"].values and rule != BACKPROPAGATION]
@@ -105,7 +105,7 @@ def panels_of_ratios(figure: Figure, data: xr.Dataset) -> Sequence[Axes]:
                 axes.plot(right / 1.3, place, marker, **look)
             else:
                 words = f"{float(last.sel(setting=setting, rule=rule)):.2f}"
-                axes.plot(right / 1.3, place, "x", color=color, markersize=5)
+                axes.plot(right / 1.3, place, "X", markersize=8, **look)
             axes.annotate(words, (right / 1.9, place), ha="right", va="center", size=7)
         axes.axvline(1, color="#777777", linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)

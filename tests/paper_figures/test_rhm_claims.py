@@ -118,6 +118,15 @@ def test_the_headline_on_direct_feedback_says_what_the_claim_decides(direct, sha
     assert expected in rhm_feedback.headline(data)
 
 
+@pytest.mark.parametrize(("share", "hollow"), [(0.0, False), (0.25, True)])
+@pytest.mark.parametrize("direct", [8, NEVER])
+def test_what_has_unfinished_trainings_is_hollow(direct, share, hollow):
+    data = unfinished(feedback(backpropagation=2, direct_feedback_alignment=direct), share)
+    (axes,) = feedback_look.panels_of_ratios(Figure(), data)
+    (mark,) = (line for line in axes.lines if line.get_marker() in ("o", "X"))
+    assert (mark.get_markerfacecolor() == "white") is hollow
+
+
 def test_unfinished_trainings_leave_a_claim_open():
     data = feedback(backpropagation=2, direct_feedback_alignment=8)
     assert verdict(rhm_feedback, unfinished(data, 0.25), DFA_FAILS) == OPEN
