@@ -623,7 +623,7 @@ def test_where_backpropagation_did_not_learn_others_stand_in_units_of_p_star():
     (axes,) = feedback_look.panels_of_ratios(figure, data)
     words = [text.get_text() for text in axes.texts]
     assert sum(word.endswith(" P*") for word in words) == 1
-    assert sum(line.get_marker() == "x" for line in axes.lines) == 1
+    assert sum(line.get_marker() == "X" for line in axes.lines) == 1
     assert "not learned" in axes.get_title()
     solved = feedback(backpropagation=2, feedback_alignment=4, direct_feedback_alignment=NEVER)
     (axes,) = feedback_look.panels_of_ratios(Figure(), solved)
