@@ -118,6 +118,12 @@ def test_the_headline_on_direct_feedback_says_what_the_claim_decides(direct, sha
     assert expected in rhm_feedback.headline(data)
 
 
+def test_the_headline_leaves_out_grammars_that_backpropagation_does_not_learn():
+    data = feedback(backpropagation=2, direct_feedback_alignment=8, settings=2)
+    data["test_accuracy"].loc[{"setting": 1}] = 0.25
+    assert rhm_feedback.headline(data).endswith("accuracy 1.00")
+
+
 @pytest.mark.parametrize(("share", "hollow"), [(0.0, False), (0.25, True)])
 @pytest.mark.parametrize("direct", [8, NEVER])
 def test_what_has_unfinished_trainings_is_hollow(direct, share, hollow):
