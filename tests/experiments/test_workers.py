@@ -350,15 +350,21 @@ def test_freed_memory_is_kept_for_the_next_step(monkeypatch, pages):
         import numpy as np
         import xarray as xr
 
-        for _ in range(steps + 1):
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        def faulted():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        found = []
+        for _ in range(steps):
+            before = faulted()
             for _ in range(10):
                 [np.ones(pages * 2**9) for _ in range(4)]
-        return xr.Dataset({"faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before})
+            found += [faulted() - before]
+        return xr.Dataset({"faults": ("step", found)})
 
     with Workers(1) as pool:
-        ((_, found),) = pool(faults, [{"steps": 1}])
-    assert found["faults"] < 4 * 10 * pages / 100
+        ((_, found),) = pool(faults, [{"steps": 6}])
+    # Other threads of the process add faults of their own to some of the steps.
+    assert found["faults"].min() < 4 * 10 * pages / 100
 
 
 @pytest.mark.slow
