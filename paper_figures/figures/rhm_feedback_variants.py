@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -25,14 +24,15 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def headline(data: xr.Dataset) -> str:
-    """What direct feedback alignment needs in each variant."""
-    here = feedback.ratios(data).sel(rule=feedback.DIRECT)["estimate"].values
-    names = feedback.setting_names(data)
-    listed = ", ".join(
-        f"{name} {value:.1f}" if np.isfinite(value) else f"{name} not learned"
-        for name, value in zip(names, here, strict=True)
-    )
-    return f"Direct feedback alignment, times as many data as backpropagation:\n{listed}"
+    """What direct feedback alignment needs in each variant, with the interval."""
+    here = feedback.ratios(data).sel(rule=feedback.DIRECT)
+    listed = [
+        f"{name} {needed.words(here.sel(setting=setting))}"
+        for name, setting in zip(feedback.setting_names(data), data["setting"].values, strict=True)
+    ]
+    half = (len(listed) + 1) // 2
+    lines = (", ".join(part) for part in (listed[:half], listed[half:]) if part)
+    return "Direct feedback alignment, times the data of backpropagation:\n" + ",\n".join(lines)
 
 
 def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
