@@ -139,7 +139,7 @@ PRESETS = {
     "cpu": Config(steps=30, embedded=("digits",), repetitions=5),
     "workstation": Config(
         steps=4000,
-        learning_rates=(3e-4, 1e-3),
+        learning_rates=(3e-4, 1e-3, 3e-3),
         embedded=("digits",),
         rules=(*list(FAMILY)[:-1], "InfoNCE"),
         judged=10_000,

@@ -78,7 +78,7 @@ class Config:
 PRESETS = {
     "smoke": Config(width=1 / 64, steps=1, batch=16, measured=1, deep=(1, 3, 7), repetitions=2),
     "cpu": Config(steps=30, measured=1, deep=(1, 4, 12, 24)),
-    "workstation": Config(steps=2000, learning_rates=(3e-4, 1e-3), measured=4, judged=10_000),
+    "workstation": Config(steps=2000, learning_rates=(3e-4, 1e-3, 3e-3), measured=4, judged=10_000),
     "paper": Config(
         width=1.0,
         steps=20_000,

@@ -210,7 +210,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
         for better, worse, text, least, published in compared
         if {better, worse} <= there
     )
-    return decided
+    return [*decided, *comparisons.rates_inside(data)]
 
 
 def _names(data: xr.Dataset) -> list[str]:

@@ -157,7 +157,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             )
             for rule in local["rule"].values
         ]
-    return found
+    return [*found, *comparisons.rates_inside(data)]
 
 
 def _difference(rule: str) -> str | None:

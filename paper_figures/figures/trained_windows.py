@@ -136,7 +136,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             decided.append(_nearer(f"{rule}, {words}", here["cosine"].sel(time=time), ~reached))
         decided.append(_learns(rule, here["accuracy"].isel(layer=-1)))
         decided.append(_follows(rule, here))
-    return [*decided, *_prices(data)]
+    return [*decided, *_prices(data), *comparisons.rates_inside(data)]
 
 
 def _nearer(where: str, cosine: xr.DataArray, below: xr.DataArray) -> Claim:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import xarray as xr
 
-from paper_figures.claims import Claim, Question, decide, of_networks
+from paper_figures.claims import Claim, Question, decide, of_cases, of_networks
 from paper_figures.look import panels
 
 
@@ -62,6 +63,30 @@ def difference(
     )
     measured += f", difference {float(gain.mean()):+.3f}"
     return Claim(text, above(gain, least), measured, published, elsewhere)
+
+
+def rates_inside(data: xr.Dataset) -> list[Claim]:
+    """The claim that searches found rates that others enclose; none where nothing was searched.
+
+    Args:
+        data: ``search_accuracy`` over candidate, by ascending rates, and other dimensions.
+    """
+    scores = data["search_accuracy"].transpose(..., "candidate").values
+    searched = scores[np.isfinite(scores).any(axis=-1)]
+    # What shares its trainings counts once, and what no rate changes, as without training, never.
+    cells = np.unique(np.nan_to_num(searched, nan=-1.0), axis=0)
+    cells = cells[np.ptp(cells, axis=1) > 0]
+    if not len(cells):
+        return []
+    best = cells.argmax(axis=1)
+    inside = (best > 0) & (best < cells.shape[1] - 1)
+    return [
+        Claim(
+            "the best learning rate lies inside its grid in at least 95 % of the cells",
+            of_cases(inside.mean(), least=0.95),
+            f"{inside.sum()} of {len(cells)} cells; {cells.shape[1]} rates were tried",
+        )
+    ]
 
 
 def above(values: xr.DataArray, least: float = 0.0) -> Question:

@@ -53,6 +53,7 @@ def result(noise=NOISES, clean=None, **harmed):
                 corrupted,
             ),
             "cosine": (("variant", "repetition", "step", "layer"), cosine),
+            "search_accuracy": (("variant", "candidate"), np.full((len(NAMES), 1), np.nan)),
         },
         {
             "variant": NAMES,

@@ -116,3 +116,22 @@ def test_parts_go_together_by_their_names():
     found = comparisons.together(parts)
     assert found["part"].values.tolist() == ["one", "two"]
     np.testing.assert_array_equal(found, [[1, 2], [2, 4]])
+
+
+@pytest.mark.parametrize(
+    ("inside", "edge", "verdict"), [(19, 1, "holds"), (18, 1, "fails"), (0, 3, "fails")]
+)
+def test_the_best_rate_is_to_lie_inside_its_grid(inside, edge, verdict):
+    peaks = [[0.1 + k / 100, 0.9, np.nan] for k in range(inside)]
+    slopes = [[0.1, 0.2 + k / 100, 0.9] for k in range(edge)]
+    once = [peaks[0] if peaks else slopes[0]]  # a training that two cells share
+    nothing = [[np.nan] * 3, [0.3] * 3]  # not searched; not trained
+    scores = xr.DataArray([*peaks, *slopes, *once, *nothing], dims=("rule", "candidate"))
+    (claim,) = comparisons.rates_inside(xr.Dataset({"search_accuracy": scores.T}))
+    assert claim.here == verdict
+    assert claim.measured == f"{inside} of {inside + edge} cells; 3 rates were tried"
+
+
+def test_where_nothing_was_searched_nothing_is_claimed():
+    scores = xr.DataArray(np.full((2, 1), np.nan), dims=("rule", "candidate"))
+    assert comparisons.rates_inside(xr.Dataset({"search_accuracy": scores})) == []

@@ -44,6 +44,7 @@ def table(accuracy, backpropagation=0.5, cosine=0.3, after=None):
                     ("data", "reference", "repetition"),
                     np.array([[[0.2] * 3, [0.9] * 3]]),
                 ),
+                "search_accuracy": (("rule", "candidate"), np.full((len(RULES), 1), np.nan)),
             },
             {
                 "data": ["digits"],
