@@ -10,17 +10,13 @@ import numpy as np
 import pytest
 
 import linlocal as ll
-from linlocal import losses, rules, testing
-from linlocal.losses import scores
+from linlocal import rules, testing
 from linlocal.pairs import Pairs
 
 X, VIEW = testing.samples(5, 4, 0)
 NET = ll.DeepLinear.uniform([4, 3, 2], 0)
 RELU = ll.DeepReLU.uniform([4, 3, 2], 0)
-PAIRS = Pairs.from_views(X, VIEW)
-ALONE = Pairs.from_views(X, VIEW, negatives=None)
 FORWARD = Pairs.from_views(X, VIEW, directions="forward").directions[0]
-TWO = losses.TypeTwo(scores.Softplus())
 RULE = rules.CLAPP("softplus")
 FAR = np.broadcast_to(1.0, (10**8, 10**8))  # takes no memory, a copy of it would take 71 PiB
 NAN, INF = float("nan"), float("inf")

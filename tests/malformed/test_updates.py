@@ -7,24 +7,26 @@ import pytest
 
 import linlocal as ll
 from linlocal import autodiff, losses, rules, testing
+from linlocal.losses import scores
 from linlocal.pairs import Pairs
 from linlocal.rules import Penalty, Rule
 from tests.malformed.inputs import (
-    ALONE,
     FORWARD,
     MATRICES,
     NET,
-    PAIRS,
     POSITIVE,
     RELU,
     RULE,
     SEEDS,
-    TWO,
     VIEW,
     X,
     called,
     given,
 )
+
+PAIRS = Pairs.from_views(X, VIEW)
+ALONE = Pairs.from_views(X, VIEW, negatives=None)
+TWO = losses.TypeTwo(scores.Softplus())
 
 SETTINGS = {
     "no network": (
@@ -311,10 +313,9 @@ ALL = [
     *given(TAKES_A_MATRIX, MATRICES),
     *given(TAKES_A_SEED, SEEDS),
     *given(TAKES_A_POSITIVE, POSITIVE),
-    *(
-        pytest.param(lambda e=entry, s=setting: e(*s), error, message, id=f"{name}: {case}")
-        for name, entry in TAKES_A_SETTING.items()
-        for case, (setting, error, message) in SETTINGS.items()
+    *given(
+        {name: lambda setting, ask=ask: ask(*setting) for name, ask in TAKES_A_SETTING.items()},
+        SETTINGS,
     ),
     *called(CASES),
 ]

@@ -118,12 +118,13 @@ def test_parts_go_together_by_their_names():
     np.testing.assert_array_equal(found, [[1, 2], [2, 4]])
 
 
+@pytest.mark.parametrize("lowest", [True, False])
 @pytest.mark.parametrize(
     ("inside", "edge", "verdict"), [(19, 1, "holds"), (18, 1, "fails"), (0, 3, "fails")]
 )
-def test_the_best_rate_is_to_lie_inside_its_grid(inside, edge, verdict):
+def test_the_best_rate_is_to_lie_inside_its_grid(inside, edge, verdict, lowest):
     peaks = [[0.1 + k / 100, 0.9, np.nan] for k in range(inside)]
-    slopes = [[0.1, 0.2 + k / 100, 0.9] for k in range(edge)]
+    slopes = [[0.1, 0.2 + k / 100, 0.9][:: -1 if lowest else 1] for k in range(edge)]
     once = [peaks[0] if peaks else slopes[0]]  # a training that two cells share
     nothing = [[np.nan] * 3, [0.3] * 3]  # not searched; not trained
     scores = xr.DataArray([*peaks, *slopes, *once, *nothing], dims=("rule", "candidate"))

@@ -155,6 +155,18 @@ def test_a_spoiled_result_loses_its_claim(name, text, variable, factor, load):
     assert find(name, datasets, text).here == "fails"
 
 
+@pytest.mark.parametrize("name", ["local_rules_table", "trained_windows", "blockwise_ssl"])
+def test_a_figure_says_whether_its_learning_rates_were_enclosed(name, load):
+    datasets = load(name)
+    (source,) = datasets
+    scores = datasets[source]["search_accuracy"].isel(candidate=0, drop=True)
+    datasets[source] = datasets[source].drop_dims("candidate")
+    for rates, verdict in (([0.1, 0.9, 0.2], "holds"), ([0.9, 0.2, 0.1], "fails")):
+        tried = xr.DataArray(rates, dims="candidate").broadcast_like(scores)
+        datasets[source]["search_accuracy"] = tried
+        assert find(name, datasets, "inside its grid").here == verdict
+
+
 def test_the_exponent_of_slices_is_fitted(load):
     datasets = load("sliced_normality")
     deviation = datasets["sliced_normality"]["deviation"]

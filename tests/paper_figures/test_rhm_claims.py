@@ -124,6 +124,18 @@ def test_the_headline_leaves_out_grammars_that_backpropagation_does_not_learn():
     assert rhm_feedback.headline(data).endswith("accuracy 1.00")
 
 
+def test_the_headline_on_variants_gives_each_interval():
+    data = feedback(backpropagation=2, direct_feedback_alignment=8, settings=3)
+    data = data.assign_coords(variant=("setting", ["reference", "SGD", "unshared weights"]))
+    data["test_accuracy"].loc[{"rule": "direct feedback alignment", "setting": 1}] = 0.25
+    data["test_accuracy"].loc[{"setting": 2}] = 0.25
+    times = feedback_look.ratios(data).sel(rule="direct feedback alignment", setting=0)
+    low, high = float(times["low"]), float(times["high"])
+    head = rhm_feedback_variants.headline(data)
+    assert f"reference 4.0 ({low:.1f} to {high:.1f}), SGD above " in head
+    assert head.endswith("unshared weights unknown")
+
+
 @pytest.mark.parametrize(("share", "hollow"), [(0.0, False), (0.25, True)])
 @pytest.mark.parametrize("direct", [8, NEVER])
 def test_what_has_unfinished_trainings_is_hollow(direct, share, hollow):
