@@ -1,7 +1,7 @@
 """What local rules learn, against backpropagation of the same loss, and how aligned they are.
 
 Every rule trains the same VGG-like encoder of six blocks on the same batches, once locally and once
-by backpropagation of the last block's loss, with learning rates chosen from the same candidates on
+by backpropagation of the last block's loss, with learning rates chosen by the same search on
 validation data. A linear classifier then reads the class from the averaged maps of all blocks. The
 cosine of local and global updates is recorded along local training.
 """
@@ -28,15 +28,17 @@ from experiments.data import (
     with_hybrids,
 )
 from experiments.networks import encoders as networks
-from experiments.runner import SEARCH_SEED, Sweep, searched, stack, words
+from experiments.runner import SEARCH_SEED, Sweep, stack
 from experiments.training import (
     Credit,
     Divergence,
     Schedule,
+    Search,
     fit_by_rule,
     fit_supervised,
     released_clapp,
     released_infonce,
+    with_best_rate,
 )
 from linlocal import losses
 from linlocal.analysis.local_losses import (
@@ -103,7 +105,8 @@ class Config:
         width: factor on the numbers of channels 128, 256, 256, 512, 1024, 1024.
         steps: steps of training.
         batch: images per batch.
-        learning_rates: rates that the search tries.
+        learning_rates: rates that the search tries first.
+        extensions: how often it may try the next one where the best lies at the edge.
         embedded: names of data sets that are taken where no folder is named.
         rules: names in `RULES`.
         judged: how many images of each part the probes read, evenly spaced; None for all.
@@ -117,6 +120,7 @@ class Config:
     steps: int = 100
     batch: int = 32
     learning_rates: tuple[float, ...] = (1e-3, 5e-3)
+    extensions: int = 0
     embedded: tuple[str, ...] = ("digits", "RHM images")
     rules: tuple[str, ...] = tuple(RULES)
     judged: int | None = None
@@ -139,7 +143,8 @@ PRESETS = {
     "cpu": Config(steps=30, embedded=("digits",), repetitions=5),
     "workstation": Config(
         steps=4000,
-        learning_rates=(3e-4, 1e-3, 3e-3),
+        learning_rates=(1e-4, 3.16e-4, 1e-3),
+        extensions=2,
         embedded=("digits",),
         rules=(*list(FAMILY)[:-1], "InfoNCE"),
         judged=10_000,
@@ -149,6 +154,7 @@ PRESETS = {
         width=1.0,
         steps=470_000,
         learning_rates=(2e-4, 1e-3),
+        extensions=2,
         device="cuda",
     ),
 }
@@ -169,8 +175,9 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     Returns:
         Over data and rule, ``accuracy`` of a probe on all blocks and ``block_accuracy`` (layer) of
         one on each, over credit and repetition; ``cosine`` of local training over repetition, step
-        and layer; ``search_accuracy`` over credit and candidate. Rules with the same loss in the
-        last block share what backpropagation gives. ``reference_accuracy`` over data, reference
+        and layer; over credit ``search_accuracy`` over candidate, the ``learning_rate`` that was
+        chosen, and whether it lies ``inside`` those that were tried. Rules with the same loss in
+        the last block share what backpropagation gives. ``reference_accuracy`` over data, reference
         and repetition: untrained, and backpropagation of labels.
     """
 
@@ -212,15 +219,13 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     ]
     references = [{"rule": name, "credit": ""} for name in (UNTRAINED, SUPERVISED)]
     cells = [{"data": name, **cell} for name in names for cell in (*trained, *references)]
-    candidates = [{"learning_rate": rate} for rate in config.learning_rates]
-    parts = searched(
-        sweep, measure, cells, candidates, range(config.repetitions), "local rules", config.seed
+    search = Search(config.learning_rates, config.extensions, 1)
+    parts = with_best_rate(
+        sweep, measure, cells, search, config.repetitions, "local rules", config.seed
     )
     keys = [tuple(cell.values()) for cell in cells]
     found = dict(zip(keys, parts, strict=True))
-    return stack(
-        [_table(found, name, config.rules) for name in names], "data", names
-    ).assign_coords(candidate=words(candidates))
+    return stack([_table(found, name, config.rules) for name in names], "data", names)
 
 
 def learn(
@@ -308,7 +313,7 @@ def _table(
     found: dict[tuple[str, ...], xr.Dataset], data: str, rules: tuple[str, ...]
 ) -> xr.Dataset:
     """All cells of one data set."""
-    accuracies = ["accuracy", "block_accuracy", "search_accuracy", "chosen"]
+    kept = ["accuracy", "block_accuracy", "search_accuracy", "learning_rate", "inside"]
     both = stack(
         [
             stack(
@@ -329,7 +334,7 @@ def _table(
         "reference",
         (UNTRAINED, SUPERVISED),
     )
-    return both[accuracies].assign(
+    return both[kept].assign(
         cosine=both["cosine"].sel(credit="local", drop=True),
         reference_accuracy=references["accuracy"],
     )

@@ -79,6 +79,7 @@ from .hierarchy_tokens import (
     last_token_losses as last_token_losses,
 )
 from .optimisers import lars as lars
+from .rate_search import with_best_rate as with_best_rate
 from .released import (
     MatchedInTraining as MatchedInTraining,
     released_clapp as released_clapp,

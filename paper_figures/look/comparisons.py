@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -69,18 +70,27 @@ def rates_inside(data: xr.Dataset) -> list[Claim]:
     """The claim that searches found rates that others enclose; none where nothing was searched.
 
     Args:
-        data: ``search_accuracy`` over candidate, by ascending rates, and other dimensions.
+        data: ``search_accuracy`` over candidate, by ascending rates, and other dimensions. A search
+            that goes on at the edge leaves NaN where a cell did not try a rate, and says itself
+            whether what it chose lies ``inside``.
     """
-    scores = data["search_accuracy"].transpose(..., "candidate").values
-    searched = scores[np.isfinite(scores).any(axis=-1)]
+    scores = data["search_accuracy"].transpose(..., "candidate")
+    rows = scores.values.reshape(math.prod(scores.shape[:-1]), scores.shape[-1])
     # What shares its trainings counts once, and what no rate changes, as without training, never.
-    cells = np.unique(np.nan_to_num(searched, nan=-1.0), axis=0)
-    cells = cells[np.ptp(cells, axis=1) > 0]
-    if not len(cells):
+    cells = [k for k, row in enumerate(rows) if len(set(row[np.isfinite(row)])) > 1]
+    _, first = np.unique(np.nan_to_num(rows[cells], nan=-1.0), axis=0, return_index=True)
+    cells = [cells[k] for k in first]
+    if not cells:
         return []
-    best = cells.argmax(axis=1)
-    inside = (best > 0) & (best < cells.shape[1] - 1)
-    return [inside_grids(int(inside.sum()), len(cells), f"{cells.shape[1]} rates were tried")]
+    if "inside" in data:
+        inside = data["inside"].transpose(*scores.dims[:-1]).values.ravel()[cells] == 1
+        counts = np.isfinite(rows[cells]).sum(axis=1)
+        tried = " to ".join(map(str, sorted({counts.min(), counts.max()})))
+    else:
+        best = np.nan_to_num(rows[cells], nan=-1.0).argmax(axis=1)
+        inside = (best > 0) & (best < rows.shape[1] - 1)
+        tried = str(rows.shape[1])
+    return [inside_grids(int(inside.sum()), len(cells), f"{tried} rates were tried")]
 
 
 def inside_grids(inside: int, cells: int, note: str) -> Claim:

@@ -133,6 +133,25 @@ def test_the_best_rate_is_to_lie_inside_its_grid(inside, edge, verdict, lowest):
     assert claim.measured == f"{inside} of {inside + edge} cells; 3 rates were tried"
 
 
-def test_where_nothing_was_searched_nothing_is_claimed():
-    scores = xr.DataArray(np.full((2, 1), np.nan), dims=("rule", "candidate"))
+def test_a_search_that_went_on_says_itself_whether_it_ended_inside():
+    # The second is as good as the best, and in the middle: chosen, though the best lies below it.
+    scores = [[np.nan, 0.1, 0.9, 0.2], [0.9, 0.899, 0.1, np.nan], [0.1, 0.2, 0.3, 0.9]]
+    alone = [[np.nan, 0.5, np.nan, np.nan]]
+    data = xr.Dataset(
+        {
+            "search_accuracy": (("candidate", "rule"), np.transpose(scores + alone)),
+            "inside": ("rule", [1.0, 1.0, 0.0, np.nan]),
+        }
+    )
+    (claim,) = comparisons.rates_inside(data)
+    assert claim.here == "fails"
+    assert claim.measured == "2 of 3 cells; 3 to 4 rates were tried"
+    (claim,) = comparisons.rates_inside(data.isel(rule=[0, 1]))
+    assert claim.here == "holds"
+    assert claim.measured == "2 of 2 cells; 3 rates were tried"
+
+
+@pytest.mark.parametrize("candidates", [0, 1])
+def test_where_nothing_was_searched_nothing_is_claimed(candidates):
+    scores = xr.DataArray(np.full((2, candidates), np.nan), dims=("rule", "candidate"))
     assert comparisons.rates_inside(xr.Dataset({"search_accuracy": scores})) == []

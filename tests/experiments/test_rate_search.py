@@ -1,0 +1,97 @@
+"""Networks on images are reported at the rate that a search encloses, on seeds of their own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.catalogue import local_rules
+from experiments.runner import SEARCH_SEED, Sweep
+from experiments.training import Search, with_best_rate
+
+RATES = (1e-3, 3.16e-3, 1e-2)
+CELLS = [{"rule": "low"}, {"rule": "middle"}]
+BEST = {"low": 1e-4, "middle": 3.16e-3}
+
+
+class Measure:
+    """The rates of `BEST` validate best; test accuracy would choose the other way round."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, rule, learning_rate, seed):
+        self.asked.append((rule, learning_rate, seed))
+        found = 0.9 - 0.1 * abs(np.log10(learning_rate / BEST[rule]))
+        return xr.Dataset({"validation_accuracy": found, "test_accuracy": 1 - found, "seed": seed})
+
+
+def asked_of(extensions, rates=RATES, seed=0):
+    measure = Measure()
+    search = Search(rates, extensions, 1)
+    return with_best_rate(Sweep(), measure, CELLS, search, 2, "x", seed), measure.asked
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_what_is_reported_has_the_best_rate_and_seeds_of_its_own(seed):
+    results, asked = asked_of(3, seed=seed)
+    reported = [each for each in asked if each[2] < seed + SEARCH_SEED]
+    assert reported == [(c["rule"], BEST[c["rule"]], seed + k) for c in CELLS for k in range(2)]
+    assert {each for *_, each in asked if each >= seed + SEARCH_SEED} == {seed + SEARCH_SEED}
+    for cell, result in zip(CELLS, results, strict=True):
+        assert float(result["learning_rate"]) == BEST[cell["rule"]]
+        assert result["seed"].values.tolist() == [seed, seed + 1]
+        np.testing.assert_allclose(result["test_accuracy"], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("extensions", "rate", "inside"), [(0, 1e-3, 0), (1, 3.16e-4, 0), (2, 1e-4, 0), (3, 1e-4, 1)]
+)
+def test_a_search_goes_on_below_its_lowest_rate(extensions, rate, inside):
+    (low, middle), asked = asked_of(extensions)
+    assert float(low["learning_rate"]) == rate
+    assert (float(low["inside"]), float(middle["inside"])) == (inside, 1)
+    tried = [len({r for rule, r, _ in asked if rule == cell["rule"]}) for cell in CELLS]
+    assert tried == [3 + extensions, 3]
+    counts = [int(each["search_accuracy"].notnull().sum()) for each in (low, middle)]
+    assert counts == tried
+
+
+def test_one_rate_is_taken_without_a_search():
+    results, asked = asked_of(3, rates=RATES[:1])
+    assert [seed for *_, seed in asked] == [0, 1, 0, 1]
+    for result in results:
+        assert result.sizes["candidate"] == 0
+        assert np.isnan(result["inside"])
+
+
+class Played:
+    """A sweep in which every training of the table validates best at 1e-4."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, function, points, description):
+        self.asked += points
+        return [self.trained(**point) for point in points]
+
+    def trained(self, learning_rate, rule, credit, **_):
+        score = 0.9 - 0.1 * abs(np.log10(learning_rate / 1e-4))
+        local = local_rules.without_cosines(local_rules.Schedule(1, learning_rate))
+        blocks = ("layer", np.full(6, score))
+        return local.assign(validation_accuracy=score, accuracy=score, block_accuracy=blocks)
+
+
+def test_the_table_of_rules_says_which_rates_its_searches_enclosed():
+    small = replace(
+        local_rules.PRESETS["smoke"], learning_rates=RATES, extensions=3, rules=("VICReg", "LPL")
+    )
+    sweep = Played()
+    result = local_rules.run(small, sweep)
+    assert result["inside"].dims == ("data", "credit", "rule")
+    assert (result["inside"] == 1).all()
+    assert (result["learning_rate"] == 1e-4).all()
+    np.testing.assert_allclose(result["accuracy"], 0.9)
+    reported = {point["learning_rate"] for point in sweep.asked if point["seed"] < SEARCH_SEED}
+    assert reported == {1e-4}
