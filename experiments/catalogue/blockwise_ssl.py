@@ -3,10 +3,10 @@
 Every variant (loss, head, noise between blocks, order of training) trains the same network on
 CIFAR-10 or on two-dimensional images of a Random Hierarchy Model, each block on the detached output
 of the block below; the reference trains end to end with the same head and loss. Learning rates are
-chosen from the same candidates on validation data. A linear classifier reads the class from each
-block; that of the last block, fitted to clean images, also reads corrupted ones. During
-simultaneous training, the gradient of each block's loss is compared with that of the last block's
-loss backpropagated.
+chosen by the same search on validation data. A linear classifier reads the class from each block;
+that of the last block, fitted to clean images, also reads corrupted ones. During simultaneous
+training, the gradient of each block's loss is compared with that of the last block's loss
+backpropagated.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ from experiments.data import (
     source as named_source,
 )
 from experiments.networks import cut, encoders as networks, narrow_resnet
-from experiments.runner import SEARCH_SEED, Sweep, searched, stack, words
+from experiments.runner import SEARCH_SEED, Sweep, stack
 from experiments.training import (
     RECORDED_PER_DECADE,
     SUPERVISED,
     VIEW_LOSSES,
     LARSSchedule,
     Order,
+    Search,
     corrupted_accuracy,
     headed_rule,
     train_blocks,
     update_cosines,
+    with_best_rate,
 )
 from linlocal.analysis.alignment import log_spaced
 from linlocal.analysis.local_losses import ActivityNoise, HeadedRule, HeadKind, Spread
@@ -122,8 +124,9 @@ class Config:
         batch: images per batch.
         width: width of the expansion in the heads.
         projector: widths of the projectors.
-        learning_rates: rates of LARS that the search tries; the published one is
+        learning_rates: rates of LARS that the search tries first; the published one is
             0.2 x batch / 256.
+        extensions: how often it may try the next one where the best lies at the edge.
         corruptions: names of the corruptions of the test images.
         corrupted: number of test images that are corrupted: the first ones.
         judged: how many images of each part the probes read, evenly spaced; None for all.
@@ -144,6 +147,7 @@ class Config:
     width: int = 64
     projector: tuple[int, ...] = (128, 128)
     learning_rates: tuple[float, ...] = (8.0, 32.0, 128.0)
+    extensions: int = 0
     corruptions: tuple[str, ...] = CORRUPTIONS
     corrupted: int = 256
     variants: tuple[str, ...] = tuple(map(str, VARIANTS))
@@ -180,7 +184,8 @@ PRESETS = {
         levels=3,
         train=2560,
         steps=2000,
-        learning_rates=(0.5, 2.0, 8.0),
+        learning_rates=(1.0, 3.16, 10.0),
+        extensions=2,
         variants=MAIN,
         judged=10_000,
         repetitions=4,
@@ -197,6 +202,7 @@ PRESETS = {
         width=2048,
         projector=(8192, 8192, 8192),
         learning_rates=(0.2, 0.8, 3.2),
+        extensions=2,
         corrupted=2_560,
         device="cuda",
     ),
@@ -222,7 +228,8 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         Over variant (with coordinates loss, order, head, noise) and repetition: ``accuracy`` of a
         linear probe over layer, ``corrupted_accuracy`` of the last block over corruption and
         severity (0: clean), ``cosine`` over step and layer for the simultaneous order (NaN for
-        others); ``search_accuracy`` over candidate.
+        others); ``search_accuracy`` over candidate, the ``learning_rate`` that was chosen, and
+        whether it lies ``inside`` those that were tried.
     """
 
     def measure(learning_rate: float, seed: int, **variant: Any) -> xr.Dataset:
@@ -231,22 +238,16 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
 
     known = {str(variant): variant for variant in VARIANTS}
     variants = [known[known_name("variant", name, known)] for name in config.variants]
-    candidates = [{"learning_rate": rate} for rate in config.learning_rates]
-    parts = searched(
-        sweep,
-        measure,
-        [asdict(variant) for variant in variants],
-        candidates,
-        range(config.repetitions),
-        "blockwise",
-        config.seed,
+    cells = [asdict(variant) for variant in variants]
+    search = Search(config.learning_rates, config.extensions, 1)
+    parts = with_best_rate(
+        sweep, measure, cells, search, config.repetitions, "blockwise", config.seed
     )
     labels = {key: ("variant", [asdict(v)[key] for v in variants]) for key in asdict(VARIANTS[0])}
     (name,) = named_data(config.data, WANTED) or ("RHM images",)
     return stack(parts, "variant", config.variants).assign_coords(
         {
             **labels,
-            "candidate": words(candidates),
             "chance": 1 / source(config, config.seed).num_classes,
             "data": name,
         }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.catalogue import local_rules
+from experiments.catalogue import blockwise_ssl, local_rules
 from experiments.runner import SEARCH_SEED, Sweep
 from experiments.training import Search, with_best_rate
 
@@ -67,29 +67,42 @@ def test_one_rate_is_taken_without_a_search():
 
 
 class Played:
-    """A sweep in which every training of the table validates best at 1e-4."""
+    """A sweep in which every training validates best at 1e-4; it remembers what was asked."""
 
-    def __init__(self):
-        self.asked = []
+    def __init__(self, variables):
+        self.variables, self.asked = variables, []
 
     def __call__(self, function, points, description):
         self.asked += points
-        return [self.trained(**point) for point in points]
+        return [self.trained(point["learning_rate"]) for point in points]
 
-    def trained(self, learning_rate, rule, credit, **_):
+    def trained(self, learning_rate):
         score = 0.9 - 0.1 * abs(np.log10(learning_rate / 1e-4))
-        local = local_rules.without_cosines(local_rules.Schedule(1, learning_rate))
-        blocks = ("layer", np.full(6, score))
-        return local.assign(validation_accuracy=score, accuracy=score, block_accuracy=blocks)
+        return self.variables.assign(validation_accuracy=score, accuracy=("layer", [score] * 4))
 
 
-def test_the_table_of_rules_says_which_rates_its_searches_enclosed():
-    small = replace(
-        local_rules.PRESETS["smoke"], learning_rates=RATES, extensions=3, rules=("VICReg", "LPL")
-    )
-    sweep = Played()
-    result = local_rules.run(small, sweep)
-    assert result["inside"].dims == ("data", "credit", "rule")
+@pytest.mark.parametrize(
+    ("module", "changed", "variables", "cells"),
+    [
+        (
+            local_rules,
+            {"rules": ("VICReg", "LPL")},
+            {"block_accuracy": 0.5, "cosine": ("step", [0.5])},
+            {"data": 1, "credit": 2, "rule": 2},
+        ),
+        (
+            blockwise_ssl,
+            {"variants": ("Barlow Twins, simultaneous", "VICReg, end to end")},
+            {"corrupted_accuracy": 0.5, "cosine": ("step", [0.5])},
+            {"variant": 2},
+        ),
+    ],
+)
+def test_results_say_which_rates_their_searches_enclosed(module, changed, variables, cells):
+    small = replace(module.PRESETS["smoke"], learning_rates=RATES, extensions=3, **changed)
+    sweep = Played(xr.Dataset(variables))
+    result = module.run(small, sweep)
+    assert dict(result["inside"].sizes) == cells
     assert (result["inside"] == 1).all()
     assert (result["learning_rate"] == 1e-4).all()
     np.testing.assert_allclose(result["accuracy"], 0.9)
