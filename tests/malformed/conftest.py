@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.malformed.instruments import NET
+
 ROOT = Path(__file__).resolve().parents[2]
 # The instruments are in linlocal, too.
 OURS = tuple(str(ROOT / name) for name in ("linlocal", "experiments", "paper_figures"))
@@ -29,5 +31,20 @@ def refused():
         assert last.filename.startswith(OURS), (
             f"raised deep inside, at {last.filename}:{last.lineno}"
         )
+
+    return check
+
+
+@pytest.fixture
+def left_alone(refused, tmp_path, monkeypatch):
+    """``refused``, and the network of the instruments and the folder are as they were."""
+
+    def check(call, error, message):
+        monkeypatch.chdir(tmp_path)
+        refused(call, error, message)
+        hooks = [m._forward_hooks or m._forward_pre_hooks for m in NET.modules()]
+        assert not any(hooks), "a hook was left on the network"
+        assert all(p.grad is None and not p._backward_hooks for p in NET.parameters())
+        assert not list(tmp_path.iterdir()), "a file was left behind"
 
     return check
