@@ -68,7 +68,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             if rule != feedback.BACKPROPAGATION
         ),
         *_compared(data, solved),
-        _rates(data),
+        *comparisons.searches_inside(data),
     ]
 
 
@@ -132,9 +132,3 @@ def _costlier(data: xr.Dataset, rule: str, other: str, solved: xr.DataArray, tex
         f"{name} {needed.middle(times.sel(setting=name))}" for name in times["setting"].values
     )
     return Claim(text, question, f"times the data of {other}: {listed}{note}")
-
-
-def _rates(data: xr.Dataset) -> Claim:
-    share = float(needed.unfinished(data).mean())
-    note = f"{share:.1%} of the trainings met the cap of steps"
-    return comparisons.inside_grids(int(data["inside"].sum()), int(data["inside"].count()), note)

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim, Question, decide
-from paper_figures.look import feedback, needed, panels, style
+from paper_figures.look import comparisons, feedback, needed, panels, style
 
 INPUTS = ("rhm_feedback_variants",)
 PAPER = "B"
@@ -58,7 +58,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                     f"{needed.words(base)} P*{note}",
                 )
             )
-    return [*found, _same_rules(data, learned)]
+    return [*found, _same_rules(data, learned), *comparisons.searches_inside(data)]
 
 
 def _same_rules(data: xr.Dataset, learned: Mapping[tuple[str, str], Question | None]) -> Claim:

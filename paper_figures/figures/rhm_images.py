@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from paper_figures.claims import Claim, of_networks
-from paper_figures.look import needed, panels, style
+from paper_figures.look import comparisons, needed, panels, style
 
 INPUTS = ("rhm_images",)
 PAPER = "B"
@@ -106,7 +106,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 [rule, TAUGHT],
             )
         )
-    return found
+    return [*found, *comparisons.searches_inside(data)]
 
 
 def _gain(data: xr.Dataset, rule: str) -> xr.DataArray:

@@ -227,7 +227,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             f"{float(trained['steps'].max()):.0f} at most",
         )
     )
-    return found
+    return [*found, *comparisons.searches_inside(data)]
 
 
 def _efficiency(data: xr.Dataset, local: Sequence[str]) -> list[Claim]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from paper_figures.claims import Claim, Question, of_estimates
-from paper_figures.look import needed, panels, style
+from paper_figures.look import comparisons, needed, panels, style
 
 INPUTS = ("rhm_sample_complexity",)
 PAPER = "B"
@@ -137,7 +137,7 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
             "a fixed share of P_max (arXiv 2307.02129)",
         )
     )
-    return decided
+    return [*decided, *comparisons.searches_inside(data)]
 
 
 def _span(sizes: xr.Dataset) -> xr.Dataset:

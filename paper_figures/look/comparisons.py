@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from paper_figures.claims import Claim, Question, decide, of_cases, of_networks
-from paper_figures.look import panels
+from paper_figures.look import needed, panels
 
 
 def raises(
@@ -91,6 +91,14 @@ def rates_inside(data: xr.Dataset) -> list[Claim]:
         inside = (best > 0) & (best < rows.shape[1] - 1)
         tried = str(rows.shape[1])
     return [inside_grids(int(inside.sum()), len(cells), f"{tried} rates were tried")]
+
+
+def searches_inside(data: xr.Dataset) -> list[Claim]:
+    """The same of a result on hierarchies, which says where its rates lie ``inside``."""
+    found = data["inside"]
+    note = f"{needed.at_the_cap(data):.1%} of the trainings met the cap of steps"
+    count = int(found.count())
+    return [inside_grids(int(found.sum()), count, note)] if count else []
 
 
 def inside_grids(inside: int, cells: int, note: str) -> Claim:

@@ -146,6 +146,11 @@ def unfinished(data: xr.Dataset) -> xr.DataArray:
     return 1 - data["finished"].mean("repetition")
 
 
+def at_the_cap(data: xr.Dataset) -> float:
+    """The share of all trainings that met the cap; what was not trained does not count."""
+    return float((1 - data["finished"]).where(data["steps"] > 0).mean())
+
+
 def decided(data: xr.Dataset, verdict: T | None) -> tuple[T | None, str]:
     """A verdict or question, open if too many trainings are unfinished; and words that say so."""
     share = float(unfinished(data).mean())

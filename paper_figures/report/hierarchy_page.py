@@ -5,6 +5,7 @@ It reads the kept results on hierarchies; nothing in the tables is typed by hand
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -115,14 +116,12 @@ def by_network(data: xr.Dataset) -> list[str]:
         found = size.isel(grammar=place)
         cells = [needed.words(found.sel(architecture=name)) for name in networks]
         lines.append(f"| {grammar} | {int(data['P_star'][place])} | {' | '.join(cells)} |")
-    open_share = float(needed.unfinished(data).mean())
     return [
         *lines,
         "",
         f"Data in units of P* for a mean error of {needed.threshold(data):g} of guessing's, with "
         f"the 95 % interval of one cell alone; {data.sizes['repetition']} grammars and networks of "
-        f"each kind. {int(data['inside'].sum())} of {int(data['inside'].count())} learning rates "
-        f"lie inside their grids, {open_share:.1%} of the trainings met the cap of steps.",
+        "each kind.",
     ]
 
 
@@ -252,10 +251,27 @@ def written(text: str, datasets: Mapping[str, xr.Dataset]) -> str:
     """
     blocks = {"statements": statements(datasets)}
     for mark, (name, table) in TABLES.items():
-        blocks[mark] = table(datasets[name]) if name in datasets else [f"{_missing(name)}."]
+        data = datasets.get(name)
+        blocks[mark] = [f"{_missing(name)}."] if data is None else [*table(data), "", run(data)]
     for mark, lines in blocks.items():
         text = replace_between(text, mark, "\n".join(lines), COMMAND)
     return text
+
+
+def run(data: xr.Dataset) -> str:
+    """The command of a result, how long it took, and how its searches and trainings ended."""
+    known = data.attrs
+    minutes, cores = float(known["duration_s"]) / 60, json.loads(known["hardware"])["cores"]
+    ends = [f"{needed.at_the_cap(data):.1%} of the trainings met the cap of steps"]
+    if "inside" in data:
+        found = data["inside"]
+        ends.insert(
+            0, f"{int(found.sum())} of {int(found.count())} learning rates lie inside their grids"
+        )
+    return (
+        f"`python -m experiments run {known['experiment']} --preset {known['preset']}`, "
+        f"{minutes:.0f} minutes of {cores} cores: {', '.join(ends)}."
+    )
 
 
 def _missing(name: str) -> str:

@@ -113,6 +113,24 @@ def test_blocks_show_the_accuracy_of_each(smoke):
     assert cells(shown, "untrained")[-2:] == ["", ""]
 
 
+def test_below_a_table_stand_its_command_and_how_its_run_ended(kept):
+    data = kept["rhm_feedback"]
+    data = data.assign(
+        inside=("cell", [1.0, 1.0, 0.0, np.nan]),
+        steps=("cell", [5.0, 5.0, 0.0, np.nan]),
+        finished=("cell", [1.0, 0.0, 0.0, np.nan]),
+    ).assign_attrs(duration_s=150.0, hardware='{"cores": 7}')
+    command = (
+        "`python -m experiments run rhm_feedback --preset workstation`, 2 minutes of 7 cores: "
+    )
+    cap = "50.0% of the trainings met the cap of steps."
+    inside = "2 of 3 learning rates lie inside their grids, "
+    assert hierarchy_page.run(data) == command + inside + cap
+    assert hierarchy_page.run(data.drop_vars("inside")) == command + cap
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(page.count(hierarchy_page.run(each)) == 1 for each in kept.values())
+
+
 def test_a_result_that_is_not_kept_is_said_to_be_missing(tmp_path):
     assert hierarchy_page.kept(tmp_path) == {}
     lines = hierarchy_page.statements({})

@@ -76,8 +76,13 @@ def feedback(default=NEVER, settings=1, **rules):
         },
         {"config": json.dumps({"error": 0.1})},
     )
-    cells = data["test_accuracy"].isel(repetition=0, drop=True)
-    return data.assign(finished=xr.ones_like(data["test_accuracy"]), inside=xr.ones_like(cells))
+    return searched(data)
+
+
+def searched(data):
+    """The same after five steps each, finished, with rates inside their grids."""
+    every = xr.ones_like(data["test_accuracy"])
+    return data.assign(finished=every, steps=5 * every, inside=every.isel(repetition=0, drop=True))
 
 
 def unfinished(data, share):
@@ -87,6 +92,7 @@ def unfinished(data, share):
     return data.assign(finished=data["finished"] * done)
 
 
+RATES = "best learning rate lies inside"
 DFA_FAILS = "direct feedback alignment fails"
 DFA_MORE = "direct feedback alignment needs more"
 
@@ -153,10 +159,23 @@ def test_unfinished_trainings_leave_a_claim_open():
 
 
 @pytest.mark.parametrize(("inside", "expected"), [(1.0, HOLDS), (0.0, FAILS)])
-def test_learning_rates_count_as_searched_if_they_lie_inside(inside, expected):
-    data = feedback(backpropagation=2, direct_feedback_alignment=8)
-    data = data.assign(inside=data["inside"] * inside)
-    assert verdict(rhm_feedback, data, "best learning rate") == expected
+@pytest.mark.parametrize(
+    "figure",
+    [rhm_feedback, rhm_feedback_variants, rhm_sample_complexity, rhm_local_ssl, rhm_images],
+)
+def test_learning_rates_count_as_searched_if_they_lie_inside(stored, figure, inside, expected):
+    rules = feedback(backpropagation=2, direct_feedback_alignment=8)
+    data = {
+        rhm_feedback: rules,
+        rhm_feedback_variants: rules.assign_coords(variant=("setting", ["reference"])),
+        rhm_sample_complexity: complexity([2, 4, 16], [NEVER] * 3),
+        rhm_local_ssl: ssl(stored, local=2.0, other=2.0),
+        rhm_images: blocks(stored),
+    }[figure]
+    told = xr.full_like(data["inside"], inside)
+    assert verdict(figure, data.assign(inside=told), RATES) == expected
+    unsearched = data.assign(inside=np.nan * data["inside"])
+    assert not [c for c in figure.claims({figure.INPUTS[0]: unsearched}) if RATES in c.text]
 
 
 def test_masks_and_matrices_are_compared_by_the_data_they_cost():
@@ -532,7 +551,7 @@ def complexity(deep, shallow, power=1.0):
         },
         {"config": json.dumps({"error": 0.1})},
     )
-    return data.assign(finished=xr.ones_like(data["test_accuracy"]))
+    return searched(data)
 
 
 LEARNED, COLLAPSE = "learns every grammar", "n m^L times a constant"
