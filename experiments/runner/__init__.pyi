@@ -16,5 +16,6 @@ from .search import (
     words as words,
 )
 from .sweep import Parts as Parts, Sweep as Sweep
+from .termination import termination_interrupts as termination_interrupts
 from .timing import both_updates as both_updates, seconds as seconds
 from .workers import Workers as Workers

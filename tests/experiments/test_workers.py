@@ -298,10 +298,20 @@ if __name__ == "__main__":
 """
 
 
+def all_of(process, stop):
+    os.killpg(process.pid, stop)
+
+
 @pytest.mark.parametrize(
-    "begun", [pytest.param(0, marks=pytest.mark.slow), 2], ids=["starting", "busy"]
+    ("begun", "send", "stop"),
+    [
+        pytest.param(0, all_of, signal.SIGINT, marks=pytest.mark.slow, id="starting"),
+        pytest.param(2, all_of, signal.SIGINT, id="busy"),
+        pytest.param(2, subprocess.Popen.send_signal, signal.SIGTERM, id="terminated"),
+        pytest.param(2, all_of, signal.SIGTERM, marks=pytest.mark.slow, id="all terminated"),
+    ],
 )
-def test_impatience_costs_one_line_and_leaves_no_process(begun, tmp_path, notes):
+def test_impatience_costs_one_line_and_leaves_no_process(begun, send, stop, tmp_path, notes):
     script = tmp_path / "impatient.py"
     toy = Path(__file__).with_name("toy.py")
     script.write_text(IMPATIENT.replace("FOLDER", repr(str(notes))).replace("TOY", repr(str(toy))))
@@ -322,7 +332,7 @@ def test_impatience_costs_one_line_and_leaves_no_process(begun, tmp_path, notes)
             family = [each for each in every if each.is_running() and "python" in each.name()]
         for pause in (0.3, 0.3, 0.3):
             if run.poll() is None:
-                os.killpg(run.pid, signal.SIGINT)
+                send(run, stop)
             time.sleep(pause)
         try:
             out, errors = run.communicate(timeout=60)
