@@ -193,6 +193,8 @@ def test_accuracy_follows_the_alignment_of_windows_by_its_slope(rise, verdict, l
     found = [claim for claim in claims if "more alignment reads the class" in claim.text]
     assert {claim.here for claim in found} == {verdict}
     assert {float(claim.measured.split()[1]) for claim in found} == {10 * rise}
+    title = registry.load("trained_windows").draw(datasets).get_suptitle()
+    assert f"VICReg {verdict} (slope {10 * rise:+.3f})" in title
 
 
 def test_a_gain_counts_only_beyond_its_interval(load):
