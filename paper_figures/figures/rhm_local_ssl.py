@@ -240,15 +240,14 @@ def _efficiency(data: xr.Dataset, local: Sequence[str]) -> list[Claim]:
             if not data["test_accuracy"].sel(rule=rule).notnull().any():
                 continue
             here = times.sel(rule=rule)
-            question, open_ = needed.decided(
-                data.sel(rule=[rule]), needed.question(here, at_most=AS_FEW)
-            )
             found.append(
-                Claim(
+                _claim(
+                    data,
+                    [rule],
                     f"{data['grammar'].values}, {how}: {rule} comes to an error of {ERROR:g} from "
                     f"at most {AS_FEW:g} times the data of supervised backpropagation",
-                    question,
-                    f"times {needed.middle(here)}{open_}",
+                    needed.question(here, at_most=AS_FEW),
+                    f"times {needed.middle(here)}",
                     "as data-efficient (arXiv 2605.18557)",
                     feedback.SETTINGS,
                 )
@@ -260,7 +259,9 @@ def _learning(main: xr.Dataset, local: Sequence[str]) -> list[Claim]:
     untrained = _last(main["hidden_accuracy"].sel(rule=UNTRAINED))
     gains = {rule: _last(main["hidden_accuracy"].sel(rule=rule)) - untrained for rule in local}
     found = [
-        Claim(
+        _claim(
+            main,
+            local,
             "every layer-local rule learns: at its largest number of data the top layer, refitted, "
             f"is at least {LEARNED:g} more accurate than that of an untrained network",
             _above(comparisons.together(gains), LEARNED),
@@ -273,7 +274,9 @@ def _learning(main: xr.Dataset, local: Sequence[str]) -> list[Claim]:
         for rule in _rules(main, credit="local", positives=positives):
             gain = _last(main["hidden_accuracy"].sel(rule=rule)) - untrained
             found.append(
-                Claim(
+                _claim(
+                    main,
+                    [rule],
                     f"{rule} learns without any side information: refitted at least {LEARNED:g} "
                     "above an untrained network at the largest number of data",
                     _above(gain, LEARNED),
@@ -299,10 +302,13 @@ def _told(main: xr.Dataset) -> list[Claim]:
         if positives in statements:
             words, bound = statements[positives]
             gain = _common(main["test_accuracy"], rule, views)
-            found.append(Claim(f"{rule}: {words}", _above(gain, bound), _words(gain)))
+            text = f"{rule}: {words}"
+            found.append(_claim(main, [rule, views], text, _above(gain, bound), _words(gain)))
     gain = _common(main["test_accuracy"], TOLD, views)
     found.append(
-        Claim(
+        _claim(
+            main,
+            [TOLD, views],
             "supervised backpropagation that is told the same equalities reads no better than "
             f"{views} through the same head",
             _above(-gain, -NEGLIGIBLE),
@@ -320,7 +326,9 @@ def _windows(main: xr.Dataset) -> list[Claim]:
             continue
         gain = _common(main["test_accuracy"], one, rule)
         found.append(
-            Claim(
+            _claim(
+                main,
+                [one, str(rule)],
                 f"{one} reads no worse than {rule}",
                 _above(gain, -NEGLIGIBLE),
                 f"local minus window {_words(gain)}",
@@ -366,7 +374,9 @@ def _silent(data: xr.Dataset) -> Claim:
     without = hidden.sel(rule=UNTRAINED, drop=True).mean("multiple")
     gain = (hidden.sel(rule=rules) - without).mean(["grammar", "multiple"])
     learned = float(data["own_accuracy"].sel(rule=SUPERVISED).mean("repetition").max())
-    return Claim(
+    return _claim(
+        data,
+        [*rules, SUPERVISED],
         "negative control m = v^(s-1): rules without side information gain less than "
         f"{NEGLIGIBLE:g} over an untrained network, supervised backpropagation learns",
         both(
@@ -381,6 +391,20 @@ def _silent(data: xr.Dataset) -> Claim:
 
 
 # -- parts -----------------------------------------------------------------------------------------
+
+
+def _claim(
+    data: xr.Dataset,
+    rules: Sequence[str],
+    text: str,
+    question: Question,
+    measured: str,
+    published: str | None = None,
+    elsewhere: str | None = None,
+) -> Claim:
+    """A claim on these rules, open where too many of their trainings met the cap of steps."""
+    verdict, open_ = needed.decided(data.sel(rule=list(rules)), question)
+    return Claim(text, verdict, f"{measured}{open_}", published, elsewhere)
 
 
 def _rules(data: xr.Dataset, **coordinates: str) -> list[str]:

@@ -421,11 +421,38 @@ def test_rules_that_stay_at_an_untrained_network_learned_nothing(stored):
     assert verdict(rhm_local_ssl, learned, "InfoNCE local masked halves learns") == HOLDS
 
 
-@pytest.mark.parametrize("positives", ["usable views", "noisy views", "fresh views", "same class"])
+PAIRS = ("usable views", "noisy views", "fresh views", "same class")
+
+
+@pytest.mark.parametrize("positives", PAIRS)
 def test_pairs_are_judged_against_ordinary_views(stored, positives):
     worse = {f"CLAPP local {positives}".replace(" ", "_"): 9.0}
     assert verdict(rhm_local_ssl, ssl(stored, local=2.0, other=2.0), positives + ":") == HOLDS
     assert verdict(rhm_local_ssl, ssl(stored, local=2.0, other=2.0, **worse), positives) == FAILS
+
+
+@pytest.mark.parametrize(
+    ("rule", "open_"),
+    [
+        ("CLAPP local noisy views", ("noisy views:",)),
+        ("VICReg window 2 views", ("no worse than VICReg window 2",)),
+        ("supervised backpropagation labels and views", ("told the same equalities",)),
+        ("CLAPP local views", (*(f"{p}:" for p in PAIRS), "told the same equalities", LEARNS)),
+    ],
+)
+def test_what_rests_on_unfinished_trainings_is_open_and_nothing_else(stored, rule, open_):
+    data = ssl(stored, local=2.0, other=2.0)
+    others = (
+        *(f"{p}:" for p in PAIRS),
+        "told the same equalities",
+        "no worse than VICReg window 2",
+    )
+    assert {verdict(rhm_local_ssl, data, words) for words in others} == {HOLDS}
+    data["finished"].loc[{"rule": rule}] = 0.0
+    for words in open_:
+        assert verdict(rhm_local_ssl, data, words) == OPEN
+    for words in set(others) - set(open_):
+        assert verdict(rhm_local_ssl, data, words) == HOLDS
 
 
 def test_windows_and_told_equalities_are_judged_against_local_views(stored):
