@@ -80,7 +80,7 @@ class Row:
         verdict: how the comparison ended.
         difference: largest difference relative to the largest stored magnitude; NaN where none
             can be computed.
-        note: why there is no number.
+        note: what stands in place of that number.
     """
 
     variable: str
@@ -345,4 +345,6 @@ def _numbers(name: str, one: np.ndarray, other: np.ndarray, tolerance: float) ->
         return Row(name, "exactly equal", 0.0)
     close = difference <= tolerance * scale + ROUNDING
     relative = difference / scale if scale else np.inf
-    return Row(name, "within tolerance" if close else "different", relative)
+    # Of a variable that is itself rounding, the relative difference says nothing.
+    note = f"{difference:.1e} in all, rounding" if close and relative > tolerance else ""
+    return Row(name, "within tolerance" if close else "different", relative, note)

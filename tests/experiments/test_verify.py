@@ -383,6 +383,20 @@ def test_rounding_passes_whatever_the_tolerance():
     assert verdict(1.1 * verify.ROUNDING) == "different"
 
 
+@pytest.mark.parametrize(
+    ("stored", "again", "words"),
+    [
+        (1e-15, 4e-15, "within tolerance   3.0e-15 in all, rounding"),
+        (1.0, 1.0 + 2e-7, "within tolerance   2.0e-07"),
+        (1.0, 1.5, "different          5.0e-01"),
+    ],
+)
+def test_a_variable_that_is_rounding_is_told_by_its_own_difference(stored, again, words):
+    one, other = (xr.Dataset({"x": ("n", [x])}) for x in (stored, again))
+    (row,) = verify.compare(one, other, 1e-6)
+    assert str(row).endswith(words)
+
+
 @pytest.mark.parametrize("values", [np.ones((2, 2)), np.ones((2, 2), int), np.full((2, 2), "a")])
 def test_axes_of_other_names_are_different_whatever_the_values(values):
     stored = xr.Dataset({"x": (("rule", "layer"), values)})
