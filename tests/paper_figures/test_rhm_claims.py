@@ -492,6 +492,19 @@ def test_the_control_is_silent_only_if_labels_teach_it_and_siblings_do_not(
     assert verdict(rhm_local_ssl, data, "negative control") == expected
 
 
+def test_without_side_information_unfinished_trainings_leave_claims_open(stored):
+    grammars = {"negative control": (4, 4, 2), "learns without any side information": (4, 2, 3)}
+    for words, grammar in grammars.items():
+        control = words == "negative control"
+        at = 9.0 if control else 2.0
+        data = ssl(stored, grammar, local=at, other=1.0, untrained=9.0)
+        rule = data["rule"].values[data["positives"].values == "siblings"][0]
+        asked = words if control else f"{rule} {words}"
+        assert verdict(rhm_local_ssl, data, asked) == HOLDS
+        data["finished"].loc[{"rule": rule}] = 0.0
+        assert verdict(rhm_local_ssl, data, asked) == OPEN
+
+
 # -- images ----------------------------------------------------------------------------------------
 
 
