@@ -1,6 +1,7 @@
 """Images per second and peak memory of end-to-end, blockwise and layer-local training.
 
     python -m experiments.benchmarks.gpu --device cuda --out results      # half an hour on a GPU
+    python -m experiments.benchmarks.gpu --device cuda --eager            # minutes, uncompiled
     python -m experiments.benchmarks.gpu --preset smoke --out results     # seconds on a CPU
 
 Two networks at 224x224: ResNet-50 cut into its 4 stages, with the head, projector and Barlow Twins
@@ -20,7 +21,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -265,6 +266,9 @@ def main(
         str, typer.Option(help="smoke, cpu or paper; by default of the device.")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seeds the weights and the images.")] = 0,
+    eager: Annotated[
+        bool, typer.Option("--eager", help="Leave out compiled blocks, which take minutes each.")
+    ] = False,
 ) -> None:
     """Measure, write gpu_benchmark-PRESET-seedSEED.nc and print it as a table."""
     chosen = preset or ("paper" if device.startswith("cuda") else "cpu")
@@ -275,7 +279,9 @@ def main(
     except results.ResultError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    config = Config(**{**asdict(known), "device": device, "seed": seed})
+    config = replace(known, device=device, seed=seed)
+    if eager:
+        config = replace(config, compiled=(False,))
     start = time.perf_counter()
     provenance = Provenance.collect("gpu_benchmark", chosen, seed, asdict(config), __name__)
     data = measure(config)

@@ -1,6 +1,7 @@
 """The benchmark runs on a CPU, and says what it did not measure."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,21 @@ def test_the_smoke_preset_measures_everything_and_names_the_hardware(tmp_path):
     lines = table(data).splitlines()
     assert len(lines) == 2 + 6
     assert f"| {float(data['images_per_s'][0, 0, 0]):.4g} |" in lines[2]
+
+
+def test_eager_leaves_out_compiled_blocks(tmp_path, monkeypatch):
+    seen = []
+
+    def nothing(config, *cell):
+        seen.append(cell)
+        return {}
+
+    monkeypatch.setitem(PRESETS, "smoke", replace(SMOKE, compiled=(False, True)))
+    monkeypatch.setattr(gpu_benchmark, "_measured", nothing)
+    for options in ([], ["--eager"]):
+        command = ["--preset", "smoke", "--out", str(tmp_path), *options]
+        CliRunner().invoke(gpu_benchmark.app, command)
+    assert [cell[-1] for cell in seen] == [False, True] * 6 + [False] * 6
 
 
 def test_what_fails_is_absent_and_its_reason_given(monkeypatch):
