@@ -10,7 +10,7 @@ BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help test slow lint figures results readme fuzz benchmark docs clean
+.PHONY: help test slow gpu lint figures results readme fuzz benchmark docs clean
 
 help: ## show this help
 	@echo "make TARGET, where TARGET is one of"
@@ -27,6 +27,9 @@ test: lint ## check style and types, then run the quick tests
 
 slow: $(DEV) ## run all tests, the slow ones too
 	$(RUN) pytest -q
+
+gpu: $(DEV) ## run the tests that need a GPU, which the others are not shown
+	$(RUN) pytest -m gpu -q
 
 lint: $(DEV) ## check style and types only
 	$(RUN) ruff check

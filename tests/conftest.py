@@ -31,6 +31,12 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
+def pytest_configure(config):
+    """Hide GPUs from all tests but their own: trainers would move their networks there."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """``smoke(name)``: the path of an experiment's smoke result, made by the command when asked.
