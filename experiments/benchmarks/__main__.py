@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 import xarray as xr
 
-from experiments.benchmarks import registry
+from experiments.benchmarks import gpu, registry
 from experiments.runner.registry import check_device
 from linlocal.analysis import results
 from linlocal.analysis.results import Provenance, ResultError
@@ -98,6 +98,9 @@ def page(folder: Path) -> str:
             row = (*benchmark.summary(data), file.stem.rpartition("-")[2])
             lines.append(f"| {' | '.join(row)} |")
             sections += [*benchmark.section(data), "", hardware(data), ""]
+    for file in sorted(folder.glob("gpu_benchmark-*.nc")):  # by its own command, see `gpu`
+        data = results.read(file)
+        sections += ["## Training at 224x224", "", *gpu.section(data), "", hardware(data), ""]
     lines += [
         "",
         *sections,

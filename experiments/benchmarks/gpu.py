@@ -1,7 +1,7 @@
 """Images per second and peak memory of end-to-end, blockwise and layer-local training.
 
     python -m experiments.benchmarks.gpu --device cuda --out results      # half an hour on a GPU
-    python -m experiments.benchmarks.gpu --device cuda --eager            # minutes, uncompiled
+    python -m experiments.benchmarks.gpu --device cuda --eager            # two minutes, uncompiled
     python -m experiments.benchmarks.gpu --preset smoke --out results     # seconds on a CPU
 
 Two networks at 224x224: ResNet-50 cut into its 4 stages, with the head, projector and Barlow Twins
@@ -17,6 +17,7 @@ written beside it. The overhead of the recorder is that of a step in which it is
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -253,6 +254,20 @@ def table(data: xr.Dataset) -> str:
         words = [str(network), str(training), str(compiled), *numbers, str(row["why"].values)]
         lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines)
+
+
+def section(data: xr.Dataset) -> list[str]:
+    """Lines of the page of all benchmarks, from a result file alone."""
+    config = json.loads(data.attrs["config"])
+    size, batches = config["size"], " and ".join(map(str, config["batches"]))
+    head, projector = (round(full * config["width"]) for full in (2048, 8192))
+    return [
+        f"Batches of {batches} images of {size}x{size} in two views, {config['precision']}. Each "
+        f"block of the ResNet that has a loss has a head of {head} and a projector of {projector} "
+        "channels. Compiled blocks that are not in the table were not measured.",
+        "",
+        table(data),
+    ]
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
