@@ -1,5 +1,7 @@
 """The claims on trained networks follow the numbers."""
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -155,6 +157,24 @@ def test_published_numbers_stand_beside_the_claims_that_have_them():
             assert published is None
         else:
             assert published == f"{local} against {backpropagated} (on CIFAR-10)"
+
+
+@pytest.mark.parametrize(
+    ("data", "changed", "expected"),
+    [
+        ("cifar10", {}, "reproduced"),
+        ("cifar10", {"width": 1 / 16}, "not comparable"),
+        ("cifar10", {"steps": 4000}, "not comparable"),
+        ("digits", {}, "not comparable"),
+    ],
+)
+def test_accuracies_are_compared_with_published_ones_at_their_size_alone(data, changed, expected):
+    datasets = table(0.6)
+    result = datasets["local_rules"].assign_coords(data=[data])
+    result.attrs["config"] = json.dumps(local_rules_table.PUBLISHED_SIZE | changed)
+    claims = local_rules_table.claims({"local_rules": result})
+    found = {c.verdict for c in claims if c.published and " no worse " in c.text}
+    assert found == {expected}
 
 
 def test_rules_without_alignment_are_left_out_of_the_ranks():
