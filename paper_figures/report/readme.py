@@ -7,6 +7,7 @@ nothing in the tables is typed by hand. With them it writes the claims and the g
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -50,7 +51,7 @@ def summary(entries: Mapping[str, Any]) -> str:
 
 
 def timings(page: Path) -> str:
-    """The rows `SHOWN` of the table at the head of the page of benchmarks.
+    """The rows `SHOWN`, for each device, of the table at the head of the page of benchmarks.
 
     Args:
         page: ``docs/benchmarks.md``.
@@ -63,10 +64,10 @@ def timings(page: Path) -> str:
     if not found:
         raise ValueError(f"{page} has no section {IN_SHORT.strip()!r}: write it anew.")
     head, line, *rows = rest.partition("\n## ")[0].strip().splitlines()
-    shown = [row for begin in SHOWN for row in rows if row.startswith(f"| {begin}")]
-    if len(shown) != len(SHOWN):
-        raise ValueError(f"{page} needs one row for each of {', '.join(map(repr, SHOWN))}.")
-    return "\n".join([head, line, *shown])
+    shown = [[row for row in rows if row.startswith(f"| {begin}")] for begin in SHOWN]
+    if not all(shown):
+        raise ValueError(f"{page} needs a row for each of {', '.join(map(repr, SHOWN))}.")
+    return "\n".join([head, line, *chain(*shown)])
 
 
 def rules(page: Path) -> str:
