@@ -99,14 +99,18 @@ def _gain(data: xr.Dataset) -> xr.DataArray:
 
 
 def _result(data: xr.Dataset) -> str:
-    """What the headline says: how many rules are no worse than backpropagation."""
-    found = [c for c in decided(claims({"local_rules": data})) if " is no worse than " in c.text]
+    """What the headline says: how many rules are no worse than backpropagation, and learn."""
+    found = decided(claims({"local_rules": data}))
     told = []
     for name in data["data"].values:
-        here = [claim.here for claim in found if claim.text.startswith(f"{name}: ")]
+        here, learning = (
+            [c.here for c in found if c.text.startswith(f"{name}: ") and words in c.text]
+            for words in (" is no worse than ", " an untrained network")
+        )
         good, worse = here.count("holds"), here.count("fails")
         told.append(
-            f"{name} {good} of {len(here)}, {worse} worse, {len(here) - good - worse} undecided"
+            f"{name} {good} of {len(here)}, {worse} worse, {len(here) - good - worse} undecided; "
+            f"better than untrained: {learning.count('holds')}"
         )
     return (
         f"Rules whose local training is no worse than backpropagation of their loss, within "
