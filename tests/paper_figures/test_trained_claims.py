@@ -281,6 +281,7 @@ def test_each_data_set_has_a_panel_and_published_numbers_stand_beside_the_rule()
             "digits 10 of 10, 0 worse, 0 undecided; better than untrained: 10",
         ),
         (local_rules_table, {"accuracy": 0.4}, "digits 0 of 10, 10 worse"),
+        (local_rules_table, {"accuracy": 0.1}, "10 worse, 0 undecided; better than untrained: 0"),
         (cosines_in_training, {"accuracy": 0.5, "after": 0.6}, "digits 10 up, 0 down"),
         (cosines_in_training, {"accuracy": 0.5, "after": 0.1}, "digits 0 up, 10 down"),
         (
