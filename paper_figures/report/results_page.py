@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import xarray as xr
 
 from linlocal.analysis import results
 from linlocal.analysis.results import Address, Provenance, ResultError
@@ -22,6 +21,7 @@ from paper_figures import claims, registry
 from paper_figures.addresses import strongest
 from paper_figures.claims import Claim, plain
 from paper_figures.registry import FigureModule
+from paper_figures.report.sources import outdated
 
 # What each paper states, in our words. The first number of a letter is the paper of figures with
 # that PAPER where a claim names none.
@@ -91,14 +91,22 @@ class Evidence:
     Attributes:
         figure: name of the figure.
         claims: its claims, decided together.
-        words: what they were computed from.
-        kept: whether the results are larger than those of a demonstration.
+        origins: the results that they were computed from, and how each was made.
     """
 
     figure: str
     claims: Sequence[Claim]
-    words: str
-    kept: bool
+    origins: Mapping[Address, Provenance]
+
+    @property
+    def words(self) -> str:
+        """The results in words."""
+        return "; ".join(starmap(_described, self.origins.items()))
+
+    @property
+    def kept(self) -> bool:
+        """Whether the results are larger than those of a demonstration."""
+        return all(map(_larger, self.origins))
 
 
 def gather(folder: Path) -> list[Evidence]:
@@ -142,6 +150,8 @@ def page(found: Sequence[Evidence]) -> str:
     lines += ["## Our own statements", "", _own_summary(ours), "", *_own_table(ours), ""]
     lines += ["Those that fail or are undecided:", ""]
     lines += _by_figure([pair for pair in ours if pair[1].verdict != "holds"], _OURS)
+    if kept := {a: made for each in found for a, made in each.origins.items() if _larger(a)}:
+        lines += ["## What it took", "", *_took(kept), ""]
     if missing := [name for name in registry.NAMES if name not in {each.figure for each in found}]:
         lines += [f"Without a result that the present code reads: {', '.join(missing)}."]
     return "\n".join(lines).rstrip() + "\n"
@@ -160,8 +170,7 @@ def _of_figure(name: str, folder: Path) -> Iterator[Evidence]:
         yield Evidence(
             name,
             claims.decided(module.claims(datasets)),
-            "; ".join(map(_described, addresses, datasets.values())),
-            all(each.preset not in _DEMONSTRATIONS for each in addresses),
+            {each: Provenance.of(datasets[each.experiment]) for each in addresses},
         )
 
 
@@ -176,8 +185,11 @@ def _drawable(module: FigureModule, address: Address) -> bool:
     return True
 
 
-def _described(address: Address, dataset: xr.Dataset) -> str:
-    stored = Provenance.of(dataset)
+def _larger(address: Address) -> bool:
+    return address.preset not in _DEMONSTRATIONS
+
+
+def _described(address: Address, stored: Provenance) -> str:
     data = json.loads(stored.config).get("data")
     named = address.data.partition("-")[0] or ("embedded data" if data is not None else "")
     words = [f"preset {stored.preset}", *([named] if named else []), f"seed {stored.seed}"]
@@ -221,6 +233,27 @@ def _own_table(pairs: Sequence[tuple[Evidence, Claim]]) -> list[str]:
         here = [pair for pair in pairs if (pair[0].figure, pair[0].words) == (figure, words)]
         counts = " | ".join(str(_count(here, verdict)) for verdict in _OURS)
         lines.append(f"| {figure} | {counts} | {words} |")
+    return lines
+
+
+def _took(kept: Mapping[Address, Provenance]) -> list[str]:
+    """How long each result took, on what, and whether the present code would make it."""
+    minutes = {address: stored.duration_s / 60 for address, stored in kept.items()}
+    lines = [
+        f"The larger runs took {sum(minutes.values()) / 60:.1f} hours. A result of other code was "
+        "computed before an edit of something that it reaches.",
+        "",
+        "| result | minutes | cores | processor or accelerator | code |",
+        "|---|---:|---:|---|---|",
+    ]
+    for address, stored in sorted(kept.items(), key=lambda item: item[0].path.name):
+        machine = json.loads(stored.hardware)
+        used = machine.get("accelerator", machine.get("processor", "unknown"))
+        code = "other" if outdated(stored.experiment, stored.code, stored.commit) else "present"
+        lines.append(
+            f"| `{address.path.name}` | {minutes[address]:.1f} | {machine.get('cores', '')} | "
+            f"{used} | {code} |"
+        )
     return lines
 
 

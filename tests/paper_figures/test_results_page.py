@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,32 @@ def test_stronger_evidence_takes_the_verdict_over(toy, tmp_path):
     text = results_page.page(results_page.gather(tmp_path))
     assert "*Contradicted*: x is positive." in text
     assert "cpu-seed0" not in text
+
+
+def test_what_larger_runs_took_is_told_and_summed(toy, tmp_path):
+    def told(preset, duration_s, data=""):
+        address = store(tmp_path, preset, data)
+        dataset = results.read(address.path)
+        stored = replace(Provenance.of(dataset), duration_s=duration_s, hardware='{"cores": 7}')
+        results.write(dataset, address.path, stored)
+        text = results_page.page(results_page.gather(tmp_path))
+        return text.partition("## What it took")[2]
+
+    assert told("cpu", 60.0) == ""
+    first = told("workstation", 5400.0, "mnist-1")
+    assert "took 1.5 hours" in first
+    assert "| `toy-workstation-seed0-mnist-1.nc` | 90.0 | 7 | unknown | present |" in first
+    second = told("workstation", 1800.0, "cifar10-2")
+    assert "took 2.0 hours" in second
+    assert second.count("| `toy-workstation") == 2
+
+
+def test_a_run_of_other_code_is_told_apart(toy, tmp_path, monkeypatch):
+    store(tmp_path, "workstation", "mnist-1")
+    found = results_page.gather(tmp_path)
+    assert " | present |" in results_page.page(found)
+    monkeypatch.setattr(results_page, "outdated", lambda *made: "made by other code")
+    assert " | other |" in results_page.page(found)
 
 
 def test_a_figure_without_a_result_is_named(toy, tmp_path, monkeypatch):
