@@ -124,7 +124,7 @@ class Provenance:
         preset: str,
         seed: int,
         config: Mapping[str, Any],
-        module: str | None = None,
+        entry: str | None = None,
     ) -> Self:
         """Describe a run that starts here and now.
 
@@ -133,7 +133,8 @@ class Provenance:
             preset: the name of the experiment's size.
             seed: the seed of every random number in the run.
             config: all parameters of the run.
-            module: the full name of the module whose code computes the result.
+            entry: what computes the result, as `code_version` takes it: a module, or a function of
+                it as ``module:function``.
 
         Raises:
             TypeError: config holds something that JSON cannot express, or the seed is not whole.
@@ -143,7 +144,7 @@ class Provenance:
             preset=preset,
             seed=inputs.whole(seed, "seed"),
             config=_json(config),
-            code="unknown" if module is None else _code(module),
+            code="unknown" if entry is None else _code(entry),
             commit=_commit(),
             packages=_json({"python": platform.python_version(), **_package_versions()}),
             hardware=_json(_hardware()),
@@ -255,9 +256,9 @@ def _other_kind(name: str, value: Any) -> str | None:
     return None if isinstance(held, dict) else "a JSON object as text"
 
 
-def _code(module: str) -> str:
+def _code(entry: str) -> str:
     try:
-        return code_version(module)
+        return code_version(entry)
     except ModuleNotFoundError:
         return "unknown"
 

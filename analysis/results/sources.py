@@ -4,70 +4,57 @@ The hash follows what is executed. Docstrings, comments, layout, imports for typ
 order of definitions and the modules that hold them do not count. Import statements do not count
 either, but what they bind does: a name counts as the text of its definition, wherever that stands,
 or as the name of what another library offers. So moving code leaves the hash as it is, and an edit
-of what is executed changes it. Code that is found by its name at run time (by ``import_module``, or
-in a data file) is not seen.
+of what is executed changes it.
+
+A function, class or constant counts if something that counts names it, other than in an annotation;
+so do the classes of what the entry is given, and of their fields. What does more than define counts
+wherever its module is imported: statements, definitions that functions of ours decorate, constants
+that functions of ours make. Where a module is used as an object, or looks for its own definitions
+by their names, all of it counts. Code that is found by its name at run time in another way (by
+``import_module``, or in a data file) is not seen.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
+
+from linlocal.analysis.results.syntax import OPENING, Code, Member, Source, digest, read
 
 
-def code_version(module: str) -> str:
-    """A hash of the code that ``module`` reaches by imports, the same on every machine.
+def code_version(entry: str) -> str:
+    """A hash of the code that a module or a function of it reaches, the same on every machine.
 
-    Only linlocal and the package of ``module`` count. An import under ``if TYPE_CHECKING`` computes
+    Only linlocal and the package of the module count. An import under ``if TYPE_CHECKING`` computes
     nothing and does not count. A name that is imported from a package leads to the module that
     defines it, as the package's stub says; a package imported as a whole leads to all of these, or
     to all modules in its folder where it has no stub.
 
     Args:
-        module: full name of a module.
+        entry: full name of a module, all of which counts, or ``module:function``: what the
+            function reaches, and what importing the module does.
 
     Raises:
         ModuleNotFoundError: there is no such module.
+        ValueError: the module defines no such function.
     """
+    module, _, name = entry.partition(":")
     project = _Project(("linlocal", module.split(".")[0]))
     statements = []
-    for name, source in project.reached_from(module).items():
-        for text, used in source.code:
-            meant = (f"{each}={project.meaning(name, each)}" for each in sorted(used))
-            statements.append(" ".join([text, *meant]))
-    return _hash("\n".join(sorted(statements)))[:16]
+    for home, code in project.counted(module, name):
+        meant = (f"{each}={project.meaning(home, each)}" for each in sorted(code.used))
+        statements.append(" ".join([code.text, *meant]))
+    return digest("\n".join(sorted(statements)))
 
 
-Member = tuple[str, str, int]
+class _Target(NamedTuple):
+    """What a name leads to: a definition, a module as a whole, or something of another library."""
 
-
-@dataclass
-class _Source:
-    """What a source file says.
-
-    Attributes:
-        package: whether the file is the ``__init__`` of a package.
-        modules: the modules of all ``import module``.
-        members: (module, name, level) of every ``from module import name``; level counts leading
-            dots.
-        bound: the names that imports bind, each to modules or members; branches may differ.
-        defined: the names that are defined at the top, each with a hash of its definitions.
-        code: the executed statements as text without places and comments, each with the names in
-            it that are bound or defined at the top, as ``name`` or ``name.attribute.attribute``.
-    """
-
-    package: bool
-    modules: list[str] = field(default_factory=list)
-    members: list[Member] = field(default_factory=list)
-    bound: dict[str, list[str | Member]] = field(default_factory=dict)
-    defined: dict[str, str] = field(default_factory=dict)
-    code: list[tuple[str, frozenset[str]]] = field(default_factory=list)
+    module: str
+    name: str = ""
 
 
 class _Project:
@@ -79,11 +66,127 @@ class _Project:
 
     def __init__(self, packages: tuple[str, ...]) -> None:
         self._folders = {package: _folder(package) for package in packages}
-        self._sources: dict[str, _Source | None] = {}
+        self._sources: dict[str, Source | None] = {}
         self._homes: dict[str, dict[str, str]] = {}
-        self._meanings: dict[tuple[str, str], str] = {}
+        self._found: dict[tuple[str, str], frozenset[_Target]] = {}
 
-    def reached_from(self, module: str) -> dict[str, _Source]:
+    def counted(self, module: str, name: str) -> Collection[tuple[str, Code]]:
+        """All that counts, each with the module where it stands.
+
+        Args:
+            module: full name of a module.
+            name: what is asked for in it; "" for all of it.
+
+        Raises:
+            ModuleNotFoundError: there is no such module.
+            ValueError: the module does not define the name.
+        """
+        reached = self._reached_from(module)
+        if name and name not in reached[module].defined:
+            raise ValueError(f"{module} defines no {name!r}.")
+        todo = [*self._given(_Target(module, name))]
+        for each, source in reached.items():
+            todo += [(each, code) for code in source.code if self._does_more(each, code)]
+            for member in source.members:
+                if member[1] == "*":
+                    todo += self._codes(_Target(_absolute(each, source.package, member)))
+        return self._followed(todo, lambda code: code.used)
+
+    def _given(self, target: _Target) -> Collection[tuple[str, Code]]:
+        """What defines a target, and the classes of what it is given."""
+        return self._followed(self._codes(target), lambda code: code.given)
+
+    def _followed(
+        self, start: Iterable[tuple[str, Code]], names: Callable[[Code], frozenset[str]]
+    ) -> Collection[tuple[str, Code]]:
+        """What some code leads to by such names, itself included."""
+        found: dict[tuple[str, Code], None] = {}
+        todo = [*start]
+        while todo:
+            each, code = todo.pop()
+            if (each, code) not in found:
+                found[each, code] = None
+                for name in names(code) - OPENING:
+                    for target in self._targets(each, name):
+                        todo += self._codes(target)
+                if names(code) & OPENING:
+                    todo += self._own(each)
+        return found
+
+    def meaning(self, module: str, used: str) -> str:
+        """What a name in a module stands for, as text that does not say where that is."""
+        return "|".join(sorted(map(self._text, self._targets(module, used))))
+
+    def _text(self, target: _Target) -> str:
+        source = self._source(target.module)
+        if source is None:
+            return target.module
+        return source.defined[target.name] if target.name else "a module"
+
+    def _own(self, module: str) -> list[tuple[str, Code]]:
+        source = self._source(module)
+        return [(module, code) for code in source.code] if source else []
+
+    def _codes(self, target: _Target) -> Iterator[tuple[str, Code]]:
+        """What defines a target; of a package as a whole, all that it offers."""
+        if target.name:
+            yield from (own for own in self._own(target.module) if target.name in own[1].defines)
+        else:
+            for module in sorted(self._whole(target.module)):
+                yield from self._own(module)
+
+    def _does_more(self, module: str, code: Code) -> bool:
+        """Whether importing the module does more than define the code's names."""
+        return code.runs or any(
+            bool(target.name) and target.name not in source.classes
+            for called in code.called
+            for target in self._targets(module, called)
+            if (source := self._source(target.module)) is not None
+        )
+
+    def _targets(self, module: str, used: str) -> frozenset[_Target]:
+        """What a name in a module leads to; branches may differ."""
+        if (module, used) in self._found:
+            return self._found[module, used]
+        # Until it is known: two modules may pass a name to each other.
+        self._found[module, used] = frozenset()
+        source, (first, *attributes) = self._source(module), used.split(".")
+        assert source is not None
+        found = {_Target(module, first)} if first in source.defined else set()
+        for bound in source.bound.get(first, ()):
+            if isinstance(bound, str):
+                found |= self._member(bound, attributes)
+            else:
+                package = _absolute(module, source.package, bound)
+                inside = f"{package}.{bound[1]}"
+                # A package that imports from itself imports a module in it.
+                if package == module and self._source(inside) is not None:
+                    found |= self._member(inside, attributes)
+                else:
+                    found |= self._member(package, [bound[1], *attributes])
+        self._found[module, used] = frozenset(found)
+        return self._found[module, used]
+
+    def _member(self, module: str, attributes: list[str]) -> frozenset[_Target]:
+        """What ``module.attribute.attribute`` leads to."""
+        source = self._source(module)
+        if source is None:
+            return frozenset({_Target(".".join([module, *attributes]))})
+        if not attributes:
+            return frozenset({_Target(module)})
+        name, *rest = attributes
+        if name in source.defined or name in source.bound:
+            return self._targets(module, ".".join(attributes))
+        inside = f"{module}.{name}"
+        home = self._offered(module).get(name, inside)
+        if home != inside:
+            return self._member(home, attributes)
+        if self._source(inside) is not None:
+            return self._member(inside, rest)
+        # What a module does not define is found by looking into it.
+        return frozenset({_Target(module)})
+
+    def _reached_from(self, module: str) -> dict[str, Source]:
         """The modules that ``module`` reaches by imports, itself included.
 
         Raises:
@@ -104,40 +207,7 @@ class _Project:
                     todo.append(each)
         return found
 
-    def meaning(self, module: str, used: str) -> str:
-        """What a name in a module stands for, as text that does not say where that is."""
-        if (module, used) in self._meanings:
-            return self._meanings[module, used]
-        # Until it is known: two modules may pass a name to each other.
-        self._meanings[module, used] = "unknown"
-        source, (first, *attributes) = self._source(module), used.split(".")
-        assert source is not None
-        meanings = set()
-        for target in source.bound.get(first, ()):
-            if isinstance(target, str):
-                meanings.add(self._member(target, attributes))
-            else:
-                package = _absolute(module, source.package, target)
-                meanings.add(self._member(package, [target[1], *attributes]))
-        if first in source.defined:
-            meanings.add(source.defined[first])
-        self._meanings[module, used] = "|".join(sorted(meanings))
-        return self._meanings[module, used]
-
-    def _member(self, module: str, attributes: list[str]) -> str:
-        """What ``module.attribute.attribute`` stands for."""
-        source = self._source(module)
-        if source is None:
-            return ".".join([module, *attributes])
-        if not attributes:
-            return "a module"
-        name, *rest = attributes
-        if name in source.defined or name in source.bound:
-            return self.meaning(module, ".".join(attributes))
-        home = self._offered(module).get(name, f"{module}.{name}")
-        return self._member(home, rest if home == f"{module}.{name}" else attributes)
-
-    def _imported(self, module: str, source: _Source) -> set[str]:
+    def _imported(self, module: str, source: Source) -> set[str]:
         """Names of modules that a module imports, and some that are none."""
         targets: set[str] = set().union(*map(self._whole, source.modules))
         for member in source.members:
@@ -175,7 +245,7 @@ class _Project:
             return homes
         stub = file.with_suffix(".pyi")
         if stub.is_file():
-            for member in _read(stub).members:
+            for member in read(stub).members:
                 named, name, _ = member
                 home = _absolute(package, True, member)
                 # A package may pass on what one inside it offers.
@@ -186,10 +256,10 @@ class _Project:
             homes.update({name: f"{package}.{name}" for name in names})
         return homes
 
-    def _source(self, module: str) -> _Source | None:
+    def _source(self, module: str) -> Source | None:
         if module not in self._sources:
             file = self._find(module)
-            self._sources[module] = None if file is None else _read(file)
+            self._sources[module] = None if file is None else read(file)
         return self._sources[module]
 
     def _find(self, module: str) -> Path | None:
@@ -219,151 +289,7 @@ def _folder(package: str) -> Path | None:
     return Path(next(iter(places))) if places else None
 
 
-def _loaded(module: str) -> _Source | None:
+def _loaded(module: str) -> Source | None:
     """A module that somebody imported from elsewhere."""
     spec = getattr(sys.modules.get(module), "__spec__", None)
-    return _read(Path(spec.origin)) if spec is not None and spec.origin else None
-
-
-def _read(file: Path) -> _Source:
-    stat = file.stat()
-    return _parsed(file, stat.st_mtime_ns, stat.st_size)
-
-
-@cache
-def _parsed(file: Path, modified: int, size: int) -> _Source:
-    """A file, parsed again only when it has changed."""
-    found = _Source(package=file.stem == "__init__")
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in _all_but_types(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                found.modules.append(alias.name)
-                # Without a name of its own, `import a.b` binds a.
-                target = alias.name if alias.asname else alias.name.split(".")[0]
-                found.bound.setdefault(alias.asname or target, []).append(target)
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                member = (node.module or "", alias.name, node.level)
-                found.members.append(member)
-                found.bound.setdefault(alias.asname or alias.name, []).append(member)
-    statements = list(_executed(tree.body))
-    definitions: dict[str, list[str]] = {}
-    for statement in statements:
-        for name in _defined(statement):
-            definitions.setdefault(name, []).append(_text(statement))
-    found.defined = {name: _hash("\n".join(texts))[:16] for name, texts in definitions.items()}
-    known = found.bound.keys() | found.defined.keys()
-    for group in _free(statements):
-        text = "\n".join(map(_text, group))
-        used = {name for each in group for name in _used(each) if name.split(".")[0] in known}
-        found.code.append((text, frozenset(used)))
-    return found
-
-
-def _all_but_types(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes of a syntax tree except those that only type checkers read."""
-    todo = [tree]
-    while todo:
-        node = todo.pop()
-        if _for_types_only(node):
-            assert isinstance(node, ast.If)
-            todo += node.orelse
-        else:
-            yield node
-            todo += ast.iter_child_nodes(node)
-
-
-def _free(statements: list[ast.stmt]) -> Iterator[list[ast.stmt]]:
-    """Groups of statements within which the order counts.
-
-    Each function, class and constant is a group of its own. In a module that does more than define
-    each of them once, everything but functions and classes with unique names is one group.
-    """
-    times = Counter(name for statement in statements for name in set(_defined(statement)))
-    rest = []
-    for statement in statements:
-        known = isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        if known and all(times[name] == 1 for name in _defined(statement)):
-            yield [statement]
-        else:
-            rest.append(statement)
-    constants = all(
-        isinstance(each, ast.Assign | ast.AnnAssign)
-        and all(isinstance(node, ast.Name) for node in _targets(each))
-        for each in rest
-    )
-    if constants and all(count == 1 for count in times.values()):
-        yield from ([each] for each in rest)
-    else:
-        yield rest
-
-
-def _targets(statement: ast.Assign | ast.AnnAssign) -> Iterator[ast.expr]:
-    """What is assigned to, one by one."""
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    for target in targets:
-        yield from target.elts if isinstance(target, ast.Tuple) else [target]
-
-
-def _defined(statement: ast.stmt) -> Iterator[str]:
-    """The names that a statement at the top of a module defines, and some that it does not."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield statement.name
-        return
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield node.name
-
-
-def _used(statement: ast.AST) -> Iterator[str]:
-    """All names in a statement, as ``name`` or ``name.attribute.attribute``."""
-    todo = [statement]
-    while todo:
-        node = todo.pop()
-        attributes: list[str] = []
-        inner = node
-        while isinstance(inner, ast.Attribute):
-            attributes.insert(0, inner.attr)
-            inner = inner.value
-        if isinstance(inner, ast.Name):
-            yield ".".join([inner.id, *attributes])
-        else:
-            todo += ast.iter_child_nodes(node)
-
-
-def _for_types_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-
-
-def _executed(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements without imports, docstrings, and what is for type checkers."""
-    for node in body:
-        a_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if _for_types_only(node):
-            assert isinstance(node, ast.If)
-            yield from _executed(node.orelse)
-        elif not (isinstance(node, ast.Import | ast.ImportFrom) or a_text):
-            yield node
-
-
-def _text(node: object) -> str:
-    """A syntax tree as text, the same for all versions of Python and wherever it stands."""
-    if isinstance(node, list):
-        statements = bool(node) and all(isinstance(each, ast.stmt) for each in node)
-        return ",".join(map(_text, _executed(node) if statements else node))
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    parts = (
-        f"{name}={_text(value)}"
-        for name, value in ast.iter_fields(node)
-        # Some versions of Python lack the fields that are empty in others.
-        if value is not None and value != [] and name not in ("type_comment", "kind")
-    )
-    return f"{type(node).__name__}({' '.join(parts)})"
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return read(Path(spec.origin)) if spec is not None and spec.origin else None

@@ -298,7 +298,8 @@ def main(
     if eager:
         config = replace(config, compiled=(False,))
     start = time.perf_counter()
-    provenance = Provenance.collect("gpu_benchmark", chosen, seed, asdict(config), __name__)
+    entry = "experiments.benchmarks.gpu:measure"
+    provenance = Provenance.collect("gpu_benchmark", chosen, seed, asdict(config), entry)
     data = measure(config)
     if data["images_per_s"].isnull().all():
         reasons = ", ".join(sorted(set(data["why"].values.ravel().tolist())))

@@ -52,7 +52,7 @@ def entries(name: str, preset: str, seed: int, data: Path | None, folder: Path) 
     parameters = registry.describe(name, config)
 
     def code() -> str:
-        return Provenance.collect(name, preset, seed, {}, registry.module_of(name)).code
+        return Provenance.collect(name, preset, seed, {}, registry.entry_of(name)).code
 
     def provenance(given: dict[str, Any]) -> Provenance:
         run = Provenance.collect(name, preset, seed, parameters | given)

@@ -56,6 +56,11 @@ def module_of(name: str) -> str:
     return f"{catalogue.__name__}.{name}"
 
 
+def entry_of(name: str) -> str:
+    """What computes the result of an experiment: its function ``run``."""
+    return f"{module_of(name)}:run"
+
+
 def load(name: str) -> Experiment:
     """Import one experiment.
 
@@ -135,7 +140,7 @@ def provenance(name: str, preset: str, seed: int, config: Any) -> Provenance:
     Raises:
         DataError: data that the experiment reads are not in the folder.
     """
-    return Provenance.collect(name, preset, seed, describe(name, config), module_of(name))
+    return Provenance.collect(name, preset, seed, describe(name, config), entry_of(name))
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def _candidate(
     if stored.experiment not in registry.NAMES:
         raise ResultError(f"no experiment is called {stored.experiment!r}.")
     experiment = registry.load(stored.experiment)
-    code = results.code_version(registry.module_of(stored.experiment))
+    code = results.code_version(registry.entry_of(stored.experiment))
     # First, because other code may have had other parameters.
     if not any_version and code != stored.code:
         raise _OtherCode(f"made by other code (commit {_short(stored.commit)}).")

@@ -122,7 +122,7 @@ def up_to_date(entry: Mapping[str, Any], fingerprint: str | None, folder: Path) 
 def outdated(experiment: str, code: str, commit: str) -> str:
     """What to say of a result that the present code of its experiment would not make, else ""."""
     try:
-        now = code_version(f"experiments.catalogue.{experiment}")
+        now = code_version(f"experiments.catalogue.{experiment}:run")
     except ModuleNotFoundError:  # the experiments are not here, so nobody can say
         return ""
     return "" if now == code else f"made by other code than the present, commit {commit}"

@@ -1,12 +1,15 @@
 """Laws of the version of an experiment: it follows the code that runs, and nothing else."""
 
+import ast
+import inspect
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from experiments.runner import registry
-from linlocal.analysis.results import code_version, sources
+from linlocal.analysis.results import code_version, sources, syntax
 
 HERE = Path(__file__).resolve().parents[2]
 FILES = {
@@ -60,7 +63,8 @@ def small(root):
 
 
 def edit(file):
-    file.write_text(file.read_text() + "edited = 1\n")
+    """Let the module do one thing more when it is imported."""
+    file.write_text(file.read_text() + "print()\n")
 
 
 ROOT, ANALYSIS = "linlocal/__init__.py", "linlocal/analysis/__init__.py"
@@ -229,6 +233,142 @@ def test_two_constants_of_one_name_may_not_change_places(root):
     assert version(1, 2) == version(1, 2) != version(2, 1)
 
 
+TOOLS = """
+def f(x):
+    return g(x) + LIMIT
+
+def g(x):
+    return Shape().side * x
+
+class Shape:
+    side = SIDE
+
+SIDE = 2
+LIMIT = 3
+OTHER = 4
+
+def h(x):
+    return OTHER * x
+"""
+RUN = "from experiments.p_tools import f\ndef run():\n    return f(1)\n"
+
+
+def test_a_definition_counts_if_what_counts_names_it(root):
+    before = project(root, p_main=RUN, p_tools=TOOLS)
+
+    def counts(old, new):
+        assert TOOLS.count(old) == 1
+        return project(root, p_main=RUN, p_tools=TOOLS.replace(old, new)) != before
+
+    for reached in ("g(x) + LIMIT", "().side * x", "SIDE = 2", "LIMIT = 3"):
+        assert counts(reached, f"{reached} + 1")
+    assert counts("    side = SIDE", "    side = SIDE + 1")
+    for unreached in ("OTHER = 4", "OTHER * x"):
+        assert not counts(unreached, f"{unreached} + 1")
+    assert not counts("def h(x):\n    return OTHER * x\n", "")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "print()",
+        "OTHER += 1",
+        "OTHER = h(1)",
+        "NEW = h(1)",
+        "if LIMIT:\n    OTHER = 5",
+        "@h\ndef i():\n    pass",
+        "@OTHER.command\ndef i():\n    pass",
+        "def __getattr__(name):\n    return 1",
+    ],
+)
+def test_what_does_more_than_define_counts_where_it_is_imported(root, more):
+    before = project(root, p_main=RUN, p_tools=TOOLS)
+    assert project(root, p_main=RUN, p_tools=f"{TOOLS}{more}\n") != before
+    plain = project(root, p_main=RUN, p_tools=f"{TOOLS}OTHERS = Shape()\ndef i():\n    pass\n")
+    assert plain == before
+
+
+@pytest.mark.parametrize(
+    "main",
+    [
+        "from experiments import p_tools\ndef run(name):\n    return getattr(p_tools, name)\n",
+        "from experiments.p_tools import *\ndef run(name):\n    return h(name)\n",
+        "from experiments import p_tools\ndef run():\n    return p_tools.__dict__\n",
+        "from experiments import p_tools as t\nTOOLS = (t,)\ndef run():\n    return TOOLS\n",
+    ],
+    ids=["an argument", "a star", "its names", "in a list"],
+)
+def test_all_of_a_module_counts_where_it_is_an_object(root, main):
+    other = TOOLS.replace("OTHER * x", "OTHER / x")
+    versions = {project(root, p_main=main, p_tools=each) for each in (TOOLS, other)}
+    assert len(versions) == 2
+
+
+@pytest.mark.parametrize("how", ["sys.modules[__name__]", "globals()[x]", "vars()"])
+def test_all_of_a_module_counts_that_looks_into_itself(root, how):
+    tools = TOOLS.replace("LIMIT\n", f"LIMIT, {how}\n", 1)
+    other = tools.replace("OTHER * x", "OTHER / x")
+    assert tools != TOOLS
+    versions = {project(root, p_main=RUN, p_tools=each) for each in (tools, other)}
+    assert len(versions) == 2
+
+
+def test_a_function_leaves_out_what_it_does_not_reach_in_its_own_module(root):
+    def version(tools, entry):
+        project(root, p_main=tools)
+        return code_version(entry)
+
+    other = TOOLS.replace("OTHER = 4", "OTHER = 5")
+    for entry, same in (("f", True), ("h", False), (None, False)):
+        asked = f"experiments.p_main:{entry}" if entry else "experiments.p_main"
+        assert (version(TOOLS, asked) == version(other, asked)) is same
+    with pytest.raises(ValueError, match="defines no 'i'"):
+        version(TOOLS, "experiments.p_main:i")
+
+
+GIVEN = """
+from __future__ import annotations
+
+class Side:
+    length = 1
+
+class Config:
+    side: Side
+
+class Sweep:
+    parts: Parts
+
+class Parts:
+    folder = 2
+
+class Pair:
+    first = 3
+
+def f(pair: Pair) -> Pair:
+    return pair
+
+def run(config: Config, *, more: Side, sweep: Sweep = Sweep()):
+    return f(config)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [("length = 1", True), ("sweep = Sweep()", True), ("folder = 2", False), ("first = 3", False)],
+)
+def test_annotations_count_of_what_an_entry_is_given_alone(root, change, counts):
+    """Other objects are made where something names their class."""
+    given = GIVEN.replace("sweep: Sweep = Sweep()", "sweep = Sweep()")
+    assert change in given
+
+    def version(tools):
+        project(root, p_main=tools)
+        return code_version("experiments.p_main:run")
+
+    assert (version(given) != version(given.replace(change, f"{change} or 4"))) is counts
+    assert version(GIVEN) == version(GIVEN.replace("folder = 2", "folder = 5"))
+
+
 def test_modules_may_pass_a_name_to_each_other(root):
     circle = {
         "p_one": "def f():\n    from experiments.p_two import g\n    return g\n",
@@ -359,7 +499,7 @@ def copy(root):
 
 
 def versions(names):
-    return {name: code_version(registry.module_of(name)) for name in names}
+    return {name: code_version(registry.entry_of(name)) for name in names}
 
 
 def test_every_experiment_follows_itself_and_its_sweeps(copy):
@@ -369,7 +509,7 @@ def test_every_experiment_follows_itself_and_its_sweeps(copy):
     assert all(second[name] != first[name] for name in registry.NAMES)
     for name in registry.NAMES:
         edit(copy / "experiments" / "catalogue" / f"{name}.py")
-        assert code_version(registry.module_of(name)) != second[name]
+        assert code_version(registry.entry_of(name)) != second[name]
 
 
 @pytest.mark.parametrize(
@@ -386,3 +526,54 @@ def test_grammars_and_projections_do_not_touch_each_others_experiments(copy, fil
     edit(copy / file)
     after = versions(names)
     assert {name for name in names if after[name] != before[name]} == followers
+
+
+def executed(function):
+    """The functions of ours that are called meanwhile: module, file, first line."""
+    found = set()
+
+    def watch(frame, event, argument):
+        module, code = frame.f_globals.get("__name__", ""), frame.f_code
+        ours = module.split(".")[0] in ("linlocal", "experiments")
+        # Bodies of modules and classes are no functions, and what dataclasses make is in no file.
+        written = code.co_flags & inspect.CO_OPTIMIZED and code.co_filename[0] != "<"
+        if event == "call" and ours and written:
+            found.add((module, code.co_filename, code.co_firstlineno))
+
+    sys.setprofile(watch)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def names_at(file, line):
+    """What the statement at the top of a file defines that holds a line."""
+    for each in ast.parse(Path(file).read_text(encoding="utf-8")).body:
+        decorators = [d.lineno for d in getattr(each, "decorator_list", [])]
+        if min([each.lineno, *decorators]) <= line <= each.end_lineno:
+            return set(syntax._defined(each))
+    raise AssertionError(f"{file} has no statement at line {line}")
+
+
+FEW = ("closed_forms", "rhm_local_ssl", "trained_mlp")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in registry.NAMES],
+)
+def test_every_function_that_a_run_calls_counts(name):
+    experiment = registry.load(name)
+    called = executed(lambda: experiment.run(experiment.PRESETS["smoke"]))
+    project = sources._Project(("linlocal", "experiments"))
+    found = project.counted(registry.module_of(name), "run")
+    counted = {(module, each) for module, code in found for each in code.defines}
+    missed = [
+        (module, line)
+        for module, file, line in called
+        if counted.isdisjoint((module, each) for each in names_at(file, line))
+    ]
+    assert len(called) > 50
+    assert missed == []

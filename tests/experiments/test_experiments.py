@@ -44,7 +44,7 @@ def test_a_smoke_run_leaves_a_result_that_says_where_it_came_from(name, smoke):
     experiment = registry.load(name)
     assert (stored.experiment, stored.preset, stored.seed) == (name, "smoke", 0)
     assert set(json.loads(stored.config)) == set(vars(experiment.PRESETS["smoke"]))
-    assert stored.code == results.code_version(registry.module_of(name))
+    assert stored.code == results.code_version(registry.entry_of(name))
     if "layer" in dataset.dims:
         assert dataset["layer"].values.tolist() == list(range(1, dataset.sizes["layer"] + 1))
 

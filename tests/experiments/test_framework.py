@@ -45,7 +45,7 @@ def test_a_run_leaves_one_file_that_describes_itself(toy, cli):
     stored = Provenance.of(dataset)
     assert (stored.experiment, stored.preset, stored.seed) == ("toy", "smoke", 4)
     assert stored.config == '{"data": "embedded", "offset": 0.5, "points": 3, "seed": 4}'
-    assert stored.code == results.code_version("experiments.catalogue.toy")
+    assert stored.code == results.code_version("experiments.catalogue.toy:run")
     assert stored.duration_s > 0
 
 

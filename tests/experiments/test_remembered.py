@@ -30,7 +30,7 @@ def never():
 
 def test_a_version_is_found_once(kept):
     def find():
-        return results.code_version(registry.module_of(NAME))
+        return results.code_version(registry.entry_of(NAME))
 
     version = remembered.code_version(NAME, find, kept)
     assert version == find()
