@@ -35,9 +35,10 @@ from experiments.data import (
     source as named_source,
 )
 from experiments.networks import cut, encoders as networks, narrow_resnet
-from experiments.runner import SEARCH_SEED, Sweep, stack
+from experiments.runner import Sweep, stack
 from experiments.training import (
     RECORDED_PER_DECADE,
+    SEARCH_SEED,
     SUPERVISED,
     VIEW_LOSSES,
     LARSSchedule,

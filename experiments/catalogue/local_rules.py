@@ -28,8 +28,9 @@ from experiments.data import (
     with_hybrids,
 )
 from experiments.networks import encoders as networks
-from experiments.runner import SEARCH_SEED, Sweep, stack
+from experiments.runner import Sweep, stack
 from experiments.training import (
+    SEARCH_SEED,
     Credit,
     Divergence,
     Schedule,

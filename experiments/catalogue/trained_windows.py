@@ -2,7 +2,7 @@
 
 Block l of a convolutional encoder learns from the loss of block e = min(l + w - 1, L), sent down
 through the blocks between: w = 1 is local training, w = L backpropagation. Every window trains the
-same networks on the same batches by AdamW, its learning rate chosen from the same candidates on
+same networks on the same batches by AdamW, its learning rate chosen by the same search on
 validation data. A linear classifier then reads the class from each block. What a pass costs is
 counted in this encoder and in one with its blocks repeated.
 """
@@ -28,8 +28,17 @@ from experiments.data import (
     source,
 )
 from experiments.networks import encoders as networks
-from experiments.runner import SEARCH_SEED, Sweep, grid, searched, stack, words
-from experiments.training import Divergence, Schedule, fabric_on, fit_by_rule, update_cosines
+from experiments.runner import Sweep, grid, stack
+from experiments.training import (
+    SEARCH_SEED,
+    Divergence,
+    Schedule,
+    Search,
+    fabric_on,
+    fit_by_rule,
+    update_cosines,
+    with_best_rate,
+)
 from linlocal import losses
 from linlocal.analysis.local_losses import CLAPP, LocalRule, Views
 from linlocal.analysis.probing import probe_blocks
@@ -45,7 +54,8 @@ class Config:
         width: factor on the numbers of channels 128, 256, 256, 512, 1024, 1024.
         steps: steps of training.
         batch: images per batch.
-        learning_rates: rates that the search tries for every rule and window.
+        learning_rates: rates that the search tries first, for every rule and window.
+        extensions: how often it may try the next one where the best lies at the edge.
         measured: number of batches for cosines; they are never trained on.
         deep: windows in which costs alone are counted, in a second encoder that has as many
             blocks as the last of them.
@@ -61,6 +71,7 @@ class Config:
     steps: int = 60
     batch: int = 32
     learning_rates: tuple[float, ...] = (1e-3,)
+    extensions: int = 0
     measured: int = 2
     deep: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 20, 24)
     judged: int | None = None
@@ -78,11 +89,18 @@ class Config:
 PRESETS = {
     "smoke": Config(width=1 / 64, steps=1, batch=16, measured=1, deep=(1, 3, 7), repetitions=2),
     "cpu": Config(steps=30, measured=1, deep=(1, 4, 12, 24)),
-    "workstation": Config(steps=2000, learning_rates=(3e-4, 1e-3, 3e-3), measured=4, judged=10_000),
+    "workstation": Config(
+        steps=2000,
+        learning_rates=(1e-4, 3.16e-4, 1e-3),
+        extensions=2,
+        measured=4,
+        judged=10_000,
+    ),
     "paper": Config(
         width=1.0,
         steps=20_000,
         learning_rates=(2e-4, 1e-3),
+        extensions=2,
         measured=16,
         repetitions=10,
         device="cuda",
@@ -111,11 +129,12 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
     Returns:
         Over rule, window, repetition and layer: ``cosine`` of the update and backpropagation over
         time ("start" and "end" of training), and ``accuracy`` of a probe; ``joint_accuracy`` of a
-        probe on all blocks; ``search_accuracy`` over candidate and ``chosen``. Over repetition and
-        layer ``untrained_accuracy``. Over rule and window ``bytes``, the peak of a forward and
-        backward pass above weights and gradients, and ``multiplications``, those of convolutions
-        and matrix products in it; for the deep encoder ``deep_bytes`` and
-        ``deep_multiplications`` over ``deep_window``.
+        probe on all blocks; ``search_accuracy`` over candidate, the ``learning_rate`` that was
+        chosen, and whether it lies ``inside`` those that were tried. Over repetition and layer
+        ``untrained_accuracy``. Over rule and window ``bytes``, the peak of a forward and backward
+        pass above weights and gradients, and ``multiplications``, those of convolutions and matrix
+        products in it; for the deep encoder ``deep_bytes`` and ``deep_multiplications`` over
+        ``deep_window``.
     """
     windows = list(range(1, len(BLOCKS) + 1))
     repetitions = list(range(config.repetitions))
@@ -136,14 +155,16 @@ def run(config: Config, sweep: Sweep = Sweep()) -> xr.Dataset:
         return xr.Dataset({f"deep_{name}": value for name, value in found.items()})
 
     names = tuple(RULES)
-    candidates = [{"learning_rate": rate} for rate in config.learning_rates]
     cells = [{"rule": rule, "window": window} for rule in names for window in windows]
-    found = iter(searched(sweep, train, cells, candidates, repetitions, "trained", config.seed))
+    search = Search(config.learning_rates, config.extensions, 1)
+    found = iter(
+        with_best_rate(sweep, train, cells, search, config.repetitions, "trained", config.seed)
+    )
     by_rule = [stack([next(found) for _ in windows], "window", windows) for _ in names]
     parts = [
         stack(by_rule, "rule", names)
         .drop_vars("validation_accuracy")
-        .assign_coords(repetition=repetitions, candidate=words(candidates)),
+        .assign_coords(repetition=repetitions),
         grid(sweep, untrained, "untrained", repetition=repetitions),
         grid(sweep, cost, "costs", rule=names, window=windows),
         grid(

@@ -10,11 +10,6 @@ from .grids import grid as grid, stack as stack
 from .interrupts import first_interrupt_only as first_interrupt_only
 from .outlines import outline as outline
 from .registry import Experiment as Experiment
-from .search import (
-    SEARCH_SEED as SEARCH_SEED,
-    searched as searched,
-    words as words,
-)
 from .sweep import Parts as Parts, Sweep as Sweep
 from .termination import termination_interrupts as termination_interrupts
 from .timing import both_updates as both_updates, seconds as seconds

@@ -27,6 +27,7 @@ from .hierarchy_effort import (
     Effort as Effort,
 )
 from .hierarchy_ladder import (
+    SEARCH_SEED as SEARCH_SEED,
     Search as Search,
     best_rate as best_rate,
     climb as climb,
@@ -50,6 +51,7 @@ from .hierarchy_search import (
     own_parameters as own_parameters,
     table as table,
     unsearched as unsearched,
+    words as words,
 )
 from .hierarchy_stack import (
     Examples as Examples,

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from experiments.runner import SEARCH_SEED, Sweep, words
-from experiments.training.hierarchy_ladder import Search, best_rate
+from experiments.runner import Sweep
+from experiments.training.hierarchy_ladder import SEARCH_SEED, Search, best_rate
 from experiments.training.hierarchy_pairs import LOSS_CANDIDATES
 
 
@@ -123,6 +123,11 @@ def _choice(
     return Choice(
         best, float(inside), dict(zip(labels, (score for _, score in tried), strict=True))
     )
+
+
+def words(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The candidates as labels."""
+    return [", ".join(f"{key} {value}" for key, value in each.items()) for each in candidates]
 
 
 def _beside(rate: float, above: bool) -> float:

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from experiments.runner import Sweep
-from experiments.training import Search, chosen, own_parameters, table, unsearched
+from experiments.training import Search, chosen, own_parameters, table, unsearched, words
 
 VARIANTS = [{"variant": 0}, {"variant": 1}]
 RATES = (1e-3, 3.16e-3, 1e-2)
@@ -121,3 +121,7 @@ def test_the_table_holds_all_candidates_of_all_cells():
 def test_a_loss_without_a_parameter_of_its_own_has_one_choice():
     assert own_parameters("VICReg", (0, 1)) == VARIANTS
     assert own_parameters("cross-entropy", (0, 1)) == VARIANTS[:1]
+
+
+def test_candidates_are_labelled_by_what_they_set():
+    assert words([{"rate": 0.1, "variant": 0}]) == ["rate 0.1, variant 0"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.catalogue import blockwise_ssl, local_rules
-from experiments.runner import SEARCH_SEED, Sweep
-from experiments.training import Search, with_best_rate
+from experiments.catalogue import blockwise_ssl, local_rules, trained_windows
+from experiments.runner import Sweep
+from experiments.training import SEARCH_SEED, Search, with_best_rate
 
 RATES = (1e-3, 3.16e-3, 1e-2)
 CELLS = [{"rule": "low"}, {"rule": "middle"}]
@@ -108,3 +108,25 @@ def test_results_say_which_rates_their_searches_enclosed(module, changed, variab
     np.testing.assert_allclose(result["accuracy"], 0.9)
     reported = {point["learning_rate"] for point in sweep.asked if point["seed"] < SEARCH_SEED}
     assert reported == {1e-4}
+
+
+def test_windows_are_trained_at_rates_that_their_searches_enclosed(monkeypatch):
+    sweep, asked = Played(xr.Dataset({"cosine": ("time", [0.5, 0.5]), "joint_accuracy": 0.5})), []
+
+    def trained(config, rule, window, learning_rate, seed):
+        asked.append((learning_rate, seed))
+        return sweep.trained(learning_rate)
+
+    def probed(config, network, seed):
+        return xr.Dataset({"accuracy": ("layer", [0.1] * 4)})
+
+    monkeypatch.setattr(trained_windows, "trained", trained)
+    monkeypatch.setattr(trained_windows, "probed", probed)
+    monkeypatch.setattr(trained_windows, "costs", lambda *point: {"bytes": 1, "multiplications": 1})
+    small = replace(trained_windows.PRESETS["smoke"], learning_rates=RATES, extensions=3)
+    result = trained_windows.run(small)
+    assert dict(result["inside"].sizes) == {"rule": 2, "window": 6}
+    assert (result["inside"] == 1).all()
+    assert (result["learning_rate"] == 1e-4).all()
+    np.testing.assert_allclose(result["accuracy"], 0.9)
+    assert {rate for rate, seed in asked if seed < SEARCH_SEED} == {1e-4}

@@ -21,8 +21,8 @@ from experiments.data import (
     named_data,
     rows_of,
 )
-from experiments.runner import SEARCH_SEED
 from experiments.training import (
+    SEARCH_SEED,
     Divergence,
     MatchedInTraining,
     Schedule,
