@@ -32,7 +32,6 @@ from experiments.runner import (
     outline,
     registry,
     settings,
-    termination_interrupts,
     verify,
 )
 from linlocal.analysis import results
@@ -170,7 +169,7 @@ def run(
     run keeps its finished points; the same command resumes it. Where parameters are not those of
     the preset, the name of the result says so, and other values are another result.
     """
-    with one_line_errors(data), first_interrupt_only(), termination_interrupts():
+    with one_line_errors(data), first_interrupt_only():
         names = in_size(preset) if name == "all" else (name,)
         # All planned before any runs: a typo or data that are not there must not cost an hour, nor
         # an edit mix two versions.
@@ -252,7 +251,7 @@ def verify_results(
     An interrupted verification keeps its finished points; the command that it prints resumes it.
     """
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
-    with one_line_errors(), first_interrupt_only(), termination_interrupts():
+    with one_line_errors(), first_interrupt_only():
         presets = (known_name("preset", preset, PRESETS),) if preset else PRESETS
         found = verify.sort(out, presets, any_version, any_size, data)
         for name, reason in (found.skipped | found.outdated).items():
@@ -321,7 +320,7 @@ def download_data(
     ] = Path("data"),
 ) -> None:
     """Download public data sets, check them, and unpack them as `run --data` reads them."""
-    with one_line_errors(), first_interrupt_only(), termination_interrupts():
+    with one_line_errors(), first_interrupt_only():
         # All names before the first download: a typo must not cost an hour.
         wanted = [known_name("data set", name, PUBLIC) for name in names or ()]
         failed = False

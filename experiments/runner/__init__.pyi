@@ -11,6 +11,5 @@ from .interrupts import first_interrupt_only as first_interrupt_only
 from .outlines import outline as outline
 from .registry import Experiment as Experiment
 from .sweep import Parts as Parts, Sweep as Sweep
-from .termination import termination_interrupts as termination_interrupts
 from .timing import both_updates as both_updates, seconds as seconds
 from .workers import Workers as Workers

@@ -1,4 +1,4 @@
-"""Interrupts from the terminal: one stops a command, and more of them do not disturb its end."""
+"""Interrupts and termination: one stops a command, and more of them do not disturb its end."""
 
 from __future__ import annotations
 
@@ -8,32 +8,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
+from typing import Any
 
 
 @contextmanager
 def first_interrupt_only() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the first SIGINT and ignore all others until the process ends.
+    """Raise KeyboardInterrupt at the first SIGINT and at the first SIGTERM, and ignore all others.
 
     Ending the workers and saying how to resume takes a moment, in which the impatient interrupt
-    again. Outside the main thread, and where interrupts are ignored anyway, nothing changes.
+    again. A batch system sends SIGTERM before it takes the machine away. Outside the main thread,
+    and where something else handles or ignores a signal, nothing changes.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or (
-        threading.current_thread() is not threading.main_thread()
-    ):
+    with _once(signal.SIGINT, signal.default_int_handler), _once(signal.SIGTERM, signal.SIG_DFL):
+        yield
+
+
+@contextmanager
+def _once(number: signal.Signals, usual: Any) -> Iterator[None]:
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(number) is not usual:
         yield
         return
 
-    def once(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def raised(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, once)
+    signal.signal(number, raised)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is once:
-            signal.signal(signal.SIGINT, before)
+        if signal.getsignal(number) is raised:
+            signal.signal(number, usual)
 
 
 @contextmanager

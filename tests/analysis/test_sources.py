@@ -557,7 +557,7 @@ def names_at(file, line):
     raise AssertionError(f"{file} has no statement at line {line}")
 
 
-FEW = ("closed_forms", "rhm_local_ssl", "trained_mlp")
+FEW = ("rhm_local_ssl", "trained_mlp")
 
 
 @pytest.mark.parametrize(

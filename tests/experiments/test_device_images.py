@@ -1,5 +1,7 @@
 """Images drawn on the device follow the law of the model, and none is a test image."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -143,3 +145,9 @@ def test_what_cannot_be_drawn_is_refused(monkeypatch):
     monkeypatch.setattr(device_images, "_ATTEMPTS", 0)
     with pytest.raises(ValueError, match="fewer test data"):
         made(SMALL).symbols(1, 0, 0)
+
+
+def test_gpus_are_hidden_from_all_tests_but_their_own():
+    """Trainers would move their networks there."""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert not torch.cuda.is_available()
