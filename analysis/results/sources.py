@@ -8,10 +8,10 @@ of what is executed changes it.
 
 A function, class or constant counts if something that counts names it, other than in an annotation;
 so do the classes of what the entry is given, and of their fields. What does more than define counts
-wherever its module is imported: statements, definitions that functions of ours decorate, constants
-that functions of ours make. Where a module is used as an object, or looks for its own definitions
-by their names, all of it counts. Code that is found by its name at run time in another way (by
-``import_module``, or in a data file) is not seen.
+wherever its module is imported: statements, and definitions that functions of ours decorate. Making
+a constant is taken to do nothing else. Where a module is used as an object, or looks for its own
+definitions by their names, all of it counts. Code that is found by its name at run time in another
+way (by ``import_module``, or in a data file) is not seen.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def code_version(entry: str) -> str:
     """
     module, _, name = entry.partition(":")
     project = _Project(("linlocal", module.split(".")[0]))
-    statements = []
+    statements = set()
     for home, code in project.counted(module, name):
         meant = (f"{each}={project.meaning(home, each)}" for each in sorted(code.used))
-        statements.append(" ".join([code.text, *meant]))
+        statements.add(" ".join([code.text, *meant]))
     return digest("\n".join(sorted(statements)))
 
 
@@ -139,8 +139,8 @@ class _Project:
         """Whether importing the module does more than define the code's names."""
         return code.runs or any(
             bool(target.name) and target.name not in source.classes
-            for called in code.called
-            for target in self._targets(module, called)
+            for decorator in code.decorators
+            for target in self._targets(module, decorator)
             if (source := self._source(target.module)) is not None
         )
 

@@ -23,7 +23,7 @@ class Code:
             ``name.attribute.attribute``; annotations are not executed.
         given: such names in the annotations of what it cannot be called without, or of its fields.
         defines: the names that it defines.
-        called: of the names in ``used``, those that are called when the module is imported.
+        decorators: of the names in ``used``, those that decorate it.
         runs: whether it does more than define each of its names once.
     """
 
@@ -31,7 +31,7 @@ class Code:
     used: frozenset[str]
     given: frozenset[str]
     defines: frozenset[str]
-    called: frozenset[str]
+    decorators: frozenset[str]
     runs: bool
 
 
@@ -111,7 +111,7 @@ def _code(group: list[ast.stmt], known: Iterable[str]) -> Code:
         of_others(group),
         of_others(node for each in group for node in _given(each)),
         defines,
-        of_others(node for each in group for node in _called(each)),
+        of_others(node for each in group for node in getattr(each, "decorator_list", ())),
         not a_definition or any(name.startswith("__") for name in defines),
     )
 
@@ -208,14 +208,6 @@ def _given(statement: ast.stmt) -> Iterator[ast.AST]:
         pairs = zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
         needed += [parameter for parameter, default in pairs if default is None]
         yield from (each.annotation for each in needed if each.annotation is not None)
-
-
-def _called(statement: ast.stmt) -> Iterator[ast.AST]:
-    """What a definition calls when its module is imported: in a constant, or to decorate."""
-    if isinstance(statement, _DEFINING):
-        yield from statement.decorator_list
-        return
-    yield from (node.func for node in ast.walk(statement) if isinstance(node, ast.Call))
 
 
 def _for_types_only(node: ast.AST) -> bool:

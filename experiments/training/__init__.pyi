@@ -26,32 +26,19 @@ from .hierarchy_effort import (
     SECONDS as SECONDS,
     Effort as Effort,
 )
-from .hierarchy_ladder import (
-    SEARCH_SEED as SEARCH_SEED,
-    Search as Search,
-    best_rate as best_rate,
-    climb as climb,
-    learn_with_best_rate as learn_with_best_rate,
-)
+from .hierarchy_ladder import climb as climb, learn_with_best_rate as learn_with_best_rate
 from .hierarchy_pairs import (
     LOSS_CANDIDATES as LOSS_CANDIDATES,
     PairSource as PairSource,
     Positives as Positives,
     fit_pairs as fit_pairs,
     fit_told as fit_told,
+    own_parameters as own_parameters,
 )
 from .hierarchy_rules import (
     FEEDBACK_RULES as FEEDBACK_RULES,
     Setting as Setting,
     data_needed as data_needed,
-)
-from .hierarchy_search import (
-    Choice as Choice,
-    chosen as chosen,
-    own_parameters as own_parameters,
-    table as table,
-    unsearched as unsearched,
-    words as words,
 )
 from .hierarchy_stack import (
     Examples as Examples,
@@ -81,7 +68,6 @@ from .hierarchy_tokens import (
     last_token_losses as last_token_losses,
 )
 from .optimisers import lars as lars
-from .rate_search import with_best_rate as with_best_rate
 from .released import (
     MatchedInTraining as MatchedInTraining,
     released_clapp as released_clapp,
@@ -89,3 +75,14 @@ from .released import (
 )
 from .released_fit import ReleasedFit as ReleasedFit
 from .robustness import corrupted_accuracy as corrupted_accuracy
+from .search import (
+    SEARCH_SEED as SEARCH_SEED,
+    Choice as Choice,
+    Search as Search,
+    best_rate as best_rate,
+    chosen as chosen,
+    table as table,
+    unsearched as unsearched,
+    with_best_rate as with_best_rate,
+    words as words,
+)

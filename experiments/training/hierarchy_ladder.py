@@ -7,7 +7,7 @@ and then the one between the last that was too few and the first that was enough
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,31 +24,10 @@ from experiments.training.hierarchy_tasks import (
     class_labels,
     one_hot_leaves,
 )
+from experiments.training.search import FACTOR, SEARCH_SEED, Search, best_rate
 
-# Validation accuracies that differ by less count as equal.
-TIED = 0.005
-# From one learning rate to the next where the grid is extended.
-FACTOR = 10**0.5
 # Confidence with which a size must be enough before larger ones are left out.
 ENOUGH = 0.975
-# A search sees other grammars, splits and initial weights than what is reported.
-SEARCH_SEED = 1000
-
-
-@dataclass(frozen=True)
-class Search:
-    """How the learning rate of a cell is chosen, by networks that are not reported.
-
-    Attributes:
-        rates: ascending learning rates that are tried first; SGD takes ten times as much.
-        extensions: how often the grid may be extended, by a factor of sqrt(10) on the side where
-            the best rate lies at the edge.
-        grammars: number of grammars of the search.
-    """
-
-    rates: tuple[float, ...]
-    extensions: int
-    grammars: int
 
 
 def learn_with_best_rate(
@@ -100,15 +79,6 @@ def learn_with_best_rate(
     del found["validation_accuracy"]
     over = {name: ("repetition", values) for name, values in found.items()}
     return xr.Dataset({**over, "learning_rate": unit * best, "inside": inside})
-
-
-def best_rate(scores: Mapping[float, float]) -> tuple[float, bool]:
-    """The middle one of the rates that are as good as the best, and whether others enclose it."""
-    rates = sorted(scores)
-    top = max(scores.values())
-    tied = [rate for rate in rates if scores[rate] >= top - TIED]
-    best = tied[(len(tied) - 1) // 2]
-    return best, rates[0] < best < rates[-1]
 
 
 def climb(

@@ -400,3 +400,9 @@ LOSS_CANDIDATES: dict[str, tuple[LocalRule, LocalRule]] = {
         Views(losses.LPL(form="article", predictive=10.0)),
     ),
 }
+
+
+def own_parameters(loss: str, numbers: Sequence[int]) -> list[dict[str, int]]:
+    """The values of a loss's own parameter that are tried, by their numbers; one if it has none."""
+    known = numbers if loss in LOSS_CANDIDATES else numbers[:1]
+    return [{"variant": number} for number in known]

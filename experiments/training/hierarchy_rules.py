@@ -11,9 +11,10 @@ import xarray as xr
 from experiments.runner import Sweep, stack
 from experiments.training.convergence import Convergence
 from experiments.training.hierarchy_effort import Effort
-from experiments.training.hierarchy_ladder import Search, climb, learn_with_best_rate
+from experiments.training.hierarchy_ladder import climb, learn_with_best_rate
 from experiments.training.hierarchy_stack import Remedy, Rule
 from experiments.training.hierarchy_tasks import Architecture, NetworkRecipe, Optimiser, Task
+from experiments.training.search import Search
 from linlocal.analysis.hierarchy import Feedback
 
 FEEDBACK_RULES: dict[str, Rule] = {

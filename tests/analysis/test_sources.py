@@ -201,6 +201,17 @@ def test_code_may_move_from_one_module_to_another(root):
     assert project(root, p_main=limit.replace("3", "4") + small + main) != together
 
 
+def test_code_may_move_to_a_module_of_its_own_that_says_what_all_say(root):
+    offers, small = "__all__ = ()\n", "def small(x):\n    return x < 3\n"
+    main = "from experiments.{} import small\ndef run():\n    return small(2)\n"
+    one = offers + "def large(x):\n    return x > 3\n"
+    before = project(root, p_main=main.format("p_one"), p_one=one + small)
+    passed_on = one + "from experiments.p_two import small\n"
+    for name, rest in (("p_one", passed_on), ("p_two", one)):
+        after = project(root, p_main=main.format(name), p_one=rest, p_two=offers + small)
+        assert after == before
+
+
 def test_which_of_two_definitions_a_name_means_counts(root):
     one, two = "def f():\n    return 1\n", "def f():\n    return 2\n"
     versions = {
@@ -274,7 +285,6 @@ def test_a_definition_counts_if_what_counts_names_it(root):
         "print()",
         "OTHER += 1",
         "OTHER = h(1)",
-        "NEW = h(1)",
         "if LIMIT:\n    OTHER = 5",
         "@h\ndef i():\n    pass",
         "@OTHER.command\ndef i():\n    pass",
@@ -284,7 +294,9 @@ def test_a_definition_counts_if_what_counts_names_it(root):
 def test_what_does_more_than_define_counts_where_it_is_imported(root, more):
     before = project(root, p_main=RUN, p_tools=TOOLS)
     assert project(root, p_main=RUN, p_tools=f"{TOOLS}{more}\n") != before
-    plain = project(root, p_main=RUN, p_tools=f"{TOOLS}OTHERS = Shape()\ndef i():\n    pass\n")
+    plain = project(
+        root, p_main=RUN, p_tools=f"{TOOLS}OTHERS = Shape(), h(1)\ndef i():\n    pass\n"
+    )
     assert plain == before
 
 

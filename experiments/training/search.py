@@ -1,4 +1,4 @@
-"""Searches on hierarchies that try a further learning rate while the best lies at the edge."""
+"""Learning rates that networks of their own try, and further ones while the best is at the edge."""
 
 from __future__ import annotations
 
@@ -11,8 +11,38 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from experiments.runner import Sweep
-from experiments.training.hierarchy_ladder import SEARCH_SEED, Search, best_rate
-from experiments.training.hierarchy_pairs import LOSS_CANDIDATES
+
+# A search sees other grammars, splits and initial weights than what is reported.
+SEARCH_SEED = 1000
+# Validation accuracies that differ by less count as equal.
+TIED = 0.005
+# From one learning rate to the next where the grid is extended.
+FACTOR = 10**0.5
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the learning rate of a cell is chosen, by networks that are not reported.
+
+    Attributes:
+        rates: ascending learning rates that are tried first; SGD takes ten times as much.
+        extensions: how often the grid may be extended, by a factor of sqrt(10) on the side where
+            the best rate lies at the edge.
+        grammars: number of networks of the search; on hierarchies, each has a grammar of its own.
+    """
+
+    rates: tuple[float, ...]
+    extensions: int
+    grammars: int
+
+
+def best_rate(scores: Mapping[float, float]) -> tuple[float, bool]:
+    """The middle one of the rates that are as good as the best, and whether others enclose it."""
+    rates = sorted(scores)
+    top = max(scores.values())
+    tied = [rate for rate in rates if scores[rate] >= top - TIED]
+    best = tied[(len(tied) - 1) // 2]
+    return best, rates[0] < best < rates[-1]
 
 
 @dataclass(frozen=True)
@@ -35,10 +65,47 @@ def unsearched(search: Search, other: Mapping[str, Any]) -> Choice:
     return Choice({"learning_rate": search.rates[0], **other}, np.nan, {})
 
 
-def own_parameters(loss: str, numbers: Sequence[int]) -> list[dict[str, int]]:
-    """The values of a loss's own parameter that are tried, by their numbers; one if it has none."""
-    known = numbers if loss in LOSS_CANDIDATES else numbers[:1]
-    return [{"variant": number} for number in known]
+def with_best_rate(
+    sweep: Sweep,
+    measure: Callable[..., xr.Dataset],
+    cells: Sequence[Mapping[str, Any]],
+    search: Search,
+    repetitions: int,
+    description: str,
+    seed: int = 0,
+) -> list[xr.Dataset]:
+    """For each cell: choose the learning rate on networks of its own, then measure fresh ones.
+
+    The best rate has the highest validation accuracy; the test set is not looked at. Among those
+    that are equally good the middle one is taken. While it lies at the edge of what was tried, the
+    next one is tried, as often as the search may be extended.
+
+    Args:
+        sweep: evaluates the points.
+        measure: takes the entries of a cell, ``learning_rate`` and ``seed``; returns
+            ``validation_accuracy`` among others.
+        cells: what is compared.
+        search: the rates, how often they may be extended, and the number of networks of a trial.
+        repetitions: number of networks that are reported.
+        description: shown beside the progress bars; distinguishes the sweeps of a run.
+        seed: the base of all seeds.
+
+    Returns:
+        For each cell the variables of ``measure`` over ``repetition``; the ``search_accuracy`` over
+        the candidates that any cell tried, NaN elsewhere; the ``learning_rate`` that was chosen,
+        and whether it lies ``inside`` those that were tried: NaN where there was one.
+    """
+    choices = chosen(sweep, measure, cells, lambda cell: [{}], search, description, seed)
+    points = [
+        {**cell, **choice.candidate, "seed": seed + each}
+        for cell, choice in zip(cells, choices, strict=True)
+        for each in range(repetitions)
+    ]
+    measured = iter(sweep(measure, points, description))
+    return [
+        xr.concat([next(measured) for _ in range(repetitions)], "repetition").merge(choice)
+        for choice in table(choices)
+    ]
 
 
 def chosen(
