@@ -325,6 +325,14 @@ def test_all_of_a_module_counts_that_looks_into_itself(root, how):
     assert len(versions) == 2
 
 
+def test_what_a_module_passes_on_is_part_of_it(root):
+    main = "from experiments.p_tools import h\n"
+    other = TOOLS.replace("OTHER * x", "OTHER / x")
+    versions = {project(root, p_main=main, p_tools=each) for each in (TOOLS, other)}
+    assert len(versions) == 2
+    assert project(root, p_main=main, p_tools=TOOLS.replace("LIMIT = 3", "LIMIT = 4")) in versions
+
+
 def test_a_function_leaves_out_what_it_does_not_reach_in_its_own_module(root):
     def version(tools, entry):
         project(root, p_main=tools)
