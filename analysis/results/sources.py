@@ -85,9 +85,10 @@ class _Project:
         if name and name not in reached[module].defined:
             raise ValueError(f"{module} defines no {name!r}.")
         todo = [*self._given(_Target(module, name))]
-        # What a module imports and passes on is part of it.
-        for bound in () if name else reached[module].bound:
-            for target in self._targets(module, bound):
+        if not name:
+            # What a module imports and passes on is part of it.
+            passed_on = [self._targets(module, each) for each in reached[module].bound]
+            for target in frozenset().union(*passed_on):
                 todo += self._codes(target) if target.name else ()
         for each, source in reached.items():
             todo += [(each, code) for code in source.code if self._does_more(each, code)]

@@ -109,11 +109,11 @@ def test_what_larger_runs_took_is_told_and_summed(toy, tmp_path):
         return text.partition("## What it took")[2]
 
     assert told("cpu", 60.0) == ""
-    first = told("workstation", 5400.0, "mnist-1")
-    assert "took 1.5 hours" in first
-    assert "| `toy-workstation-seed0-mnist-1.nc` | 90.0 | 7 | unknown | present |" in first
+    first = told("workstation", 540_000.0, "mnist-1")
+    assert "took 150.0 hours" in first
+    assert "| `toy-workstation-seed0-mnist-1.nc` | 9000.0 | 7 | unknown | present |" in first
     second = told("workstation", 1800.0, "cifar10-2")
-    assert "took 2.0 hours" in second
+    assert "took 150.5 hours" in second
     assert second.count("| `toy-workstation") == 2
 
 
