@@ -21,6 +21,7 @@ from paper_figures import claims, registry
 from paper_figures.addresses import (
     address,
     address_of,
+    changed_results,
     is_changed,
     read_settings,
     settings_of,
@@ -45,7 +46,8 @@ def main(
             metavar="NAME...",
             help="Figures; or `all`; or `report`: all, and a page that shows them with their claims"
             " and sources; or `kept`: for each of the larger sizes, the figures whose results all"
-            " lie in the folder, and such a page; or `list` to see what there is.",
+            " lie in the folder, and such a page, and beside them what was made by --set; or `list`"
+            " to see what there is.",
         ),
     ],
     preset: Annotated[
@@ -133,6 +135,7 @@ def main(
             )
             for size in sizes
         ]
+        others = beside(figures, plans, results_folder) if only_kept else []
         if only_kept:
             plans = kept(plans)
         for plan in plans:
@@ -148,7 +151,9 @@ def main(
                 plan.out, plan.preset, seed, results_folder, plan.failed, data or (), shown
             )
             typer.echo(" ".join(map(str, pages)))
-    if any(plan.failed for plan in plans):
+    for plan in others:
+        draw_all(plan, figures, force)
+    if any(plan.failed for plan in (*plans, *others)):
         raise typer.Exit(2)
 
 
@@ -306,6 +311,18 @@ def kept(plans: Sequence[Plan]) -> list[Plan]:
         commands = sorted(drawing.command(address) for address in every)
         raise ResultError("\n  ".join(["no figure has all its results; make them with", *commands]))
     return found
+
+
+def beside(figures: Mapping[str, FigureModule], plans: Sequence[Plan], folder: Path) -> list[Plan]:
+    """The figures of single results whose parameters are not those of a preset, if kept."""
+    alone = {name: module.INPUTS[0] for name, module in figures.items() if len(module.INPUTS) == 1}
+    return [
+        Plan(plan.preset, plan.out, {name: [each]}, {})
+        for plan in plans
+        for name, experiment in alone.items()
+        for each in changed_results(experiment, folder)
+        if each.preset == plan.preset
+    ]
 
 
 def load_inputs(addresses: Sequence[Address]) -> dict[str, xr.Dataset]:

@@ -84,13 +84,7 @@ def strongest(
         folder: folder of the results.
         usable: whether a result can be read; one that cannot leaves its place to the next.
     """
-    pattern = rf"{re.escape(experiment)}-({'|'.join(PRESETS)})-seed(\d+)(?:-(.+))?"
-    every = [
-        Address(experiment, match[1], int(match[2]), folder, match[3] or "")
-        for path in sorted(folder.glob("*.nc"))
-        if (match := re.fullmatch(pattern, path.stem))
-    ]
-    found = [each for each in every if not is_changed(each)]
+    found = [each for each in _every(experiment, folder) if not is_changed(each)]
 
     def strength(address: Address) -> tuple[bool, bool, int, int]:
         size = PRESETS.index(address.preset)
@@ -103,6 +97,16 @@ def strongest(
         if not weaker and usable(address):
             chosen.append(address)
     return chosen
+
+
+def changed_results(experiment: str, folder: Path) -> list[Address]:
+    """The results of an experiment with parameters that are not those of a preset, by name.
+
+    Args:
+        experiment: name of the experiment.
+        folder: folder of the results.
+    """
+    return [each for each in _every(experiment, folder) if is_changed(each)]
 
 
 def address_of(file: Path) -> Address:
@@ -172,6 +176,15 @@ def option(name: str, value: Any) -> str:
     if value is None:
         return f"{name}=none"
     return f"{name}={json.dumps(value, separators=(',', ':'), default=str)}"
+
+
+def _every(experiment: str, folder: Path) -> list[Address]:
+    pattern = rf"{re.escape(experiment)}-({'|'.join(PRESETS)})-seed(\d+)(?:-(.+))?"
+    return [
+        Address(experiment, match[1], int(match[2]), folder, match[3] or "")
+        for path in sorted(folder.glob("*.nc"))
+        if (match := re.fullmatch(pattern, path.stem))
+    ]
 
 
 def _value(text: str) -> Any:

@@ -18,7 +18,7 @@ import typer
 from linlocal.analysis import results
 from linlocal.analysis.results import Address, Provenance, ResultError
 from paper_figures import claims, registry
-from paper_figures.addresses import strongest
+from paper_figures.addresses import changed_results, data_of, settings_of, strongest, words
 from paper_figures.claims import Claim, plain
 from paper_figures.registry import FigureModule
 from paper_figures.report.sources import outdated
@@ -84,6 +84,11 @@ ones. Results of the preset `cpu` are demonstrations of minutes on embedded data
 little."""
 
 
+BESIDE = """\
+These results were made with parameters that are not those of a preset (`--set`). They decide
+nothing and are counted nowhere above; behind each statement stands what these numbers alone say."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The claims of one figure, decided from one set of results.
@@ -92,16 +97,19 @@ class Evidence:
         figure: name of the figure.
         claims: its claims, decided together.
         origins: the results that they were computed from, and how each was made.
+        settings: the parameters that are not those of the preset, in words.
     """
 
     figure: str
     claims: Sequence[Claim]
     origins: Mapping[Address, Provenance]
+    settings: str = ""
 
     @property
     def words(self) -> str:
         """The results in words."""
-        return "; ".join(starmap(_described, self.origins.items()))
+        found = "; ".join(starmap(_described, self.origins.items()))
+        return f"{found}, with {self.settings}" if self.settings else found
 
     @property
     def kept(self) -> bool:
@@ -118,11 +126,28 @@ def gather(folder: Path) -> list[Evidence]:
     return [each for name in registry.NAMES for each in _of_figure(name, folder)]
 
 
-def page(found: Sequence[Evidence]) -> str:
+def beside(folder: Path) -> list[Evidence]:
+    """The claims of single larger results whose parameters are not those of a preset.
+
+    Args:
+        folder: the folder that ``python -m experiments run --set NAME=VALUE`` filled.
+    """
+    modules = {name: registry.load(name) for name in registry.NAMES}
+    return [
+        _evidence(name, module, [address])
+        for name, module in modules.items()
+        if len(module.INPUTS) == 1
+        for address in changed_results(module.INPUTS[0], folder)
+        if _larger(address) and _drawable(module, address)
+    ]
+
+
+def page(found: Sequence[Evidence], others: Sequence[Evidence] = ()) -> str:
     """The page in Markdown.
 
     Args:
         found: the evidence of all figures.
+        others: what decides nothing, see `beside`.
     """
     published: dict[str, list[tuple[Evidence, Claim]]] = {number: [] for number in PAPERS}
     ours: list[tuple[Evidence, Claim]] = []
@@ -150,7 +175,10 @@ def page(found: Sequence[Evidence]) -> str:
     lines += ["## Our own statements", "", _own_summary(ours), "", *_own_table(ours), ""]
     lines += ["Those that fail or are undecided:", ""]
     lines += _by_figure([pair for pair in ours if pair[1].verdict != "holds"], _OURS)
-    if kept := {a: made for each in found for a, made in each.origins.items() if _larger(a)}:
+    if others:
+        lines += ["## With other parameters", "", BESIDE, "", *_beside(others)]
+    every = [*found, *others]
+    if kept := {a: made for each in every for a, made in each.origins.items() if _larger(a)}:
         lines += ["## What it took", "", *_took(kept), ""]
     if missing := [name for name in registry.NAMES if name not in {each.figure for each in found}]:
         lines += [f"Without a result that the present code reads: {', '.join(missing)}."]
@@ -166,12 +194,17 @@ def _of_figure(name: str, folder: Path) -> Iterator[Evidence]:
         for experiment in module.INPUTS
     ]
     for addresses in product(*chosen):
-        datasets = {each.experiment: results.read(each.path) for each in addresses}
-        yield Evidence(
-            name,
-            claims.decided(module.claims(datasets)),
-            {each: Provenance.of(datasets[each.experiment]) for each in addresses},
-        )
+        yield _evidence(name, module, addresses)
+
+
+def _evidence(name: str, module: FigureModule, addresses: Sequence[Address]) -> Evidence:
+    datasets = {each.experiment: results.read(each.path) for each in addresses}
+    return Evidence(
+        name,
+        claims.decided(module.claims(datasets)),
+        {each: Provenance.of(datasets[each.experiment]) for each in addresses},
+        "; ".join(filter(None, (words(settings_of(each)) for each in datasets.values()))),
+    )
 
 
 def _drawable(module: FigureModule, address: Address) -> bool:
@@ -191,9 +224,9 @@ def _larger(address: Address) -> bool:
 
 def _described(address: Address, stored: Provenance) -> str:
     data = json.loads(stored.config).get("data")
-    named = address.data.partition("-")[0] or ("embedded data" if data is not None else "")
-    words = [f"preset {stored.preset}", *([named] if named else []), f"seed {stored.seed}"]
-    return f"`{address.path.name}` ({', '.join(words)}, commit {stored.commit[:8]})"
+    named = data_of(address).partition("-")[0] or ("embedded data" if data is not None else "")
+    run = [f"preset {stored.preset}", *([named] if named else []), f"seed {stored.seed}"]
+    return f"`{address.path.name}` ({', '.join(run)}, commit {stored.commit[:8]})"
 
 
 def _counts(papers: Mapping[str, Sequence[tuple[Evidence, Claim]]]) -> list[str]:
@@ -229,10 +262,10 @@ def _own_summary(pairs: Sequence[tuple[Evidence, Claim]]) -> str:
 
 def _own_table(pairs: Sequence[tuple[Evidence, Claim]]) -> list[str]:
     lines = [f"| figure | {' | '.join(_OURS)} | from |", f"|---|{'---:|' * len(_OURS)}---|"]
-    for figure, words in dict.fromkeys((each.figure, each.words) for each, _ in pairs):
-        here = [pair for pair in pairs if (pair[0].figure, pair[0].words) == (figure, words)]
+    for figure, origin in dict.fromkeys((each.figure, each.words) for each, _ in pairs):
+        here = [pair for pair in pairs if (pair[0].figure, pair[0].words) == (figure, origin)]
         counts = " | ".join(str(_count(here, verdict)) for verdict in _OURS)
-        lines.append(f"| {figure} | {counts} | {words} |")
+        lines.append(f"| {figure} | {counts} | {origin} |")
     return lines
 
 
@@ -259,23 +292,37 @@ def _took(kept: Mapping[Address, Provenance]) -> list[str]:
 
 def _by_figure(pairs: Sequence[tuple[Evidence, Claim]], verdicts: Sequence[str]) -> list[str]:
     lines = []
-    for figure, words in dict.fromkeys((each.figure, each.words) for each, _ in pairs):
+    for figure, origin in dict.fromkeys((each.figure, each.words) for each, _ in pairs):
         caption = plain(registry.caption(registry.load(figure)))
-        lines += [f"**{figure}.** {caption} From {words}.", ""]
-        here = [claim for each, claim in pairs if (each.figure, each.words) == (figure, words)]
+        lines += [f"**{figure}.** {caption} From {origin}.", ""]
+        here = [claim for each, claim in pairs if (each.figure, each.words) == (figure, origin)]
         for verdict in verdicts:
             lines += [_sentence(claim) for claim in here if claim.verdict == verdict]
         lines.append("")
     return lines
 
 
+def _beside(others: Sequence[Evidence]) -> list[str]:
+    """What each of these results says by itself."""
+    lines = []
+    for each in others:
+        caption = plain(registry.caption(registry.load(each.figure)))
+        lines += [f"**{each.figure}.** {caption} From {each.words}.", ""]
+        lines += [f"- {_measured(claim, claim.numbers)}: {claim.here}." for claim in each.claims]
+        lines.append("")
+    return lines
+
+
 def _sentence(claim: Claim) -> str:
     """A claim with what it rests on, as an item of a list."""
+    said = f" Published: {plain(claim.source)}." if claim.source else ""
+    return f"- *{claim.verdict.capitalize()}*: {_measured(claim, claim.evidence)}.{said}"
+
+
+def _measured(claim: Claim, numbers: str) -> str:
     decision = claim.decision
     by = "; ".join(filter(None, (decision.units, decision.correction))) if decision else ""
-    said = f" Published: {plain(claim.source)}." if claim.source else ""
-    found = plain(claim.evidence) + (f" ({by})" if by else "")
-    return f"- *{claim.verdict.capitalize()}*: {plain(claim.text)}. Measured: {found}.{said}"
+    return f"{plain(claim.text)}. Measured: {plain(numbers)}" + (f" ({by})" if by else "")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -288,7 +335,10 @@ def main(
     ] = Path("results"),
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("docs/results.md"),
 ) -> None:
-    """Decide every claim from the strongest results of a folder and write them as a page."""
+    """Decide every claim from the strongest results of a folder and write them as a page.
+
+    Results of other parameters than those of a preset stand below and decide nothing.
+    """
     found = gather(folder)
     if not found:
         typer.echo(
@@ -296,7 +346,7 @@ def main(
             err=True,
         )
         raise typer.Exit(2)
-    claims.replace_text(out, page(found))
+    claims.replace_text(out, page(found, beside(folder)))
     typer.echo(f"written: {out}")
 
 

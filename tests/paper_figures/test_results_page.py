@@ -125,6 +125,33 @@ def test_a_run_of_other_code_is_told_apart(toy, tmp_path, monkeypatch):
     assert " | other |" in results_page.page(found)
 
 
+def test_results_of_other_parameters_stand_below_and_decide_nothing(toy, tmp_path):
+    store(tmp_path, "workstation", "mnist-1")
+    plain = results_page.page(results_page.gather(tmp_path))
+    label = "set-width-0123abcd-mnist-1"
+    store(tmp_path, "workstation", label, (-1.1, -1.0, -0.9), settings='{"width": 3}')
+    store(tmp_path, "cpu", label, settings='{"width": 3}')  # a demonstration
+
+    def written():
+        out = tmp_path / "page.md"
+        CliRunner().invoke(results_page.app, ["--results", str(tmp_path), "--out", str(out)])
+        return out.read_text()
+
+    above, _, below = written().partition("## With other parameters\n")
+    assert above == plain.partition("## What it took")[0]
+    said, _, took = below.partition("## What it took")
+    assert f"`toy-workstation-seed0-{label}.nc` (preset workstation, mnist, seed 0," in said
+    assert "with width=3." in said
+    assert "- x is positive. Measured: a; interval " in said
+    assert [line.rpartition(": ")[2] for line in said.splitlines() if line.startswith("- ")] == [
+        "fails.",
+        "fails.",
+        "fails.",
+    ]
+    assert took.count(label) == 1
+    assert "cpu" not in said
+
+
 def test_a_figure_without_a_result_is_named(toy, tmp_path, monkeypatch):
     store(tmp_path, "cpu")
     assert "Without a result" not in results_page.page(results_page.gather(tmp_path))

@@ -39,14 +39,14 @@ def toy(tmp_path, monkeypatch):
     return module
 
 
-def store(x, settings=None, label="", name=None):
+def store(x, settings=None, label="", name=None, preset="cpu"):
     """The result of a run with settings, as `python -m experiments run` writes it."""
     dataset = xr.Dataset({"x": ("n", [x, 2.0])})
     if settings:
         dataset = dataset.assign_attrs(settings=json.dumps(settings))
         label = "-".join(filter(None, [f"set-{'+'.join(sorted(settings))}-{int(x):08x}", label]))
-    path = Address("toy", "cpu", 0, Path("results"), label).path
-    origin = Provenance.collect("toy", "cpu", 0, PRESET | (settings or {}))
+    path = Address("toy", preset, 0, Path("results"), label).path
+    origin = Provenance.collect("toy", preset, 0, PRESET | (settings or {}))
     return results.write(dataset, path if name is None else path.with_name(name), origin)
 
 
@@ -170,3 +170,24 @@ def test_a_result_with_other_parameters_is_no_evidence(toy):
     assert strongest("toy", Path("results")) == []
     file = store(1)
     assert [each.path for each in strongest("toy", Path("results"))] == [file]
+
+
+def test_kept_draws_what_was_made_with_settings_beside_the_presets(toy):
+    store(1.0, preset="paper")
+    store(2.0, {"width": 5}, preset="paper")
+    store(3.0, {"width": 6})  # a demonstration
+    done = cli("kept --out kept")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in Path("kept/paper").glob("*.png")} == {
+        "toy.png",
+        "toy-set-width-00000002.png",
+    }
+    assert not Path("kept/cpu").exists()
+    recorded = claims.entries(Path("kept/paper"))
+    assert recorded["toy-set-width-00000002"]["run"] == "preset paper, seed 0, with width=5"
+    # The page shows the preset's; the other stands in the pictures and the claims.
+    assert "set-width" not in Path("kept/paper/report.md").read_text()
+    Path("results/toy-paper-seed0-set-width-00000002.nc").write_bytes(b"damaged")
+    done = cli("kept --out kept")
+    assert done.exit_code == 2
+    assert "toy-paper-seed0-set-width-00000002.nc" in done.output
