@@ -148,8 +148,26 @@ def test_results_of_other_parameters_stand_below_and_decide_nothing(toy, tmp_pat
         "fails.",
         "fails.",
     ]
+    assert " here: " not in said
     assert took.count(label) == 1
     assert "cpu" not in said
+
+
+def test_a_result_of_other_parameters_and_older_code_is_named_and_left_out(
+    toy, tmp_path, monkeypatch, capsys
+):
+    label = "set-width-0123abcd"
+    address = store(tmp_path, "workstation", label, settings='{"width": 3}')
+    both = types.ModuleType(registry.module_of("both"), "Needs two.")
+    both.INPUTS, both.PAPER, both.claims = ("toy", "absent"), "", claims
+    monkeypatch.setitem(sys.modules, both.__name__, both)
+    monkeypatch.setattr(registry, "NAMES", ("both", "toy"))
+    assert [each.figure for each in results_page.beside(tmp_path)] == ["toy"]
+    assert capsys.readouterr().err == ""
+    stored = Provenance.collect("toy", "workstation", 0, {})
+    results.write(xr.Dataset({"y": 1.0}, attrs={"settings": '{"width": 3}'}), address.path, stored)
+    assert results_page.beside(tmp_path) == []
+    assert address.path.name in capsys.readouterr().err
 
 
 def test_a_figure_without_a_result_is_named(toy, tmp_path, monkeypatch):
