@@ -55,6 +55,11 @@ PAPERS = {
         "The paper predicts which contexts a network can use from so many data by the covariances "
         "of tokens.",
     ),
+    "2605.27734": (
+        "Clustering the hidden symbols of the Random Hierarchy Model",
+        "The paper finds hidden symbols level by level, as groups of tuples that occur in the same "
+        "contexts, and predicts that a level costs v m^3 data, whatever the depth.",
+    ),
     "1609.01596": (
         "Direct feedback alignment",
         "The paper sends errors to each layer through fixed random matrices and reports angles and "
@@ -250,8 +255,8 @@ def _summary(pairs: Sequence[tuple[Evidence, Claim]]) -> str:
     )
     kept = sum(each.kept for each, _ in pairs)
     return (
-        f"Of its {len(pairs)} statements that we put to numbers, {counted}. {kept} rest on larger "
-        f"runs, {len(pairs) - kept} on demonstrations."
+        f"Of its statements, {len(pairs)} put to numbers, {counted}. On larger runs rest {kept}, on "
+        f"demonstrations {len(pairs) - kept}."
     )
 
 
