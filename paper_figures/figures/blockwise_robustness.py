@@ -69,7 +69,7 @@ def _severities(axes: Axes, data: xr.Dataset) -> None:
         style.band(axes, values, "repetition", color=COLORS[name], label=label)
         axes.lines[-1].set_linestyle(LINES[name])
     axes.axhline(float(data["chance"]), color="#999999", linestyle=":", linewidth=0.8)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, 1.25 * float(accuracy.sel(variant=[*LABELS]).max()))  # room for the legend
     axes.set_xlabel("severity (0: clean)")
     axes.set_ylabel("accuracy of the last block's linear probe", size=7)
     axes.set_title("mean over corruptions; bands: 95 %")
@@ -87,7 +87,7 @@ def _corruptions(axes: Axes, data: xr.Dataset) -> None:
     axes.set_yticks(places, [str(c).replace("_", " ") for c in harmed["corruption"].values], size=7)
     axes.invert_yaxis()
     axes.axvline(float(data["chance"]), color="#999999", linestyle=":", linewidth=0.8)
-    axes.set_xlim(0, 1.02)
+    axes.set_xlim(left=0)
     axes.set_xlabel("accuracy, mean over severities 1 to 5")
     axes.set_title("each corruption")
 
@@ -143,5 +143,6 @@ def claims(datasets: Mapping[str, xr.Dataset]) -> list[Claim]:
                 **paper,
             )
             for spread in ("channel", "map", "tensor")
+            if NOISE.format(spread) in trained
         ),
     ]

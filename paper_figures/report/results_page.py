@@ -255,8 +255,8 @@ def _summary(pairs: Sequence[tuple[Evidence, Claim]]) -> str:
     )
     kept = sum(each.kept for each, _ in pairs)
     return (
-        f"Of its statements, {len(pairs)} put to numbers, {counted}. On larger runs rest {kept}, on "
-        f"demonstrations {len(pairs) - kept}."
+        f"Of its statements, {len(pairs)} put to numbers, {counted}. On larger runs rest {kept}, "
+        f"on demonstrations {len(pairs) - kept}."
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from experiments.catalogue.blockwise_ssl import PRESETS
 from paper_figures.figures import blockwise_robustness, blockwise_ssl, training_cost
 from paper_figures.figures.blockwise_robustness import NOISE
 from paper_figures.look import style
@@ -82,20 +83,42 @@ def headline(module, data):
     return figure.get_suptitle()
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_figures_compare_the_variants_that_a_size_has(preset):
+    there = [name for name in NAMES if name in PRESETS[preset].variants]
+    data = result().sel(variant=there)
+    spreads = [s for s in ("channel", "map", "tensor") if NOISE.format(s) in there]
+    said = [c.text for c in blockwise_robustness.claims({"blockwise_ssl": data})]
+    assert [text.split()[2] for text in said if text.startswith("noise per")] == spreads
+    for module in (blockwise_ssl, blockwise_robustness):
+        assert headline(module, data)
+
+
 WIDE = np.array([-0.1, 0.0, 0.12])
 
 
 @pytest.mark.parametrize(
     ("better", "worse", "words", "margin"),
     [
-        (BASE, END_TO_END, "comes within 0.05 of end-to-end", -0.05),
+        (BASE, END_TO_END, "Barlow Twins: blockwise training comes within", -0.05),
+        ("SimCLR, simultaneous", "SimCLR, end to end", "SimCLR: blockwise training", -0.05),
         (NOISE.format("channel"), BASE, "noise per channel raises", 0.0),
         (BASE, f"{BASE}, local pooling", "better than local pooling", 0.0),
         (BASE, "Barlow Twins, sequential", "as many steps for each block", -0.02),
         (BASE, NAMES[-2], "as many steps for all blocks together", -0.02),
         ("VICReg, simultaneous", UNTRAINED, "VICReg, blockwise: a probe reads", 0.0),
+        ("VICReg, end to end", UNTRAINED, "VICReg, end to end: a probe reads", 0.0),
     ],
-    ids=["end to end", "noise", "pooling", "order", "order and steps", "training"],
+    ids=[
+        "end to end",
+        "another loss",
+        "noise",
+        "pooling",
+        "order",
+        "order and steps",
+        "training",
+        "reference",
+    ],
 )
 def test_a_difference_decides_only_beyond_its_interval(better, worse, words, margin):
     usual = 0.3 if worse == UNTRAINED else 0.0

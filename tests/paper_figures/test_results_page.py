@@ -18,7 +18,6 @@ from paper_figures.addresses import strongest
 from paper_figures.claims import Claim, of_networks
 from paper_figures.report import results_page
 
-
 # The title of a paper and its number.
 HEADING = re.compile(r"^## (.+) \(arXiv (\d{4}\.\d{5})\)$", re.MULTILINE)
 
