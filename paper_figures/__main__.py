@@ -315,12 +315,11 @@ def kept(plans: Sequence[Plan]) -> list[Plan]:
 
 def beside(figures: Mapping[str, FigureModule], plans: Sequence[Plan], folder: Path) -> list[Plan]:
     """The figures of single results whose parameters are not those of a preset, if kept."""
-    alone = {name: module.INPUTS[0] for name, module in figures.items() if len(module.INPUTS) == 1}
     return [
         Plan(plan.preset, plan.out, {name: [each]}, {})
         for plan in plans
-        for name, experiment in alone.items()
-        for each in changed_results(experiment, folder)
+        for name, module in figures.items()
+        for each in changed_results(module.INPUTS, folder)
         if each.preset == plan.preset
     ]
 

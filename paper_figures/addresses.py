@@ -99,14 +99,16 @@ def strongest(
     return chosen
 
 
-def changed_results(experiment: str, folder: Path) -> list[Address]:
-    """The results of an experiment with parameters that are not those of a preset, by name.
+def changed_results(inputs: Sequence[str], folder: Path) -> list[Address]:
+    """The results with parameters that are not those of a preset, for a figure of one experiment.
 
     Args:
-        experiment: name of the experiment.
+        inputs: the experiments of the figure; of several, nobody knows which belong together.
         folder: folder of the results.
     """
-    return [each for each in _every(experiment, folder) if is_changed(each)]
+    if len(inputs) != 1:
+        return []
+    return [each for each in _every(inputs[0], folder) if is_changed(each)]
 
 
 def address_of(file: Path) -> Address:

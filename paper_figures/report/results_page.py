@@ -141,8 +141,7 @@ def beside(folder: Path) -> list[Evidence]:
     return [
         _evidence(name, module, [address])
         for name, module in modules.items()
-        if len(module.INPUTS) == 1
-        for address in changed_results(module.INPUTS[0], folder)
+        for address in changed_results(module.INPUTS, folder)
         if _larger(address) and _drawable(module, address)
     ]
 
