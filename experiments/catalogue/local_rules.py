@@ -141,7 +141,7 @@ PRESETS = {
         judged=1000,
         repetitions=1,
     ),
-    "cpu": Config(steps=30, embedded=("digits",), repetitions=5),
+    "cpu": Config(steps=30, embedded=("digits",), repetitions=4),
     "workstation": Config(
         steps=4000,
         learning_rates=(1e-4, 3.16e-4, 1e-3),

@@ -45,7 +45,7 @@ class Config(Effort):
 ALL = ("reference", "unshared weights", "SGD", "batch normalisation")
 PRESETS = {
     "smoke": Config(**SECONDS, grammar=(4, 2, 2)),
-    "cpu": Config(multiples=(1.0, 1.41, 2.0, 2.83, 4.0)),
+    "cpu": Config(multiples=(1.0, 2.0, 4.0)),
     "workstation": Config(**HOURS, grammar=(4, 4, 3), variants=ALL, rules=tuple(FEEDBACK_RULES)),
     "paper": Config(
         **DAYS | {"multiples": (*GRID, 22.6, 32.0)},
