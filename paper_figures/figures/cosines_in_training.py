@@ -34,13 +34,13 @@ def draw(datasets: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def _map(axes: Axes, mean: xr.DataArray, verdicts: Mapping[str, str]) -> AxesImage:
-    """Rules from the highest last cosine to the lowest; + and - mark what training changes."""
+    """Rules from the highest last cosine to the lowest; arrows mark what training changes."""
     last = mean.isel(step=-1).fillna(-2)
     ordered = mean.isel(rule=np.argsort(-last.values, kind="stable")).transpose("rule", "step")
     picture = axes.imshow(
         ordered, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", interpolation="none"
     )
-    signs = {"holds": " +", "fails": " \N{MINUS SIGN}"}
+    signs = {"holds": " \N{UPWARDS ARROW}", "fails": " \N{DOWNWARDS ARROW}"}
     names = [f"{rule}{signs.get(verdicts[str(rule)], '')}" for rule in ordered["rule"].values]
     axes.set_yticks(range(len(names)), names, size=7)
     axes.set_xticks(range(mean.sizes["step"]), [str(s) for s in mean["step"].values], size=7)
@@ -79,7 +79,7 @@ def _result(data: xr.Dataset, verdicts: Mapping[tuple[str, str], str]) -> str:
         told.append(f"{name} {up} up, {down} down, {len(found) - up - down} undecided")
     return (
         f"How local training changes the cosine with backpropagation, of {data.sizes['rule']} "
-        f"rules:\n{'; '.join(told)} (marked + and \N{MINUS SIGN})"
+        f"rules:\n{'; '.join(told)} (marked \N{UPWARDS ARROW} and \N{DOWNWARDS ARROW})"
     )
 
 
