@@ -80,5 +80,5 @@ def evenly_spaced(labelled: LabelledPixels, count: int | None) -> LabelledPixels
     images, labels = labelled
     if count is None or len(images) <= count:
         return labelled
-    rows = torch.linspace(0, len(images) - 1, count, device=images.device).long()
+    rows = torch.linspace(0, len(images) - 1, count).long()
     return images.at(rows) if isinstance(images, Pixels) else images[rows], labels[rows]

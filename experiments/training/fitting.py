@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -70,7 +70,7 @@ class Schedule:
         """Makes what lets the learning rate fall; None where it is constant."""
         return None if self.rate_of is None else partial(LambdaLR, lr_lambda=self.rate_of)
 
-    @property
+    @cached_property
     def recorded(self) -> list[int]:
         """The steps before which cosines are recorded, log-spaced; and the number of all steps."""
         due = log_spaced(RECORDED_PER_DECADE)
@@ -112,9 +112,7 @@ def fit_by_rule(
         look: what to record instead, given the losses.
         orthogonality: keeps weights orthogonal; None leaves them free.
         speed: how many times as fast as the network its losses' projections learn.
-
         window: through how many blocks a local loss is backpropagated.
-
 
     Returns:
         The losses that taught (after backpropagation, that of the last block), and what was

@@ -28,6 +28,7 @@ from experiments.training import (
     Schedule,
     fit_by_rule,
     fit_supervised,
+    fitting,
     masked_cosines,
 )
 from experiments.training.cosines import update_cosines
@@ -200,6 +201,14 @@ def test_alignment_is_recorded_before_the_first_step_and_after_the_last():
     np.testing.assert_allclose(recorded["cosine"].isel(layer=-1), 1, rtol=1e-6)
     fit_by_rule(untouched, CLAPP(), lambda step: BATCH, Schedule(30, 0.01))
     assert same(weights(network), weights(untouched))  # looking changes nothing
+
+
+def test_which_steps_are_recorded_is_worked_out_once_a_training(monkeypatch):
+    asked = []
+    monkeypatch.setattr(fitting, "log_spaced", lambda per_decade: asked.append)
+    schedule = Schedule(5, 0.01)
+    fit_by_rule(mlp(), CLAPP(), lambda step: BATCH, schedule, watched=[(BATCH,)])
+    assert asked == [0, 1, 2, 3, 4]
 
 
 def test_a_training_that_diverges_says_so():
@@ -442,6 +451,15 @@ def test_halves_are_the_pairs_of_the_linear_experiments():
     assert {row.tobytes() for row in np.concatenate([upper, lower])} == known
     np.testing.assert_array_equal(upper[0], images[0, :14, :14].ravel())
     np.testing.assert_array_equal(lower[0], images[0, 14:, :14].ravel())
+
+
+def test_a_choice_of_images_on_another_device_keeps_its_labels():
+    stored = torch.empty(20, 3, 8, 8, device="meta")  # a device that holds no numbers
+    images = Pixels(stored, rows=torch.arange(10))
+    few, labels = evenly_spaced((images, torch.arange(10)), 3)
+    assert few.shape == (3, 3, 8, 8)
+    assert few.device == stored.device
+    assert labels.tolist() == [0, 4, 9]
 
 
 # -- experiments ---------------------------------------------------------------------------------
