@@ -25,6 +25,12 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": 2**30,
     "MALLOC_MMAP_THRESHOLD_": 2**30,
 }
+# Python runs one thread of a process at a time, so a point waits whenever dask looks after its own
+# loop (fifty times a second, if nothing is said) or at what the point does (a hundred times).
+UNDISTURBED = {
+    "distributed.admin.tick.interval": "1s",
+    "distributed.worker.profile.enabled": False,
+}
 # Long enough for processes that import torch on a busy machine.
 START_S = 120
 
@@ -106,8 +112,8 @@ class Workers:
                     "address as tcp://HOST:8786."
                 )
             if self._scheduler is None:
-                environment = {"distributed.nanny.pre-spawn-environ": ENVIRONMENT}
-                with dask.config.set(environment), interrupts_held():
+                ours = {"distributed.nanny.pre-spawn-environ": ENVIRONMENT, **UNDISTURBED}
+                with dask.config.set(ours), interrupts_held():
                     self._cluster = LocalCluster(
                         n_workers=self._count,
                         threads_per_worker=1,

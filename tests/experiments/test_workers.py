@@ -377,6 +377,35 @@ def test_freed_memory_is_kept_for_the_next_step(monkeypatch, pages):
     assert found["faults"].min() < 4 * 10 * pages / 100
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_other_threads_of_the_process_rarely_wake_while_a_point_is_computed():
+    def woken(seconds):
+        import threading
+        import time
+        from pathlib import Path
+
+        import xarray as xr
+
+        def woken_so_far():
+            tasks = Path("/proc/self/task").iterdir()
+            lines = [
+                line
+                for task in tasks
+                if int(task.name) != threading.get_native_id()
+                for line in (task / "status").read_text().splitlines()
+            ]
+            return sum(int(x.split()[1]) for x in lines if x.startswith("voluntary_ctxt_switches"))
+
+        before, end = woken_so_far(), time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+        return xr.Dataset({"per_second": (woken_so_far() - before) / seconds})
+
+    with Workers(1) as pool:
+        ((_, found),) = pool(woken, [{"seconds": 4}])
+    assert found["per_second"] < 60  # by dask's own settings more than three hundred
+
+
 @pytest.mark.slow
 def test_the_command_uses_a_scheduler_and_lets_it_go_on(smoke, tmp_path, cluster):
     before = set(psutil.Process().children(recursive=True))
