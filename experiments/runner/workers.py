@@ -16,18 +16,19 @@ from linlocal.analysis.results import ResultError
 
 Function = Callable[..., xr.Dataset]
 
-# One thread each, and freed memory is kept: dask would have the C library give it back at once, and
-# ask for it again in the next step of a training. All of it in one arena, since points are computed
-# in a thread, and those of threads end at 64 MiB: the maps of a batch can be as large.
-ENVIRONMENT = {
-    **{f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")},
-    "MALLOC_ARENA_MAX": 1,
-    "MALLOC_TRIM_THRESHOLD_": 2**30,
-    "MALLOC_MMAP_THRESHOLD_": 2**30,
-}
-# Python runs one thread of a process at a time, so a point waits whenever dask looks after its own
-# loop (fifty times a second, if nothing is said) or at what the point does (a hundred times).
-UNDISTURBED = {
+# dask's settings for processes on this machine.
+SETTINGS = {
+    # One thread each, and freed memory is kept: dask would have the C library give it back at once,
+    # and ask for it again in the next step of a training. All of it in one arena, since points are
+    # computed in a thread, and those of threads end at 64 MiB: the maps of a batch can be as large.
+    "distributed.nanny.pre-spawn-environ": {
+        **{f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")},
+        "MALLOC_ARENA_MAX": 1,
+        "MALLOC_TRIM_THRESHOLD_": 2**30,
+        "MALLOC_MMAP_THRESHOLD_": 2**30,
+    },
+    # Python runs one thread of a process at a time, so a point waits whenever dask looks after its
+    # own loop (else fifty times a second) or at what the point does (a hundred times).
     "distributed.admin.tick.interval": "1s",
     "distributed.worker.profile.enabled": False,
 }
@@ -112,8 +113,7 @@ class Workers:
                     "address as tcp://HOST:8786."
                 )
             if self._scheduler is None:
-                ours = {"distributed.nanny.pre-spawn-environ": ENVIRONMENT, **UNDISTURBED}
-                with dask.config.set(ours), interrupts_held():
+                with dask.config.set(SETTINGS), interrupts_held():
                     self._cluster = LocalCluster(
                         n_workers=self._count,
                         threads_per_worker=1,
